@@ -1,0 +1,112 @@
+"""The toy task's data: random images with a teacher's outputs (§5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from advnas_lightning.models.toy import SIZE, ToyNetwork
+from advnas_lightning.space import Genotype, SearchSpace
+
+
+class TeacherData(LightningDataModule):
+    """Fresh batches in every step: images of U[−1, 1] with the outputs of a teacher whose architecture a* is uniform.
+
+    The teacher is the network of ``seed`` with one candidate per edge; a student built with the same seed has the same
+    weights. Only architecture batches are given: nothing but θ is trained. Every batch follows from the seed and its
+    place in the run.
+
+    Args:
+        batch_size: images per batch.
+        batches: batches per epoch.
+        test_batches: batches of an evaluation.
+        nodes: as in :class:`ToyNetwork`.
+        candidates: as in :class:`ToyNetwork`.
+        seed: of the network, the teacher and the batches.
+
+    Attributes:
+        teacher: the architecture a* that a search should find.
+
+    Example:
+        >>> data = TeacherData(batch_size=4, seed=1)
+        >>> images, outputs = next(iter(data.test_dataloader()))
+        >>> images.shape, outputs.shape, data.teacher["input->1"]
+        (torch.Size([4, 1, 13, 13]), torch.Size([4]), 'filter8')
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 100,
+        batches: int = 100,
+        test_batches: int = 10,
+        nodes: int = 10,
+        candidates: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("batches", batches), ("test_batches", test_batches)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        self.batch_size, self.batches, self.test_batches, self.seed = batch_size, batches, test_batches, seed
+        network = ToyNetwork(nodes=nodes, candidates=candidates, seed=seed)
+        space = SearchSpace(network)
+        generator = _generator(seed, "teacher")
+        self.teacher: Genotype = space.genotype(torch.randint(candidates, (nodes,), generator=generator).tolist())
+        self._network = self.teacher.apply(network)
+
+    def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
+        """Batches for the architecture steps."""
+        return {"architecture": self._loader("train", self.batches)}
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches that no search has seen."""
+        return self._loader("test", self.test_batches)
+
+    def _loader(self, purpose: str, batches: int) -> DataLoader[tuple[Tensor, Tensor]]:
+        dataset = _Batches(partial(self._batch, purpose))
+        return DataLoader(dataset, batch_size=None, sampler=_Consecutive(batches))
+
+    @torch.no_grad()
+    def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
+        images = torch.empty(self.batch_size, 1, SIZE, SIZE)
+        images.uniform_(-1, 1, generator=_generator(self.seed, purpose, index))
+        return images, self._network(images)
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """An endless data set of whole batches by index."""
+
+    def __init__(self, make: partial[tuple[Tensor, Tensor]]) -> None:
+        self.make = make
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.make(index)
+
+
+class _Consecutive(Sampler[int]):
+    """Epoch e gives the indices that follow those of epoch e − 1, also in a resumed run."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.epoch = length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def _generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """Independent streams for each purpose and index."""
+    number = {"teacher": 0, "train": 1, "test": 2}[purpose]
+    return torch.Generator().manual_seed((seed * 4 + number) * 1_000_003 + index)

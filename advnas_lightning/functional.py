@@ -1,0 +1,186 @@
+"""The strategies' mathematics as pure functions on ``[E, J]`` tensors: E edges, at most J candidates each.
+
+Section, equation and algorithm numbers without a name are those of Sato, Sakuma, Akimoto (AAAI 2021). ``mask`` is true
+where an edge has a candidate; masked entries of θ are ignored and get no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ZeroOpRule = Literal["paper", "authors_code", "none"]
+
+
+def log_probs(theta: Tensor, mask: Tensor) -> Tensor:
+    """log p_i = log softmax(θ_i), ``[E, J]``; −∞ where there is no candidate.
+
+    Example:
+        >>> log_probs(torch.ones(1, 3), torch.tensor([[True, True, False]])).exp()
+        tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    return theta.masked_fill(~mask, -torch.inf).log_softmax(-1)
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """(1/E) Σ_i H(p_i) in nats, scalar (Appendix H).
+
+    Example:
+        >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()) / math.log(2)
+        tensor(0.5000)
+    """
+    return -(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean()
+
+
+def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise of the shape of ``like``, drawn on the CPU whatever the device.
+
+    Example:
+        >>> gumbel(torch.zeros(2, 3), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3])
+    """
+    exponential = torch.empty(like.shape, dtype=like.dtype).exponential_(generator=generator)
+    return exponential.log().neg().to(like.device)
+
+
+def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
+    """arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
+
+    Example:
+        >>> argmax(torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]), torch.tensor([[0.1, 0.2, 0.3]]))
+        [1]
+    """
+    theta = theta.masked_fill(~mask, -torch.inf)
+    best = theta == theta.amax(-1, keepdim=True)  # [E, J]
+    chosen: list[int] = tie_breaker.masked_fill(~(best & mask), -torch.inf).argmax(-1).tolist()
+    return chosen
+
+
+def treat_zero_op(
+    advantage: Tensor,
+    a: Tensor,
+    ema: Tensor,
+    visited: Tensor,
+    mask: Tensor,
+    zero_ops: Tensor,
+    *,
+    gamma: float = 0.05,
+    rule: ZeroOpRule = "paper",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Appendix B, Eq. (9): the advantage of a drawn zero operation is the worst that another candidate has shown.
+
+    Under ``"paper"`` EMA_ij starts at 0, moves by γ (A_i − EMA_ij) for the drawn j, and where a zero operation was drawn
+    A_i becomes min_j EMA_ij over the candidates that are not zero operations. Under ``"authors_code"`` the EMA starts at
+    the first value and the minimum is over all columns: unvisited ones (0) and the zero column included.
+
+    Args:
+        advantage: ``[E]``, A_i in **reward** sign.
+        a: ``[E, J]`` one-hot draw.
+        ema: ``[E, J]`` running means.
+        visited: ``[E, J]`` bool, which candidates were drawn before.
+        mask: ``[E, J]`` bool, true where there is a candidate.
+        zero_ops: ``[E, J]`` bool, true where it is a zero operation.
+        gamma: the EMA's rate.
+        rule: which reading; ``"none"`` changes nothing.
+
+    Returns:
+        The treated advantage, the new EMA and the new ``visited``.
+
+    Example:
+        >>> a, yes = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool)
+        >>> ema, zero = torch.tensor([[-3.0, 0.0]]), torch.tensor([[False, True]])
+        >>> treat_zero_op(torch.tensor([1.0]), a, ema, yes, yes, zero)[0]
+        tensor([-3.])
+    """
+    if rule == "none":
+        return advantage, ema, visited
+    drawn = a.bool()
+    observed = advantage.unsqueeze(-1)  # [E, 1]
+    moved = ema + gamma * (observed - ema)
+    if rule == "authors_code":
+        moved = torch.where(visited, moved, observed)
+    ema = torch.where(drawn, moved, ema)
+    eligible = mask if rule == "authors_code" else mask & ~zero_ops
+    worst = ema.masked_fill(~eligible, torch.inf).amin(-1)  # [E]
+    replace = (drawn & zero_ops).any(-1) & eligible.any(-1)  # an edge of zero operations alone has nothing to compare
+    return torch.where(replace, worst, advantage), ema, visited | drawn
+
+
+def importance_weights(losses: Tensor, scale: float) -> Tensor:
+    """PARSEC's ω_k = softmax_k(−scale · L_k) over K draws, ``[K]``.
+
+    Example:
+        >>> importance_weights(torch.tensor([1.0, 1.0]), scale=64)
+        tensor([0.5000, 0.5000])
+    """
+    return (-scale * losses).softmax(0)
+
+
+def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
+    """ProxylessNAS's ∂L/∂θ_i = Σ_j G_ij q_j (δ_ij − q_i), with q = p renormalised over the pair (Cai et al. 2019, Eq. 4).
+
+    Args:
+        gate_grad: ``[E, J]``, G.
+        log_p: ``[E, J]``.
+        pair: ``[E, J]`` bool, the two candidates that were drawn on each edge.
+
+    Example:
+        >>> pair = torch.tensor([[True, True, False]])
+        >>> pair_gradient(torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1, 3), pair)
+        tensor([[ 0.2500, -0.2500,  0.0000]])
+    """
+    q = log_p.masked_fill(~pair, -torch.inf).softmax(-1)  # [E, J]
+    return q * (gate_grad - (q * gate_grad).sum(-1, keepdim=True))
+
+
+def keep_unsampled(before: Tensor, after: Tensor, pair: Tensor) -> Tensor:
+    """Move only the pair's logits, shifted together so that all other candidates keep their probabilities.
+
+    The shift makes Σ exp(θ) over the pair what it was; the others' logits return to ``before``, since an optimizer with
+    momentum or decay moves them too.
+
+    Example:
+        >>> pair = torch.tensor([[True, True, False]])
+        >>> theta = keep_unsampled(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.5]]), pair)
+        >>> round(theta.softmax(-1)[0, 2].item(), 4)
+        0.3333
+    """
+    old = before.masked_fill(~pair, -torch.inf).logsumexp(-1, keepdim=True)  # [E, 1]
+    new = after.masked_fill(~pair, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.where(pair, after + (old - new), before)
+
+
+def project_affine(theta: Tensor, mask: Tensor) -> Tensor:
+    """Bring each row into [0, 1]: shift by a negative minimum, then divide by a maximum above 1. Keeps the order.
+
+    Example:
+        >>> project_affine(torch.tensor([[-1.0, 1.0]]), torch.tensor([[True, True]]))
+        tensor([[0., 1.]])
+    """
+    low = theta.masked_fill(~mask, torch.inf).amin(-1, keepdim=True).clamp(max=0)
+    theta = theta - low
+    high = theta.masked_fill(~mask, -torch.inf).amax(-1, keepdim=True).clamp(min=1)
+    return theta / high
+
+
+def linear(start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to exactly ``end`` at progress 1.
+
+    Example:
+        >>> linear(10, 0.1, 0), linear(10, 0.1, 1)
+        (10, 0.1)
+    """
+    return start * (1 - progress) + end * progress
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to ``end`` at progress 1 along half a cosine.
+
+    Example:
+        >>> round(cosine(1, 0, 0.5), 6)
+        0.5
+    """
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,6 @@
+"""The networks of the paper's tasks."""
+
+from advnas_lightning.models.recurrent import RecurrentLM
+from advnas_lightning.models.toy import ToyNetwork
+
+__all__ = ["RecurrentLM", "ToyNetwork"]

@@ -1,0 +1,192 @@
+"""The searchable recurrent language model of the ptb task (SPEC §5 ptb; the paper's §5.3 and Appendix E)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advnas_lightning.space import MixedOp
+
+__all__ = ["RecurrentLM"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+}
+
+
+class _Gated(nn.Module):
+    """y = x + c ∘ (act(u) − x), all ``[B, H]``."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor, c: Tensor, u: Tensor) -> Tensor:
+        return torch.lerp(x, self.activation(u), c)
+
+
+class _GatedZero(nn.Module):
+    """The same with act ≡ 0: y = (1 − c) ∘ x. The edge is not cut, but it is Appendix B's zero operation."""
+
+    is_zero_op = True
+
+    def forward(self, x: Tensor, c: Tensor, u: Tensor) -> Tensor:
+        return x - c * x
+
+
+class RecurrentLM(nn.Module):
+    """Embedding, a recurrent cell with a searchable activation on every edge, and a linear decoder; weights not tied.
+
+    One time step, of the embedded token x and the hidden state h (SPEC §5 ptb, Appendix E), with N = ``nodes``::
+
+        c_in = σ(W_c [x; h]),  x_0 = h + c_in ∘ (tanh(W_h [x; h]) − h)
+        edge i->j:  c = σ(W_c x_i),  y = x_i + c ∘ (act(W_h x_i) − x_i)
+        node x_j = mean of the y of its edges i->j, 0 ≤ i < j ≤ N;  h' = mean of x_1 … x_N
+
+    An edge's matrices are its own, and shared by its candidates: these differ in ``act`` alone and have no parameters.
+    The edges are named and ordered ``0->1, 0->2, 1->2, 0->3, …``.
+
+    Matrices that are multiplied with the same vector lie in one parameter, the W_c above the W_h:
+
+    * ``input_weight`` ``[2H, embedding_size]`` and ``hidden_weight`` ``[2H, H]``: the two parts of [x; h];
+    * ``node_weights[i]`` ``[2(N − i)H, H]``: W_c of the edges i->i+1 … i->N, then their W_h in the same order.
+
+    Departure from the paper, which is silent about hidden states that grow without bound: a state whose norm passes
+    ``hidden_max_norm`` is rescaled to it, as in ENAS. ``hidden_max_norm=None`` switches that off.
+
+    Args:
+        words: size of the vocabulary.
+        embedding_size: width of the embedding.
+        hidden_size: H, width of the hidden state.
+        nodes: N, how many intermediate nodes the cell has.
+        dropout: probability on the embedding and on the cell's output; the hidden state is carried without it.
+        hidden_max_norm: largest norm of a stream's hidden state between time steps, or ``None``.
+        candidates: what every edge chooses its activation from: identity, tanh, sigmoid, relu, zero.
+
+    Raises:
+        ValueError: a size below 1, a probability outside [0, 1), a norm that is not positive, or candidates that are
+            unknown, repeated or missing.
+
+    Example:
+        >>> from advnas_lightning.space import Genotype
+        >>> supernet = RecurrentLM(words=10, embedding_size=4, hidden_size=6, nodes=2)
+        >>> list(supernet.edges)
+        ['0->1', '0->2', '1->2']
+        >>> model = Genotype({"0->1": "tanh", "0->2": "zero", "1->2": "relu"}).apply(supernet)
+        >>> logits, hidden = model(torch.zeros(5, 3, dtype=torch.long))
+        >>> logits.shape, hidden.shape
+        (torch.Size([5, 3, 10]), torch.Size([3, 6]))
+    """
+
+    def __init__(
+        self,
+        *,
+        words: int = 10_000,
+        embedding_size: int = 300,
+        hidden_size: int = 300,
+        nodes: int = 3,
+        dropout: float = 0.5,
+        hidden_max_norm: float | None = 25.0,
+        candidates: Sequence[str] = ("identity", "tanh", "sigmoid", "relu", "zero"),
+    ) -> None:
+        sizes = {"words": words, "embedding_size": embedding_size, "hidden_size": hidden_size, "nodes": nodes}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} is too small: use at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is no probability of dropping: use at least 0 and less than 1")
+        if hidden_max_norm is not None and not hidden_max_norm > 0:
+            raise ValueError(f"hidden_max_norm={hidden_max_norm} must be positive: null switches it off")
+        known = [*ACTIVATIONS, "zero"]
+        for candidate in candidates:
+            if candidate not in known:
+                raise ValueError(f"candidate {candidate!r} is unknown: use some of {', '.join(known)}")
+        if not candidates or len(set(candidates)) < len(candidates):
+            raise ValueError(f"candidates={list(candidates)}: give at least one, each once, of {', '.join(known)}")
+        super().__init__()
+        self.nodes = nodes
+        self.hidden_size = hidden_size
+        self.hidden_max_norm = hidden_max_norm
+        self.embedding = nn.Embedding(words, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        self.input_weight = nn.Parameter(torch.empty(2 * hidden_size, embedding_size))
+        self.hidden_weight = nn.Parameter(torch.empty(2 * hidden_size, hidden_size))
+        self.node_weights = nn.ParameterList(
+            torch.empty(2 * (nodes - i) * hidden_size, hidden_size) for i in range(nodes)
+        )
+        names = [f"{i}->{j}" for j in range(1, nodes + 1) for i in range(j)]
+        self.edges = nn.ModuleDict({name: MixedOp(name, {c: _candidate(c) for c in candidates}) for name in names})
+        self.decoder = nn.Linear(hidden_size, words)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1)
+        nn.init.zeros_(self.decoder.bias)
+
+    def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Predict every token's successor.
+
+        Args:
+            tokens: ``[T, B]`` token ids.
+            hidden: ``[B, H]``, the state that an earlier window ended with; zero without it.
+
+        Returns:
+            Logits ``[T, B, words]``, and the state ``[B, H]`` for the window that follows.
+        """
+        embedded = self.dropout(self.embedding(tokens))  # [T, B, embedding_size]
+        if hidden is None:
+            hidden = embedded.new_zeros(tokens.shape[1], self.hidden_size)
+        outputs = []
+        # All that does not depend on the state is multiplied for all time steps at once.
+        for from_input in F.linear(embedded, self.input_weight):  # [B, 2H]
+            output = self._cell(from_input, hidden)  # [B, H]
+            outputs.append(output)
+            hidden = self._limit(output)
+        return self.decoder(self.dropout(torch.stack(outputs))), hidden
+
+    def count_parameters(self) -> int:
+        """Parameters as the paper's table counts them, of the search's network or of a discrete one.
+
+        Embedding, decoder and the cell's matrices, without biases; an edge whose operation is zero counts none of its
+        own (SPEC §5 ptb): 7.44 M by default.
+        """
+        shared = [self.embedding.weight, self.decoder.weight, self.input_weight, self.hidden_weight]
+        active = sum(not getattr(edge, "is_zero_op", False) for edge in self.edges.values())
+        return sum(weight.numel() for weight in shared) + active * 2 * self.hidden_size**2
+
+    def _cell(self, from_input: Tensor, hidden: Tensor) -> Tensor:
+        """One step: h' ``[B, H]`` of the input's products ``[B, 2H]`` and the state ``[B, H]``."""
+        # Under autocast all products come in half precision, mixtures of candidates too: the states stay as they were.
+        c, u = torch.addmm(from_input, hidden, self.hidden_weight.t()).to(hidden.dtype).chunk(2, -1)  # [B, H] each
+        x = torch.lerp(hidden, u.tanh(), c.sigmoid())
+        nodes: list[Tensor] = []
+        incoming: list[list[Tensor]] = [[] for _ in range(self.nodes + 1)]
+        for i, weight in enumerate(self.node_weights):
+            leaving = self.nodes - i
+            cs, us = F.linear(x, weight).to(x.dtype).chunk(2, -1)  # [B, leaving · H] each
+            rows = zip(cs.sigmoid().chunk(leaving, -1), us.chunk(leaving, -1), strict=True)
+            for j, (c, u) in enumerate(rows, start=i + 1):
+                incoming[j].append(self.edges[f"{i}->{j}"](x, c, u))
+            x = _mean(incoming[i + 1]).to(x.dtype)
+            nodes.append(x)
+        return _mean(nodes)
+
+    def _limit(self, hidden: Tensor) -> Tensor:
+        """Rescale the states ``[B, H]`` whose norm passes ``hidden_max_norm``."""
+        if self.hidden_max_norm is None:
+            return hidden
+        norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)  # [B, 1]
+        # Clamping the norm, not the ratio: a state of zeros has a norm without a reciprocal.
+        return hidden * (self.hidden_max_norm / norm.clamp(min=self.hidden_max_norm)).to(hidden.dtype)
+
+
+def _candidate(name: str) -> nn.Module:
+    return _GatedZero() if name == "zero" else _Gated(ACTIVATIONS[name]())
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors).mean(0)

@@ -1,0 +1,383 @@
+"""The search space: searchable edges in a network, a draw of them, and the choice that a search ends with."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _UnitGate(torch.autograd.Function):
+    """Multiply by a gate that is one: nothing forward, the gate's gradient ⟨∂L/∂y, y⟩ backward.
+
+    With ``inactive_ones`` the gates of the candidates that were not run get Σ ∂L/∂y, as if their outputs were ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, row: Tensor, inactive_ones: bool) -> Tensor:
+        ctx.save_for_backward(output, row)
+        ctx.inactive_ones = inactive_ones
+        return output.view_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        output, row = ctx.saved_tensors
+        grad_row = row * (grad_output * output).sum(dtype=row.dtype)  # [J]; the row is one-hot
+        if ctx.inactive_ones:
+            grad_row += (1 - row) * grad_output.sum(dtype=row.dtype)
+        return grad_output, grad_row, None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One draw: which candidates run, and with which gates.
+
+    Attributes:
+        weights: the gates a of Eq. (1), ``[E, J]`` without a graph.
+        paths: for every edge the candidates that run, as host integers: a forward pass never asks the device.
+        choice: the active candidate of every edge when the gates are one-hot, else ``None``.
+        relaxed: gates with a graph to θ, ``[E, J]``, for strategies that differentiate through the draw.
+        inactive_ones: give the gates of candidates that did not run the gradient Σ ∂L/∂y instead of none.
+    """
+
+    weights: Tensor
+    paths: tuple[tuple[int, ...], ...]
+    choice: tuple[int, ...] | None = None
+    relaxed: Tensor | None = None
+    inactive_ones: bool = False
+
+
+@dataclass
+class _Route:
+    """What one edge does in one forward pass."""
+
+    paths: tuple[int, ...]
+    row: Tensor | None  # gates [J], or None where a single candidate runs with a gate that nobody differentiates
+    unit: bool  # one candidate, gate one
+    inactive_ones: bool
+
+    def mix(self, outputs: list[Tensor]) -> Tensor:
+        """Σ_j a_j O_j over the candidates that ran."""
+        if self.row is None:
+            return outputs[0]
+        if self.unit:
+            return _UnitGate.apply(outputs[0], self.row, self.inactive_ones)
+        gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
+        stacked = torch.stack(outputs)  # [paths, ...]
+        return (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
+
+
+@dataclass
+class _Edge:
+    """The one place where every MixedOp of a name finds its route."""
+
+    route: _Route | None = None
+
+
+class MixedOp(nn.Module):
+    """An edge of the search space, Eq. (1): y = Σ_j a_j O_j(x) over named candidate operations.
+
+    All MixedOps of one name share their gates: the cells of a stack, the steps of a recurrent network.
+
+    Args:
+        name: the edge's name in the search space and in the genotype.
+        candidates: candidate operations by name. One that cuts the edge, or stands for that, declares itself with a
+            true attribute ``is_zero_op``.
+
+    Raises:
+        ValueError: no candidates, or a candidate that itself contains a MixedOp.
+
+    Example:
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> edge.names
+        ('linear', 'skip')
+    """
+
+    def __init__(self, name: str, candidates: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if not candidates:
+            raise ValueError(f"MixedOp {name!r} has no candidates: give it at least one module by name")
+        for candidate, module in candidates.items():
+            for inner in module.modules():
+                if isinstance(inner, MixedOp):
+                    raise ValueError(
+                        f"MixedOp {inner.name!r} lies inside candidate {candidate!r} of MixedOp {name!r}: nested choices"
+                        " are not supported; put both choices at the same level"
+                    )
+        self.name = name
+        self.candidates = nn.ModuleDict(candidates)
+        self._edge = _Edge()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The candidates' names, in order."""
+        return tuple(self.candidates)
+
+    @property
+    def zero_ops(self) -> tuple[bool, ...]:
+        """Which candidates declare themselves zero operations."""
+        return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Run the bound candidates on ``inputs`` and mix their outputs.
+
+        Raises:
+            RuntimeError: no architecture is bound, because the network was called outside a strategy.
+        """
+        route = self._edge.route
+        if route is None:
+            raise RuntimeError(
+                f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take a plain"
+                " network with genotype.apply(model)"
+            )
+        names = self.names
+        return route.mix([self.candidates[names[index]](*inputs) for index in route.paths])
+
+    def extra_repr(self) -> str:
+        """The name, for ``print(model)``."""
+        return repr(self.name)
+
+
+class SearchSpace:
+    """The edges found in a model, in first-seen order.
+
+    Args:
+        model: a network that contains at least one :class:`MixedOp`.
+
+    Attributes:
+        edges: the E edge names.
+        candidates: their candidates' names; rows may differ in length.
+        mask: ``[E, J]`` bool, true where edge e has a candidate j.
+        zero_ops: ``[E, J]`` bool, true where the candidate declares itself a zero operation.
+
+    Raises:
+        ValueError: no MixedOp in the model, or two of one name with different candidates.
+
+    Example:
+        >>> net = nn.Sequential(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}), MixedOp("b", {"z": nn.Tanh()}))
+        >>> space = SearchSpace(net)
+        >>> space.edges, space.size, space.mask.tolist()
+        (('a', 'b'), 2, [[True, True], [True, False]])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        first: dict[str, MixedOp] = {}
+        for module in model.modules():
+            if not isinstance(module, MixedOp):
+                continue
+            known = first.setdefault(module.name, module)
+            if (known.names, known.zero_ops) != (module.names, module.zero_ops):
+                raise ValueError(
+                    f"two MixedOps are called {module.name!r} but differ: {_describe(known)} and {_describe(module)}; give"
+                    " them different names, or the same candidates in the same order"
+                )
+            module._edge = known._edge
+        if not first:
+            raise ValueError(f"{type(model).__name__} contains no MixedOp: wrap a choice in MixedOp(name, candidates)")
+        self.edges: tuple[str, ...] = tuple(first)
+        self.candidates: tuple[tuple[str, ...], ...] = tuple(op.names for op in first.values())
+        width = max(map(len, self.candidates))
+        self.mask = torch.tensor([[j < len(row) for j in range(width)] for row in self.candidates])  # [E, J]
+        zero_rows = [op.zero_ops + (False,) * (width - len(op.zero_ops)) for op in first.values()]
+        self.zero_ops = torch.tensor(zero_rows)  # [E, J]
+        self._edges: list[_Edge] = [op._edge for op in first.values()]
+
+    def __len__(self) -> int:
+        """E, the number of edges."""
+        return len(self.edges)
+
+    @property
+    def all_paths(self) -> tuple[tuple[int, ...], ...]:
+        """Every candidate of every edge: the paths of a dense architecture."""
+        return tuple(tuple(range(len(row))) for row in self.candidates)
+
+    @property
+    def size(self) -> int:
+        """How many discrete architectures there are."""
+        size = 1
+        for row in self.candidates:
+            size *= len(row)
+        return size
+
+    @contextmanager
+    def bind(self, architecture: Architecture, gates: Tensor | None = None) -> Iterator[None]:
+        """Let every MixedOp of the model run ``architecture``.
+
+        Keep the context open over the backward pass too: activation checkpointing runs the network again there.
+
+        Args:
+            architecture: what to run.
+            gates: ``[E, J]``, the gates to differentiate; without them the network is run for its weights alone.
+        """
+        rows = (architecture.weights if gates is None else gates).unbind(0)
+        for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
+            unit = architecture.choice is not None and paths == (architecture.choice[index],)
+            row = None if unit and gates is None else rows[index]
+            edge.route = _Route(paths, row, unit, architecture.inactive_ones)
+        try:
+            yield
+        finally:
+            for edge in self._edges:
+                edge.route = None
+
+    def one_hot(self, choice: Sequence[int], *, device: torch.device | str | None = None) -> Architecture:
+        """The discrete architecture that runs candidate ``choice[e]`` on edge e.
+
+        Example:
+            >>> space = SearchSpace(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}))
+            >>> space.one_hot([1]).weights
+            tensor([[0., 1.]])
+        """
+        weights = torch.zeros(self.mask.shape).scatter_(1, torch.tensor(choice).view(-1, 1), 1.0)  # [E, J]
+        paths = tuple((index,) for index in choice)
+        return Architecture(weights.to(device), paths, choice=tuple(choice))
+
+    def genotype(self, choice: Sequence[int]) -> Genotype:
+        """Candidate indices, one for each edge, by name."""
+        return Genotype({edge: row[index] for edge, row, index in zip(self.edges, self.candidates, choice, strict=True)})
+
+    def choice(self, genotype: Genotype) -> tuple[int, ...]:
+        """The inverse of :meth:`genotype`.
+
+        Raises:
+            ValueError: an edge is missing, unknown, or names a candidate that it does not have.
+        """
+        _check(genotype, dict(zip(self.edges, self.candidates, strict=True)))
+        return tuple(row.index(genotype[edge]) for edge, row in zip(self.edges, self.candidates, strict=True))
+
+
+@dataclass(frozen=True)
+class Genotype(Mapping[str, str]):
+    """The discrete result of a search: one candidate's name for each edge. Hashable, and JSON both ways.
+
+    Args:
+        edges: candidate by edge.
+
+    Example:
+        >>> genotype = Genotype({"edge": "skip"})
+        >>> genotype["edge"], Genotype.from_json(genotype.to_json()) == genotype
+        ('skip', True)
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}))
+        >>> genotype.apply(net)
+        Sequential(
+          (0): Identity()
+        )
+    """
+
+    edges: Mapping[str, str]
+    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for edge, name in self.edges.items():
+            if not isinstance(edge, str) or not isinstance(name, str):
+                raise ValueError(f"a genotype maps edge names to candidate names, not {edge!r} to {name!r}")
+        object.__setattr__(self, "edges", dict(self.edges))
+        object.__setattr__(self, "_pairs", tuple(sorted(self.edges.items())))
+
+    def __getitem__(self, edge: str) -> str:
+        return self.edges[edge]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.edges)
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def to_json(self) -> str:
+        """``{edge: candidate, …}``."""
+        return json.dumps(self.edges)
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read ``{edge: candidate, …}``.
+
+        Raises:
+            ValueError: not a JSON object of strings.
+        """
+        try:
+            edges = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a genotype: {error}") from None
+        if not isinstance(edges, dict):
+            raise ValueError(f"a genotype is a JSON object {{edge: candidate}}, not {text!r}")
+        return cls(edges)
+
+    @classmethod
+    def load(cls, path: str | Path, which: str | None = None) -> Genotype:
+        """Read a run's ``genotype.json``, or a file that holds one genotype alone.
+
+        Args:
+            path: the file.
+            which: ``"argmax"`` or ``"process_best"``; without it the one the run selected.
+
+        Raises:
+            ValueError: the file is missing or is no genotype, or the run has none of that kind.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no genotype file at {path}: give the path of a run's genotype.json")
+        try:
+            content = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a genotype file: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a genotype file: it holds no JSON object")
+        if "selected" not in content:
+            if which is not None:
+                raise ValueError(f"{path} holds one genotype alone, so which={which!r} has nothing to choose: leave it out")
+            return cls(content)
+        which = content["selected"] if which is None else which
+        if which not in ("argmax", "process_best"):
+            raise ValueError(f"which={which!r} is not a kind of genotype: use argmax or process_best")
+        if content.get(which) is None:
+            raise ValueError(f"{path} has no {which} genotype: choose the other kind with which=")
+        return cls(content[which])
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
+
+        The copy keeps the chosen candidates' weights, and is plain: it holds no MixedOp.
+
+        Raises:
+            ValueError: an edge of the model is missing here, or an edge or candidate here is not the model's.
+        """
+        mixed = [module for module in model.modules() if isinstance(module, MixedOp)]
+        _check(self, {op.name: op.names for op in mixed})
+        memo: dict[int, Any] = {}
+        for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates
+            memo[id(op)] = copy.deepcopy(op.candidates[self[op.name]], memo)
+        return copy.deepcopy(model, memo)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many parameters a network has: by its own ``count_parameters()`` where it defines one, else all of them."""
+    own = getattr(model, "count_parameters", None)
+    return own() if callable(own) else sum(parameter.numel() for parameter in model.parameters())
+
+
+def _describe(op: MixedOp) -> str:
+    marks = [" (zero operation)" if zero else "" for zero in op.zero_ops]
+    return "{" + ", ".join(name + mark for name, mark in zip(op.names, marks, strict=True)) + "}"
+
+
+def _check(genotype: Genotype, candidates: Mapping[str, Sequence[str]]) -> None:
+    for edge, names in candidates.items():
+        if edge not in genotype:
+            raise ValueError(f"the genotype has no edge {edge!r}: it needs {', '.join(candidates)}")
+        if genotype[edge] not in names:
+            raise ValueError(f"edge {edge!r} has no candidate {genotype[edge]!r}: it has {', '.join(names)}")
+    for edge in genotype:
+        if edge not in candidates:
+            raise ValueError(f"the network has no edge {edge!r} of the genotype: it has {', '.join(candidates)}")

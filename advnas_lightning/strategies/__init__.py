@@ -1,0 +1,30 @@
+"""The search strategies: one file each, over one engine."""
+
+from advnas_lightning.strategies.advantage import AdvantageNAS
+from advnas_lightning.strategies.base import SearchStrategy, Trial
+from advnas_lightning.strategies.darts import DARTS
+from advnas_lightning.strategies.enas import ENAS
+from advnas_lightning.strategies.fixed import Fixed
+from advnas_lightning.strategies.gdas import GDAS
+from advnas_lightning.strategies.nasp import NASP
+from advnas_lightning.strategies.parsec import PARSEC
+from advnas_lightning.strategies.proxylessnas import ProxylessNAS
+from advnas_lightning.strategies.random_search import RandomSearch
+from advnas_lightning.strategies.reinforce import REINFORCE
+from advnas_lightning.strategies.snas import SNAS
+
+__all__ = [
+    "DARTS",
+    "ENAS",
+    "GDAS",
+    "NASP",
+    "PARSEC",
+    "REINFORCE",
+    "SNAS",
+    "AdvantageNAS",
+    "Fixed",
+    "ProxylessNAS",
+    "RandomSearch",
+    "SearchStrategy",
+    "Trial",
+]

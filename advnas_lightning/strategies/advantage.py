@@ -1,0 +1,87 @@
+"""AdvantageNAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from advnas_lightning import functional
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+
+
+class AdvantageNAS(SearchStrategy):
+    """AdvantageNAS (Sato, Sakuma, Akimoto, AAAI 2021, Algorithm 1): each edge gets its own credit.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
+        advantage: ``"taylor"``: A_i = ⟨∂r/∂O_i, O_i⟩ (Eq. 7), from one backward pass; ``"exact"``: A_i = r(a) − r(a with
+            edge i set to zero) (Eq. 6), E more forward passes, for analysis.
+        baseline: ``"none"``, or ``"ema"``: subtract the per-edge running mean of A_i (the authors' code calls it A2), as
+            it was before this step.
+        zero_op: what a drawn zero operation is credited with: ``"paper"`` (Eq. 9), ``"authors_code"`` (see
+            :func:`~advnas_lightning.functional.treat_zero_op`) or ``"none"``.
+        gamma: rate of both running means.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        advantage: Literal["taylor", "exact"] = "taylor",
+        baseline: Literal["none", "ema"] = "none",
+        zero_op: functional.ZeroOpRule = "paper",
+        gamma: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.advantage = one_of("advantage", advantage, ("taylor", "exact"))
+        self.baseline = one_of("baseline", baseline, ("none", "ema"))
+        self.zero_op = one_of("zero_op", zero_op, ("paper", "authors_code", "none"))
+        self.gamma = positive("gamma", gamma)
+        self.needs_gate_grad = advantage == "taylor"
+        self.zero_ops: Tensor
+        self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)
+        self.candidate_ema: Tensor  # [E, J], reward sign
+        self.register_buffer("candidate_ema", torch.zeros(self.mask.shape))
+        self.visited: Tensor  # [E, J]
+        self.register_buffer("visited", torch.zeros_like(self.mask))
+        self.edge_ema: Tensor  # [E], loss sign
+        self.register_buffer("edge_ema", torch.zeros(len(self.space)))
+
+    def sample(self) -> Architecture:
+        """One-hot a ~ p."""
+        return self.one_hot(self.draw())
+
+    def evaluate_draws(self, batch: Any) -> list[Trial]:
+        """The draw; with ``advantage="exact"`` also the draw with each edge in turn set to zero."""
+        trials = super().evaluate_draws(batch)
+        if self.advantage == "exact":
+            drawn = trials[0].architecture
+            for edge in range(len(self.space)):
+                weights = drawn.weights.clone()
+                weights[edge] = 0
+                trials.append(self.evaluate(Architecture(weights, drawn.paths), batch))
+        return trials
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
+        """A_i ∇θ_i log p(a), Algorithm 1 line 9, with A_i in loss sign."""
+        drawn, *without_edge = trials
+        a = drawn.architecture.weights  # [E, J]
+        if drawn.gate_grad is not None:
+            cost = (drawn.gate_grad * a).sum(-1)  # [E], −A_i of Eq. (7)
+        else:
+            cost = drawn.loss - torch.stack([trial.loss for trial in without_edge])  # [E], −A_i of Eq. (6)
+        reward, self.candidate_ema, self.visited = functional.treat_zero_op(
+            -cost, a, self.candidate_ema, self.visited, self.mask, self.zero_ops, gamma=self.gamma, rule=self.zero_op
+        )
+        cost = -reward
+        if self.baseline == "ema":
+            baseline, self.edge_ema = self.edge_ema, self.edge_ema + self.gamma * (cost - self.edge_ema)
+            cost = cost - baseline
+        return cost.unsqueeze(-1) * (a - self.probs)

@@ -1,0 +1,529 @@
+"""The engine that all strategies share. It holds no formula: see each strategy's file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from advnas_lightning import functional
+from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.space import Architecture, Genotype, SearchSpace
+from advnas_lightning.tasks import Outcome, Task
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+Which = Literal["argmax", "process_best"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluated draw: what a strategy learns from.
+
+    Attributes:
+        architecture: the draw.
+        loss: scalar, detached; the mean over ``size`` terms.
+        gate_grad: ``[E, J]``, G = ∂L/∂a; ``None`` for strategies that need no gradient.
+        size: how many terms the loss is the mean of.
+    """
+
+    architecture: Architecture
+    loss: Tensor
+    gate_grad: Tensor | None
+    size: int
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
+    """Return ``value``, or raise a ValueError that names it and what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown: use {' or '.join(allowed)}")
+    return value
+
+
+def positive(name: str, value: float, *, zero: bool = False) -> float:
+    """Return ``value``, or raise a ValueError if it is no number above zero (or zero, with ``zero``)."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value > 0 or (zero and value == 0)):
+        raise ValueError(f"{name}={value!r} must be a number {'of at least' if zero else 'above'} 0")
+    return value
+
+
+class SearchStrategy(LightningModule):
+    """Alternates weight steps and architecture steps (Algorithm 1) by manual optimization.
+
+    A strategy overrides :meth:`sample` (which architecture to draw) and :meth:`theta_gradient` (what came back, as a
+    gradient of θ); rarely :meth:`sample_for_weights` and :meth:`after_theta_step`. A user overrides :meth:`loss`, or
+    passes a ``task``.
+
+    An architecture step takes ∂L/∂a alone: it changes no weight, buffer, ``.grad`` or state of the weight optimizer. A
+    weight step never changes θ. Draws come from a CPU generator of the strategy's own, seeded from ``seed``.
+
+    Args:
+        model: a network that contains :class:`~advnas_lightning.space.MixedOp` edges.
+        weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
+        architecture_optimizer: factory over the architecture parameters.
+        weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch.
+        architecture_scheduler: factory over the architecture optimizer; stepped at the end of each epoch in which θ moved.
+        weight_clip: largest norm of the weight gradient, or ``None``.
+        architecture_clip: largest norm of the architecture gradient, or ``None``.
+        warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
+        task: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
+        which: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
+        seed: of the draws.
+
+    Raises:
+        ValueError: the model has no MixedOp, or a bad argument.
+    """
+
+    searches: ClassVar[bool] = True  # whether θ ever moves
+    selects: ClassVar[Which] = "argmax"  # the genotype selected by default
+    needs_gate_grad: bool = True  # without, architecture steps run under no_grad
+    draws: int = 1  # architectures evaluated per architecture step, on one minibatch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weight_optimizer: OptimizerFactory | None = None,
+        architecture_optimizer: OptimizerFactory | None = None,
+        weight_scheduler: SchedulerFactory | None = None,
+        architecture_scheduler: SchedulerFactory | None = None,
+        weight_clip: float | None = None,
+        architecture_clip: float | None = None,
+        warmup_epochs: int = 0,
+        task: Task | None = None,
+        which: Which | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if self.searches and architecture_optimizer is None:
+            raise ValueError("architecture_optimizer=None: a search needs one, such as partial(Adam, lr=3e-3)")
+        if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs={warmup_epochs!r} must be a whole number of at least 0")
+        if not isinstance(seed, int):
+            raise ValueError(f"seed={seed!r} must be a whole number")
+        for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
+            if clip is not None:
+                positive(name, clip)
+        self.space = SearchSpace(model)
+        self.model = model
+        self.task = Task() if task is None else task
+        self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
+        self.weight_scheduler, self.architecture_scheduler = weight_scheduler, architecture_scheduler
+        self.weight_clip, self.architecture_clip = weight_clip, architecture_clip
+        self.warmup_epochs, self.seed = warmup_epochs, seed
+        self.which: Which = one_of("which", which or self.selects, ("argmax", "process_best"))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.mask: Tensor
+        self.register_buffer("mask", self.space.mask, persistent=False)
+        # Equal θ say nothing about order: ties of the reported arg max are broken by the seed, not by index.
+        tie_breaker = torch.rand(self.mask.shape, generator=torch.Generator().manual_seed(seed))
+        self.tie_breaker: Tensor
+        self.register_buffer("tie_breaker", tie_breaker, persistent=False)
+        self.best_loss: Tensor
+        self.register_buffer("best_loss", torch.tensor(torch.inf))
+        self.best_choice: Tensor  # [E]
+        self.register_buffer("best_choice", torch.full((len(self.space),), -1))
+        self.weight_steps = self.architecture_steps = self.skipped_weight_steps = 0
+        self._losses: dict[str, tuple[Tensor | int, int]] = {}  # summed over the running epoch
+        self._buffers_to_keep: list[Tensor] | None = None
+        self._rng_to_restore: dict[str, Any] | None = None
+        self.configure_architecture()
+
+    # -- what a strategy defines ---------------------------------------------------------------------------------------
+
+    def configure_architecture(self) -> None:
+        """Create the architecture parameters: θ, one padded row per edge, at ones."""
+        self.theta = nn.Parameter(torch.ones(self.mask.shape))  # [E, J]
+
+    def sample(self) -> Architecture:
+        """Draw the architecture of an architecture step."""
+        raise NotImplementedError
+
+    def sample_for_weights(self) -> Architecture:
+        """Draw the architecture of a weight step; by default as in an architecture step."""
+        return self.sample()
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
+        """The gradient of the loss in θ, ``[E, J]``, to be descended; ``None`` to leave θ for now."""
+        raise NotImplementedError
+
+    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+        """Called after the θ optimizer's step with θ as it was, ``[E, J]``."""
+
+    # -- what most strategies need -------------------------------------------------------------------------------------
+
+    @property
+    def log_probs(self) -> Tensor:
+        """log p, ``[E, J]``; −∞ where an edge has no such candidate."""
+        return functional.log_probs(self.theta, self.mask)
+
+    @property
+    def probs(self) -> Tensor:
+        """p_i = softmax(θ_i), ``[E, J]``, without a graph."""
+        return self.log_probs.detach().exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """(1/E) Σ_i H(p_i) in nats, scalar (Appendix H)."""
+        return functional.entropy(self.log_probs.detach())
+
+    def draw(self) -> list[int]:
+        """a ~ p: one candidate index per edge."""
+        return torch.multinomial(self.probs.cpu(), 1, generator=self.generator).squeeze(1).tolist()
+
+    def one_hot(self, choice: Sequence[int]) -> Architecture:
+        """The architecture that runs ``choice`` alone."""
+        return self.space.one_hot(choice, device=self.mask.device)
+
+    def mixture(self, gates: Tensor) -> Architecture:
+        """The dense architecture with ``gates`` ``[E, J]``, through which a gradient may flow back to θ."""
+        return Architecture(gates.detach(), self.space.all_paths, relaxed=gates)
+
+    def pull_back(self, trial: Trial) -> Tensor:
+        """∂L/∂θ through a draw that has a graph to θ, ``[E, J]``."""
+        (gradient,) = torch.autograd.grad(trial.architecture.relaxed, self.theta, trial.gate_grad)
+        return gradient
+
+    def argmax_choice(self) -> list[int]:
+        """arg max_j θ_ij per edge; ties are broken by ``seed``."""
+        return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
+
+    # -- what a user calls ---------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Any) -> Tensor | Outcome:
+        """The mean loss of the network with the bound architecture; by default the task's."""
+        return self.task(self.model, batch)
+
+    def forward(self, *inputs: Any) -> Any:
+        """The network with the selected architecture and the shared weights."""
+        with self.space.bind(self.one_hot(self.selected_choice())):
+            return self.model(*inputs)
+
+    def genotype(self, which: Which = "argmax") -> Genotype:
+        """The found architecture.
+
+        Args:
+            which: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest single
+                minibatch loss of an architecture step so far.
+
+        Raises:
+            ValueError: another ``which``, or ``"process_best"`` of a search that has evaluated no one-hot architecture.
+        """
+        if one_of("which", which, ("argmax", "process_best")) == "argmax":
+            return self.space.genotype(self.argmax_choice())
+        if self.process_best is None:
+            raise ValueError("there is no process_best: no architecture step has evaluated a one-hot; use which='argmax'")
+        return self.process_best
+
+    @property
+    def process_best(self) -> Genotype | None:
+        """The process-best genotype, or ``None`` where no architecture step evaluated a one-hot architecture."""
+        choice = self.best_choice.tolist()
+        return None if min(choice) < 0 else self.space.genotype(choice)
+
+    @property
+    def selected(self) -> Which:
+        """The kind of genotype this search ends with: its ``which``, or argmax while there is no process-best."""
+        return "argmax" if self.process_best is None else self.which
+
+    def selected_choice(self) -> Sequence[int]:
+        """The selected architecture's candidate per edge."""
+        return self.space.choice(self.genotype(self.selected))
+
+    # -- the two steps -------------------------------------------------------------------------------------------------
+
+    @property
+    def searching(self) -> bool:
+        """Whether θ moves in the current epoch."""
+        return self.searches and self.current_epoch >= self.warmup_epochs
+
+    @property
+    def progress(self) -> float:
+        """The share of the planned architecture steps that is done, from 0 to exactly 1.
+
+        Raises:
+            MisconfigurationException: the trainer does not say how many epochs there are.
+        """
+        trainer = self.trainer
+        if trainer.max_epochs is None or trainer.max_epochs < 0 or trainer.num_training_batches == float("inf"):
+            raise MisconfigurationException(
+                f"{type(self).__name__} anneals its temperature over the search: set Trainer(max_epochs=…), and"
+                " limit_train_batches for loaders without a length"
+            )
+        each = self._loader.architecture_steps(int(trainer.num_training_batches))
+        planned = max(trainer.max_epochs - self.warmup_epochs, 0) * each
+        return min(self.architecture_steps / planned, 1.0) if planned else 1.0
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
+        if "weights" in batch:
+            self._weights_batch = batch["weights"]
+            if self.weight_optimizer is not None:
+                self.weight_step(batch["weights"])
+        if "architecture" in batch:
+            self.architecture_step(batch["architecture"])
+
+    def weight_step(self, batch: Any) -> None:
+        """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`."""
+        optimizer = self._optimizer("weights")
+        optimizer.zero_grad()
+        with torch.no_grad():
+            architecture = self.sample_for_weights()
+        with self.space.bind(architecture):
+            outcome = self.outcome(batch)
+            if outcome.loss.requires_grad:
+                self.manual_backward(outcome.loss)
+        if outcome.loss.requires_grad:
+            optimizer.step()
+            self.weight_steps += 1
+        else:  # only candidates without parameters were drawn, and nothing else learns
+            self.skipped_weight_steps += 1
+        self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
+
+    def architecture_step(self, batch: Any) -> None:
+        """Descend the strategy's estimate of ∇θ E[L]."""
+        optimizer = self._optimizer("architecture")
+        with self._unchanged_buffers():
+            trials = self.evaluate_draws(batch)
+        self._track_process_best(trials)
+        gradients = self.architecture_gradients(trials)
+        self.architecture_steps += 1
+        if gradients is not None:
+            parameters = self.architecture_parameters()
+            before = parameters[0].detach().clone()
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                self.after_theta_step(trials, before)
+        loss = trials[0].loss if len(trials) == 1 else torch.stack([trial.loss for trial in trials]).mean()
+        self._note_loss("architecture/loss", loss, trials[0].size)
+
+    def evaluate_draws(self, batch: Any) -> list[Trial]:
+        """The trials of one architecture step, all on ``batch``."""
+        return [self.evaluate(self.sample(), batch) for _ in range(self.draws)]
+
+    def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
+        """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
+        gates = architecture.weights.detach().requires_grad_(self.needs_gate_grad)
+        gate_grad = None
+        with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
+            outcome = self.outcome(batch)
+            if self.needs_gate_grad:
+                (gate_grad,) = torch.autograd.grad(outcome.loss, gates)
+                gate_grad = self._mean_over_ranks(gate_grad)
+        return Trial(architecture, self._mean_over_ranks(outcome.loss.detach()), gate_grad, outcome.size)
+
+    def outcome(self, batch: Any) -> Outcome:
+        """The loss of the bound network with what the metrics need."""
+        result = self.loss(batch)
+        return result if isinstance(result, Outcome) else Outcome(result, extract_batch_size(batch))
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What the architecture optimizer moves."""
+        return [self.theta]
+
+    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
+        """Gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
+        gradient = self.theta_gradient(trials)
+        return None if gradient is None else [gradient]
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation of the discrete architecture with shared weights."""
+        self.task.reset()
+        fitting = self.trainer.state.fn == "fit"
+        self._evaluated = self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the evaluation."""
+        with self.space.bind(self._evaluated):
+            self.task.update(self.outcome(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/loss`` and the task's metrics."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin an evaluation of the selected architecture with shared weights."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the evaluation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/loss`` and the task's metrics."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value.float() for name, value in self.task.compute().items()})
+
+    # -- Lightning -----------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the weights and one for the architecture, each with its schedule."""
+        made = []
+        self._roles: list[str] = []
+        for role, factory, schedule, parameters in (
+            ("weights", self.weight_optimizer, self.weight_scheduler, list(self.model.parameters())),
+            ("architecture", self.architecture_optimizer, self.architecture_scheduler, self.architecture_parameters()),
+        ):
+            if factory is None or not parameters:
+                continue
+            optimizer = factory(parameters)
+            self._roles.append(role)
+            config: dict[str, Any] = {"optimizer": optimizer}
+            if schedule is not None:
+                config["lr_scheduler"] = {"scheduler": schedule(optimizer), "name": f"lr/{role}"}
+            made.append(config)
+        return made or None
+
+    def _optimizer(self, role: str) -> Any:
+        optimizers = self.optimizers()
+        return optimizers[self._roles.index(role)] if isinstance(optimizers, list) else optimizers
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip this optimizer's gradient to its own norm (the Trainer's clipping is for automatic optimization)."""
+        clips = {"weights": self.weight_clip, "architecture": self.architecture_clip}
+        for role, clip in clips.items():
+            if clip is not None and role in self._roles and self._optimizer(role).optimizer is optimizer:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, clip)
+
+    def on_fit_start(self) -> None:
+        """Pair whatever training loaders the trainer has with the steps they are for."""
+        # Lightning asks its data source for the loaders after this hook, and again whenever it reloads them.
+        source = self.trainer.fit_loop._data_source
+        request = source.dataloader
+
+        def dataloader() -> SearchLoader:
+            loader = SearchLoader.wrap(request())
+            if self.searches and not (loader.alternate or "architecture" in loader.iterables):
+                raise MisconfigurationException(
+                    f'{type(self).__name__} has no batches for its architecture steps: train on {{"weights": loader,'
+                    ' "architecture": loader}'
+                )
+            loader.searching = lambda: self.searching
+            self._loader = loader
+            return loader
+
+        source.dataloader = dataloader  # type: ignore[method-assign]
+
+    def on_train_start(self) -> None:
+        """Continue the random numbers of a resumed run where they were."""
+        if self._rng_to_restore is not None:
+            _restore_rng(self._rng_to_restore)
+            self._rng_to_restore = None
+        self._buffers_to_keep = list(self.model.buffers())
+
+    def on_train_epoch_end(self) -> None:
+        """Log the entropy and move the schedules on."""
+        self._log_epoch()
+        for config in self.trainer.lr_scheduler_configs:
+            of_architecture = self._roles[-1] == "architecture" and (
+                config.scheduler.optimizer is self.trainer.optimizers[-1]
+            )
+            if self.searching or not of_architecture:
+                config.scheduler.step()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside parameters and buffers."""
+        return {
+            "space": {edge: list(row) for edge, row in zip(self.space.edges, self.space.candidates, strict=True)},
+            "steps": [self.weight_steps, self.architecture_steps, self.skipped_weight_steps],
+            "generator": self.generator.get_state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: the checkpoint is of another search space.
+        """
+        space = {edge: list(row) for edge, row in zip(self.space.edges, self.space.candidates, strict=True)}
+        if state["space"] != space:
+            raise ValueError(f"the checkpoint's search space is {state['space']}, this model's is {space}")
+        self.weight_steps, self.architecture_steps, self.skipped_weight_steps = state["steps"]
+        self.generator.set_state(state["generator"].cpu())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the global random number generators, so that dropout resumes bit for bit."""
+        checkpoint["rng"] = _collect_rng()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the generators' state until training starts: what runs before it draws numbers too."""
+        self._rng_to_restore = checkpoint.get("rng")
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _note_loss(self, name: str, loss: Tensor, size: int) -> None:
+        # self.log in every step costs more than a toy iteration, so the epoch's means are kept by hand.
+        total, count = self._losses.get(name, (0, 0))
+        self._losses[name] = (total + size * loss, count + size)
+        if self.trainer.fit_loop.epoch_loop.batch_idx % self.trainer.log_every_n_steps == 0:
+            self.log(name, loss, prog_bar=True, logger=False)
+
+    def _log_epoch(self) -> None:
+        for name, (total, count) in self._losses.items():
+            mean = self._mean_over_ranks(torch.as_tensor(total / count))
+            self.log(name, mean, prog_bar=True)
+        self._losses.clear()
+        self.log("entropy", self.entropy, prog_bar=True)
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        if self._trainer is None or self._trainer.world_size == 1:
+            return value
+        reduced: Tensor = self._trainer.strategy.reduce(value, reduce_op="mean")
+        return reduced
+
+    def _track_process_best(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            choice = trial.architecture.choice
+            if choice is not None:
+                better = trial.loss < self.best_loss  # stays on the device; false for nan
+                index = torch.tensor(choice, device=self.best_choice.device)
+                self.best_choice = torch.where(better, index, self.best_choice)
+                self.best_loss = torch.where(better, trial.loss.to(self.best_loss.dtype), self.best_loss)
+
+    @contextmanager
+    def _unchanged_buffers(self) -> Iterator[None]:
+        """Give the model's buffers (running statistics) back the values that they had."""
+        buffers = list(self.model.buffers()) if self._buffers_to_keep is None else self._buffers_to_keep
+        saved = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)
+
+
+def _collect_rng() -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,156 @@
+"""ENAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning import functional
+from advnas_lightning.strategies.base import Trial, positive
+from advnas_lightning.strategies.reinforce import REINFORCE
+
+
+class Controller(nn.Module):
+    """An LSTM that emits one choice per edge, each conditioned on the earlier ones.
+
+    Args:
+        mask: ``[E, J]`` bool, true where an edge has a candidate.
+        hidden_size: units of the one layer.
+        temperature: divides the logits.
+        tanh_constant: c of c · tanh(logits / temperature), or ``None`` for no bound.
+
+    Example:
+        >>> mask = torch.tensor([[True, True], [True, False]])
+        >>> Controller(mask)(torch.tensor([[0, 0]])).shape
+        torch.Size([1, 2, 2])
+    """
+
+    def __init__(
+        self, mask: Tensor, *, hidden_size: int = 64, temperature: float = 1.0, tanh_constant: float | None = None
+    ) -> None:
+        super().__init__()
+        edges, width = mask.shape
+        self.temperature, self.tanh_constant = temperature, tanh_constant
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        self.inputs = nn.Embedding(1 + edges * width, hidden_size)  # a start token, then every candidate of every edge
+        self.lstm = nn.LSTM(hidden_size, hidden_size)
+        self.heads = nn.Parameter(torch.empty(edges, width, hidden_size))
+        for parameter in self.parameters():  # small weights make the first draws nearly uniform (ENAS, Appendix A)
+            nn.init.uniform_(parameter, -0.1, 0.1)
+
+    def forward(self, choices: Tensor) -> Tensor:
+        """log p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
+        output, _ = self.lstm(self._embed(choices))  # [E, N, H]
+        return self._log_probs(torch.einsum("enh,ejh->nej", output, self.heads), self.mask)
+
+    def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """``count`` draws ``[count, E]``; without a generator the greedy one, ties to the first."""
+        token = self._embed(torch.empty(count, 0, dtype=torch.long, device=self.heads.device))  # [1, count, H]
+        state, chosen = None, []
+        for edge, (head, mask) in enumerate(zip(self.heads, self.mask, strict=True)):
+            output, state = self.lstm(token, state)
+            probs = self._log_probs(output[0] @ head.T, mask).exp().cpu()  # [count, J]
+            pick = probs.argmax(-1) if generator is None else torch.multinomial(probs, 1, generator=generator).squeeze(1)
+            chosen.append(pick.to(head.device))
+            token = self.inputs(1 + edge * mask.numel() + chosen[-1]).unsqueeze(0)
+        return torch.stack(chosen, 1)
+
+    def _embed(self, choices: Tensor) -> Tensor:
+        """The LSTM's inputs for all edges that follow a prefix of choices ``[N, e]``: ``[min(e + 1, E), N, H]``."""
+        edges, width = self.mask.shape
+        earlier = choices[:, : edges - 1]
+        tokens = 1 + width * torch.arange(earlier.shape[1], device=choices.device) + earlier  # [N, e]
+        return self.inputs(torch.nn.functional.pad(tokens, (1, 0)).T)
+
+    def _log_probs(self, logits: Tensor, mask: Tensor) -> Tensor:
+        logits = logits / self.temperature
+        if self.tanh_constant is not None:
+            logits = self.tanh_constant * logits.tanh()
+        return functional.log_probs(logits, mask)
+
+
+class ENAS(REINFORCE):
+    """ENAS (Pham et al. 2018): REINFORCE through an LSTM controller instead of independent θ_i.
+
+    The controller's weights are the architecture parameters. Entropy and probabilities are those of the conditionals
+    p(a_i | a_<i), averaged over draws of their own fixed seed: (1/E) H(a) and the marginals of each edge.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`REINFORCE`.
+        hidden_size: units of the LSTM.
+        entropy_weight: of the entropy bonus Σ_i H(p(a_i | a_<i)).
+        temperature: divides the logits.
+        tanh_constant: c of c · tanh(logits), or ``None`` for no bound.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        hidden_size: int = 64,
+        entropy_weight: float = 1e-4,
+        temperature: float = 1.0,
+        tanh_constant: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        positive("hidden_size", hidden_size)
+        self._options = {
+            "hidden_size": hidden_size,
+            "temperature": positive("temperature", temperature),
+            "tanh_constant": tanh_constant if tanh_constant is None else positive("tanh_constant", tanh_constant),
+        }
+        super().__init__(*args, **kwargs)
+        self.entropy_weight = positive("entropy_weight", entropy_weight, zero=True)
+
+    def configure_architecture(self) -> None:
+        """A controller in place of θ, initialised from ``seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.controller = Controller(self.mask, **self._options)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def draw(self) -> list[int]:
+        """a ~ p, edge by edge."""
+        return self.controller.draw(1, self.generator)[0].tolist()
+
+    @torch.no_grad()
+    def argmax_choice(self) -> list[int]:
+        """Greedy decoding."""
+        return self.controller.draw(1, None)[0].tolist()
+
+    @property
+    def log_probs(self) -> Tensor:
+        """log of the marginals, ``[E, J]``."""
+        return self._conditionals().exp().mean(0).log()
+
+    @property
+    def entropy(self) -> Tensor:
+        """H(a) / E in nats: the chain rule's mean of the conditionals' entropies."""
+        return torch.stack([functional.entropy(conditional) for conditional in self._conditionals()]).mean()
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """The controller's weights."""
+        return list(self.controller.parameters())
+
+    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor]:
+        """(L − b) ∇ log p(a), less the entropy bonus's gradient, in the controller's weights."""
+        (trial,) = trials
+        a = trial.architecture.weights  # [E, J]
+        with torch.enable_grad():
+            log_p = self.controller(a.argmax(-1).unsqueeze(0))[0]  # [E, J]
+            log_p_of_draw = log_p.masked_fill(~a.bool(), 0).sum()
+            bonus = self.entropy_weight * len(self.space) * functional.entropy(log_p)
+            surrogate = self.excess(trial.loss) * log_p_of_draw - bonus
+        return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
+
+    @torch.no_grad()
+    def _conditionals(self, draws: int = 128) -> Tensor:
+        choices = self.controller.draw(draws, torch.Generator().manual_seed(self.seed))
+        log_p: Tensor = self.controller(choices)  # [draws, E, J]
+        return log_p

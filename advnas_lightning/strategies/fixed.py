@@ -1,0 +1,63 @@
+"""Retraining a found network: a strategy that never moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning.space import Architecture, Genotype
+from advnas_lightning.strategies.base import SearchStrategy, Which
+
+
+class Fixed(SearchStrategy):
+    """Train one discrete architecture from scratch: the network is ``genotype.apply(model)``, without MixedOps.
+
+    Args:
+        model: the network of the search, with MixedOp edges and fresh weights; further arguments as in
+            :class:`SearchStrategy`.
+        genotype: a genotype, a mapping from edge to candidate, or the path of a run's ``genotype.json``.
+        which: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
+
+    Raises:
+        ValueError: no genotype, an unreadable file, or a genotype that does not fit the model.
+    """
+
+    searches: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        genotype: Genotype | Mapping[str, str] | str | Path | None = None,
+        which: Which | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if genotype is None:
+            raise ValueError("genotype=None: say what to train with strategy.genotype=PATH/genotype.json")
+        if isinstance(genotype, str | Path):
+            genotype = Genotype.load(genotype, which)
+        self._genotype = Genotype(genotype)
+        super().__init__(model, **kwargs)
+        self.model = self._genotype.apply(model)
+
+    def configure_architecture(self) -> None:
+        """Nothing to learn: the choice is given."""
+        self._choice = self.space.choice(self._genotype)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """0 for the given candidates and −∞ for all others, ``[E, J]``."""
+        return self.one_hot(self._choice).weights.log()
+
+    def argmax_choice(self) -> list[int]:
+        """The given choice."""
+        return list(self._choice)
+
+    @torch.no_grad()
+    def sample(self) -> Architecture:
+        """The given architecture."""
+        return self.one_hot(self._choice)

@@ -1,0 +1,58 @@
+"""GDAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from advnas_lightning import functional
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, one_of, positive
+
+
+class GDAS(SearchStrategy):
+    """GDAS (Dong, Yang 2019): one-hot by Gumbel-max forward, the soft sample's gradient backward.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
+        inactive: the gate gradient of candidates that did not run: ``"ones"``, Σ ∂L/∂y_i as if their outputs were ones
+            (the released GDAS code), or ``"none"``.
+        tau_max: the temperature before the first architecture step.
+        tau_min: the temperature after the last one; linear in between.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    selects: ClassVar[Which] = "process_best"
+
+    def __init__(
+        self,
+        *args: Any,
+        inactive: Literal["ones", "none"] = "ones",
+        tau_max: float = 10.0,
+        tau_min: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.inactive = one_of("inactive", inactive, ("ones", "none"))
+        self.tau_max, self.tau_min = positive("tau_max", tau_max), positive("tau_min", tau_min)
+
+    @property
+    def temperature(self) -> float:
+        """τ for the next architecture step."""
+        return functional.linear(self.tau_max, self.tau_min, self.progress)
+
+    def sample(self) -> Architecture:
+        """one_hot(arg max (log p + g)/τ), with the soft sample's graph to θ."""
+        log_p = self.log_probs
+        soft = ((log_p + functional.gumbel(log_p, self.generator)) / self.temperature).softmax(-1)  # [E, J]
+        hard = self.one_hot(soft.argmax(-1).tolist())
+        return replace(hard, relaxed=soft, inactive_ones=self.inactive == "ones")
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
+        """Straight-through: ∂L/∂a pulled back through the soft sample."""
+        return self.pull_back(trials[0])

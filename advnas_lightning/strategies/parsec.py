@@ -1,0 +1,71 @@
+"""PARSEC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from advnas_lightning import functional
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+
+
+class PARSEC(SearchStrategy):
+    """PARSEC (Casale et al. 2019): importance-weighted maximum likelihood over several draws.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
+        samples: K, the draws per θ update.
+        scale: what multiplies the mean loss in ω = softmax_k(−scale · L_k): ``"batch"``, the number of terms of the
+            minibatch, makes ω the importance weights of the minibatch's likelihood, as PARSEC defines them; or a number.
+        weights: ``"importance"``: all K draws are evaluated on one minibatch and θ descends −Σ ω_k (a^k − p).
+            ``"authors_code"``: the K draws come from K successive architecture steps, with weight steps in between, and
+            θ descends Σ ω_k (a^k − p) with ω = softmax_k(+L_k).
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    needs_gate_grad = False
+
+    def __init__(
+        self,
+        *args: Any,
+        samples: int = 8,
+        scale: float | Literal["batch"] = "batch",
+        weights: Literal["importance", "authors_code"] = "importance",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.samples = int(positive("samples", samples))
+        self.scale = scale if scale == "batch" else positive("scale", scale)
+        self.weights = one_of("weights", weights, ("importance", "authors_code"))
+        self.draws = self.samples if weights == "importance" else 1
+        kept = self.samples if weights == "authors_code" else 0
+        self.kept_draws: Tensor  # [K, E, J]
+        self.register_buffer("kept_draws", torch.zeros(kept, *self.mask.shape))
+        self.kept_losses: Tensor  # [K]
+        self.register_buffer("kept_losses", torch.zeros(kept))
+
+    def sample(self) -> Architecture:
+        """One-hot a ~ p."""
+        return self.one_hot(self.draw())
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
+        """−Σ_k ω_k (a^k − p), the gradient of the negative log of the mean likelihood."""
+        draws = torch.stack([trial.architecture.weights for trial in trials])  # [K, E, J]
+        losses = torch.stack([trial.loss for trial in trials])  # [K]
+        if self.weights == "importance":
+            scale = trials[0].size if self.scale == "batch" else float(self.scale)
+            return -self._weighted(functional.importance_weights(losses, scale), draws)
+        place = self.architecture_steps % self.samples
+        self.kept_draws[place], self.kept_losses[place] = draws[0], losses[0]
+        if place < self.samples - 1:
+            return None
+        return self._weighted(self.kept_losses.softmax(0), self.kept_draws)
+
+    def _weighted(self, omega: Tensor, draws: Tensor) -> Tensor:
+        return torch.einsum("k,kej->ej", omega.to(draws.dtype), draws) - self.probs

@@ -1,0 +1,68 @@
+"""ProxylessNAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from advnas_lightning import functional
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of
+
+
+class ProxylessNAS(SearchStrategy):
+    """ProxylessNAS (Cai, Zhu, Han 2019): two candidates per edge, compared through their gate gradients.
+
+    An edge with a single candidate runs that one alone.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
+        gates: ``"two_hot"`` (Table 1): both gates are 1 and the outputs are summed, in weight steps too. ``"binary"``
+            (the original): one of the pair, drawn from q, has gate 1, the other contributes only its gate gradient;
+            weight steps are one-hot a ~ p.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    def __init__(self, *args: Any, gates: Literal["two_hot", "binary"] = "two_hot", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gates = one_of("gates", gates, ("two_hot", "binary"))
+
+    def sample(self) -> Architecture:
+        """Two indices per edge from the multinomial p without replacement."""
+        log_p = self.log_probs.detach()
+        # The two largest of log p + Gumbel noise are draws without replacement (Gumbel top-k), also where p underflows.
+        top = (log_p + functional.gumbel(log_p, self.generator)).topk(min(2, log_p.shape[1])).indices.tolist()  # [E, 2]
+        pairs = [row[: len(names)] for row, names in zip(top, self.space.candidates, strict=True)]
+        paths = tuple(tuple(sorted(pair)) for pair in pairs)
+        if self.gates == "two_hot":
+            return Architecture(self._of_pairs(paths).to(log_p.dtype), paths)
+        q = self.probs * self._of_pairs(paths)
+        choice = torch.multinomial(q.cpu(), 1, generator=self.generator).squeeze(1).tolist()
+        return Architecture(self.one_hot(choice).weights, paths, choice=tuple(choice))
+
+    def sample_for_weights(self) -> Architecture:
+        """The same two gates, or one-hot a ~ p with binary gates."""
+        return self.sample() if self.gates == "two_hot" else self.one_hot(self.draw())
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
+        """Σ_j G_j q_j (δ_ij − q_i) over the pair."""
+        (trial,) = trials
+        assert trial.gate_grad is not None
+        return functional.pair_gradient(
+            trial.gate_grad, self.log_probs.detach(), self._of_pairs(trial.architecture.paths)
+        )
+
+    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+        """Shift the pair's logits so that the candidates not drawn keep their probabilities."""
+        self.theta.copy_(functional.keep_unsampled(before, self.theta, self._of_pairs(trials[0].architecture.paths)))
+
+    def _of_pairs(self, paths: Sequence[Sequence[int]]) -> Tensor:
+        pair = torch.zeros(self.mask.shape, dtype=torch.bool)  # [E, J]
+        rows = [edge for edge, path in enumerate(paths) for _ in path]
+        pair[rows, [index for path in paths for index in path]] = True
+        return pair.to(self.mask.device)

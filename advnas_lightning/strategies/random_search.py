@@ -1,0 +1,18 @@
+"""Random search."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy
+
+
+class RandomSearch(SearchStrategy):
+    """A baseline: the weights are trained on uniform draws and θ never moves; the result is one draw by ``seed``."""
+
+    searches: ClassVar[bool] = False
+
+    def sample(self) -> Architecture:
+        """One-hot, uniform."""
+        return self.one_hot(self.draw())

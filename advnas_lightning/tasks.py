@@ -1,0 +1,155 @@
+"""What a batch costs, and which metrics it feeds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+__all__ = ["Classification", "LanguageModelling", "Outcome", "Regression", "Task", "Window"]
+
+
+class Outcome(NamedTuple):
+    """What one network did on one batch.
+
+    Attributes:
+        loss: scalar, the mean over ``size`` terms.
+        size: how many terms the loss is the mean of, so that ``size * loss`` is a negative log-likelihood.
+        scores: what the metrics need beside the loss, or ``None``.
+        targets: what the scores are compared with, or ``None``.
+    """
+
+    loss: Tensor
+    size: int
+    scores: Tensor | None = None
+    targets: Tensor | None = None
+
+
+class Task(nn.Module):
+    """The loss of a network on a batch, and the metrics of an evaluation. Subclasses define :meth:`forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean_loss = MeanMetric(nan_strategy="disable")  # a diverged network reports nan, it is not skipped
+        self.metrics = MetricCollection(self.make_metrics())
+
+    def make_metrics(self) -> dict[str, Metric]:
+        """Metrics over ``(scores, targets)``, by name."""
+        return {}
+
+    def forward(self, model: nn.Module, batch: Any) -> Outcome:
+        """Run ``model`` on ``batch``."""
+        raise NotImplementedError("pass task=…, or override loss(batch) in your strategy")
+
+    def update(self, outcome: Outcome) -> None:
+        """Add a batch to the evaluation."""
+        self.mean_loss.update(outcome.loss.detach(), outcome.size)
+        if len(self.metrics):
+            self.metrics.update(outcome.scores, outcome.targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The evaluation's metrics so far; ``loss`` is the mean over all terms of all batches."""
+        return {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+
+    def reset(self) -> None:
+        """Begin a new evaluation."""
+        self.mean_loss.reset()
+        self.metrics.reset()
+
+
+class Regression(Task):
+    """Mean squared error of ``(inputs, targets)`` batches."""
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """``model(inputs)`` against ``targets``, of equal shape ``[B, ...]``."""
+        inputs, targets = batch
+        return Outcome(F.mse_loss(model(inputs), targets), len(targets))
+
+
+class Classification(Task):
+    """Cross-entropy and accuracy of ``(inputs, labels)`` batches.
+
+    Args:
+        classes: how many classes there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        super().__init__()
+
+    def make_metrics(self) -> dict[str, Metric]:
+        """Top-1 accuracy."""
+        return {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """``model(inputs)`` gives logits ``[B, classes]`` for labels ``[B]``."""
+        inputs, labels = batch
+        logits = model(inputs)
+        return Outcome(F.cross_entropy(logits, labels), len(labels), logits, labels)
+
+
+class Window(NamedTuple):
+    """A window of text: T steps of B parallel streams.
+
+    Attributes:
+        inputs: ``[T, B]`` token ids.
+        targets: ``[T, B]`` ids of the tokens that follow; ``-100`` where a stream has ended.
+        index: the window's place in its text, from 0; the hidden state starts at zero in window 0.
+        text: which text the streams run through: each has its own hidden state.
+        tokens: how many targets there are, those that are not ``-100``.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    index: int
+    text: str
+    tokens: int
+
+
+class LanguageModelling(Task):
+    """Cross-entropy of the next token, with the hidden state carried from window to window.
+
+    The state that a window starts from is detached, belongs to the window's text, and moves on once for each window,
+    however many architectures are tried on it: the first one tried hands its state to the next window.
+
+    Args:
+        loss_reduction: ``"mean"`` over tokens (the paper), or ``"sum_time"``: sum over the time steps of the mean over
+            the streams (the authors' code), for the steps of a search; evaluations always report the mean over tokens.
+
+    Raises:
+        ValueError: another ``loss_reduction``.
+    """
+
+    def __init__(self, loss_reduction: Literal["mean", "sum_time"] = "mean") -> None:
+        if loss_reduction not in ("mean", "sum_time"):
+            raise ValueError(f"loss_reduction={loss_reduction!r} is unknown: use mean or sum_time")
+        super().__init__()
+        self.loss_reduction = loss_reduction
+        # Per text: the last two windows with the states they start from, and the state after the last one. It begins
+        # anew with each epoch's window 0, so a checkpoint at an epoch's end needs none of it.
+        self._carried: dict[str, tuple[list[tuple[Window, Tensor | None]], Tensor | None]] = {}
+
+    def forward(self, model: nn.Module, batch: Window) -> Outcome:
+        """``model(inputs, state)`` gives logits ``[T, B, words]`` and the state after the window."""
+        recent, after = self._carried.get(batch.text, ([], None))
+        starts = [start for window, start in recent if window is batch]
+        if starts:  # this window was met before: another architecture is tried on it
+            logits, _ = model(batch.inputs, starts[0])
+        else:
+            start = after if batch.index > 0 else None
+            logits, after = model(batch.inputs, start)
+            self._carried[batch.text] = ([*recent[-1:], (batch, start)], after.detach())
+        mean = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
+        if self.loss_reduction == "sum_time" and self.training:
+            streams = batch.targets.shape[1]
+            return Outcome(mean * (batch.tokens / streams), streams)
+        return Outcome(mean, batch.tokens)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean token loss and its exponential, the perplexity: infinite where a network overflowed."""
+        loss = self.mean_loss.compute().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return {"loss": loss, "perplexity": loss.exp()}
