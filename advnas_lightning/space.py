@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class _UnitGate(torch.autograd.Function):
@@ -28,7 +27,6 @@ class _UnitGate(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         output, row = ctx.saved_tensors
         grad_row = row * (grad_output * output).sum(dtype=row.dtype)  # [J]; the row is one-hot
@@ -93,6 +91,9 @@ class MixedOp(nn.Module):
         candidates: candidate operations by name. One that cuts the edge, or stands for that, declares itself with a
             true attribute ``is_zero_op``.
 
+    Attributes:
+        names: the candidates' names, in order.
+
     Raises:
         ValueError: no candidates, or a candidate that itself contains a MixedOp.
 
@@ -114,13 +115,9 @@ class MixedOp(nn.Module):
                         " are not supported; put both choices at the same level"
                     )
         self.name = name
+        self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._edge = _Edge()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The candidates' names, in order."""
-        return tuple(self.candidates)
 
     @property
     def zero_ops(self) -> tuple[bool, ...]:
@@ -139,8 +136,7 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take a plain"
                 " network with genotype.apply(model)"
             )
-        names = self.names
-        return route.mix([self.candidates[names[index]](*inputs) for index in route.paths])
+        return route.mix([self.candidates[self.names[index]](*inputs) for index in route.paths])
 
     def extra_repr(self) -> str:
         """The name, for ``print(model)``."""

@@ -64,6 +64,10 @@ class TeacherData(LightningDataModule):
         """Batches for the architecture steps."""
         return {"architecture": self._loader("train", self.batches)}
 
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches for the evaluation at the end of each epoch."""
+        return self._loader("val", self.test_batches)
+
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches that no search has seen."""
         return self._loader("test", self.test_batches)
@@ -108,5 +112,5 @@ class _Consecutive(Sampler[int]):
 
 def _generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """Independent streams for each purpose and index."""
-    number = {"teacher": 0, "train": 1, "test": 2}[purpose]
+    number = {"teacher": 0, "train": 1, "val": 2, "test": 3}[purpose]
     return torch.Generator().manual_seed((seed * 4 + number) * 1_000_003 + index)

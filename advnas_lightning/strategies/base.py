@@ -136,7 +136,7 @@ class SearchStrategy(LightningModule):
         self.best_choice: Tensor  # [E]
         self.register_buffer("best_choice", torch.full((len(self.space),), -1))
         self.weight_steps = self.architecture_steps = self.skipped_weight_steps = 0
-        self._losses: dict[str, tuple[Tensor | int, int]] = {}  # summed over the running epoch
+        self._losses: dict[str, tuple[Tensor, int]] = {}  # summed over the running epoch
         self._buffers_to_keep: list[Tensor] | None = None
         self._rng_to_restore: dict[str, Any] | None = None
         self.configure_architecture()
@@ -371,7 +371,11 @@ class SearchStrategy(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value.float() for name, value in self.task.compute().items()})
+        metrics = {f"{stage}/{name}": value.float() for name, value in self.task.compute().items()}
+        if self.trainer.state.fn != "fit":
+            self.log_dict(metrics)  # which also returns them to the caller of trainer.test
+        elif not self.trainer.sanity_checking:
+            self.log_now(metrics, prog_bar=False)
 
     # -- Lightning -----------------------------------------------------------------------------------------------------
 
@@ -473,17 +477,24 @@ class SearchStrategy(LightningModule):
 
     def _note_loss(self, name: str, loss: Tensor, size: int) -> None:
         # self.log in every step costs more than a toy iteration, so the epoch's means are kept by hand.
-        total, count = self._losses.get(name, (0, 0))
+        total, count = self._losses.get(name, (torch.zeros_like(loss), 0))
         self._losses[name] = (total + size * loss, count + size)
         if self.trainer.fit_loop.epoch_loop.batch_idx % self.trainer.log_every_n_steps == 0:
             self.log(name, loss, prog_bar=True, logger=False)
 
     def _log_epoch(self) -> None:
-        for name, (total, count) in self._losses.items():
-            mean = self._mean_over_ranks(torch.as_tensor(total / count))
-            self.log(name, mean, prog_bar=True)
+        means = {name: total / count for name, (total, count) in self._losses.items()}
         self._losses.clear()
-        self.log("entropy", self.entropy, prog_bar=True)
+        self.log_now({**{name: self._mean_over_ranks(mean) for name, mean in means.items()}, "entropy": self.entropy})
+
+    def log_now(self, metrics: dict[str, Tensor], *, prog_bar: bool = True) -> None:
+        """Log scalars at the number of training batches so far, and for callbacks to monitor."""
+        self.log_dict(metrics, prog_bar=prog_bar, logger=False)
+        # self.log would write the index of the running batch, one less, or none at all after a fit
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        values = {name: float(value) for name, value in metrics.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step)
 
     def _mean_over_ranks(self, value: Tensor) -> Tensor:
         if self._trainer is None or self._trainer.world_size == 1:

@@ -1,0 +1,166 @@
+"""One run: build it from a configuration, fit, and write its results into its folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from advnas_lightning.callbacks import GenotypeFile, LastCheckpoint, SearchProgressBar, write_json
+from advnas_lightning.config import CONFIG_PATH
+from advnas_lightning.report.drawing import draw_genotype
+from advnas_lightning.space import Genotype, count_parameters
+from advnas_lightning.strategies import Fixed, SearchStrategy
+
+# What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
+USER_ERRORS = (
+    InstantiationException,
+    MisconfigurationException,
+    OmegaConfBaseException,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Search, or retrain, as configured.
+
+    Args:
+        config: the composed configuration, see ``conf/config.yaml``.
+        folder: where the run's files go.
+
+    Returns:
+        What ``summary.json`` holds.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    _quiet()
+    seed_everything(config.seed, verbose=False)
+    data: LightningDataModule = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    strategy = build_strategy(config, data)
+    timer = Timer()
+    callbacks = [timer, LastCheckpoint(folder / "checkpoints"), GenotypeFile(folder / "genotype.json")]
+    callbacks += [instantiate(callback) for callback in config.task.callbacks.values()]
+    settings = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    if settings["enable_progress_bar"] is not False:
+        callbacks.append(SearchProgressBar())
+    callbacks += instantiate(config.trainer.callbacks) or []
+    logger = instantiate(config.logger)
+    trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
+    trainer.fit(strategy, datamodule=data, ckpt_path=config.ckpt_path)
+    summary = summarize(config, strategy, trainer, data, timer.time_elapsed("train"))
+    if trainer.is_global_zero:
+        genotype = strategy.genotype(strategy.selected)
+        write_json(folder / "summary.json", summary)
+        draw_genotype(genotype, folder / "architecture.png", title=f"{summary['task']}, {summary['strategy']}")
+        show(summary, genotype, getattr(data, "teacher", None), folder)
+    return summary
+
+
+def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
+    """The strategy over the task's network."""
+    words = getattr(data, "words", None)
+    model = instantiate(config.task.model) if words is None else instantiate(config.task.model, words=words)
+    strategy: SearchStrategy = instantiate(
+        config.strategy,
+        model=model,
+        task=instantiate(config.task.objective),
+        which=config.which,
+        seed=config.seed,
+        **instantiate(config.task.optimization, _convert_="all"),
+    )
+    return strategy
+
+
+def summarize(
+    config: DictConfig, strategy: SearchStrategy, trainer: Trainer, data: LightningDataModule, seconds: float
+) -> dict[str, Any]:
+    """Evaluate the selected architecture; one flat object."""
+    genotype = strategy.genotype(strategy.selected)
+    network = strategy.model if isinstance(strategy, Fixed) else genotype.apply(strategy.model)
+    metrics: dict[str, float] = {}
+    for evaluate in (trainer.validate, trainer.test):
+        for result in evaluate(strategy, datamodule=data, verbose=False):
+            metrics |= result
+    choices = HydraConfig.get().runtime.choices
+    summary = {
+        "strategy": choices["strategy"],
+        "task": choices["task"],
+        "seed": config.seed,
+        "preset": config.preset,
+        "selected": strategy.selected,
+        "epochs": trainer.current_epoch,
+        "weight_steps": strategy.weight_steps,
+        "architecture_steps": strategy.architecture_steps,
+        "seconds": round(seconds, 3),
+        "entropy": float(strategy.entropy),
+        "loss": metrics.get("test/loss"),
+        **metrics,
+        "params_millions": count_parameters(network) / 1e6,
+    }
+    teacher: Genotype | None = getattr(data, "teacher", None)
+    if teacher is not None:
+        summary["edges_right"] = sum(genotype[edge] == candidate for edge, candidate in teacher.items())
+        summary["edges"] = len(teacher)
+    return summary
+
+
+def show(summary: dict[str, Any], genotype: Genotype, teacher: Genotype | None, folder: Path) -> None:
+    """Print what was found as a small table."""
+    console = Console()
+    table = Table(title=f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture")
+    for column in ("edge", "found") + (("teacher", "") if teacher else ()):
+        table.add_column(column)
+    for edge, candidate in genotype.items():
+        known = (teacher[edge], "✓" if teacher[edge] == candidate else "") if teacher else ()
+        table.add_row(edge, candidate, *known)
+    console.print(table)
+    if teacher:
+        console.print(f"edges right  {summary['edges_right']} of {summary['edges']}")
+    for name in sorted(key for key in summary if "/" in key):
+        console.print(f"{name:<15}  {summary[name]:.6g}", highlight=False)
+    console.print(f"entropy          {summary['entropy']:.4f}", highlight=False)
+    console.print(f"parameters       {summary['params_millions']:.6g} M", highlight=False)
+    console.print(f"time             {summary['seconds']:.1f} s", highlight=False)
+    console.print(f"files            {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about hardware and loaders that a user of a ready-made run cannot change."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
+def main(config: DictConfig) -> None:
+    """The command line."""
+    try:
+        run(config, Path(HydraConfig.get().runtime.output_dir))
+    except USER_ERRORS as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        # Hydra wraps what a constructor said; its own last line names the key.
+        message = str(error.__cause__ or error).strip().replace("\n", " ")
+        key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
+        print(f"error: {message}" + (f" ({key})" if key and key not in message else ""), file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,122 @@
+"""What a run does beside its steps: its checkpoint, its genotype file, its test curve, its progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+
+from advnas_lightning.strategies import SearchStrategy
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is always whole: under a temporary name first, then renamed."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt`` as of the last finished epoch, and one of the start, so that any run can be resumed.
+
+    Args:
+        folder: where.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the beginning of a fresh run."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.current_epoch == 0 and not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+
+class GenotypeFile(Callback):
+    """Writes ``genotype.json`` at the end of every epoch: ``{"selected": …, "argmax": {…}, "process_best": {…} or null}``.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both genotypes."""
+        assert isinstance(pl_module, SearchStrategy)
+        best = pl_module.process_best
+        write_json(
+            self.path,
+            {
+                "selected": pl_module.selected,
+                "argmax": pl_module.genotype().edges,
+                "process_best": None if best is None else best.edges,
+            },
+        )
+
+
+class PeriodicTest(Callback):
+    """Logs ``test/loss`` of the arg-max architecture on one new test batch every few training batches.
+
+    Args:
+        every_n_batches: how often.
+
+    Raises:
+        ValueError: not a positive whole number.
+    """
+
+    def __init__(self, every_n_batches: int = 10) -> None:
+        if not isinstance(every_n_batches, int) or every_n_batches < 1:
+            raise ValueError(f"every_n_batches={every_n_batches!r} must be a whole number of at least 1")
+        self.every_n_batches = every_n_batches
+        self._batches: Iterator[Any] | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate, if it is time."""
+        if (batch_idx + 1) % self.every_n_batches:
+            return
+        assert isinstance(pl_module, SearchStrategy)
+        batch = pl_module.transfer_batch_to_device(self._next(trainer), pl_module.device, 0)
+        with torch.no_grad(), pl_module.space.bind(pl_module.one_hot(pl_module.argmax_choice())):
+            pl_module.log_now({"test/loss": pl_module.outcome(batch).loss}, prog_bar=False)
+
+    def _next(self, trainer: Trainer) -> Any:
+        batch = None if self._batches is None else next(self._batches, None)
+        if batch is None:
+            self._batches = iter(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
+            batch = next(self._batches)
+        return batch
+
+
+class SearchProgressBar(TQDMProgressBar):
+    """Lightning's bar, drawn at most ten times a second, so that short steps are not slowed by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Draw, unless that was just done."""
+        now = time.monotonic()
+        if now - self._drawn >= 0.1 or trainer.is_last_batch:
+            self._drawn = now
+            super().on_train_batch_end(trainer, *args)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """The logged values; a run's folder has no version number to show."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics

@@ -1,0 +1,53 @@
+"""Run the command line in this process, as a user would type it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advnas_lightning.app import main
+
+SMALL_TOY = ["task.epochs=2", "task.data.batches=10", "task.data.batch_size=10", "task.data.test_batches=2"]
+SMALL_PTB = [
+    "task=ptb",
+    "task.epochs=2",
+    "task.retrain_epochs=2",
+    "task.data.batch_size=4",
+    "task.data.bptt=5",
+    "task.model.embedding_size=8",
+    "task.model.hidden_size=8",
+    "task.optimization.weight_optimizer.lr=1.0",
+]
+WORDS = "the cat sat on a mat and the dog saw the cat that sat there".split()
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """``python -m advnas_lightning ARGUMENTS`` in the current folder.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    monkeypatch.setattr(sys, "argv", ["advnas_lightning", "trainer.enable_progress_bar=false", *arguments])
+    main()
+
+
+def runs(folder: Path) -> list[Path]:
+    """The folders of finished runs, in order."""
+    return sorted(path.parent for path in folder.rglob("summary.json"))
+
+
+def read(run: Path, name: str) -> Any:
+    """A run's JSON file."""
+    return json.loads((run / name).read_text())
+
+
+def write_ptb(folder: Path) -> None:
+    """A small text in Penn Treebank's three files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, lines in (("train", 12), ("valid", 4), ("test", 3)):
+        text = [" " + " ".join(WORDS[(3 * line + k) % len(WORDS)] for k in range(4 + line % 5)) + " " for line in range(lines)]
+        (folder / f"ptb.{part}.txt").write_text("\n".join(text if part != "train" else [" ".join(WORDS), *text]) + "\n")

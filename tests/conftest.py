@@ -1,0 +1,228 @@
+"""What several test files need: a small searchable network, its data, every strategy, and a quiet trainer."""
+
+import functools
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, Dataset
+
+from advnas_lightning import (
+    DARTS,
+    ENAS,
+    GDAS,
+    NASP,
+    PARSEC,
+    REINFORCE,
+    SNAS,
+    AdvantageNAS,
+    Fixed,
+    MixedOp,
+    ProxylessNAS,
+    RandomSearch,
+    SearchStrategy,
+)
+from advnas_lightning.tasks import Classification
+
+FEATURES, CLASSES = 4, 3
+GENOTYPE = {"first": "block", "second": "linear"}
+
+# Every strategy, and every option that changes what a step does.
+STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
+    "advantage": (AdvantageNAS, {}),
+    "advantage-exact": (AdvantageNAS, {"advantage": "exact"}),
+    "advantage-ema": (AdvantageNAS, {"baseline": "ema"}),
+    "advantage-authors_code": (AdvantageNAS, {"zero_op": "authors_code"}),
+    "advantage-zero_op_none": (AdvantageNAS, {"zero_op": "none"}),
+    "reinforce": (REINFORCE, {}),
+    "reinforce-other": (REINFORCE, {"baseline_init": "zero", "baseline_update": "before"}),
+    "enas": (ENAS, {"hidden_size": 8}),
+    "enas-bounded": (ENAS, {"hidden_size": 8, "temperature": 5.0, "tanh_constant": 2.5, "entropy_weight": 0.1}),
+    "parsec": (PARSEC, {"samples": 3}),
+    "parsec-scale": (PARSEC, {"samples": 3, "scale": 1.0}),
+    "parsec-authors_code": (PARSEC, {"samples": 3, "weights": "authors_code"}),
+    "proxylessnas": (ProxylessNAS, {}),
+    "proxylessnas-binary": (ProxylessNAS, {"gates": "binary"}),
+    "gdas": (GDAS, {}),
+    "gdas-none": (GDAS, {"inactive": "none"}),
+    "darts": (DARTS, {}),
+    "darts-second_order": (DARTS, {"second_order": True}),
+    "snas": (SNAS, {}),
+    "nasp": (NASP, {}),
+    "nasp-clip": (NASP, {"projection": "clip"}),
+    "random": (RandomSearch, {}),
+    "fixed": (Fixed, {"genotype": GENOTYPE}),
+}
+
+
+class Zero(nn.Module):
+    """Cuts the edge."""
+
+    is_zero_op = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x
+
+
+class SmallNet(nn.Module):
+    """Two stacked cells that share two edges, a ragged space; running statistics and dropout unless switched off."""
+
+    def __init__(self, *, dropout: float = 0.2, norm: bool = True) -> None:
+        super().__init__()
+
+        def normalisation() -> nn.Module:
+            return nn.BatchNorm1d(5) if norm else nn.Identity()
+
+        def first() -> dict[str, nn.Module]:
+            block = nn.Sequential(nn.Linear(5, 5, bias=False), normalisation(), nn.Tanh(), nn.Linear(5, 5))
+            return {"linear": nn.Linear(5, 5), "tanh": nn.Tanh(), "block": block, "zero": Zero()}
+
+        def second() -> dict[str, nn.Module]:
+            return {"linear": nn.Linear(5, 5), "skip": nn.Identity()}
+
+        self.stem = nn.Linear(FEATURES, 5)
+        self.cells = nn.ModuleList(
+            nn.ModuleList([MixedOp("first", first()), MixedOp("second", second())]) for _ in range(2)
+        )
+        self.norm = normalisation()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for first, second in self.cells:
+            x = x + self.dropout(first(x).tanh() + second(x))
+        return self.head(self.norm(x))
+
+
+class CountingData(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled points that count how often they were fetched."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs = torch.randn(size, FEATURES, generator=generator)
+        self.labels = torch.randint(CLASSES, (size,), generator=generator)
+        self.fetched = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.fetched += 1
+        return self.inputs[index], self.labels[index]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scan_packages_once() -> Iterator[None]:
+    """Every Trainer looks for plug-ins in all installed packages, which takes a third of a small fit's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Lightning's hints (few workers, no GPU) are not about what is tested here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., None]:
+    """``assert_same(a, b)``: nested containers of tensors and plain values, bit for bit."""
+
+    def check(a: Any, b: Any, place: str = "") -> None:
+        assert type(a) is type(b), place
+        if isinstance(a, Tensor):
+            assert a.dtype == b.dtype, place
+            assert torch.equal(a.nan_to_num(nan=-12345.0), b.nan_to_num(nan=-12345.0)), place
+        elif isinstance(a, Mapping):
+            assert list(a) == list(b), place
+            for key in a:
+                check(a[key], b[key], f"{place}[{key!r}]")
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b), place
+            for index, (left, right) in enumerate(zip(a, b, strict=True)):
+                check(left, right, f"{place}[{index}]")
+        else:
+            assert a == b, place
+
+    return check
+
+
+@pytest.fixture(params=list(STRATEGIES))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each strategy in turn, with each option that matters."""
+    return request.param
+
+
+@pytest.fixture
+def small_net() -> Callable[..., nn.Module]:
+    """``small_net(dropout=…, norm=…, seed=…)``: the same weights for the same seed."""
+
+    def make(*, seed: int = 0, **options: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return SmallNet(**options)
+
+    return make
+
+
+@pytest.fixture
+def make_search(small_net: Callable[..., nn.Module]) -> Callable[..., SearchStrategy]:
+    """``make_search(name, model=None, mixin=None, **options)``: a strategy that classifies with the small network."""
+
+    def make(name: str, model: nn.Module | None = None, *, mixin: type | None = None, **options: Any) -> SearchStrategy:
+        kind, own = STRATEGIES[name]
+        if mixin is not None:
+            kind = type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
+        shared = {
+            "weight_optimizer": partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-2),
+            "architecture_optimizer": partial(Adam, lr=0.1, weight_decay=1e-3),
+            "task": Classification(CLASSES),
+        }
+        return kind(small_net() if model is None else model, **{**shared, **own, **options})
+
+    return make
+
+
+@pytest.fixture
+def make_loaders() -> Callable[..., dict[str, DataLoader[Any]]]:
+    """``make_loaders(weights=…, architecture=…)``: loaders of so many batches of 6."""
+
+    def make(*, weights: int = 4, architecture: int = 3, shuffle: bool = False) -> dict[str, DataLoader[Any]]:
+        return {
+            "weights": DataLoader(CountingData(6 * weights, seed=1), batch_size=6, shuffle=shuffle),
+            "architecture": DataLoader(CountingData(6 * architecture, seed=2), batch_size=6, shuffle=shuffle),
+        }
+
+    return make
+
+
+@pytest.fixture
+def fit() -> Callable[..., Trainer]:
+    """``fit(search, train, val=None, ckpt_path=None, **trainer)``: a fitted trainer that writes nothing."""
+
+    def run(search: LightningModule, train: Any, val: Any = None, *, ckpt_path: Any = None, **options: Any) -> Trainer:
+        quiet = {
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        trainer = Trainer(**{**quiet, "max_epochs": 1, **options})
+        trainer.fit(search, train, val, ckpt_path=ckpt_path)
+        return trainer
+
+    return run

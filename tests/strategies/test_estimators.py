@@ -1,0 +1,817 @@
+"""Every strategy's θ.grad against enumeration, autograd or its paper's formula written out (SPEC §3)."""
+
+import copy
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from linear_space import (
+    Cost,
+    Net,
+    TableNet,
+    batch_of,
+    every_choice,
+    fit,
+    in_double,
+    joint,
+    loss_of,
+    make,
+    one_hot_rows,
+    row_probs,
+    surprise,
+    weighted,
+)
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from advnas_lightning import (
+    DARTS,
+    ENAS,
+    GDAS,
+    NASP,
+    PARSEC,
+    REINFORCE,
+    SNAS,
+    AdvantageNAS,
+    Architecture,
+    ProxylessNAS,
+    RandomSearch,
+    SearchStrategy,
+    Trial,
+    functional,
+)
+from advnas_lightning.strategies.enas import Controller
+from advnas_lightning.tasks import Regression
+
+BATCH = batch_of(1)
+SIZES = Net.sizes
+WIDTH = max(SIZES)
+# Everything is float64 and each number is a sum of at most some hundred terms of order one.
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+class PartwayGDAS(GDAS):
+    progress = 0.9  # needs no Trainer
+
+
+class PartwaySNAS(SNAS):
+    progress = 0.6
+
+
+class SearchingNASP(NASP):
+    searching = True
+
+
+def build(strategy: type[SearchStrategy], **options: Any) -> Any:
+    return make(strategy, Net(), task=Regression(), **options)
+
+
+def try_choice(strategy: SearchStrategy, choice: Sequence[int], batch: Any = BATCH) -> Trial:
+    return strategy.evaluate(in_double(strategy.one_hot(choice)), batch)
+
+
+def exact_gradient(strategy: SearchStrategy, losses: Tensor, sizes: Sequence[int] = SIZES) -> Tensor:
+    """∇θ Σ_a p(a) L(a) by autograd."""
+    theta = strategy.theta.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((joint(theta, sizes) * losses).sum(), theta)
+    return gradient
+
+
+def expected(strategy: SearchStrategy, estimate: Callable[[tuple[int, ...]], Tensor], sizes: Sequence[int]) -> Tensor:
+    """Σ_a p(a) estimate(a): no sampling."""
+    probs = joint(strategy.theta.detach(), sizes)
+    return sum(p * estimate(choice) for p, choice in zip(probs, every_choice(strategy.space), strict=True))
+
+
+def net_losses(strategy: SearchStrategy) -> Tensor:
+    """L(a) of every architecture, without MixedOp."""
+    choices = every_choice(strategy.space)
+    rows = [loss_of(strategy.model, weighted(one_hot_rows(choice, WIDTH)), BATCH) for choice in choices]
+    return torch.stack(rows).detach()
+
+
+def gate_gradient(net: Net, gates: Tensor, ran: Sequence[Sequence[int]] | None = None, *, ones: bool = False) -> Tensor:
+    """G = ∂L/∂a at ``gates`` by autograd of the formula of Eq. (1)."""
+    gates = gates.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(net, weighted(gates, ran, ones=ones), BATCH), gates)
+    return gradient
+
+
+def masked_softmax(theta: Tensor) -> Tensor:
+    """softmax(θ_i) without the padding, padded with zeros: differentiable, and written without the package."""
+    rows = [nn.functional.pad(p, (0, WIDTH - len(p))) for p in row_probs(theta, SIZES)]
+    return torch.stack(rows)
+
+
+def same_noise(strategy: SearchStrategy) -> Tensor:
+    """The Gumbel noise that the strategy's next draw will use: −ln of Exp(1) variables."""
+    generator = torch.Generator()
+    generator.set_state(strategy.generator.get_state())
+    return -torch.empty(len(SIZES), WIDTH, dtype=torch.double).exponential_(generator=generator).log()
+
+
+def theta_of(strategy: SearchStrategy) -> Tensor:
+    return strategy.theta.detach().clone().requires_grad_()
+
+
+# -- the space itself --------------------------------------------------------------------------------------------------
+
+
+def test_the_space_that_is_enumerated_is_ragged_and_not_additive() -> None:
+    strategy = build(REINFORCE)
+    assert tuple(map(len, strategy.space.candidates)) == SIZES
+    losses = net_losses(strategy)
+    torch.testing.assert_close(  # the engine sees the losses that the reference has
+        torch.stack([try_choice(strategy, choice).loss for choice in every_choice(strategy.space)]), losses, **EXACT
+    )
+    table = losses.view(SIZES)
+    interaction = table - table.mean((1, 2), True) - table.mean((0, 2), True) - table.mean((0, 1), True)
+    assert (interaction + 2 * table.mean()).abs().max() > 0.1 * losses.std()
+
+
+# -- unbiased estimators -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", [-3.0, 0.0, 2.5, 40.0])
+def test_reinforce_is_unbiased_under_any_constant_baseline(baseline: float) -> None:
+    strategy = build(REINFORCE, gamma=0.5)  # a large rate: a baseline that already knows this step's loss would show
+
+    def estimate(choice: tuple[int, ...]) -> Tensor:
+        strategy.baseline = torch.tensor(baseline, dtype=torch.double)
+        return strategy.theta_gradient([try_choice(strategy, choice)])
+
+    truth = exact_gradient(strategy, net_losses(strategy))
+    assert truth.abs().max() > 0.1
+    # The terms are as large as the baseline and cancel: hence its factor.
+    torch.testing.assert_close(expected(strategy, estimate, SIZES), truth, rtol=0, atol=1e-12 * (1 + abs(baseline)))
+
+
+def test_a_reinforce_baseline_that_is_updated_first_shrinks_the_gradient_by_its_rate() -> None:
+    """L − (b + γ (L − b)) = (1 − γ)(L − b): the reading that is not the default is biased by exactly this factor."""
+    strategy = build(REINFORCE, gamma=0.25, baseline_update="before")
+
+    def estimate(choice: tuple[int, ...]) -> Tensor:
+        strategy.baseline = torch.tensor(1.5, dtype=torch.double)
+        return strategy.theta_gradient([try_choice(strategy, choice)])
+
+    truth = exact_gradient(strategy, net_losses(strategy))
+    torch.testing.assert_close(expected(strategy, estimate, SIZES), 0.75 * truth, **EXACT)
+
+
+def given(strategy: SearchStrategy, architecture: Architecture) -> list[Trial]:
+    """The trials of an architecture step that draws ``architecture``."""
+    strategy.sample = lambda: architecture
+    return strategy.evaluate_draws(BATCH)
+
+
+@pytest.mark.parametrize("baseline", ["none", "ema"])
+def test_exact_advantage_is_unbiased(baseline: str) -> None:
+    strategy = build(AdvantageNAS, advantage="exact", zero_op="none", baseline=baseline, gamma=0.5)
+    ema = torch.tensor([0.7, -2.0, 5.0], dtype=torch.double)
+
+    def estimate(choice: tuple[int, ...]) -> Tensor:
+        strategy.edge_ema = ema.clone()
+        return strategy.theta_gradient(given(strategy, in_double(strategy.one_hot(choice))))
+
+    truth = exact_gradient(strategy, net_losses(strategy))
+    torch.testing.assert_close(expected(strategy, estimate, SIZES), truth, rtol=0, atol=1e-12)
+
+
+def test_exact_advantage_is_the_loss_less_the_loss_without_the_edge() -> None:
+    """Eq. (6): edge by edge, its other sites included; nothing is left to averaging."""
+    strategy = build(AdvantageNAS, advantage="exact", zero_op="none")
+    for choice in every_choice(strategy.space):
+        a = one_hot_rows(choice, WIDTH)
+        credit = []
+        for edge in range(len(SIZES)):
+            without = a.clone()
+            without[edge] = 0
+            parts = [loss_of(strategy.model, weighted(gates), BATCH).detach() for gates in (a, without)]
+            credit.append(parts[0] - parts[1])
+        gradient = strategy.theta_gradient(given(strategy, in_double(strategy.one_hot(choice))))
+        p = masked_softmax(strategy.theta.detach())
+        torch.testing.assert_close(gradient, torch.stack(credit).unsqueeze(1) * (a - p), **EXACT)
+
+
+def test_taylor_advantage_is_the_active_gates_gradient() -> None:
+    """Eq. (7), for every draw."""
+    strategy = build(AdvantageNAS, zero_op="none")
+    p = masked_softmax(strategy.theta.detach())
+    for choice in every_choice(strategy.space):
+        a = one_hot_rows(choice, WIDTH)
+        credit = (a * gate_gradient(strategy.model, a)).sum(1, keepdim=True)
+        gradient = strategy.theta_gradient([try_choice(strategy, choice)])
+        torch.testing.assert_close(gradient, credit * (a - p), **EXACT)
+
+
+def table_of(seed: int) -> Tensor:
+    return torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.double)  # [E, J, D]
+
+
+def taylor_expectation(cost: Callable[[Tensor], Tensor], **options: Any) -> tuple[Tensor, Tensor, SearchStrategy]:
+    """The expected Taylor estimate, the exact gradient, and the strategy, on a table of outputs."""
+    strategy = make(AdvantageNAS, TableNet(SIZES), task=Cost(cost), **options)
+    table = table_of(3)
+
+    def estimate(choice: tuple[int, ...]) -> Tensor:
+        strategy.edge_ema = torch.tensor([0.7, -2.0, 5.0], dtype=torch.double)
+        return strategy.theta_gradient([try_choice(strategy, choice, table)])
+
+    outputs = [torch.stack([table[e, j] for e, j in enumerate(choice)]) for choice in every_choice(strategy.space)]
+    losses = torch.stack([cost(y) for y in outputs])
+    return expected(strategy, estimate, SIZES), exact_gradient(strategy, losses), strategy
+
+
+def multilinear(y: Tensor) -> Tensor:
+    """Affine in every edge's output given the others, and not additive."""
+    return y.prod(0).sum() + 2 * y[0, 0] * y[2, 1] - y[1].sum() + 3
+
+
+@pytest.mark.parametrize("baseline", ["none", "ema"])
+def test_taylor_advantage_is_unbiased_where_the_loss_is_affine_in_each_edge(baseline: str) -> None:
+    estimate, truth, _ = taylor_expectation(multilinear, baseline=baseline, gamma=0.5)
+    assert truth.abs().max() > 0.1
+    torch.testing.assert_close(estimate, truth, rtol=0, atol=1e-12)
+
+
+def test_taylor_advantage_is_biased_where_the_loss_is_not_affine() -> None:
+    """For L = ‖Σ y_k‖², A_i of Eq. (7) is 2⟨Σ y_k, y_i⟩, that of Eq. (6) less ‖y_i‖²: the bias in closed form."""
+    estimate, truth, strategy = taylor_expectation(lambda y: y.sum(0).square().sum())
+    squares = table_of(3).square().sum(-1)  # [E, J]
+    p = masked_softmax(strategy.theta.detach())
+    bias = p * (squares - (p * squares).sum(1, keepdim=True))  # E[‖y_i‖² (a_i − p_i)]
+    torch.testing.assert_close(estimate - truth, bias, rtol=0, atol=1e-12)
+    relative = float(bias.norm() / truth.norm())
+    assert relative > 0.1, f"the bias of Eq. (7) is {relative:.3f} of the gradient here"
+
+
+def test_taylor_advantage_is_biased_on_a_network() -> None:
+    strategy = build(AdvantageNAS, zero_op="none")
+    truth = exact_gradient(strategy, net_losses(strategy))
+    estimate = expected(strategy, lambda choice: strategy.theta_gradient([try_choice(strategy, choice)]), SIZES)
+    assert (estimate - truth).norm() > 0.1 * truth.norm()
+
+
+# -- ENAS --------------------------------------------------------------------------------------------------------------
+
+
+def build_enas(**options: Any) -> Any:
+    """A controller far from uniform, whose choices depend on the earlier ones."""
+    strategy = build(ENAS, **{"hidden_size": 6, **options})
+    with torch.no_grad():
+        for parameter in strategy.controller.parameters():
+            parameter.mul_(20)
+    return strategy
+
+
+def lstm_log_probs(
+    controller: Controller, choice: Sequence[int], temperature: float = 1.0, tanh_constant: float | None = None
+) -> list[Tensor]:
+    """log p(a_e | a_<e) per edge, without padding: the LSTM's equations one vector at a time."""
+    lstm = controller.lstm
+    hidden = cell = torch.zeros(lstm.hidden_size, dtype=torch.double)
+    token, rows = 0, []
+    for edge, size in enumerate(SIZES):
+        z = lstm.weight_ih_l0 @ controller.inputs.weight[token] + lstm.bias_ih_l0
+        i, f, g, o = (z + lstm.weight_hh_l0 @ hidden + lstm.bias_hh_l0).chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+        logits = controller.heads[edge, :size] @ hidden / temperature
+        if tanh_constant is not None:
+            logits = tanh_constant * logits.tanh()
+        rows.append(logits - logits.exp().sum().log())
+        token = 1 + edge * WIDTH + choice[edge]
+    return rows
+
+
+def enas_joint(strategy: Any) -> Tensor:
+    """p(a) of every architecture, [N], with a graph to the controller."""
+    rows = []
+    for choice in every_choice(strategy.space):
+        log_p = lstm_log_probs(strategy.controller, choice)
+        rows.append(torch.stack([row[j] for row, j in zip(log_p, choice, strict=True)]).sum().exp())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("temperature", "tanh_constant"), [(1.0, None), (5.0, None), (1.0, 2.5), (5.0, 2.5)])
+def test_enas_controller_is_an_lstm_over_the_edges(temperature: float, tanh_constant: float | None) -> None:
+    strategy = build_enas(temperature=temperature, tanh_constant=tanh_constant)
+    for choice in every_choice(strategy.space):
+        ours = strategy.controller(torch.tensor([choice]))[0]
+        for row, reference, size in zip(
+            ours, lstm_log_probs(strategy.controller, choice, temperature, tanh_constant), SIZES, strict=True
+        ):
+            torch.testing.assert_close(row[:size], reference, **EXACT)
+            assert row[size:].isneginf().all()
+
+
+@pytest.mark.parametrize("baseline", [-3.0, 0.0, 2.5])
+def test_enas_is_unbiased_in_every_parameter_of_the_controller(baseline: float) -> None:
+    strategy = build_enas(entropy_weight=0, gamma=0.5)
+    probs, losses = enas_joint(strategy), net_losses(strategy)
+    assert probs.sum().item() == pytest.approx(1, abs=1e-12)
+    parameters = list(strategy.controller.parameters())
+    truth = torch.autograd.grad((probs * losses).sum(), parameters)
+
+    estimates = [torch.zeros_like(parameter) for parameter in parameters]
+    for p, choice in zip(probs.detach(), every_choice(strategy.space), strict=True):
+        strategy.baseline = torch.tensor(baseline, dtype=torch.double)
+        for total, part in zip(estimates, strategy.architecture_gradients([try_choice(strategy, choice)]), strict=True):
+            total += p * part
+    assert len(truth) == 6  # embedding, the LSTM's four, heads
+    for estimate, reference in zip(estimates, truth, strict=True):
+        assert reference.abs().max() > 1e-3
+        torch.testing.assert_close(estimate, reference, rtol=0, atol=1e-11)
+
+
+def test_enas_entropy_bonus_raises_the_entropy_of_the_conditionals() -> None:
+    """With L = b nothing but the bonus is left."""
+    strategy = build_enas(entropy_weight=0.3)
+    parameters = list(strategy.controller.parameters())
+    choice = (1, 2, 3)
+    trial = try_choice(strategy, choice)
+    strategy.baseline = trial.loss.clone()
+    entropies = [-(row.exp() * row).sum() for row in lstm_log_probs(strategy.controller, choice)]
+    reference = torch.autograd.grad(-0.3 * torch.stack(entropies).sum(), parameters)
+    for ours, theirs in zip(strategy.architecture_gradients([trial]), reference, strict=True):
+        assert theirs.abs().max() > 1e-4
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+def test_enas_draws_follow_the_conditionals() -> None:
+    strategy = build_enas(temperature=4.0)  # no architecture so rare that a χ² statistic would not hold
+    choices = every_choice(strategy.space)
+    draws = Counter(map(tuple, strategy.controller.draw(20_000, torch.Generator().manual_seed(5)).tolist()))
+    counts = torch.tensor([draws[choice] for choice in choices])
+    log_p = strategy.controller(torch.tensor(choices))  # [N, E, J], checked above against an LSTM written out
+    probs = torch.stack([log_p[n, range(len(SIZES)), choice].sum().exp() for n, choice in enumerate(choices)]).detach()
+    assert surprise(counts, probs) < 1
+    table = probs.view(SIZES)
+    product = table.sum((1, 2)).view(-1, 1, 1) * table.sum((0, 2)).view(1, -1, 1) * table.sum((0, 1)).view(1, 1, -1)
+    assert surprise(counts, product.flatten()) > 1  # independent edges with the same marginals would be noticed
+
+
+def test_enas_entropy_and_marginals_are_those_of_the_joint_distribution() -> None:
+    strategy = build_enas()
+    choices, probs = every_choice(strategy.space), enas_joint(strategy).detach()
+    conditionals = [[row.detach() for row in lstm_log_probs(strategy.controller, choice)] for choice in choices]
+
+    def mean_and_bound(values: Tensor) -> tuple[Tensor, Tensor]:
+        """The exact mean, and five standard errors of a mean over the 128 draws that the properties use."""
+        mean = (probs.unsqueeze(-1) * values).sum(0)
+        return mean, 5 * ((probs.unsqueeze(-1) * (values - mean) ** 2).sum(0) / 128).sqrt() + 1e-12
+
+    entropies = torch.stack([sum(-(row.exp() * row).sum() for row in rows) / len(SIZES) for rows in conditionals])
+    exact = -(probs * probs.log()).sum() / len(SIZES)  # H(a)/E, by its definition
+    mean, bound = mean_and_bound(entropies.unsqueeze(1))
+    torch.testing.assert_close(mean[0], exact, **EXACT)  # the chain rule, so that the bound is one for H(a)/E
+    assert abs(strategy.entropy - exact) <= bound[0]
+    assert abs(entropies.mean() - exact) > bound[0]  # uniform draws would be noticed
+
+    for edge, size in enumerate(SIZES):
+        exact_row = torch.stack([probs[[choice[edge] == j for choice in choices]].sum() for j in range(size)])
+        mean, bound = mean_and_bound(torch.stack([rows[edge].exp() for rows in conditionals]))
+        torch.testing.assert_close(mean, exact_row, **EXACT)
+        assert ((strategy.probs[edge, :size] - exact_row).abs() <= bound).all()
+    torch.testing.assert_close(strategy.probs.sum(1), torch.ones(len(SIZES), dtype=torch.double), **EXACT)
+
+
+# -- PARSEC ------------------------------------------------------------------------------------------------------------
+
+DRAWS = [(0, 0, 0), (1, 2, 3), (1, 0, 2), (0, 2, 1), (1, 2, 3)]  # one of them twice, as a draw with replacement may
+
+
+def parsec_reference(strategy: Any, losses: Sequence[float], scale: float) -> Tensor:
+    """Σ_k ω_k (a^k − p), ω_k ∝ exp(scale · L_k), term by term."""
+    p = masked_softmax(strategy.theta.detach())
+    importance = [math.exp(scale * loss) for loss in losses]
+    terms = [w / sum(importance) * (one_hot_rows(c, WIDTH) - p) for w, c in zip(importance, DRAWS, strict=True)]
+    return torch.stack(terms).sum(0)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1, 1.0), (0.4, 0.4), ("batch", 7.0)])
+def test_parsec_is_self_normalised_importance_weighting(scale: Any, factor: float) -> None:
+    strategy = make(PARSEC, Net(), task=SevenTerms(), samples=5, scale=scale)
+    trials = [try_choice(strategy, choice) for choice in DRAWS]
+    losses = [trial.loss.item() for trial in trials]
+    assert max(losses) - min(losses) > 0.1
+    reference = -parsec_reference(strategy, losses, -factor)
+    torch.testing.assert_close(strategy.theta_gradient(trials), reference, **EXACT)
+
+
+class SevenTerms(Regression):
+    """A loss that is the mean of more terms than the batch is long, as a language model's is."""
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Any:
+        return super().forward(model, batch)._replace(size=7)
+
+
+def test_parsec_descends_the_negative_log_of_the_mean_likelihood() -> None:
+    """With every architecture drawn as often as p says, it is exactly −∇θ ln Σ_a p(a) exp(−n L(a))."""
+    strategy = build(PARSEC, samples=24)
+    strategy.theta.data.fill_(1.0)  # uniform: each architecture once
+    trials = [try_choice(strategy, choice) for choice in every_choice(strategy.space)]
+    theta = theta_of(strategy)
+    likelihood = (joint(theta, SIZES) * (-len(BATCH[0]) * net_losses(strategy)).exp()).sum()
+    (reference,) = torch.autograd.grad(-likelihood.log(), theta)
+    torch.testing.assert_close(strategy.theta_gradient(trials), reference, **EXACT)
+
+
+def test_parsec_evaluates_all_its_draws_on_one_minibatch() -> None:
+    strategy = build(PARSEC, samples=6)
+    trials = strategy.evaluate_draws(BATCH)
+    assert len(trials) == 6
+    assert len({trial.architecture.choice for trial in trials}) > 1
+    for trial in trials:
+        loss = loss_of(strategy.model, weighted(one_hot_rows(trial.architecture.choice, WIDTH)), BATCH)
+        torch.testing.assert_close(trial.loss, loss.detach(), **EXACT)
+
+
+def test_parsec_authors_code_gathers_its_draws_over_steps_and_favours_large_losses() -> None:
+    strategy = build(PARSEC, samples=len(DRAWS), weights="authors_code")
+    assert len(strategy.evaluate_draws(BATCH)) == 1
+    for cycle in range(2):  # the second one must forget the first one's draws
+        losses = []
+        for step, choice in enumerate(DRAWS):
+            trial = try_choice(strategy, choice, batch_of(10 * cycle + step))
+            losses.append(trial.loss.item())
+            gradient = strategy.theta_gradient([trial])
+            strategy.architecture_steps += 1  # as the engine does
+            assert (gradient is None) == (step < len(DRAWS) - 1)
+        torch.testing.assert_close(gradient, parsec_reference(strategy, losses, 1.0), **EXACT)
+
+
+# -- strategies that differentiate -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inactive", ["ones", "none"])
+@pytest.mark.parametrize("seed", range(4))
+def test_gdas_is_the_straight_through_gumbel_softmax(inactive: str, seed: int) -> None:
+    strategy = build(PartwayGDAS, inactive=inactive, tau_max=6.0, tau_min=1.0, seed=seed)
+    theta, noise = theta_of(strategy), same_noise(strategy)
+    tau = 6.0 * 0.1 + 1.0 * 0.9
+    log_p = masked_softmax(theta).log()  # −∞ on the padding
+    scores = [((log_p + noise)[e, :size] / tau).softmax(0) for e, size in enumerate(SIZES)]
+    soft = torch.stack([nn.functional.pad(row, (0, WIDTH - len(row))) for row in scores])
+    choice = tuple(int(row.argmax()) for row in scores)
+    gates = one_hot_rows(choice, WIDTH) + soft - soft.detach()
+    # The released code's sum: the active operation's gate times its output, and of every other the bare gate.
+    mix = weighted(gates, [(j,) for j in choice], ones=inactive == "ones")
+    (reference,) = torch.autograd.grad(loss_of(strategy.model, mix, BATCH), theta)
+
+    architecture = strategy.sample()
+    assert architecture.choice == choice
+    assert architecture.paths == tuple((j,) for j in choice)
+    trial = strategy.evaluate(in_double(architecture), BATCH)
+    assert reference.abs().max() > 1e-3
+    torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
+
+
+def test_gdas_counts_inactive_operations_only_when_told_to() -> None:
+    gradients = []
+    for inactive in ("ones", "none"):
+        strategy = build(PartwayGDAS, inactive=inactive)
+        gradients.append(strategy.theta_gradient([strategy.evaluate(strategy.sample(), BATCH)]))
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-3
+
+
+def test_darts_is_autograd_through_the_softmax() -> None:
+    strategy = build(DARTS)
+    theta = theta_of(strategy)
+    (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(masked_softmax(theta)), BATCH), theta)
+    (trial,) = strategy.evaluate_draws(BATCH)
+    torch.testing.assert_close(trial.architecture.weights, masked_softmax(theta).detach(), **EXACT)
+    torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_snas_is_autograd_through_the_concrete_sample(seed: int) -> None:
+    strategy = build(PartwaySNAS, seed=seed)
+    theta, noise = theta_of(strategy), same_noise(strategy)
+    tau = (1 + math.cos(0.6 * math.pi)) / 2
+    log_p = masked_softmax(theta).log()
+    rows = [((log_p + noise)[e, :size] / tau).softmax(0) for e, size in enumerate(SIZES)]
+    gates = torch.stack([nn.functional.pad(row, (0, WIDTH - len(row))) for row in rows])
+    (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(gates), BATCH), theta)
+    (trial,) = strategy.evaluate_draws(BATCH)
+    torch.testing.assert_close(trial.architecture.weights, gates.detach(), **EXACT)
+    torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
+
+
+def straight_through(theta: Tensor, pairs: Sequence[Sequence[int]], forward: Tensor) -> Tensor:
+    """Gates that are ``forward`` and have the gradient of q = p renormalised over the pair (Cai et al. 2019, Eq. 4)."""
+    q = torch.zeros_like(theta)
+    for edge, pair in enumerate(pairs):
+        weights = theta[edge, list(pair)].exp()
+        q = q.index_put((torch.tensor([edge] * len(pair)), torch.tensor(list(pair))), weights / weights.sum())
+    return forward + q - q.detach()
+
+
+@pytest.mark.parametrize("gates", ["two_hot", "binary"])
+@pytest.mark.parametrize("seed", range(4))
+def test_proxylessnas_pulls_the_gate_gradient_back_through_the_renormalised_pair(gates: str, seed: int) -> None:
+    strategy = build(ProxylessNAS, gates=gates, seed=seed)
+    theta, noise = theta_of(strategy), same_noise(strategy)
+    log_p = masked_softmax(theta).detach().log()
+    # Draws without replacement in the Gumbel form (Vieira 2014); their frequencies are tested below.
+    pairs = [sorted((log_p + noise)[e, :size].argsort()[-2:].tolist()) for e, size in enumerate(SIZES)]
+    architecture = strategy.sample()
+    assert architecture.paths == tuple(map(tuple, pairs))
+    if gates == "two_hot":
+        assert architecture.choice is None
+        forward = sum(one_hot_rows([pair[k] for pair in pairs], WIDTH) for k in range(2))
+    else:
+        assert architecture.choice is not None
+        assert all(j in pair for j, pair in zip(architecture.choice, pairs, strict=True))
+        forward = one_hot_rows(architecture.choice, WIDTH)
+    torch.testing.assert_close(architecture.weights.double(), forward, rtol=0, atol=0)
+    mix = weighted(straight_through(theta, pairs, forward), pairs)
+    (reference,) = torch.autograd.grad(loss_of(strategy.model, mix, BATCH), theta)
+    trial = strategy.evaluate(in_double(architecture), BATCH)
+    assert reference.abs().max() > 1e-3
+    torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
+
+
+def test_nasp_takes_the_gate_gradient_at_the_best_one_hot() -> None:
+    strategy = build(SearchingNASP)
+    best = tuple(int(strategy.theta[e, :size].argmax()) for e, size in enumerate(SIZES))
+    architecture = strategy.sample()
+    assert architecture.choice == best
+    assert architecture.paths == tuple(tuple(range(size)) for size in SIZES)  # dense: every gate gets its gradient
+    assert strategy.sample_for_weights().paths == tuple((j,) for j in best)
+    reference = gate_gradient(strategy.model, one_hot_rows(best, WIDTH))
+    assert all((reference[e, :size].abs() > 0).sum() > 1 for e, size in enumerate(SIZES))
+    gradient = strategy.theta_gradient([strategy.evaluate(in_double(architecture), BATCH)])
+    torch.testing.assert_close(gradient, reference, **EXACT)
+
+
+class AsModule(nn.Module):
+    """The reference's loss as a function of the network's parameters, for ``functional_call``."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, gates: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return loss_of(self.net, weighted(gates), batch)
+
+
+def test_darts_second_order_is_the_gradient_through_one_weight_step() -> None:
+    train, valid, xi = batch_of(21), batch_of(22), 0.2
+    net = Net(seed=4)
+    module = AsModule(copy.deepcopy(net))
+    start = {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
+    strategy = make(DARTS, net, task=Regression(), second_order=True, weight_optimizer=partial(torch.optim.SGD, lr=xi))
+    strategy.architecture_optimizer = partial(torch.optim.SGD, lr=1.0)  # so that θ's step is minus its gradient
+    theta = theta_of(strategy)
+    fit(strategy, [train], valid=[valid])
+    gradient = theta.detach() - strategy.theta.detach()
+
+    def step(weights: dict[str, Tensor], *, graph: bool) -> dict[str, Tensor]:
+        loss = functional_call(module, weights, (masked_softmax(theta), train))
+        moved = torch.autograd.grad(loss, list(weights.values()), create_graph=graph)
+        return {name: weight - xi * part for (name, weight), part in zip(weights.items(), moved, strict=True)}
+
+    reached = {name: weight.detach().requires_grad_() for name, weight in step(start, graph=False).items()}
+    for parameter, weight in zip(strategy.model.parameters(), reached.values(), strict=True):
+        torch.testing.assert_close(parameter.detach(), weight.detach(), **EXACT)  # the look-ahead left no trace
+
+    def pull(weights: dict[str, Tensor]) -> Tensor:
+        return torch.autograd.grad(functional_call(module, weights, (masked_softmax(theta), valid)), theta)[0]
+
+    exact = pull(step(reached, graph=True))
+    first = pull({name: weight.detach() for name, weight in step(reached, graph=False).items()})
+    second_order_term = (exact - first).norm()
+    assert second_order_term > 0.05 * exact.norm()
+    # A central difference over ±0.01 in weights of order one errs by the third derivative's 1e-4 / 6, relatively.
+    assert (gradient - exact).norm() < 1e-3 * second_order_term
+
+
+# -- gradients in the gates --------------------------------------------------------------------------------------------
+
+
+def architectures() -> dict[str, Architecture]:
+    dense = torch.rand(3, WIDTH, generator=torch.Generator().manual_seed(6), dtype=torch.double)
+    two = [(0, 1), (0, 2), (1, 3)]
+    two_hot = sum(one_hot_rows([pair[k] for pair in two], WIDTH) for k in range(2))
+    one = (1, 0, 2)
+    return {
+        "one-hot": Architecture(one_hot_rows(one, WIDTH), tuple((j,) for j in one), choice=one),
+        "two-hot": Architecture(two_hot, tuple(two)),
+        "binary": Architecture(one_hot_rows(one, WIDTH), ((0, 1), (0, 2), (2, 3)), choice=one),
+        "dense": Architecture(dense, tuple(tuple(range(size)) for size in SIZES)),
+        "dense one-hot": Architecture(
+            one_hot_rows(one, WIDTH), tuple(tuple(range(size)) for size in SIZES), choice=one
+        ),
+        "one edge cut": Architecture(
+            one_hot_rows(one, WIDTH) * torch.tensor([[1.0], [0.0], [1.0]]), tuple((j,) for j in one)
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", list(architectures()))
+def test_gate_gradient_is_the_central_difference(kind: str) -> None:
+    """Edge ``a`` is met twice under one gate, so G holds both of its sites."""
+    strategy = build(AdvantageNAS)
+    architecture = architectures()[kind]
+    trial = strategy.evaluate(architecture, BATCH)
+    h = 1e-5  # error h² ≈ 1e-10 of truncation and 1e-16 / h ≈ 1e-11 of rounding, times derivatives of order ten
+    reference = torch.zeros(3, WIDTH, dtype=torch.double)
+    for edge, paths in enumerate(architecture.paths):
+        for j in paths:
+            losses = []
+            for sign in (1, -1):
+                gates = architecture.weights.clone()
+                gates[edge, j] += sign * h
+                losses.append(loss_of(strategy.model, weighted(gates, architecture.paths), BATCH).item())
+            reference[edge, j] = (losses[0] - losses[1]) / (2 * h)
+    assert (reference.abs() > 1e-3).sum() >= 3
+    torch.testing.assert_close(trial.gate_grad, reference, rtol=0, atol=1e-7)
+    ran = torch.zeros(3, WIDTH, dtype=torch.bool)
+    for edge, paths in enumerate(architecture.paths):
+        ran[edge, list(paths)] = True
+    assert (trial.gate_grad[~ran] == 0).all()  # no path, no gradient: not even rounding
+
+
+def test_gate_gradient_of_a_shared_edge_is_the_sum_over_its_places() -> None:
+    strategy = build(AdvantageNAS)
+    net, gates = strategy.model, architectures()["dense"].weights
+    sites = [gates.clone().requires_grad_(), gates.clone().requires_grad_()]
+
+    def mix(op: Any, x: Tensor) -> Tensor:
+        return weighted(sites[op is net.second])(op, x)
+
+    parts = torch.autograd.grad(loss_of(net, mix, BATCH), sites)
+    assert all(part[0, :2].abs().min() > 1e-3 for part in parts)
+    trial = strategy.evaluate(architectures()["dense"], BATCH)
+    torch.testing.assert_close(trial.gate_grad, parts[0] + parts[1], **EXACT)
+
+
+def test_float32_gates_only_round_the_gradient() -> None:
+    """What a strategy draws itself in float64: its one-hot gates may be float32, the gradient then is to 2^-24."""
+    strategy = build(AdvantageNAS, zero_op="none")
+    choice = (1, 2, 0)
+    rounded = strategy.theta_gradient([strategy.evaluate(strategy.one_hot(choice), BATCH)])
+    torch.testing.assert_close(
+        rounded.double(), strategy.theta_gradient([try_choice(strategy, choice)]), rtol=4 * 2**-24, atol=0
+    )
+
+
+# -- entropy -----------------------------------------------------------------------------------------------------------
+
+
+def test_entropy_of_ragged_rows_by_hand() -> None:
+    strategy = build(AdvantageNAS)
+    # (1/2, 1/2): ln 2.  (1/4, 1/4, 1/2): 1.5 ln 2.  Four equal: 2 ln 2.  The padding counts for nothing.
+    rows = [[0.0, 0.0, 50.0, 9.0], [0.0, 0.0, math.log(2), 50.0], [3.0, 3.0, 3.0, 3.0]]
+    strategy.theta.data.copy_(torch.tensor(rows, dtype=torch.double))
+    assert strategy.entropy.item() == pytest.approx(1.5 * math.log(2), rel=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_entropy_and_probabilities_of_a_saturated_theta_are_finite(size: float) -> None:
+    strategy = build(AdvantageNAS)
+    strategy.theta.data.zero_()
+    strategy.theta.data[:, 1] = size
+    assert strategy.entropy.item() == 0
+    assert strategy.probs.tolist() == one_hot_rows((1, 1, 1), WIDTH).tolist()
+    assert strategy.draw() == [1, 1, 1]
+    (gradient,) = torch.autograd.grad(functional.entropy(strategy.log_probs), strategy.theta)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "strategy_class", [AdvantageNAS, REINFORCE, PARSEC, ProxylessNAS, PartwayGDAS, DARTS, PartwaySNAS]
+)
+def test_estimates_of_a_saturated_theta_are_finite(strategy_class: type[SearchStrategy]) -> None:
+    strategy = build(strategy_class)
+    strategy.theta.data.zero_()
+    strategy.theta.data[:, 1] = 1e3
+    trials = strategy.evaluate_draws(BATCH)
+    assert strategy.theta_gradient(trials).isfinite().all()
+
+
+# -- draws -------------------------------------------------------------------------------------------------------------
+
+N = 1_500  # enough for every cell below to be expected more than five times, as a χ² statistic needs
+UNIFORM = torch.full((24,), 1 / 24)
+
+
+def build_mild(strategy: type[SearchStrategy], **options: Any) -> Any:
+    """A θ under which no architecture is rare."""
+    built = build(strategy, seed=11, **options)
+    built.theta.data.copy_(torch.tensor([[0.0, 0.8, 9.0, 9.0], [0.0, 0.7, -0.5, 9.0], [0.0, 0.9, -0.6, 0.4]]))
+    return built
+
+
+def counts_of(draws: Sequence[Any], cells: Sequence[Any]) -> Tensor:
+    counter = Counter(draws)
+    assert set(counter) <= set(cells)
+    return torch.tensor([counter[cell] for cell in cells])
+
+
+@pytest.mark.parametrize("strategy_class", [AdvantageNAS, REINFORCE, PARSEC])
+def test_architectures_are_drawn_with_their_probability(strategy_class: type[SearchStrategy]) -> None:
+    """All edges at once: noise that edges share would show too."""
+    strategy = build_mild(strategy_class)
+    counts = counts_of([strategy.sample().choice for _ in range(N)], every_choice(strategy.space))
+    assert surprise(counts, joint(strategy.theta.detach(), SIZES)) < 1
+    assert surprise(counts, UNIFORM) > 1  # the statistic can tell
+
+
+def test_random_search_draws_uniformly_whatever_the_rows_lengths() -> None:
+    strategy = RandomSearch(Net(), task=Regression(), seed=11)
+    counts = counts_of([strategy.sample().choice for _ in range(N)], every_choice(strategy.space))
+    assert surprise(counts, UNIFORM) < 1
+
+
+def test_gdas_index_is_drawn_with_probability_p() -> None:
+    """The Gumbel-max trick: dividing by the temperature changes no arg max."""
+    strategy = build_mild(PartwayGDAS)
+    with torch.no_grad():
+        counts = counts_of([strategy.sample().choice for _ in range(N)], every_choice(strategy.space))
+    assert surprise(counts, joint(strategy.theta.detach(), SIZES)) < 1
+    assert surprise(counts, UNIFORM) > 1
+
+
+def test_snas_sample_is_largest_with_probability_p() -> None:
+    strategy = build_mild(PartwaySNAS)
+    with torch.no_grad():
+        largest = [tuple(strategy.sample().weights.argmax(1).tolist()) for _ in range(N)]
+    counts = counts_of(largest, every_choice(strategy.space))
+    assert surprise(counts, joint(strategy.theta.detach(), SIZES)) < 1
+    assert surprise(counts, UNIFORM) > 1
+
+
+def pair_probs(p: Tensor) -> dict[tuple[int, int], float]:
+    """P{i, j} of two draws without replacement: p_i p_j / (1 − p_i) + p_j p_i / (1 − p_j)."""
+    return {
+        (i, j): float(p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]))
+        for i, j in itertools.combinations(range(len(p)), 2)
+    }
+
+
+def test_proxylessnas_draws_pairs_without_replacement() -> None:
+    strategy = build(ProxylessNAS, seed=11)
+    p = [[0.3, 0.7], [0.6, 0.3, 0.1], [0.7, 0.15, 0.1, 0.05]]  # peaked, for replacement to matter
+    strategy.theta.data.copy_(torch.tensor([row + [1.0] * (WIDTH - len(row)) for row in p]).log())
+    draws = [strategy.sample() for _ in range(2 * N)]
+    assert {draw.paths[0] for draw in draws} == {(0, 1)}
+    for edge in (1, 2):
+        exact = pair_probs(torch.tensor(p[edge], dtype=torch.double))
+        assert sum(exact.values()) == pytest.approx(1)
+        counts = counts_of([draw.paths[edge] for draw in draws], list(exact))
+        assert surprise(counts, torch.tensor(list(exact.values()))) < 1
+    replaced = torch.tensor([p[2][i] * p[2][j] for i, j in exact])  # two draws from p that happen to differ
+    assert surprise(counts, replaced / replaced.sum()) > 1  # the statistic can tell
+
+
+def test_proxylessnas_binary_gate_is_drawn_from_the_renormalised_pair() -> None:
+    strategy = build_mild(ProxylessNAS, gates="binary")
+    draws = [strategy.sample() for _ in range(N)]
+    for edge, p in enumerate(row_probs(strategy.theta.detach(), SIZES)):
+        cells, exact, fair = [], [], []
+        for pair, probability in pair_probs(p).items():
+            for j in pair:
+                cells.append((pair, j))
+                exact.append(probability * float(p[j] / p[list(pair)].sum()))
+                fair.append(probability / 2)
+        counts = counts_of([(draw.paths[edge], draw.choice[edge]) for draw in draws], cells)
+        assert surprise(counts, torch.tensor(exact)) < 1
+        assert surprise(counts, torch.tensor(fair)) > 1
+
+
+def test_proxylessnas_weight_steps_run_the_pair_or_one_operation() -> None:
+    pair = build_mild(ProxylessNAS).sample_for_weights()
+    assert pair.choice is None
+    assert pair.weights.sum(1).tolist() == [2, 2, 2]
+    binary = build_mild(ProxylessNAS, gates="binary")
+    draws = [binary.sample_for_weights() for _ in range(N)]
+    assert all(len(path) == 1 for draw in draws for path in draw.paths)
+    counts = counts_of([draw.choice for draw in draws], every_choice(binary.space))
+    assert surprise(counts, joint(binary.theta.detach(), SIZES)) < 1  # a ~ p; the active one of a pair is flatter
+
+
+def test_gumbel_noise_is_standard_gumbel() -> None:
+    """P(g ≤ x) = exp(−exp(−x)), in ten bins of equal probability."""
+    noise = functional.gumbel(torch.zeros(20_000, dtype=torch.double), torch.Generator().manual_seed(3))
+    cells = (noise.neg().exp().neg().exp() * 10).long()
+    assert surprise(torch.bincount(cells, minlength=10), torch.full((10,), 0.1)) < 1
+
+
+@pytest.mark.parametrize("strategy_class", [AdvantageNAS, PartwayGDAS, PartwaySNAS, ProxylessNAS, ENAS])
+def test_draws_depend_on_the_seed_alone(strategy_class: type[SearchStrategy]) -> None:
+    def drawn(seed: int) -> list[Any]:
+        strategy = build(strategy_class, seed=seed)
+        torch.rand(seed + 1)  # whoever else draws numbers does not matter
+        with torch.no_grad():
+            return [replace(strategy.sample(), relaxed=None).weights.tolist() for _ in range(8)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)

@@ -1,0 +1,425 @@
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning import Architecture, Genotype, MixedOp, SearchSpace
+
+
+class Scale(nn.Module):
+    """k · x with a parameter k; counts its calls and the gradients that come back to it."""
+
+    def __init__(self, k: float) -> None:
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(k, dtype=torch.double))
+        self.forwards = self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        y = self.k * x
+        if y.requires_grad:
+            y.register_hook(self._count)
+        return y
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += 1
+
+
+class Cut(nn.Module):
+    is_zero_op = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def scales(*ks: float) -> dict[str, nn.Module]:
+    return {f"x{k:g}": Scale(k) for k in ks}
+
+
+class Ragged(nn.Module):
+    """Edge a (three candidates) in two cells and in three time steps each, edge b (one candidate), edge c (two)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(MixedOp("a", scales(1, 2, 3)) for _ in range(2))
+        self.b = MixedOp("b", scales(5))
+        self.c = MixedOp("c", {"zero": Cut(), **scales(7)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            for cell in self.cells:
+                x = cell(x).tanh()
+        return self.b(x) + self.c(x)
+
+    def calls(self) -> dict[str, tuple[int, int]]:
+        """How often each candidate ran (forward, backward)."""
+        return {
+            path: (module.forwards, module.backwards)
+            for path, module in self.named_modules()
+            if isinstance(module, Scale) and (module.forwards or module.backwards)
+        }
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    return model(torch.linspace(-1, 2, 6, dtype=torch.double)).square().sum()
+
+
+def dense(space: SearchSpace, seed: int = 0) -> Architecture:
+    weights = torch.rand(space.mask.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return Architecture(weights * space.mask, space.all_paths)
+
+
+def gate_gradient(model: nn.Module, space: SearchSpace, architecture: Architecture) -> Tensor:
+    gates = architecture.weights.double().requires_grad_()
+    with space.bind(architecture, gates):
+        return torch.autograd.grad(loss_of(model), gates)[0]
+
+
+def finite_differences(model: nn.Module, space: SearchSpace, weights: Tensor) -> Tensor:
+    """∂L/∂a of the dense network, one gate at a time."""
+    gradient = torch.zeros_like(weights)
+    for edge, j in space.mask.nonzero().tolist():
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = weights.clone()
+            moved[edge, j] += step
+            with torch.no_grad(), space.bind(Architecture(moved, space.all_paths)):
+                values.append(loss_of(model))
+        gradient[edge, j] = (values[0] - values[1]) / 2e-6
+    return gradient
+
+
+# -- edges -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ragged_space_in_first_seen_order() -> None:
+    space = SearchSpace(Ragged())
+    assert space.edges == ("a", "b", "c")
+    assert space.candidates == (("x1", "x2", "x3"), ("x5",), ("zero", "x7"))
+    assert space.mask.tolist() == [[True, True, True], [True, False, False], [True, True, False]]
+    assert space.zero_ops.tolist() == [[False] * 3, [False] * 3, [True, False, False]]
+    assert (len(space), space.size) == (3, 6)
+    assert space.all_paths == ((0, 1, 2), (0,), (0, 1))
+
+
+def test_a_zero_operation_is_declared_and_never_guessed_from_a_name() -> None:
+    space = SearchSpace(MixedOp("a", {"zero": nn.Identity(), "none": nn.Identity(), "skip": Cut()}))
+    assert space.zero_ops.tolist() == [[False, False, True]]
+
+
+def test_cells_and_time_steps_of_one_name_share_a_row() -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    architecture = dense(space)
+    gradient = gate_gradient(model, space, architecture)
+    torch.testing.assert_close(gradient, finite_differences(model, space, architecture.weights), rtol=1e-6, atol=1e-7)
+    assert gradient.shape == (3, 3)
+    assert gradient[0].ne(0).all()
+
+
+@pytest.mark.parametrize("choice", [(0, 0, 1), (2, 0, 1), (1, 0, 0)])
+def test_a_one_hot_gate_has_the_dense_networks_gradient(choice: tuple[int, ...]) -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    one_hot = space.one_hot(choice)
+    gradient = gate_gradient(model, space, one_hot)
+    expected = finite_differences(model, space, one_hot.weights.double()) * one_hot.weights
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_inactive_candidates_count_as_ones_where_asked() -> None:
+    model = nn.Sequential(MixedOp("a", scales(2, 3)))
+    space = SearchSpace(model)
+    hot = space.one_hot([1])
+    gradient = gate_gradient(model, space, Architecture(hot.weights, hot.paths, hot.choice, inactive_ones=True))
+    x = torch.linspace(-1, 2, 6, dtype=torch.double)
+    expected = torch.stack([(2 * 3 * x).sum(), (2 * 3 * x * 3 * x).sum()])  # L = Σ y², y = 3x
+    torch.testing.assert_close(gradient[0], expected)
+
+
+def test_only_bound_candidates_run_forward_and_backward() -> None:
+    for with_gates in (True, False):
+        model = Ragged()
+        space = SearchSpace(model)
+        architecture = space.one_hot([1, 0, 0])
+        gates = architecture.weights.double().requires_grad_() if with_gates else None
+        with space.bind(architecture, gates):
+            loss_of(model).backward()
+        assert model.calls() == {
+            "cells.0.candidates.x2": (3, 3),
+            "cells.1.candidates.x2": (3, 3),
+            "b.candidates.x5": (1, 1),
+        }
+        ran = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        assert ran == {f"{path}.k" for path in model.calls()}
+
+
+def test_a_pair_runs_two_candidates_with_their_own_gates() -> None:
+    model = MixedOp("a", scales(1, 2, 4))
+    space = SearchSpace(model)
+    architecture = Architecture(torch.tensor([[0.5, 0.0, 3.0]]).double(), ((0, 2),))
+    with space.bind(architecture):
+        y = model(torch.ones(2, dtype=torch.double))
+    assert y.tolist() == [0.5 * 1 + 3 * 4] * 2
+    assert [module.forwards for module in model.candidates.values()] == [1, 0, 1]
+
+
+def test_candidates_may_take_several_inputs() -> None:
+    class Add(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    edge = MixedOp("a", {"add": Add(), "also": Add()})
+    space = SearchSpace(edge)
+    with space.bind(space.one_hot([1])):
+        assert edge(torch.ones(1), torch.ones(1)).item() == 2
+
+
+@pytest.mark.parametrize("dense_gates", [False, True])
+def test_what_follows_an_edge_may_work_in_place(dense_gates: bool) -> None:
+    torch.manual_seed(0)
+    edge = MixedOp("a", {"linear": nn.Linear(3, 3), "other": nn.Linear(3, 3)}).double()
+    space = SearchSpace(edge)
+    architecture = dense(space) if dense_gates else space.one_hot([0])
+    x = torch.randn(5, 3, dtype=torch.double)
+    gradients = []
+    for relu in (nn.ReLU(inplace=False), nn.ReLU(inplace=True)):
+        gates = architecture.weights.double().requires_grad_()
+        with space.bind(architecture, gates):
+            gradients.append(torch.autograd.grad(relu(edge(x)).square().sum(), gates)[0])
+    assert torch.equal(*gradients)
+    assert gradients[0].any()
+
+
+def test_one_name_with_other_candidates_names_both() -> None:
+    for other in ({"x": nn.Identity()}, {"y": nn.Identity(), "x": nn.Identity()}, {"x": nn.Identity(), "y": Cut()}):
+        model = nn.ModuleList([MixedOp("a", {"x": nn.Identity(), "y": nn.Identity()}), MixedOp("a", other)])
+        with pytest.raises(ValueError, match="'a'") as caught:
+            SearchSpace(model)
+        second = ", ".join(name + " (zero operation)" * isinstance(op, Cut) for name, op in other.items())
+        assert "{x, y}" in str(caught.value)
+        assert f"{{{second}}}" in str(caught.value)
+
+
+def test_nested_choices_are_refused() -> None:
+    inner = MixedOp("inner", {"skip": nn.Identity()})
+    with pytest.raises(ValueError, match=r"'inner'.*'deep'.*'outer'"):
+        MixedOp("outer", {"skip": nn.Identity(), "deep": nn.Sequential(nn.Identity(), inner)})
+
+
+def test_no_candidates_are_refused() -> None:
+    with pytest.raises(ValueError, match="'a' has no candidates"):
+        MixedOp("a", {})
+
+
+def test_a_model_without_an_edge_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear contains no MixedOp"):
+        SearchSpace(nn.Linear(1, 1))
+
+
+def test_an_unbound_call_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"'a' has no architecture.*genotype\.apply"):
+        MixedOp("a", {"skip": nn.Identity()})(torch.ones(1))
+
+
+def test_binding_ends_with_its_context_and_with_an_exception() -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    with pytest.raises(ZeroDivisionError), space.bind(space.one_hot([0, 0, 0])):
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="no architecture"):
+        loss_of(model)
+    with space.bind(space.one_hot([0, 0, 0])):
+        loss_of(model)
+    with pytest.raises(RuntimeError, match="no architecture"):
+        loss_of(model)
+
+
+def test_a_copied_model_is_bound_on_its_own() -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert SearchSpace(twin).candidates == space.candidates
+        with space.bind(space.one_hot([0, 0, 0])), pytest.raises(RuntimeError, match="no architecture"):
+            loss_of(twin)
+
+
+def test_an_edge_holds_only_its_candidates_state() -> None:
+    model = Ragged()
+    expected = {f"cells.{i}.candidates.x{k}.k" for i in range(2) for k in (1, 2, 3)}
+    assert set(model.state_dict()) == expected | {"b.candidates.x5.k", "c.candidates.x7.k"}
+
+
+# -- genotypes -------------------------------------------------------------------------------------------------------
+
+
+def test_genotype_round_trips_and_hashes() -> None:
+    space = SearchSpace(Ragged())
+    for choice in ((0, 0, 0), (2, 0, 1)):
+        genotype = space.genotype(choice)
+        assert space.choice(genotype) == choice
+        assert Genotype.from_json(genotype.to_json()) == genotype
+        assert json.loads(genotype.to_json()) == dict(genotype)
+        assert pickle.loads(pickle.dumps(genotype)) == genotype
+    assert dict(space.genotype((2, 0, 1))) == {"a": "x3", "b": "x5", "c": "x7"}
+    turned = Genotype({"c": "x7", "b": "x5", "a": "x3"})
+    assert turned == space.genotype((2, 0, 1))
+    assert len({turned, space.genotype((2, 0, 1)), space.genotype((0, 0, 1))}) == 2
+
+
+def test_genotype_keeps_no_hold_on_the_given_dict() -> None:
+    edges = {"a": "x1"}
+    genotype = Genotype(edges)
+    edges["a"] = "x2"
+    assert genotype["a"] == "x1"
+
+
+def test_apply_gives_the_network_built_by_hand(small_net: Callable[..., nn.Module]) -> None:
+    model = small_net(norm=True)
+    genotype = Genotype({"first": "block", "second": "skip"})
+    plain = genotype.apply(model)
+
+    by_hand = small_net(seed=7)
+    for i, cell in enumerate(by_hand.cells):
+        by_hand.cells[i] = nn.ModuleList([cell[0].candidates["block"], cell[1].candidates["skip"]])
+    by_hand.load_state_dict(plain.state_dict(), strict=True)
+    assert not any(isinstance(module, MixedOp) for module in plain.modules())
+    assert type(plain) is type(model)
+    x = torch.randn(8, 4)
+    space = SearchSpace(model)
+    for module in (plain, by_hand, model):
+        module.eval()
+    with space.bind(space.one_hot(space.choice(genotype))):
+        assert torch.equal(plain(x), model(x))
+    assert torch.equal(plain(x), by_hand(x))
+
+
+def test_apply_copies_the_weights_and_leaves_the_model_alone() -> None:
+    model = Ragged()
+    before = copy.deepcopy(model.state_dict())
+    plain = Genotype({"a": "x2", "b": "x5", "c": "x7"}).apply(model)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [p.item() for p in plain.parameters()] == [3, 3, 6, 8]
+    assert SearchSpace(model).edges == ("a", "b", "c")
+
+
+def test_an_applied_network_pickles_without_this_package(tmp_path: Path) -> None:
+    model = nn.Sequential(MixedOp("a", {"linear": nn.Linear(2, 2), "skip": nn.Identity()}), nn.Tanh())
+    plain = Genotype({"a": "linear"}).apply(model)
+    assert b"advnas_lightning" not in pickle.dumps(plain)
+    x = torch.randn(3, 2)
+    assert torch.equal(pickle.loads(pickle.dumps(plain))(x), plain(x))
+
+
+def test_apply_never_copies_candidates_that_were_not_chosen() -> None:
+    class Uncopyable(nn.Module):
+        def __deepcopy__(self, memo: dict[int, Any]) -> None:
+            raise AssertionError("copied")
+
+    model = nn.Sequential(*(MixedOp("a", {"big": Uncopyable(), "skip": nn.Identity()}) for _ in range(2)))
+    plain = Genotype({"a": "skip"}).apply(model)
+    assert [type(module) for module in plain] == [nn.Identity, nn.Identity]
+    with pytest.raises(AssertionError, match="copied"):  # and the trap works
+        Genotype({"a": "big"}).apply(model)
+
+
+def test_apply_keeps_shared_modules_shared() -> None:
+    shared = nn.Linear(2, 2)
+    edge = MixedOp("b", {"linear": nn.Linear(2, 2), "skip": nn.Identity()})
+    model = nn.ModuleList([MixedOp("a", {"tied": shared, "skip": nn.Identity()}), shared, edge, edge])
+    plain = Genotype({"a": "tied", "b": "linear"}).apply(model)
+    assert plain[0] is plain[1]
+    assert plain[2] is plain[3]
+    assert plain[2] is not edge.candidates["linear"]
+
+
+def test_apply_to_an_edge_gives_the_candidate() -> None:
+    assert isinstance(Genotype({"a": "tanh"}).apply(MixedOp("a", {"tanh": nn.Tanh()})), nn.Tanh)
+
+
+@pytest.mark.parametrize(
+    ("edges", "named"),
+    [
+        ({"a": "x1", "b": "x5"}, r"no edge 'c'.*a, b, c"),
+        ({"a": "x1", "b": "x5", "c": "x7", "d": "x9"}, r"no edge 'd'.*a, b, c"),
+        ({"a": "x4", "b": "x5", "c": "x7"}, r"edge 'a' has no candidate 'x4'.*x1, x2, x3"),
+    ],
+)
+def test_a_genotype_of_another_space_is_refused(edges: dict[str, str], named: str) -> None:
+    model = Ragged()
+    with pytest.raises(ValueError, match=named):
+        Genotype(edges).apply(model)
+    with pytest.raises(ValueError, match=named):
+        SearchSpace(model).choice(Genotype(edges))
+
+
+@pytest.mark.parametrize("edges", [{"a": 1}, {"a": None}, {1: "x"}])
+def test_a_genotype_is_of_strings(edges: dict[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="maps edge names to candidate names"):
+        Genotype(edges)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '"a"', '{"a": 1}', "{'a': 'b'}", "null"])
+def test_bad_json_is_no_genotype(text: str) -> None:
+    with pytest.raises(ValueError, match="genotype"):
+        Genotype.from_json(text)
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_load_reads_a_runs_file(tmp_path: Path) -> None:
+    content = {"selected": "process_best", "argmax": {"a": "x"}, "process_best": {"a": "y"}}
+    path = write(tmp_path / "genotype.json", content)
+    assert Genotype.load(path) == Genotype({"a": "y"})
+    assert Genotype.load(str(path), "argmax") == Genotype({"a": "x"})
+    assert Genotype.load(path, which="process_best") == Genotype({"a": "y"})
+    with pytest.raises(ValueError, match="which='worst'"):
+        Genotype.load(path, which="worst")
+
+
+def test_load_says_when_there_is_no_process_best(tmp_path: Path) -> None:
+    path = write(tmp_path / "genotype.json", {"selected": "argmax", "argmax": {"a": "x"}, "process_best": None})
+    assert Genotype.load(path) == Genotype({"a": "x"})
+    with pytest.raises(ValueError, match=f"{path}.*no process_best"):
+        Genotype.load(path, which="process_best")
+
+
+def test_load_reads_a_lone_genotype(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", {"a": "x"})
+    assert Genotype.load(path) == Genotype({"a": "x"})
+    with pytest.raises(ValueError, match="which='argmax'"):
+        Genotype.load(path, which="argmax")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "not json", '{"a": 3}', '{"selected": "argmax", "argmax": [1]}', '{"selected": "argmax"}'],
+)
+def test_load_refuses_a_broken_file(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "genotype.json", content)
+    with pytest.raises(ValueError, match="genotype"):
+        Genotype.load(path)
+
+
+def test_load_refuses_bytes_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not a genotype file"):
+        Genotype.load(tmp_path / "genotype.json")
+    for path in (tmp_path / "missing.json", tmp_path):
+        with pytest.raises(ValueError, match="no genotype file"):
+            Genotype.load(path)

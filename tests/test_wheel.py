@@ -1,0 +1,30 @@
+"""The wheel carries all it needs: installed alone, and run from an empty folder, it searches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cli import SMALL_TOY
+
+
+def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    root, wheels, site, empty = Path(__file__).parents[1], tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = tmp_path / "source"  # setuptools builds inside the tree that it is given
+    subprocess.run(["git", "clone", "--quiet", str(root), str(source)], check=False)
+    if not (source / "pyproject.toml").exists():
+        source = root
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    where = [sys.executable, "-c", "import advnas_lightning; print(advnas_lightning.__file__)"]
+    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.startswith(str(site))
+    command = [sys.executable, "-m", "advnas_lightning", "hydra.run.dir=run", *SMALL_TOY]
+    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
+    assert (empty / "run" / "summary.json").exists()
