@@ -37,12 +37,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the beginning of a fresh run."""
         super().on_train_start(trainer, pl_module)
-        if trainer.current_epoch == 0 and not trainer.fast_dev_run:
+        if trainer.current_epoch == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 class GenotypeFile(Callback):
-    """Writes ``genotype.json`` at the end of every epoch: ``{"selected": …, "argmax": {…}, "process_best": {…} or null}``.
+    """Writes ``{"selected": …, "argmax": {…}, "process_best": {…} or null}`` at the end of every epoch.
 
     Args:
         path: the file.
@@ -115,7 +115,9 @@ class SearchProgressBar(TQDMProgressBar):
             self._drawn = now
             super().on_train_batch_end(trainer, *args)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The logged values; a run's folder has no version number to show."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)

@@ -13,7 +13,9 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 
 # In a bare checkout conf/ lies beside the package; an installed package carries it as advnas_lightning.conf.
-CONFIG_PATH = "pkg://advnas_lightning.conf" if find_spec("advnas_lightning.conf") else str(Path(__file__).parents[1] / "conf")
+CONFIG_PATH = (
+    "pkg://advnas_lightning.conf" if find_spec("advnas_lightning.conf") else str(Path(__file__).parents[1] / "conf")
+)
 
 
 @dataclass
@@ -21,7 +23,9 @@ class Config:
     """The top level of a run's configuration."""
 
     seed: int = 0  # of the weights, the data's order, dropout and the draws
-    which: str | None = None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's own
+    which: str | None = (
+        None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's own
+    )
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it
     preset: str = "paper"  # or authors_code
     threads: int | None = "${task.threads}"  # type: ignore[assignment]  # of the CPU; null: torch's default

@@ -16,7 +16,7 @@ ZeroOpRule = Literal["paper", "authors_code", "none"]
 
 
 def log_probs(theta: Tensor, mask: Tensor) -> Tensor:
-    """log p_i = log softmax(θ_i), ``[E, J]``; −∞ where there is no candidate.
+    """Log p_i = log softmax(θ_i), ``[E, J]``; −∞ where there is no candidate.
 
     Example:
         >>> log_probs(torch.ones(1, 3), torch.tensor([[True, True, False]])).exp()
@@ -47,10 +47,11 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
-    """arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
+    """Arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
 
     Example:
-        >>> argmax(torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]), torch.tensor([[0.1, 0.2, 0.3]]))
+        >>> theta, mask = torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]])
+        >>> argmax(theta, mask, tie_breaker=torch.tensor([[0.1, 0.2, 0.3]]))
         [1]
     """
     theta = theta.masked_fill(~mask, -torch.inf)
@@ -72,9 +73,9 @@ def treat_zero_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Appendix B, Eq. (9): the advantage of a drawn zero operation is the worst that another candidate has shown.
 
-    Under ``"paper"`` EMA_ij starts at 0, moves by γ (A_i − EMA_ij) for the drawn j, and where a zero operation was drawn
-    A_i becomes min_j EMA_ij over the candidates that are not zero operations. Under ``"authors_code"`` the EMA starts at
-    the first value and the minimum is over all columns: unvisited ones (0) and the zero column included.
+    Under ``"paper"`` EMA_ij starts at 0, moves by γ (A_i − EMA_ij) for the drawn j, and where a zero operation was
+    drawn A_i becomes min_j EMA_ij over the candidates that are not zero operations. Under ``"authors_code"`` the EMA
+    starts at the first value and the minimum is over all columns: unvisited ones (0) and the zero column included.
 
     Args:
         advantage: ``[E]``, A_i in **reward** sign.
@@ -120,7 +121,7 @@ def importance_weights(losses: Tensor, scale: float) -> Tensor:
 
 
 def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
-    """ProxylessNAS's ∂L/∂θ_i = Σ_j G_ij q_j (δ_ij − q_i), with q = p renormalised over the pair (Cai et al. 2019, Eq. 4).
+    """ProxylessNAS's ∂L/∂θ_i = Σ_j G_ij q_j (δ_ij − q_i), q = p renormalised over the pair (Cai et al. 2019, Eq. 4).
 
     Args:
         gate_grad: ``[E, J]``, G.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 KEYS = ("weights", "architecture")
 
@@ -28,10 +28,10 @@ class SearchLoader(CombinedLoader):
         MisconfigurationException: other keys, or ``alternate`` with more than a ``"weights"`` loader.
 
     Example:
-        >>> loader = SearchLoader({"weights": ["a", "b", "c"], "architecture": ["x", "y"]})
-        >>> [batch for batch, _, _ in loader]
-        [{'weights': 'a', 'architecture': 'x'}, {'weights': 'b', 'architecture': 'y'}, {'weights': 'c', 'architecture': 'x'}]
-        >>> [batch for batch, _, _ in SearchLoader({"weights": ["a", "b"]}, alternate=True)]
+        >>> loader = SearchLoader({"weights": "abc", "architecture": "xy"})
+        >>> [tuple(batch.values()) for batch, _, _ in loader]
+        [('a', 'x'), ('b', 'y'), ('c', 'x')]
+        >>> [batch for batch, _, _ in SearchLoader({"weights": "ab"}, alternate=True)]
         [{'weights': 'a'}, {'architecture': 'b'}]
     """
 
@@ -40,7 +40,7 @@ class SearchLoader(CombinedLoader):
         if not keys or not keys <= set(KEYS) or (alternate and keys != {"weights"}):
             given = sorted(map(str, keys)) if keys else type(loaders).__name__
             raise MisconfigurationException(
-                f'a search trains on {{"weights": loader, "architecture": loader}}, not on {given}: name your loaders so'
+                f'a search trains on {{"weights": loader, "architecture": loader}}, not on {given}: name them so'
             )
         super().__init__(loaders, "min_size")
         self.alternate = alternate
@@ -113,7 +113,9 @@ class SearchLoader(CombinedLoader):
                 empty = False
                 yield batch
             if empty:
-                raise MisconfigurationException("the architecture loader is empty: a search needs at least one batch of it")
+                raise MisconfigurationException(
+                    "the architecture loader is empty: a search needs at least one batch of it"
+                )
 
     def _alternate(self) -> Iterator[dict[str, Any]]:
         for index, batch in enumerate(self.iterables["weights"]):

@@ -68,7 +68,8 @@ class _Route:
         if self.row is None:
             return outputs[0]
         if self.unit:
-            return _UnitGate.apply(outputs[0], self.row, self.inactive_ones)
+            gated: Tensor = _UnitGate.apply(outputs[0], self.row, self.inactive_ones)
+            return gated
         gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
         stacked = torch.stack(outputs)  # [paths, ...]
         return (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
@@ -111,10 +112,10 @@ class MixedOp(nn.Module):
             for inner in module.modules():
                 if isinstance(inner, MixedOp):
                     raise ValueError(
-                        f"MixedOp {inner.name!r} lies inside candidate {candidate!r} of MixedOp {name!r}: nested choices"
-                        " are not supported; put both choices at the same level"
+                        f"MixedOp {inner.name!r} lies inside candidate {candidate!r} of MixedOp {name!r}: nested"
+                        " choices are not supported; put both choices at the same level"
                     )
-        self.name = name
+        self.name: str = name
         self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._edge = _Edge()
@@ -133,8 +134,8 @@ class MixedOp(nn.Module):
         route = self._edge.route
         if route is None:
             raise RuntimeError(
-                f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take a plain"
-                " network with genotype.apply(model)"
+                f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
+                " a plain network with genotype.apply(model)"
             )
         return route.mix([self.candidates[self.names[index]](*inputs) for index in route.paths])
 
@@ -173,8 +174,8 @@ class SearchSpace:
             known = first.setdefault(module.name, module)
             if (known.names, known.zero_ops) != (module.names, module.zero_ops):
                 raise ValueError(
-                    f"two MixedOps are called {module.name!r} but differ: {_describe(known)} and {_describe(module)}; give"
-                    " them different names, or the same candidates in the same order"
+                    f"two MixedOps are called {module.name!r} but differ: {_describe(known)} and {_describe(module)};"
+                    " give them different names, or the same candidates in the same order"
                 )
             module._edge = known._edge
         if not first:
@@ -239,7 +240,9 @@ class SearchSpace:
 
     def genotype(self, choice: Sequence[int]) -> Genotype:
         """Candidate indices, one for each edge, by name."""
-        return Genotype({edge: row[index] for edge, row, index in zip(self.edges, self.candidates, choice, strict=True)})
+        return Genotype(
+            {edge: row[index] for edge, row, index in zip(self.edges, self.candidates, choice, strict=True)}
+        )
 
     def choice(self, genotype: Genotype) -> tuple[int, ...]:
         """The inverse of :meth:`genotype`.
@@ -332,7 +335,9 @@ class Genotype(Mapping[str, str]):
             raise ValueError(f"{path} is not a genotype file: it holds no JSON object")
         if "selected" not in content:
             if which is not None:
-                raise ValueError(f"{path} holds one genotype alone, so which={which!r} has nothing to choose: leave it out")
+                raise ValueError(
+                    f"{path} holds one genotype alone, so which={which!r} has nothing to choose: leave it out"
+                )
             return cls(content)
         which = content["selected"] if which is None else which
         if which not in ("argmax", "process_best"):

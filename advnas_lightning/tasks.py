@@ -35,7 +35,7 @@ class Task(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mean_loss = MeanMetric(nan_strategy="disable")  # a diverged network reports nan, it is not skipped
-        self.metrics = MetricCollection(self.make_metrics())
+        self.metrics = MetricCollection(dict(self.make_metrics()))
 
     def make_metrics(self) -> dict[str, Metric]:
         """Metrics over ``(scores, targets)``, by name."""
@@ -98,14 +98,14 @@ class Window(NamedTuple):
     Attributes:
         inputs: ``[T, B]`` token ids.
         targets: ``[T, B]`` ids of the tokens that follow; ``-100`` where a stream has ended.
-        index: the window's place in its text, from 0; the hidden state starts at zero in window 0.
+        position: the window's place in its text, from 0; the hidden state starts at zero in window 0.
         text: which text the streams run through: each has its own hidden state.
         tokens: how many targets there are, those that are not ``-100``.
     """
 
     inputs: Tensor
     targets: Tensor
-    index: int
+    position: int
     text: str
     tokens: int
 
@@ -140,7 +140,7 @@ class LanguageModelling(Task):
         if starts:  # this window was met before: another architecture is tried on it
             logits, _ = model(batch.inputs, starts[0])
         else:
-            start = after if batch.index > 0 else None
+            start = after if batch.position > 0 else None
             logits, after = model(batch.inputs, start)
             self._carried[batch.text] = ([*recent[-1:], (batch, start)], after.detach())
         mean = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())

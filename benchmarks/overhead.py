@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from statistics import median
 from typing import Any
@@ -20,10 +19,10 @@ import torch
 from lightning import Callback, Trainer
 from torch.nn import functional as F
 
-from advnas_lightning import AdvantageNAS, SearchSpace
-from advnas_lightning.data import PennTreebank, TeacherData
-from advnas_lightning.models import RecurrentLM, ToyNetwork
-from advnas_lightning.tasks import LanguageModelling, Regression
+from advnas_lightning import AdvantageNAS
+from advnas_lightning.data import TeacherData
+from advnas_lightning.models import ToyNetwork
+from advnas_lightning.tasks import Regression
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -71,7 +70,9 @@ def bare_toy(data: TeacherData) -> Iterator[float]:
         draw = torch.multinomial(p, 1, generator=generator).squeeze(1).tolist()
         gates = torch.ones(10, requires_grad=True)
         flat = images.flatten(1)
-        nodes = [F.linear(flat, filters[i][j]) * gate for i, (j, gate) in enumerate(zip(draw, gates.unbind(), strict=True))]
+        nodes = [
+            F.linear(flat, filters[i][j]) * gate for i, (j, gate) in enumerate(zip(draw, gates.unbind(), strict=True))
+        ]
         loss = F.mse_loss(torch.cat(nodes, -1).tanh() @ network.heads, outputs)
         (credit,) = torch.autograd.grad(loss, gates)
         theta.grad = credit[:, None] * (F.one_hot(torch.tensor(draw), 10) - p)

@@ -1,0 +1,1 @@
+"""The Hydra configuration, as a package, so that the wheel carries it."""

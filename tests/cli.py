@@ -22,7 +22,7 @@ SMALL_PTB = [
     "task.model.hidden_size=8",
     "task.optimization.weight_optimizer.lr=1.0",
 ]
-WORDS = "the cat sat on a mat and the dog saw the cat that sat there".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "saw", "the", "cat", "that", "sat", "there"]
 
 
 def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -49,5 +49,5 @@ def write_ptb(folder: Path) -> None:
     """A small text in Penn Treebank's three files."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, lines in (("train", 12), ("valid", 4), ("test", 3)):
-        text = [" " + " ".join(WORDS[(3 * line + k) % len(WORDS)] for k in range(4 + line % 5)) + " " for line in range(lines)]
+        text = [" ".join(WORDS[(3 * line + k) % len(WORDS)] for k in range(4 + line % 5)) for line in range(lines)]
         (folder / f"ptb.{part}.txt").write_text("\n".join(text if part != "train" else [" ".join(WORDS), *text]) + "\n")

@@ -192,8 +192,9 @@ def test_resuming_continues_bit_for_bit(folder: Path, monkeypatch: pytest.Monkey
     arguments = [*SMALL_PTB, "task.data.root=text", "task.epochs=4"]
     launch(monkeypatch, *arguments, "hydra.run.dir=whole")
     # A run of 4 epochs that ends after 2, so that its schedules are those of the whole run.
-    launch(monkeypatch, *arguments, "hydra.run.dir=part", "trainer.max_time=null", "trainer.max_epochs=2",
-           "task.optimization.weight_scheduler.T_max=4", "task.optimization.architecture_scheduler.T_max=4")  # fmt: skip
+    launch(monkeypatch, *arguments, "hydra.run.dir=part", "trainer.max_epochs=2",
+           "task.optimization.weight_scheduler.T_max=4",
+           "task.optimization.architecture_scheduler.T_max=4")  # fmt: skip
     launch(monkeypatch, *arguments, "hydra.run.dir=rest", "ckpt_path=part/checkpoints/last.ckpt")
     whole, rest = (torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "rest"))
     assert whole["state_dict"].keys() == rest["state_dict"].keys()
@@ -217,7 +218,8 @@ def test_an_interrupted_run_can_be_resumed(folder: Path, monkeypatch: pytest.Mon
     epoch = checkpoint["epoch"]
     json.loads((folder / "run" / "genotype.json").read_text())
     assert not (folder / "run" / "summary.json").exists()
-    launch(monkeypatch, *SMALL_TOY, f"task.epochs={epoch + 3}", "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=rest")
+    launch(monkeypatch, *SMALL_TOY, f"task.epochs={epoch + 3}", "hydra.run.dir=rest",
+           "ckpt_path=run/checkpoints/last.ckpt")  # fmt: skip
     assert read(folder / "rest", "summary.json")["architecture_steps"] == 10 * (epoch + 3)
 
 

@@ -1,4 +1,4 @@
-"""Mikolov's Penn Treebank as windows of contiguous streams (SPEC §5 ptb; the paper's §5.3 and Appendix E)."""
+"""Mikolov's Penn Treebank as windows of contiguous streams (§5.3, Appendix E)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Windows:
         >>> first, last = Windows(torch.tensor([1, 2, 3, 4, 0]), eos=0, batch_size=2, bptt=2, text="train")
         >>> first.inputs.tolist(), first.targets.tolist()
         ([[0, 3], [1, 4]], [[1, 4], [2, 0]])
-        >>> last.targets.tolist(), last.index, last.text, last.tokens
+        >>> last.targets.tolist(), last.position, last.text, last.tokens
         ([[3, -100]], 1, 'train', 1)
     """
 

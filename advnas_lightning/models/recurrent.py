@@ -1,4 +1,4 @@
-"""The searchable recurrent language model of the ptb task (SPEC §5 ptb; the paper's §5.3 and Appendix E)."""
+"""The searchable recurrent language model of the ptb task (§5.3, Appendix E)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _GatedZero(nn.Module):
 class RecurrentLM(nn.Module):
     """Embedding, a recurrent cell with a searchable activation on every edge, and a linear decoder; weights not tied.
 
-    One time step, of the embedded token x and the hidden state h (SPEC §5 ptb, Appendix E), with N = ``nodes``::
+    One time step, of the embedded token x and the hidden state h (§5.3, Appendix E), with N = ``nodes``::
 
         c_in = σ(W_c [x; h]),  x_0 = h + c_in ∘ (tanh(W_h [x; h]) − h)
         edge i->j:  c = σ(W_c x_i),  y = x_i + c ∘ (act(W_h x_i) − x_i)
@@ -152,7 +152,7 @@ class RecurrentLM(nn.Module):
         """Parameters as the paper's table counts them, of the search's network or of a discrete one.
 
         Embedding, decoder and the cell's matrices, without biases; an edge whose operation is zero counts none of its
-        own (SPEC §5 ptb): 7.44 M by default.
+        own (Table 3): 7.44 M by default.
         """
         shared = [self.embedding.weight, self.decoder.weight, self.input_weight, self.hidden_weight]
         active = sum(not getattr(edge, "is_zero_op", False) for edge in self.edges.values())

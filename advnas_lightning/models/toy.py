@@ -38,9 +38,9 @@ class Filter(nn.Module):
 class ToyNetwork(nn.Module):
     """Nodes that each see the input through one of several fixed filters; the output is their mean (§5.1).
 
-    Edge i leads from the input to node i. Its candidates are 7×7 filters with stride 2 and one output channel on a 13×13
-    image; then tanh, after the mixing of Eq. (1); then a fixed 4×4 convolution to one number. All weights are normal with
-    deviation 1/√fan_in, biases are zero (so there are none), and nothing is trained but θ.
+    Edge i leads from the input to node i. Its candidates are 7×7 filters with stride 2 and one output channel on a
+    13×13 image; then tanh, after the mixing of Eq. (1); then a fixed 4×4 convolution to one number. All weights are
+    normal with deviation 1/√fan_in, biases are zero (so there are none), and nothing is trained but θ.
 
     Args:
         nodes: how many nodes and edges.

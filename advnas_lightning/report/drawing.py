@@ -26,7 +26,11 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
     axes = figure.add_subplot()
     axes.axis("off")
     axes.set_title(title)
-    arrows = [(*edge.split("->", 1), candidate) for edge, candidate in genotype.items() if "->" in edge]
+    arrows = [
+        (edge.partition("->")[0], edge.partition("->")[2], candidate)
+        for edge, candidate in genotype.items()
+        if "->" in edge
+    ]
     if len(arrows) == len(genotype):
         _draw_graph(axes, arrows)
     else:
@@ -64,7 +68,13 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
         axes.add_patch(arrow)
         share = 0.5 if chain else 0.7
         axes.text(
-            x0 + share * (x1 - x0), y0 + share * (y1 - y0) + height, candidate, ha="center", va="center", bbox=LABEL, zorder=3
+            x0 + share * (x1 - x0),
+            y0 + share * (y1 - y0) + height,
+            candidate,
+            ha="center",
+            va="center",
+            bbox=LABEL,
+            zorder=3,
         )
         highest = max(highest, abs(height))
     for node, (x, y) in place.items():

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -73,7 +73,7 @@ class SearchStrategy(LightningModule):
         weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
         architecture_optimizer: factory over the architecture parameters.
         weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch.
-        architecture_scheduler: factory over the architecture optimizer; stepped at the end of each epoch in which θ moved.
+        architecture_scheduler: factory over the architecture optimizer; stepped after each epoch in which θ moved.
         weight_clip: largest norm of the weight gradient, or ``None``.
         architecture_clip: largest norm of the architecture gradient, or ``None``.
         warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
@@ -166,7 +166,7 @@ class SearchStrategy(LightningModule):
 
     @property
     def log_probs(self) -> Tensor:
-        """log p, ``[E, J]``; −∞ where an edge has no such candidate."""
+        """Log p, ``[E, J]``; −∞ where an edge has no such candidate."""
         return functional.log_probs(self.theta, self.mask)
 
     @property
@@ -180,7 +180,7 @@ class SearchStrategy(LightningModule):
         return functional.entropy(self.log_probs.detach())
 
     def draw(self) -> list[int]:
-        """a ~ p: one candidate index per edge."""
+        """A ~ p: one candidate index per edge."""
         return torch.multinomial(self.probs.cpu(), 1, generator=self.generator).squeeze(1).tolist()
 
     def one_hot(self, choice: Sequence[int]) -> Architecture:
@@ -193,18 +193,20 @@ class SearchStrategy(LightningModule):
 
     def pull_back(self, trial: Trial) -> Tensor:
         """∂L/∂θ through a draw that has a graph to θ, ``[E, J]``."""
+        assert trial.architecture.relaxed is not None
         (gradient,) = torch.autograd.grad(trial.architecture.relaxed, self.theta, trial.gate_grad)
         return gradient
 
     def argmax_choice(self) -> list[int]:
-        """arg max_j θ_ij per edge; ties are broken by ``seed``."""
+        """Arg max_j θ_ij per edge; ties are broken by ``seed``."""
         return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
 
     # -- what a user calls ---------------------------------------------------------------------------------------------
 
     def loss(self, batch: Any) -> Tensor | Outcome:
         """The mean loss of the network with the bound architecture; by default the task's."""
-        return self.task(self.model, batch)
+        outcome: Outcome = self.task(self.model, batch)
+        return outcome
 
     def forward(self, *inputs: Any) -> Any:
         """The network with the selected architecture and the shared weights."""
@@ -215,8 +217,8 @@ class SearchStrategy(LightningModule):
         """The found architecture.
 
         Args:
-            which: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest single
-                minibatch loss of an architecture step so far.
+            which: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest
+                single minibatch loss of an architecture step so far.
 
         Raises:
             ValueError: another ``which``, or ``"process_best"`` of a search that has evaluated no one-hot architecture.
@@ -224,7 +226,9 @@ class SearchStrategy(LightningModule):
         if one_of("which", which, ("argmax", "process_best")) == "argmax":
             return self.space.genotype(self.argmax_choice())
         if self.process_best is None:
-            raise ValueError("there is no process_best: no architecture step has evaluated a one-hot; use which='argmax'")
+            raise ValueError(
+                "there is no process_best: no architecture step has evaluated a one-hot; use which='argmax'"
+            )
         return self.process_best
 
     @property
@@ -443,7 +447,7 @@ class SearchStrategy(LightningModule):
                 config.scheduler.optimizer is self.trainer.optimizers[-1]
             )
             if self.searching or not of_architecture:
-                config.scheduler.step()
+                config.scheduler.step()  # type: ignore[call-arg]  # Lightning also admits schedulers of a metric
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside parameters and buffers."""
@@ -479,7 +483,8 @@ class SearchStrategy(LightningModule):
         # self.log in every step costs more than a toy iteration, so the epoch's means are kept by hand.
         total, count = self._losses.get(name, (torch.zeros_like(loss), 0))
         self._losses[name] = (total + size * loss, count + size)
-        if self.trainer.fit_loop.epoch_loop.batch_idx % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.fit_loop.epoch_loop.batch_idx % every == 0:
             self.log(name, loss, prog_bar=True, logger=False)
 
     def _log_epoch(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from advnas_lightning.space import Architecture
@@ -66,7 +66,7 @@ class DARTS(SearchStrategy):
         assert minus is not None
         return [replace(trial, gate_grad=trial.gate_grad - xi * (plus - minus) / (2 * epsilon))]
 
-    def _weight_gradient(self, weights: list[Tensor], architecture: Architecture, batch: Any) -> list[Tensor]:
+    def _weight_gradient(self, weights: Sequence[Tensor], architecture: Architecture, batch: Any) -> list[Tensor]:
         with torch.enable_grad(), self.space.bind(architecture):
             loss = self.outcome(batch).loss
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -77,7 +77,7 @@ class DARTS(SearchStrategy):
 
     @contextmanager
     def _weights_at(
-        self, weights: list[Tensor], old: list[Tensor], direction: list[Tensor], by: float
+        self, weights: Sequence[Tensor], old: list[Tensor], direction: list[Tensor], by: float
     ) -> Iterator[None]:
         """Run with w + by · direction, then give the weights back bit for bit."""
         try:

@@ -43,7 +43,7 @@ class Controller(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def forward(self, choices: Tensor) -> Tensor:
-        """log p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
+        """Log p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
         output, _ = self.lstm(self._embed(choices))  # [E, N, H]
         return self._log_probs(torch.einsum("enh,ejh->nej", output, self.heads), self.mask)
 
@@ -54,7 +54,9 @@ class Controller(nn.Module):
         for edge, (head, mask) in enumerate(zip(self.heads, self.mask, strict=True)):
             output, state = self.lstm(token, state)
             probs = self._log_probs(output[0] @ head.T, mask).exp().cpu()  # [count, J]
-            pick = probs.argmax(-1) if generator is None else torch.multinomial(probs, 1, generator=generator).squeeze(1)
+            pick = (
+                probs.argmax(-1) if generator is None else torch.multinomial(probs, 1, generator=generator).squeeze(1)
+            )
             chosen.append(pick.to(head.device))
             token = self.inputs(1 + edge * mask.numel() + chosen[-1]).unsqueeze(0)
         return torch.stack(chosen, 1)
@@ -64,7 +66,8 @@ class Controller(nn.Module):
         edges, width = self.mask.shape
         earlier = choices[:, : edges - 1]
         tokens = 1 + width * torch.arange(earlier.shape[1], device=choices.device) + earlier  # [N, e]
-        return self.inputs(torch.nn.functional.pad(tokens, (1, 0)).T)
+        embedded: Tensor = self.inputs(torch.nn.functional.pad(tokens, (1, 0)).T)
+        return embedded
 
     def _log_probs(self, logits: Tensor, mask: Tensor) -> Tensor:
         logits = logits / self.temperature
@@ -116,7 +119,7 @@ class ENAS(REINFORCE):
 
     @torch.no_grad()
     def draw(self) -> list[int]:
-        """a ~ p, edge by edge."""
+        """A ~ p, edge by edge."""
         return self.controller.draw(1, self.generator)[0].tolist()
 
     @torch.no_grad()
@@ -126,7 +129,7 @@ class ENAS(REINFORCE):
 
     @property
     def log_probs(self) -> Tensor:
-        """log of the marginals, ``[E, J]``."""
+        """Log of the marginals, ``[E, J]``."""
         return self._conditionals().exp().mean(0).log()
 
     @property

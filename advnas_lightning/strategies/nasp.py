@@ -21,8 +21,9 @@ class NASP(SearchStrategy):
 
     Args:
         model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        projection: how θ is kept in [0, 1]^J: ``"affine"`` (the authors' code, keeps the order, from θ = 1) or ``"clip"``
-            (the Euclidean projection, from θ = 0.5: from ones every good candidate would stick at the bound and tie).
+        projection: how θ is kept in [0, 1]^J: ``"affine"`` (the authors' code, keeps the order, from θ = 1) or
+            ``"clip"`` (the Euclidean projection, from θ = 0.5: from ones every good candidate
+            would stick at the bound and tie).
 
     Raises:
         ValueError: a bad argument.
@@ -41,7 +42,9 @@ class NASP(SearchStrategy):
     def sample_for_weights(self) -> Architecture:
         """One-hot arg max θ; uniform while θ says nothing."""
         if not self.searching:
-            return self.one_hot(torch.multinomial(self.mask.cpu().float(), 1, generator=self.generator).flatten().tolist())
+            return self.one_hot(
+                torch.multinomial(self.mask.cpu().float(), 1, generator=self.generator).flatten().tolist()
+            )
         noise = torch.rand(self.mask.shape, generator=self.generator).to(self.mask.device)  # [E, J]
         return self.one_hot(functional.argmax(self.theta.detach(), self.mask, noise))
 

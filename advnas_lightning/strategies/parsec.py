@@ -20,7 +20,7 @@ class PARSEC(SearchStrategy):
         model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
         samples: K, the draws per θ update.
         scale: what multiplies the mean loss in ω = softmax_k(−scale · L_k): ``"batch"``, the number of terms of the
-            minibatch, makes ω the importance weights of the minibatch's likelihood, as PARSEC defines them; or a number.
+            minibatch, makes ω the importance weights of the minibatch's likelihood, as PARSEC has it; or a number.
         weights: ``"importance"``: all K draws are evaluated on one minibatch and θ descends −Σ ω_k (a^k − p).
             ``"authors_code"``: the K draws come from K successive architecture steps, with weight steps in between, and
             θ descends Σ ω_k (a^k − p) with ω = softmax_k(+L_k).

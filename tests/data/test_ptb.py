@@ -79,7 +79,7 @@ def test_every_token_is_predicted_once_from_its_predecessor(root: Path, part: st
 def test_windows_are_in_order_and_the_last_is_short(root: Path) -> None:
     windows = list(make(root).train_dataloader().iterables["weights"])  # 16 tokens, 3 streams of 6
     assert [tuple(window.inputs.shape) for window in windows] == [(4, 3), (2, 3)]
-    assert [window.index for window in windows] == [0, 1]
+    assert [window.position for window in windows] == [0, 1]
     assert [window.tokens for window in windows] == [12, 4]
 
 
@@ -102,14 +102,14 @@ def test_alternates_on_the_training_text(root: Path) -> None:
     batches = [batch for batch, _, _ in loader]
     assert [list(batch) for batch in batches] == [["weights"], ["architecture"], ["weights"]]
     windows = [next(iter(batch.values())) for batch in batches]
-    assert [(window.index, window.text) for window in windows] == [(0, "train"), (1, "train"), (2, "train")]
+    assert [(window.position, window.text) for window in windows] == [(0, "train"), (1, "train"), (2, "train")]
 
 
 def test_architecture_steps_on_the_validation_text(root: Path) -> None:
     loader = make(root, bptt=2, architecture_data="valid").train_dataloader()
     batches = [batch for batch, _, _ in loader]
-    assert [(batch["weights"].index, batch["weights"].text) for batch in batches] == [(i, "train") for i in range(3)]
-    places = [(batch["architecture"].index, batch["architecture"].text) for batch in batches]
+    assert [(batch["weights"].position, batch["weights"].text) for batch in batches] == [(i, "train") for i in range(3)]
+    places = [(batch["architecture"].position, batch["architecture"].text) for batch in batches]
     assert places == [(0, "architecture"), (1, "architecture"), (0, "architecture")]  # 7 tokens: cycled
 
 
@@ -128,11 +128,11 @@ def test_lightning_takes_the_windows_in_order(root: Path) -> None:
             self.seen: list[tuple[str, str, int]] = []
 
         def training_step(self, batch: dict[str, Window], batch_idx: int) -> torch.Tensor:
-            self.seen += [(name, window.text, window.index) for name, window in batch.items()]
+            self.seen += [(name, window.text, window.position) for name, window in batch.items()]
             return self.weight.square()
 
         def validation_step(self, window: Window, batch_idx: int) -> None:
-            self.seen.append(("evaluate", window.text, window.index))
+            self.seen.append(("evaluate", window.text, window.position))
 
         test_step = validation_step
 

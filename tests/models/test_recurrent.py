@@ -51,7 +51,7 @@ def text(steps: int = STEPS, seed: int = 2) -> tuple[Tensor, Tensor]:
 def reference(
     model: RecurrentLM, gates: Tensor, tokens: Tensor, hidden: Tensor, max_norm: float | None
 ) -> tuple[Tensor, Tensor]:
-    """SPEC §5 ptb written out: one stream, one edge, one candidate, one matrix at a time."""
+    """The cell of §5.3 and Appendix E written out: one stream, one edge, one candidate, one matrix at a time."""
     size, nodes = model.hidden_size, model.nodes
     w_in = torch.cat([model.input_weight, model.hidden_weight], dim=1)  # [2H, E + H]
     edges = [(i, j) for j in range(1, nodes + 1) for i in range(j)]

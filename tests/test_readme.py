@@ -1,0 +1,50 @@
+"""What the README shows runs: its Python, its files, its commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from cli import SMALL_TOY, launch, read
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+
+
+def test_the_first_two_commands_are_set_up_and_test() -> None:
+    assert COMMANDS[:2] == ["pip install -e . && python -m advnas_lightning", 'pip install -e ".[test]" && pytest']
+    assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_example_project_runs() -> None:
+    (example,) = [text for language, text in BLOCKS if language == "python" and "class Net" in text]
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert dict(names["genotype"]).keys() == {"edge"}  # type: ignore[call-overload]
+
+
+def test_an_eleventh_strategy_is_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for language, text in BLOCKS:
+        if language in ("python", "yaml") and (named := re.match(r"# (\S+\.(?:py|yaml))\n", text)):
+            path = tmp_path / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    (command,) = [line for line in COMMANDS if "--config-dir" in line]
+    launch(monkeypatch, *shlex.split(command)[3:], *SMALL_TOY, "hydra.run.dir=run")
+    assert read(tmp_path / "run", "summary.json")["strategy"] == "cross_entropy"
+    assert read(tmp_path / "run", "genotype.json")["process_best"] is not None
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS[2:] if "--config-dir" not in line])
+def test_every_command_composes(command: str) -> None:
+    python, flag, package, *overrides = shlex.split(command)
+    assert (python, flag, package) == ("python", "-m", "advnas_lightning")
+    single = [re.sub(r",.*", "", override) for override in overrides if override != "-m"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert compose("config", single).strategy
