@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advnas_lightning.callbacks import GenotypeFile, LastCheckpoint, SearchProgressBar, write_json
-from advnas_lightning.config import CONFIG_PATH
+from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import Genotype, count_parameters
 from advnas_lightning.strategies import Fixed, SearchStrategy
@@ -62,6 +62,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     callbacks += [instantiate(callback) for callback in config.task.callbacks.values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
+    check_trainer(settings)
     if settings["enable_progress_bar"] is not False:
         callbacks.append(SearchProgressBar())
     callbacks += instantiate(config.trainer.callbacks) or []

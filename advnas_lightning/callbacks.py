@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,9 @@ class GenotypeFile(Callback):
 
 
 class PeriodicTest(Callback):
-    """Logs ``test/loss`` of the arg-max architecture on one new test batch every few training batches.
+    """Logs ``test/loss`` of the arg-max architecture on a fresh test batch every few training batches.
+
+    The batches are the data module's ``test_batch(index)``.
 
     Args:
         every_n_batches: how often.
@@ -80,25 +81,19 @@ class PeriodicTest(Callback):
         if not isinstance(every_n_batches, int) or every_n_batches < 1:
             raise ValueError(f"every_n_batches={every_n_batches!r} must be a whole number of at least 1")
         self.every_n_batches = every_n_batches
-        self._batches: Iterator[Any] | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate, if it is time."""
-        if (batch_idx + 1) % self.every_n_batches:
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if batches % self.every_n_batches:
             return
         assert isinstance(pl_module, SearchStrategy)
-        batch = pl_module.transfer_batch_to_device(self._next(trainer), pl_module.device, 0)
+        batch = trainer.datamodule.test_batch(batches)  # type: ignore[attr-defined]
+        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         with torch.no_grad(), pl_module.space.bind(pl_module.one_hot(pl_module.argmax_choice())):
             pl_module.log_now({"test/loss": pl_module.outcome(batch).loss}, prog_bar=False)
-
-    def _next(self, trainer: Trainer) -> Any:
-        batch = None if self._batches is None else next(self._batches, None)
-        if batch is None:
-            self._batches = iter(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
-            batch = next(self._batches)
-        return batch
 
 
 class SearchProgressBar(TQDMProgressBar):

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from lightning import Trainer
@@ -33,6 +33,23 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     strategy: dict[str, Any] = field(default_factory=dict)
+
+
+def check_trainer(arguments: dict[str, Any]) -> None:
+    """Refuse what no Trainer takes; Lightning itself would stumble over some of it only later.
+
+    Raises:
+        ValueError: an argument of the wrong type.
+    """
+    hints = get_type_hints(Trainer.__init__)
+    for name, value in arguments.items():
+        types = {get_origin(hint) or hint for hint in get_args(hints.get(name)) or (hints.get(name),)}
+        if float in types:
+            types.add(int)
+        plain = isinstance(value, str | int | float)
+        if plain and types <= {str, int, float, bool, type(None)} and type(value) not in types:
+            allowed = ", ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in types))
+            raise ValueError(f"trainer.{name}={value!r} is of the wrong type: use {allowed}")
 
 
 def register() -> None:

@@ -31,7 +31,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     Raises:
         SystemExit: the run failed.
     """
-    monkeypatch.setattr(sys, "argv", ["advnas_lightning", "trainer.enable_progress_bar=false", *arguments])
+    monkeypatch.setattr(sys, "argv", ["advnas_lightning", *arguments, "trainer.enable_progress_bar=false"])
     main()
 
 

@@ -128,7 +128,7 @@ def test_a_found_cell_is_retrained(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert read(folder / "retrained", "genotype.json")["argmax"] == content[which]
     assert summary["architecture_steps"] == 0
     assert summary["weight_steps"] > read(folder / "search", "summary.json")["weight_steps"]  # every window is one
-    words = 14  # 13 in the text, and <eos>
+    words = 12  # 11 in the text, and <eos>
     cells = 4 * 8 * 8 + (6 * 2 * 8 * 8 if which == "argmax" else 0)
     assert summary["params_millions"] == pytest.approx((2 * words * 8 + cells) / 1e6)
     assert {"val/perplexity", "test/perplexity"} <= set(summary)

@@ -62,19 +62,24 @@ class TeacherData(LightningDataModule):
 
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
         """Batches for the architecture steps."""
-        return {"architecture": self._loader("train", self.batches)}
+        sampler = _Consecutive(self.batches)
+        return {"architecture": DataLoader(_Batches(partial(self._batch, "train")), batch_size=None, sampler=sampler)}
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches for the evaluation at the end of each epoch."""
-        return self._loader("val", self.test_batches)
+        return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches that no search has seen."""
-        return self._loader("test", self.test_batches)
+        return self._evaluation("test")
 
-    def _loader(self, purpose: str, batches: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    def test_batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Test batch by number; the test loader has the first ``test_batches``, and there is no last one."""
+        return self._batch("test", index)
+
+    def _evaluation(self, purpose: str) -> DataLoader[tuple[Tensor, Tensor]]:
         dataset = _Batches(partial(self._batch, purpose))
-        return DataLoader(dataset, batch_size=None, sampler=_Consecutive(batches))
+        return DataLoader(dataset, batch_size=None, sampler=range(self.test_batches))
 
     @torch.no_grad()
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,8 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
         highest = max(highest, abs(height))
     for node, (x, y) in place.items():
         axes.text(x, y, node, ha="center", va="center", bbox=NODE, zorder=4)
+    if chain:
+        axes.set_aspect("equal")  # an arc's height is drawn, not given in data units: only so does its label meet it
     axes.set_xlim(-0.4, max(layers) + 0.4)
     axes.set_ylim(-highest - 0.5, highest + 0.5)
 

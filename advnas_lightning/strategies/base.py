@@ -387,9 +387,10 @@ class SearchStrategy(LightningModule):
         """One optimizer for the weights and one for the architecture, each with its schedule."""
         made = []
         self._roles: list[str] = []
+        moving = self.architecture_parameters() if self.searches else []
         for role, factory, schedule, parameters in (
             ("weights", self.weight_optimizer, self.weight_scheduler, list(self.model.parameters())),
-            ("architecture", self.architecture_optimizer, self.architecture_scheduler, self.architecture_parameters()),
+            ("architecture", self.architecture_optimizer, self.architecture_scheduler, moving),
         ):
             if factory is None or not parameters:
                 continue
