@@ -16,13 +16,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import GenotypeFile, LastCheckpoint, SearchProgressBar, write_json
+from advnas_lightning.callbacks import GenotypeFile, LastCheckpoint, SearchProgressBar, Stopwatch, write_json
 from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import Genotype, count_parameters
@@ -57,8 +56,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     data.prepare_data()
     data.setup("fit")
     strategy = build_strategy(config, data)
-    timer = Timer()
-    callbacks = [timer, LastCheckpoint(folder / "checkpoints"), GenotypeFile(folder / "genotype.json")]
+    watch = Stopwatch()
+    callbacks = [watch, LastCheckpoint(folder / "checkpoints"), GenotypeFile(folder / "genotype.json")]
     callbacks += [instantiate(callback) for callback in config.task.callbacks.values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -69,7 +68,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     logger = instantiate(config.logger)
     trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
     trainer.fit(strategy, datamodule=data, ckpt_path=config.ckpt_path)
-    summary = summarize(config, strategy, trainer, data, timer.time_elapsed("train"))
+    summary = summarize(config, strategy, trainer, data, watch.seconds)
     if trainer.is_global_zero:
         genotype = strategy.genotype(strategy.selected)
         write_json(folder / "summary.json", summary)

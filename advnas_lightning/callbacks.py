@@ -40,6 +40,35 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
+class Stopwatch(Callback):
+    """Seconds of training, those before a resumption included."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
+        self._started = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop."""
+        self._before, self._started = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self._before = state_dict["seconds"]
+
+
 class GenotypeFile(Callback):
     """Writes ``{"selected": …, "argmax": {…}, "process_best": {…} or null}`` at the end of every epoch.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +36,7 @@ class Config:
     strategy: dict[str, Any] = field(default_factory=dict)
 
 
-def check_trainer(arguments: dict[str, Any]) -> None:
+def check_trainer(arguments: Mapping[Any, Any]) -> None:
     """Refuse what no Trainer takes; Lightning itself would stumble over some of it only later.
 
     Raises:

@@ -42,6 +42,11 @@ class SearchLoader(CombinedLoader):
             raise MisconfigurationException(
                 f'a search trains on {{"weights": loader, "architecture": loader}}, not on {given}: name them so'
             )
+        for key, loader in loaders.items():
+            if isinstance(loader, list | tuple | dict):  # to Lightning that is a collection of loaders
+                raise MisconfigurationException(
+                    f"the {key} loader is a {type(loader).__name__}: give one DataLoader, or another single iterable"
+                )
         super().__init__(loaders, "min_size")
         self.alternate = alternate
         self.searching: Callable[[], bool] = lambda: True

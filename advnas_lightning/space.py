@@ -67,6 +67,8 @@ class _Route:
         """Σ_j a_j O_j over the candidates that ran."""
         if self.row is None:
             return outputs[0]
+        if self.unit and not (outputs[0].requires_grad or self.inactive_ones):
+            return outputs[0] * self.row[self.paths[0]]  # nothing behind it learns: cheaper than a function of our own
         if self.unit:
             gated: Tensor = _UnitGate.apply(outputs[0], self.row, self.inactive_ones)
             return gated
@@ -226,8 +228,8 @@ class SearchSpace:
             for edge in self._edges:
                 edge.route = None
 
-    def one_hot(self, choice: Sequence[int], *, device: torch.device | str | None = None) -> Architecture:
-        """The discrete architecture that runs candidate ``choice[e]`` on edge e.
+    def one_hot(self, choice: Sequence[int], *, like: Tensor | None = None) -> Architecture:
+        """The discrete architecture that runs candidate ``choice[e]`` on edge e, with gates on ``like``'s device.
 
         Example:
             >>> space = SearchSpace(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}))
@@ -236,7 +238,7 @@ class SearchSpace:
         """
         weights = torch.zeros(self.mask.shape).scatter_(1, torch.tensor(choice).view(-1, 1), 1.0)  # [E, J]
         paths = tuple((index,) for index in choice)
-        return Architecture(weights.to(device), paths, choice=tuple(choice))
+        return Architecture(weights if like is None else weights.to(like), paths, choice=tuple(choice))
 
     def genotype(self, choice: Sequence[int]) -> Genotype:
         """Candidate indices, one for each edge, by name."""

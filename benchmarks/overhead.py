@@ -1,6 +1,6 @@
 """The engine's time beside a bare PyTorch loop that does the same work, in one run.
 
-    python -m benchmarks.overhead [toy|ptb] [--steps N] [--data DIR]
+    python -m benchmarks.overhead toy|ptb [--steps N] [--data DIR] [--threads N]
 
 Prints the time of one AdvantageNAS iteration: on the toy task the architecture step, on Penn Treebank a weight and an
 architecture step. Both sides see the same data, draw alike and are timed in turns.
@@ -20,9 +20,9 @@ from lightning import Callback, Trainer
 from torch.nn import functional as F
 
 from advnas_lightning import AdvantageNAS
-from advnas_lightning.data import TeacherData
-from advnas_lightning.models import ToyNetwork
-from advnas_lightning.tasks import Regression
+from advnas_lightning.data import PennTreebank, TeacherData
+from advnas_lightning.models import RecurrentLM, ToyNetwork
+from advnas_lightning.tasks import LanguageModelling, Regression
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -82,6 +82,90 @@ def bare_toy(data: TeacherData) -> Iterator[float]:
         last = now
 
 
+def ptb(steps: int, root: str | None, threads: int | None) -> None:
+    """One weight and one architecture step on windows of Penn Treebank, at the paper's sizes."""
+    if threads:
+        torch.set_num_threads(threads)
+    data = PennTreebank(root=root)
+    data.prepare_data()
+    data.setup()
+    engine: dict[str, list[float]] = {"weights": [], "architecture": []}
+    bare: dict[str, list[float]] = {"weights": [], "architecture": []}
+    for _ in range(steps):
+        torch.manual_seed(0)
+        search, clock = ptb_search(RecurrentLM()), Clock()
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=1, limit_train_batches=5, limit_val_batches=0, callbacks=[clock], **QUIET
+        )
+        trainer.fit(search, datamodule=data)
+        engine["architecture"] += clock.seconds[::2]
+        engine["weights"] += clock.seconds[1::2]
+        for role, seconds in bare_ptb(data, windows=4):
+            bare[role].append(seconds)
+    for role in engine:
+        report(f"ptb {role} step", engine[role], bare[role])
+
+
+def ptb_search(model: RecurrentLM) -> AdvantageNAS:
+    """AdvantageNAS at the paper's settings."""
+    return AdvantageNAS(
+        model,
+        task=LanguageModelling(),
+        weight_optimizer=partial(torch.optim.SGD, lr=20.0),
+        architecture_optimizer=partial(torch.optim.Adam, lr=3e-3),
+        weight_clip=0.25,
+        architecture_clip=1.0,
+    )
+
+
+class Gated(torch.nn.Module):
+    """A candidate with its gate, as one writes it by hand."""
+
+    def __init__(self, candidate: torch.nn.Module) -> None:
+        super().__init__()
+        self.candidate = candidate
+        self.gate: torch.Tensor | None = None
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The candidate's output, times the gate where there is one."""
+        output: torch.Tensor = self.candidate(*inputs)
+        return output if self.gate is None else output * self.gate
+
+
+def bare_ptb(data: PennTreebank, windows: int) -> Iterator[tuple[str, float]]:
+    """The same steps by hand on the discrete networks that an equal seed draws."""
+    torch.manual_seed(0)
+    model = RecurrentLM()
+    search = ptb_search(model)
+    supernet_edges = dict(model.edges)
+    sgd = torch.optim.SGD(model.parameters(), lr=20.0)
+    adam = torch.optim.Adam([search.theta], lr=3e-3)
+    hidden = None
+    for index, window in zip(range(windows + 1), data.train_dataloader().iterables["weights"], strict=False):
+        started = time.perf_counter()
+        choice = search.draw()
+        gates = torch.ones(len(choice), requires_grad=True)
+        for name, j, gate in zip(supernet_edges, choice, gates.unbind(), strict=True):
+            model.edges[name] = Gated(supernet_edges[name].candidates[supernet_edges[name].names[j]])
+            model.edges[name].gate = gate if index % 2 else None
+        logits, hidden = model(window.inputs, hidden)
+        hidden = hidden.detach()
+        loss = F.cross_entropy(logits.flatten(0, 1), window.targets.flatten())
+        if index % 2:
+            (credit,) = torch.autograd.grad(loss, gates)
+            a = F.one_hot(torch.tensor(choice), search.theta.shape[1])
+            search.theta.grad = credit[:, None] * (a - search.probs)
+            torch.nn.utils.clip_grad_norm_([search.theta], 1.0)
+            adam.step()
+        else:
+            sgd.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            sgd.step()
+        if index:  # the first window warms up, on both sides
+            yield ("architecture" if index % 2 else "weights"), time.perf_counter() - started
+
+
 def report(what: str, engine: list[float], bare: list[float]) -> None:
     """Medians, in milliseconds."""
     ours, theirs = 1e3 * median(engine), 1e3 * median(bare)
@@ -96,10 +180,14 @@ def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["toy", "ptb"])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, help="toy: iterations in each of 3 rounds; ptb: rounds of 4 steps")
     parser.add_argument("--data", help="folder of ptb.*.txt")
+    parser.add_argument("--threads", type=int, help="of the ptb task; default: torch's own")
     arguments = parser.parse_args()
-    toy(arguments.steps)
+    if arguments.task == "toy":
+        toy(arguments.steps or 200)
+    else:
+        ptb(arguments.steps or 3, arguments.data, arguments.threads)
 
 
 if __name__ == "__main__":

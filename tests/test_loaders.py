@@ -269,7 +269,7 @@ def test_a_single_loader_will_not_do_for_a_search(noting: Make, make_loaders: Ma
     for loaders in (make_loaders()["weights"], {"weights": make_loaders()["weights"]}):
         with pytest.raises(MisconfigurationException, match="AdvantageNAS has no batches for its architecture steps"):
             fit(noting(), loaders)
-    with pytest.raises(MisconfigurationException, match="name your loaders so"):
+    with pytest.raises(MisconfigurationException, match=r"not on \['train'\]"):
         fit(noting(), {"train": make_loaders()["weights"]})
 
 

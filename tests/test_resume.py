@@ -102,8 +102,10 @@ def test_a_run_that_was_stopped_half_way_resumes(train: Make, make_loaders: Make
     assert_same(state(resumed), state(straight))
 
 
-@pytest.mark.parametrize("name", ["advantage-ema", "enas"])
-@pytest.mark.parametrize(("shuffle", "validation"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(
+    ("name", "shuffle", "validation"),
+    [("advantage-ema", True, False), ("enas", False, True), ("reinforce", False, False), ("gdas", True, False)],
+)
 def test_whatever_the_loaders(
     name: str, shuffle: bool, validation: bool, train: Make, make_loaders: Make, assert_same: Make
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from advnas_lightning.models.toy import SIZE, ToyNetwork
 from advnas_lightning.space import Genotype, SearchSpace
+
+CHUNK = 20  # batches that are made at once
 
 
 class TeacherData(LightningDataModule):
@@ -59,6 +62,7 @@ class TeacherData(LightningDataModule):
         generator = _generator(seed, "teacher")
         self.teacher: Genotype = space.genotype(torch.randint(candidates, (nodes,), generator=generator).tolist())
         self._network = self.teacher.apply(network)
+        self._chunk: tuple[Any, Any] = (None, None)
 
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
         """Batches for the architecture steps."""
@@ -81,11 +85,20 @@ class TeacherData(LightningDataModule):
         dataset = _Batches(partial(self._batch, purpose))
         return DataLoader(dataset, batch_size=None, sampler=range(self.test_batches))
 
-    @torch.no_grad()
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
-        images = torch.empty(self.batch_size, 1, SIZE, SIZE)
-        images.uniform_(-1, 1, generator=_generator(self.seed, purpose, index))
-        return images, self._network(images)
+        # Twenty batches in one pass of the teacher take a third of the time of twenty passes.
+        number, place = divmod(index, CHUNK)
+        if self._chunk[0] != (purpose, number):
+            self._chunk = ((purpose, number), self._make_chunk(purpose, number))
+        images, outputs = self._chunk[1]
+        return images[place], outputs[place]
+
+    @torch.no_grad()
+    def _make_chunk(self, purpose: str, number: int) -> tuple[Tensor, Tensor]:
+        images = torch.empty(CHUNK * self.batch_size, 1, SIZE, SIZE)
+        images.uniform_(-1, 1, generator=_generator(self.seed, purpose, number))
+        outputs = self._network(images)
+        return images.view(CHUNK, -1, 1, SIZE, SIZE), outputs.view(CHUNK, -1)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):

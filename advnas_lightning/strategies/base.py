@@ -185,7 +185,7 @@ class SearchStrategy(LightningModule):
 
     def one_hot(self, choice: Sequence[int]) -> Architecture:
         """The architecture that runs ``choice`` alone."""
-        return self.space.one_hot(choice, device=self.mask.device)
+        return self.space.one_hot(choice, like=self.tie_breaker)
 
     def mixture(self, gates: Tensor) -> Architecture:
         """The dense architecture with ``gates`` ``[E, J]``, through which a gradient may flow back to θ."""
@@ -313,7 +313,7 @@ class SearchStrategy(LightningModule):
             optimizer.zero_grad()
             with torch.no_grad():
                 self.after_theta_step(trials, before)
-        loss = trials[0].loss if len(trials) == 1 else torch.stack([trial.loss for trial in trials]).mean()
+        loss = torch.stack([trial.loss for trial in trials[: self.draws]]).mean()
         self._note_loss("architecture/loss", loss, trials[0].size)
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:

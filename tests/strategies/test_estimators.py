@@ -699,7 +699,7 @@ def test_estimates_of_a_saturated_theta_are_finite(strategy_class: type[SearchSt
 
 # -- draws -------------------------------------------------------------------------------------------------------------
 
-N = 1_500  # enough for every cell below to be expected more than five times, as a χ² statistic needs
+N = 1_200  # enough for every cell below to be expected more than five times, as a χ² statistic needs
 UNIFORM = torch.full((24,), 1 / 24)
 
 
