@@ -79,8 +79,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
     """The strategy over the task's network."""
-    words = getattr(data, "words", None)
-    model = instantiate(config.task.model) if words is None else instantiate(config.task.model, words=words)
+    model = instantiate(config.task.model, **getattr(data, "model_arguments", {}))
     strategy: SearchStrategy = instantiate(
         config.strategy,
         model=model,
@@ -120,7 +119,8 @@ def summarize(
     }
     teacher: Genotype | None = getattr(data, "teacher", None)
     if teacher is not None:
-        summary["edges_right"] = sum(genotype[edge] == candidate for edge, candidate in teacher.items())
+        for name, found in (("edges_right", genotype), ("argmax/edges_right", strategy.genotype())):
+            summary[name] = sum(found[edge] == candidate for edge, candidate in teacher.items())
         summary["edges"] = len(teacher)
     return summary
 
@@ -135,14 +135,14 @@ def show(summary: dict[str, Any], genotype: Genotype, teacher: Genotype | None, 
         known = (teacher[edge], "✓" if teacher[edge] == candidate else "") if teacher else ()
         table.add_row(edge, candidate, *known)
     console.print(table)
-    if teacher:
-        console.print(f"edges right  {summary['edges_right']} of {summary['edges']}")
-    for name in sorted(key for key in summary if "/" in key):
-        console.print(f"{name:<15}  {summary[name]:.6g}", highlight=False)
-    console.print(f"entropy          {summary['entropy']:.4f}", highlight=False)
-    console.print(f"parameters       {summary['params_millions']:.6g} M", highlight=False)
-    console.print(f"time             {summary['seconds']:.1f} s", highlight=False)
-    console.print(f"files            {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
+    lines = {"edges right": f"{summary['edges_right']} of {summary['edges']}"} if teacher else {}
+    lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
+    lines["entropy"] = f"{summary['entropy']:.4f}"
+    lines["parameters"] = f"{summary['params_millions']:.6g} M"
+    lines["time"] = f"{summary['seconds']:.1f} s"
+    lines["files"] = os.path.relpath(folder)
+    for name, value in lines.items():
+        console.print(f"{name:<16} {value}", highlight=False, soft_wrap=True)
 
 
 def _quiet() -> None:

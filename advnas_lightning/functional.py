@@ -16,7 +16,7 @@ ZeroOpRule = Literal["paper", "authors_code", "none"]
 
 
 def log_probs(theta: Tensor, mask: Tensor) -> Tensor:
-    """Log p_i = log softmax(θ_i), ``[E, J]``; −∞ where there is no candidate.
+    """The logarithm of p_i = log softmax(θ_i), ``[E, J]``; −∞ where there is no candidate.
 
     Example:
         >>> log_probs(torch.ones(1, 3), torch.tensor([[True, True, False]])).exp()
@@ -47,7 +47,7 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
-    """Arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
+    """The arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
 
     Example:
         >>> theta, mask = torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]])

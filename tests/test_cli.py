@@ -80,7 +80,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert all(row["architecture/loss"] for row in rows if row["entropy"])
     assert (run / "architecture.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"edges right  {summary['edges_right']} of 10" in printed
+    assert f"edges right      {summary['edges_right']} of 10" in printed
     assert str(run.relative_to(folder)) in printed
 
 

@@ -141,6 +141,11 @@ class PennTreebank(LightningDataModule):
             raise RuntimeError("no text has been read yet: call prepare_data() and setup() first")
         return len(self._vocabulary)
 
+    @property
+    def model_arguments(self) -> dict[str, int]:
+        """What a network for this text must be told."""
+        return {"words": self.words}
+
     def prepare_data(self) -> None:
         """Download what is missing.
 

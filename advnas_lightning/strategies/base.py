@@ -166,7 +166,7 @@ class SearchStrategy(LightningModule):
 
     @property
     def log_probs(self) -> Tensor:
-        """Log p, ``[E, J]``; −∞ where an edge has no such candidate."""
+        """The logarithm of p, ``[E, J]``; −∞ where an edge has no such candidate."""
         return functional.log_probs(self.theta, self.mask)
 
     @property
@@ -180,7 +180,7 @@ class SearchStrategy(LightningModule):
         return functional.entropy(self.log_probs.detach())
 
     def draw(self) -> list[int]:
-        """A ~ p: one candidate index per edge."""
+        """Draw a ~ p: one candidate index per edge."""
         return torch.multinomial(self.probs.cpu(), 1, generator=self.generator).squeeze(1).tolist()
 
     def one_hot(self, choice: Sequence[int]) -> Architecture:
@@ -198,7 +198,7 @@ class SearchStrategy(LightningModule):
         return gradient
 
     def argmax_choice(self) -> list[int]:
-        """Arg max_j θ_ij per edge; ties are broken by ``seed``."""
+        """The arg max_j θ_ij per edge; ties are broken by ``seed``."""
         return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
 
     # -- what a user calls ---------------------------------------------------------------------------------------------
@@ -272,10 +272,8 @@ class SearchStrategy(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
-        if "weights" in batch:
-            self._weights_batch = batch["weights"]
-            if self.weight_optimizer is not None:
-                self.weight_step(batch["weights"])
+        if "weights" in batch and self.weight_optimizer is not None:
+            self.weight_step(batch["weights"])
         if "architecture" in batch:
             self.architecture_step(batch["architecture"])
 
@@ -322,11 +320,11 @@ class SearchStrategy(LightningModule):
 
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
-        gates = architecture.weights.detach().requires_grad_(self.needs_gate_grad)
+        gates = architecture.weights.detach().requires_grad_() if self.needs_gate_grad else None
         gate_grad = None
         with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
             outcome = self.outcome(batch)
-            if self.needs_gate_grad:
+            if gates is not None:
                 (gate_grad,) = torch.autograd.grad(outcome.loss, gates)
                 gate_grad = self._mean_over_ranks(gate_grad)
         return Trial(architecture, self._mean_over_ranks(outcome.loss.detach()), gate_grad, outcome.size)
@@ -334,7 +332,12 @@ class SearchStrategy(LightningModule):
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
         result = self.loss(batch)
-        return result if isinstance(result, Outcome) else Outcome(result, extract_batch_size(batch))
+        if isinstance(result, Outcome):
+            return result
+        try:
+            return Outcome(result, extract_batch_size(batch))
+        except MisconfigurationException:  # a batch without a tensor counts as one
+            return Outcome(result, 1)
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """What the architecture optimizer moves."""

@@ -27,6 +27,13 @@ class DARTS(SearchStrategy):
     def __init__(self, *args: Any, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.second_order = second_order
+        self._weights_batch: Any = None  # the last one, which a second-order step looks ahead on
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """As in every strategy; keeps the weight batch."""
+        if self.second_order:
+            self._weights_batch = batch.get("weights", self._weights_batch)
+        super().training_step(batch, batch_idx)
 
     def sample(self) -> Architecture:
         """Gates p."""
@@ -42,7 +49,7 @@ class DARTS(SearchStrategy):
 
     def _evaluate_unrolled(self, batch: Any) -> list[Trial]:
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if self.weight_optimizer is None or not weights:
+        if self.weight_optimizer is None or not weights or self._weights_batch is None:
             raise MisconfigurationException(
                 "second_order=true looks one weight step ahead, and here no weights are trained: use second_order=false"
             )

@@ -43,7 +43,7 @@ class Controller(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def forward(self, choices: Tensor) -> Tensor:
-        """Log p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
+        """The logarithm of p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
         output, _ = self.lstm(self._embed(choices))  # [E, N, H]
         return self._log_probs(torch.einsum("enh,ejh->nej", output, self.heads), self.mask)
 
@@ -119,7 +119,7 @@ class ENAS(REINFORCE):
 
     @torch.no_grad()
     def draw(self) -> list[int]:
-        """A ~ p, edge by edge."""
+        """Draw a ~ p, edge by edge."""
         return self.controller.draw(1, self.generator)[0].tolist()
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ class ENAS(REINFORCE):
 
     @property
     def log_probs(self) -> Tensor:
-        """Log of the marginals, ``[E, J]``."""
+        """The logarithm of the marginals, ``[E, J]``."""
         return self._conditionals().exp().mean(0).log()
 
     @property

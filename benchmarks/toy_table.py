@@ -1,0 +1,47 @@
+"""The toy task's results as a table: what the paper's Figure 1 plots.
+
+    python -m advnas_lightning -m hydra/launcher=joblib hydra.launcher.n_jobs=2 trainer.enable_progress_bar=false \
+        strategy=advantage,reinforce,enas,parsec,proxylessnas,gdas,darts,snas,nasp,random 'seed=range(10)'
+    python -m benchmarks.toy_table multirun/DATE_TIME
+
+Prints, for each strategy, the median over its runs of 100 × test loss of the arg-max student at some iterations, and
+the share of edges that equal the teacher's at the end. (The launcher is an extra: ``pip install hydra-joblib-launcher``.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, median
+
+ITERATIONS = (100, 200, 300, 600, 1000, 2000)
+
+
+def main() -> None:
+    """Read the runs below a folder and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    runs = sorted(parser.parse_args().folder.rglob("summary.json"))
+    curves: dict[str, list[dict[int, float]]] = defaultdict(list)
+    right: dict[str, list[float]] = defaultdict(list)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for path in runs:
+        summary = json.loads(path.read_text())
+        with (path.parent / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["test/loss"]][:-1]  # the last is the final evaluation
+        curves[summary["strategy"]].append({int(row["step"]): 100 * float(row["test/loss"]) for row in rows})
+        right[summary["strategy"]].append(summary["argmax/edges_right"] / summary["edges"])
+        seconds[summary["strategy"]].append(summary["seconds"])
+    print("| strategy | n | " + " | ".join(map(str, ITERATIONS)) + " | edges right | s per run |")
+    print("| --- " * (len(ITERATIONS) + 4) + "|")
+    for strategy, losses in curves.items():
+        cells = [f"{median(curve[at] for curve in losses if at in curve):.3f}" for at in ITERATIONS]
+        share = f"{100 * mean(right[strategy]):.0f} %"
+        print(f"| {strategy} | {len(losses)} | " + " | ".join(cells) + f" | {share} | {mean(seconds[strategy]):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
