@@ -25,7 +25,7 @@ from advnas_lightning.callbacks import GenotypeFile, LastCheckpoint, SearchProgr
 from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import Genotype, count_parameters
-from advnas_lightning.strategies import Fixed, SearchStrategy
+from advnas_lightning.strategies import SearchStrategy
 
 # What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
 USER_ERRORS = (
@@ -96,7 +96,6 @@ def summarize(
 ) -> dict[str, Any]:
     """Evaluate the selected architecture; one flat object."""
     genotype = strategy.genotype(strategy.selected)
-    network = strategy.model if isinstance(strategy, Fixed) else genotype.apply(strategy.model)
     metrics: dict[str, float] = {}
     for evaluate in (trainer.validate, trainer.test):
         for result in evaluate(strategy, datamodule=data, verbose=False):
@@ -115,7 +114,7 @@ def summarize(
         "entropy": float(strategy.entropy),
         "loss": metrics.get("test/loss"),
         **metrics,
-        "params_millions": count_parameters(network) / 1e6,
+        "params_millions": count_parameters(strategy.derive()) / 1e6,
     }
     teacher: Genotype | None = getattr(data, "teacher", None)
     if teacher is not None:

@@ -4,8 +4,8 @@
         strategy=advantage,reinforce,enas,parsec,proxylessnas,gdas,darts,snas,nasp,random 'seed=range(10)'
     python -m benchmarks.toy_table multirun/DATE_TIME
 
-Prints, for each strategy, the median over its runs of 100 × test loss of the arg-max student at some iterations, and
-the share of edges that equal the teacher's at the end. (The launcher is an extra: ``pip install hydra-joblib-launcher``.)
+Prints, for each strategy, the median over its runs of 100 × test loss of the arg-max student at some iterations,
+and the share of edges that equal the teacher's at the end. The launcher is an extra package, hydra-joblib-launcher.
 """
 
 from __future__ import annotations

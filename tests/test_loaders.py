@@ -37,16 +37,16 @@ def batches(loader: SearchLoader) -> list[dict[str, Any]]:
 
 
 def test_pairs_and_cycles_the_architecture_loader() -> None:
-    loader = SearchLoader({"weights": [1, 2, 3, 4, 5], "architecture": ["x", "y"]})
-    assert batches(loader) == [{"weights": i, "architecture": a} for i, a in zip([1, 2, 3, 4, 5], "xyxyx", strict=True)]
+    loader = SearchLoader({"weights": "abcde", "architecture": "xy"})
+    assert batches(loader) == [{"weights": w, "architecture": a} for w, a in zip("abcde", "xyxyx", strict=True)]
     assert len(loader) == loader.architecture_steps(5) == 5
-    assert batches(loader)[0] == {"weights": 1, "architecture": "x"}  # anew with each epoch
+    assert batches(loader)[0] == {"weights": "a", "architecture": "x"}  # anew with each epoch
     assert [(i, j) for _, i, j in loader] == [(i, 0) for i in range(5)]
 
 
 def test_a_longer_architecture_loader_does_not_lengthen_the_epoch() -> None:
-    loader = SearchLoader({"architecture": [1, 2, 3], "weights": ["a"]})
-    assert batches(loader) == [{"weights": "a", "architecture": 1}]
+    loader = SearchLoader({"architecture": "xyz", "weights": "a"})
+    assert batches(loader) == [{"weights": "a", "architecture": "x"}]
     assert len(loader) == 1
 
 
@@ -62,7 +62,7 @@ def test_every_batch_of_either_loader_is_read_once_per_pass() -> None:
                 reads.append(index)
                 yield index
 
-    batches(SearchLoader({"weights": [1, 2, 3], "architecture": Noting()}))
+    batches(SearchLoader({"weights": "abc", "architecture": Noting()}))
     assert reads == [0, 1, 0]
 
 
@@ -77,9 +77,9 @@ def test_alternates_one_loader() -> None:
 
 
 def test_while_nothing_is_searched_the_architecture_loader_is_not_read() -> None:
-    loader = SearchLoader({"weights": [1, 2], "architecture": Untouchable()})
+    loader = SearchLoader({"weights": "ab", "architecture": Untouchable()})
     loader.searching = lambda: False
-    assert batches(loader) == [{"weights": 1}, {"weights": 2}]
+    assert batches(loader) == [{"weights": "a"}, {"weights": "b"}]
     loader.searching = lambda: True
     with pytest.raises(AssertionError, match="was read"):
         batches(loader)
@@ -90,22 +90,22 @@ def test_while_nothing_is_searched_the_architecture_loader_is_not_read() -> None
 
 
 def test_the_architecture_loader_alone_makes_the_epoch() -> None:
-    loader = SearchLoader({"architecture": [1, 2]})
-    assert batches(loader) == [{"architecture": 1}, {"architecture": 2}]
+    loader = SearchLoader({"architecture": "xy"})
+    assert batches(loader) == [{"architecture": "x"}, {"architecture": "y"}]
     assert len(loader) == loader.architecture_steps(2) == 2
 
 
 def test_weights_alone_have_no_architecture_steps() -> None:
-    loader = SearchLoader({"weights": [1, 2]})
-    assert batches(loader) == [{"weights": 1}, {"weights": 2}]
+    loader = SearchLoader({"weights": "ab"})
+    assert batches(loader) == [{"weights": "a"}, {"weights": "b"}]
     assert loader.architecture_steps(2) == 0
 
 
 @pytest.mark.parametrize("order", [("weights", "architecture"), ("architecture", "weights")])
 def test_the_limit_is_the_weights_loaders(order: tuple[str, str]) -> None:
-    loader = SearchLoader({key: [1, 2, 3, 4] for key in order})
+    loader = SearchLoader(dict.fromkeys(order, "abcd"))
     loader.limits = [2 if key == "weights" else 1 for key in order]
-    assert batches(loader) == [{"weights": 1, "architecture": 1}, {"weights": 2, "architecture": 2}]
+    assert batches(loader) == [{"weights": "a", "architecture": "a"}, {"weights": "b", "architecture": "b"}]
     assert len(loader) == 2
     loader.limits = 3
     assert len(batches(loader)) == 3
@@ -114,7 +114,7 @@ def test_the_limit_is_the_weights_loaders(order: tuple[str, str]) -> None:
 
 
 def test_a_loader_without_a_length_needs_a_limit() -> None:
-    loader = SearchLoader({"weights": Endless(), "architecture": [1]})
+    loader = SearchLoader({"weights": Endless(), "architecture": "x"})
     with pytest.raises(TypeError, match="no length"):
         len(loader)
     loader.limits = 2
@@ -123,47 +123,51 @@ def test_a_loader_without_a_length_needs_a_limit() -> None:
 
 
 def test_wrap_takes_what_a_train_dataloader_may_return() -> None:
-    pair = {"weights": [1], "architecture": [2]}
-    ready = SearchLoader({"weights": [1, 2]}, alternate=True)
+    pair, both = {"weights": "a", "architecture": "x"}, [{"weights": "a", "architecture": "x"}]
+    ready = SearchLoader({"weights": "ab"}, alternate=True)
     assert SearchLoader.wrap(ready) is ready
-    assert batches(SearchLoader.wrap(pair)) == [{"weights": 1, "architecture": 2}]
-    assert batches(SearchLoader.wrap(CombinedLoader(pair, "max_size"))) == [{"weights": 1, "architecture": 2}]
-    assert batches(SearchLoader.wrap([1, 2])) == [{"weights": 1}, {"weights": 2}]
-    assert batches(SearchLoader.wrap(DataLoader([1, 2], batch_size=None))) == [{"weights": 1}, {"weights": 2}]
-    assert batches(SearchLoader.wrap(CombinedLoader([1, 2]))) == [{"weights": 1}, {"weights": 2}]
+    assert batches(SearchLoader.wrap(pair)) == both
+    assert batches(SearchLoader.wrap(CombinedLoader(pair, "max_size"))) == both
+    alone = [{"weights": "a"}, {"weights": "b"}]
+    assert batches(SearchLoader.wrap("ab")) == alone
+    assert batches(SearchLoader.wrap(DataLoader(list("ab"), batch_size=None))) == alone
+    assert batches(SearchLoader.wrap(CombinedLoader(DataLoader(list("ab"), batch_size=None)))) == alone
 
 
 @pytest.mark.parametrize(
     ("loaders", "named"),
     [
-        ({"weights": [1], "valid": [1]}, r"not on \['valid', 'weights'\]"),
-        ({0: [1]}, r"not on \['0'\]"),
+        ({"weights": "a", "valid": "b"}, r"not on \['valid', 'weights'\]"),
+        ({0: "a"}, r"not on \['0'\]"),
         ({}, "not on dict"),
-        ([1], "not on list"),
+        (["a"], "not on list"),
+        ({"weights": ["a"]}, "weights loader is a list"),
+        ({"weights": "a", "architecture": ("x", "y")}, "architecture loader is a tuple"),
+        ({"weights": {"nested": "a"}}, "weights loader is a dict"),
     ],
 )
-def test_other_keys_are_refused(loaders: Any, named: str) -> None:
+def test_anything_but_two_loaders_by_name_is_refused(loaders: Any, named: str) -> None:
     with pytest.raises(MisconfigurationException, match=named):
         SearchLoader(loaders)
 
 
 def test_alternating_needs_a_single_loader() -> None:
-    for loaders in ({"weights": [1], "architecture": [1]}, {"architecture": [1]}):
+    for loaders in ({"weights": "a", "architecture": "x"}, {"architecture": "x"}):
         with pytest.raises(MisconfigurationException, match="not on"):
             SearchLoader(loaders, alternate=True)
 
 
 def test_an_empty_architecture_loader_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match="architecture loader is empty"):
-        batches(SearchLoader({"weights": [1], "architecture": []}))
+        batches(SearchLoader({"weights": "a", "architecture": ""}))
 
 
 def test_reset_begins_a_new_epoch() -> None:
-    loader = SearchLoader({"weights": [1, 2, 3]})
+    loader = SearchLoader({"weights": "abc"})
     iterator = iter(loader)
-    assert next(iterator)[:2] == ({"weights": 1}, 0)
+    assert next(iterator)[:2] == ({"weights": "a"}, 0)
     loader.reset()
-    assert batches(loader) == [{"weights": i} for i in (1, 2, 3)]
+    assert batches(loader) == [{"weights": letter} for letter in "abc"]
 
 
 # -- under a trainer -------------------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ def test_a_single_loader_will_do_where_nothing_is_searched(make_search: Make, ma
 
 def test_an_empty_architecture_loader_stops_the_fit(noting: Make, make_loaders: Make, fit: Fit) -> None:
     with pytest.raises(MisconfigurationException, match="architecture loader is empty"):
-        fit(noting(), {"weights": make_loaders()["weights"], "architecture": []})
+        fit(noting(), {"weights": make_loaders()["weights"], "architecture": range(0)})
 
 
 def test_streams_without_a_length(noting: Make, fit: Fit) -> None:

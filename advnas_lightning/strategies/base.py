@@ -231,6 +231,10 @@ class SearchStrategy(LightningModule):
             )
         return self.process_best
 
+    def derive(self) -> nn.Module:
+        """The selected architecture as a plain network with the shared weights: no MixedOp."""
+        return self.genotype(self.selected).apply(self.model)
+
     @property
     def process_best(self) -> Genotype | None:
         """The process-best genotype, or ``None`` where no architecture step evaluated a one-hot architecture."""

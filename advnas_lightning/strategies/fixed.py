@@ -53,6 +53,10 @@ class Fixed(SearchStrategy):
         """0 for the given candidates and −∞ for all others, ``[E, J]``."""
         return self.one_hot(self._choice).weights.log()
 
+    def derive(self) -> nn.Module:
+        """The trained network itself."""
+        return self.model
+
     def argmax_choice(self) -> list[int]:
         """The given choice."""
         return list(self._choice)

@@ -40,8 +40,8 @@ def test_only_architecture_batches_are_given() -> None:
 def test_every_step_of_every_epoch_has_a_fresh_batch() -> None:
     data = TeacherData(**SIZES)
     batches = [images for epoch in range(4) for images in architecture_batches(data, epoch)]
-    batches += [images for images, _ in data.test_dataloader()]
-    assert len({key(images) for images in batches}) == 4 * 3 + 2
+    batches += [images for loader in (data.test_dataloader(), data.val_dataloader()) for images, _ in loader]
+    assert len({key(images) for images in batches}) == 4 * 3 + 2 + 2
     assert all(images.shape == (5, 1, 13, 13) for images in batches)
 
 
@@ -63,6 +63,17 @@ def test_the_test_batches_are_always_the_same() -> None:
         assert torch.equal(y, z)
 
 
+def test_test_batches_by_number_go_on_where_the_loader_ends() -> None:
+    data = TeacherData(**SIZES)
+    batches = [data.test_batch(index) for index in range(50)]
+    for (images, outputs), (expected, targets) in zip(batches, data.test_dataloader(), strict=False):
+        assert torch.equal(images, expected)
+        assert torch.equal(outputs, targets)
+    assert len({key(images) for images, _ in batches}) == 50
+    again = TeacherData(**SIZES)
+    assert torch.equal(again.test_batch(45)[0], batches[45][0])  # whatever was asked for before
+
+
 def test_images_are_uniform_and_outputs_the_teachers() -> None:
     data = TeacherData(nodes=3, candidates=4, batch_size=300, seed=1)
     images, outputs = next(iter(data.train_dataloader()["architecture"]))
@@ -71,7 +82,7 @@ def test_images_are_uniform_and_outputs_the_teachers() -> None:
     assert abs(images.mean().item()) < 5 / (3 * count) ** 0.5
     assert images.square().mean().item() == pytest.approx(1 / 3, abs=5 * (4 / 45 / count) ** 0.5)
     plain = data.teacher.apply(ToyNetwork(nodes=3, candidates=4, seed=1))
-    assert torch.equal(plain(images), outputs)
+    torch.testing.assert_close(plain(images), outputs)
     assert outputs.shape == (300,)
     assert not outputs.requires_grad
 

@@ -131,8 +131,8 @@ def test_the_teachers_genotype_has_no_loss(seed: int) -> None:
     x, y = next(iter(data.test_dataloader()))
     choice = space.choice(data.teacher)
     with space.bind(space.one_hot(choice)):
-        assert F.mse_loss(student(x), y).item() == 0
-    assert F.mse_loss(data.teacher.apply(student)(x), y).item() == 0
+        assert F.mse_loss(student(x), data.teacher.apply(ToyNetwork(seed=seed))(x)).item() == 0
+        assert F.mse_loss(student(x), y).item() < 1e-12  # the teacher may have seen more images at a time
     wrong = ((choice[0] + 1) % 10, *choice[1:])
     with space.bind(space.one_hot(wrong)):
         assert F.mse_loss(student(x), y).item() > 1e-6
