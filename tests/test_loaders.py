@@ -103,9 +103,9 @@ def test_weights_alone_have_no_architecture_steps() -> None:
 
 @pytest.mark.parametrize("order", [("weights", "architecture"), ("architecture", "weights")])
 def test_the_limit_is_the_weights_loaders(order: tuple[str, str]) -> None:
-    loader = SearchLoader(dict.fromkeys(order, "abcd"))
+    loader = SearchLoader(dict.fromkeys(order, range(4)))
     loader.limits = [2 if key == "weights" else 1 for key in order]
-    assert batches(loader) == [{"weights": "a", "architecture": "a"}, {"weights": "b", "architecture": "b"}]
+    assert batches(loader) == [{"weights": 0, "architecture": 0}, {"weights": 1, "architecture": 1}]
     assert len(loader) == 2
     loader.limits = 3
     assert len(batches(loader)) == 3
