@@ -91,7 +91,7 @@ class SearchLoader(CombinedLoader):
     def _length(self) -> float:
         leader = "weights" if "weights" in self.iterables else "architecture"
         length = sized_len(self.iterables[leader])
-        # Lightning fills the limits in, in the order of the flattened loaders
+        # Lightning fills the limits in, in the order of the loaders
         limit = self.limits[list(self.iterables).index(leader)] if self.limits else float("inf")
         return min(float("inf") if length is None else length, limit)
 

@@ -14,27 +14,6 @@ import torch
 from torch import Tensor, nn
 
 
-class _UnitGate(torch.autograd.Function):
-    """Multiply by a gate that is one: nothing forward, the gate's gradient ⟨∂L/∂y, y⟩ backward.
-
-    With ``inactive_ones`` the gates of the candidates that were not run get Σ ∂L/∂y, as if their outputs were ones.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, row: Tensor, inactive_ones: bool) -> Tensor:
-        ctx.save_for_backward(output, row)
-        ctx.inactive_ones = inactive_ones
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
-        output, row = ctx.saved_tensors
-        grad_row = row * (grad_output * output).sum(dtype=row.dtype)  # [J]; the row is one-hot
-        if ctx.inactive_ones:
-            grad_row += (1 - row) * grad_output.sum(dtype=row.dtype)
-        return grad_output, grad_row, None
-
-
 @dataclass(frozen=True)
 class Architecture:
     """One draw: which candidates run, and with which gates.
@@ -67,11 +46,10 @@ class _Route:
         """Σ_j a_j O_j over the candidates that ran."""
         if self.row is None:
             return outputs[0]
-        if self.unit and not (outputs[0].requires_grad or self.inactive_ones):
-            return outputs[0] * self.row[self.paths[0]]  # nothing behind it learns: cheaper than a function of our own
         if self.unit:
-            gated: Tensor = _UnitGate.apply(outputs[0], self.row, self.inactive_ones)
-            return gated
+            gate = self.row[self.paths[0]]
+            output = outputs[0] * gate
+            return output + (self.row.sum() - gate) if self.inactive_ones else output  # adds 0, and its gradient
         gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
         stacked = torch.stack(outputs)  # [paths, ...]
         return (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
@@ -256,7 +234,7 @@ class SearchSpace:
         return tuple(row.index(genotype[edge]) for edge, row in zip(self.edges, self.candidates, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Genotype(Mapping[str, str]):
     """The discrete result of a search: one candidate's name for each edge. Hashable, and JSON both ways.
 
@@ -275,9 +253,11 @@ class Genotype(Mapping[str, str]):
     """
 
     edges: Mapping[str, str]
-    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.edges, Mapping):
+            raise ValueError(f"a genotype maps edge names to candidate names, not {self.edges!r}")
         for edge, name in self.edges.items():
             if not isinstance(edge, str) or not isinstance(name, str):
                 raise ValueError(f"a genotype maps edge names to candidate names, not {edge!r} to {name!r}")

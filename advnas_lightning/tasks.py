@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 __all__ = ["Classification", "LanguageModelling", "Outcome", "Regression", "Task", "Window"]
@@ -34,7 +34,8 @@ class Task(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean_loss = MeanMetric(nan_strategy="disable")  # a diverged network reports nan, it is not skipped
+        self.total_loss = SumMetric(nan_strategy="disable")  # a diverged network reports nan, it is not skipped
+        self.terms = SumMetric()
         self.metrics = MetricCollection(dict(self.make_metrics()))
 
     def make_metrics(self) -> dict[str, Metric]:
@@ -47,17 +48,19 @@ class Task(nn.Module):
 
     def update(self, outcome: Outcome) -> None:
         """Add a batch to the evaluation."""
-        self.mean_loss.update(outcome.loss.detach(), outcome.size)
+        self.total_loss.update(outcome.loss.detach() * outcome.size)
+        self.terms.update(outcome.size)
         if len(self.metrics):
             self.metrics.update(outcome.scores, outcome.targets)
 
     def compute(self) -> dict[str, Tensor]:
         """The evaluation's metrics so far; ``loss`` is the mean over all terms of all batches."""
-        return {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+        return {"loss": self.total_loss.compute() / self.terms.compute(), **self.metrics.compute()}
 
     def reset(self) -> None:
         """Begin a new evaluation."""
-        self.mean_loss.reset()
+        self.total_loss.reset()
+        self.terms.reset()
         self.metrics.reset()
 
 
@@ -151,5 +154,5 @@ class LanguageModelling(Task):
 
     def compute(self) -> dict[str, Tensor]:
         """Mean token loss and its exponential, the perplexity: infinite where a network overflowed."""
-        loss = self.mean_loss.compute().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        loss = super().compute()["loss"].nan_to_num(nan=torch.inf, posinf=torch.inf)
         return {"loss": loss, "perplexity": loss.exp()}

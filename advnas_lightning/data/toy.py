@@ -39,7 +39,7 @@ class TeacherData(LightningDataModule):
         >>> data = TeacherData(batch_size=4, seed=1)
         >>> images, outputs = next(iter(data.test_dataloader()))
         >>> images.shape, outputs.shape, data.teacher["input->1"]
-        (torch.Size([4, 1, 13, 13]), torch.Size([4]), 'filter8')
+        (torch.Size([4, 1, 13, 13]), torch.Size([4]), 'filter0')
     """
 
     def __init__(

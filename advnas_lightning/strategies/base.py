@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -47,6 +47,13 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
     """Return ``value``, or raise a ValueError that names it and what is allowed."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown: use {' or '.join(allowed)}")
+    return value
+
+
+def whole(name: str, value: Any, *, least: int) -> int:
+    """Return ``value``, or raise a ValueError if it is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
     return value
 
 
@@ -109,8 +116,7 @@ class SearchStrategy(LightningModule):
         self.automatic_optimization = False
         if self.searches and architecture_optimizer is None:
             raise ValueError("architecture_optimizer=None: a search needs one, such as partial(Adam, lr=3e-3)")
-        if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={warmup_epochs!r} must be a whole number of at least 0")
+        whole("warmup_epochs", warmup_epochs, least=0)
         if not isinstance(seed, int):
             raise ValueError(f"seed={seed!r} must be a whole number")
         for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
@@ -137,7 +143,7 @@ class SearchStrategy(LightningModule):
         self.register_buffer("best_choice", torch.full((len(self.space),), -1))
         self.weight_steps = self.architecture_steps = self.skipped_weight_steps = 0
         self._losses: dict[str, tuple[Tensor, int]] = {}  # summed over the running epoch
-        self._buffers_to_keep: list[Tensor] | None = None
+        self._buffer_places: list[tuple[nn.Module, str]] | None = None  # found once, at the first step
         self._rng_to_restore: dict[str, Any] | None = None
         self.configure_architecture()
 
@@ -181,7 +187,12 @@ class SearchStrategy(LightningModule):
 
     def draw(self) -> list[int]:
         """Draw a ~ p: one candidate index per edge."""
-        return torch.multinomial(self.probs.cpu(), 1, generator=self.generator).squeeze(1).tolist()
+        probs = self.probs.cpu()
+        if probs.isnan().any():
+            raise ValueError(
+                "θ is not finite any more, because a loss was not: lower a learning rate, or clip gradients"
+            )
+        return torch.multinomial(probs, 1, generator=self.generator).squeeze(1).tolist()
 
     def one_hot(self, choice: Sequence[int]) -> Architecture:
         """The architecture that runs ``choice`` alone."""
@@ -283,15 +294,16 @@ class SearchStrategy(LightningModule):
 
     def weight_step(self, batch: Any) -> None:
         """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`."""
-        optimizer = self._optimizer("weights")
-        optimizer.zero_grad()
-        with torch.no_grad():
+        optimizer = self._optimizer("weights") if "weights" in self._roles else None  # the network may have none
+        if optimizer is not None:
+            optimizer.zero_grad()
+        with torch.no_grad(), self._full_precision():
             architecture = self.sample_for_weights()
         with self.space.bind(architecture):
             outcome = self.outcome(batch)
             if outcome.loss.requires_grad:
                 self.manual_backward(outcome.loss)
-        if outcome.loss.requires_grad:
+        if optimizer is not None and outcome.loss.requires_grad:
             optimizer.step()
             self.weight_steps += 1
         else:  # only candidates without parameters were drawn, and nothing else learns
@@ -304,13 +316,15 @@ class SearchStrategy(LightningModule):
         with self._unchanged_buffers():
             trials = self.evaluate_draws(batch)
         self._track_process_best(trials)
-        gradients = self.architecture_gradients(trials)
+        with self._full_precision():
+            gradients = self.architecture_gradients(trials)
         self.architecture_steps += 1
         if gradients is not None:
             parameters = self.architecture_parameters()
             before = parameters[0].detach().clone()
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+                # the precision plugin divides what it steps on by the scale
+                parameter.grad = gradient if self._scaler is None else self._scaler.scale(gradient)
             optimizer.step()
             optimizer.zero_grad()
             with torch.no_grad():
@@ -320,7 +334,12 @@ class SearchStrategy(LightningModule):
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         """The trials of one architecture step, all on ``batch``."""
-        return [self.evaluate(self.sample(), batch) for _ in range(self.draws)]
+        trials = []
+        for _ in range(self.draws):
+            with self._full_precision():
+                architecture = self.sample()
+            trials.append(self.evaluate(architecture, batch))
+        return trials
 
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
@@ -329,9 +348,13 @@ class SearchStrategy(LightningModule):
         with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
             outcome = self.outcome(batch)
             if gates is not None:
-                (gate_grad,) = torch.autograd.grad(outcome.loss, gates)
+                loss = outcome.loss if self._scaler is None else self._scaler.scale(outcome.loss)
+                (gate_grad,) = torch.autograd.grad(loss, gates)
+                if self._scaler is not None:
+                    gate_grad = gate_grad / self._scaler.get_scale()
                 gate_grad = self._mean_over_ranks(gate_grad)
-        return Trial(architecture, self._mean_over_ranks(outcome.loss.detach()), gate_grad, outcome.size)
+        ranks = 1 if self._trainer is None else self._trainer.world_size
+        return Trial(architecture, self._mean_over_ranks(outcome.loss.detach()), gate_grad, outcome.size * ranks)
 
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
@@ -445,7 +468,7 @@ class SearchStrategy(LightningModule):
         if self._rng_to_restore is not None:
             _restore_rng(self._rng_to_restore)
             self._rng_to_restore = None
-        self._buffers_to_keep = list(self.model.buffers())
+        self._buffer_places = None
 
     def on_train_epoch_end(self) -> None:
         """Log the entropy and move the schedules on."""
@@ -472,7 +495,7 @@ class SearchStrategy(LightningModule):
             ValueError: the checkpoint is of another search space.
         """
         space = {edge: list(row) for edge, row in zip(self.space.edges, self.space.candidates, strict=True)}
-        if state["space"] != space:
+        if list(state["space"].items()) != list(space.items()):  # the order too: it is that of the rows of θ
             raise ValueError(f"the checkpoint's search space is {state['space']}, this model's is {space}")
         self.weight_steps, self.architecture_steps, self.skipped_weight_steps = state["steps"]
         self.generator.set_state(state["generator"].cpu())
@@ -492,7 +515,7 @@ class SearchStrategy(LightningModule):
         total, count = self._losses.get(name, (torch.zeros_like(loss), 0))
         self._losses[name] = (total + size * loss, count + size)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.fit_loop.epoch_loop.batch_idx % every == 0:
+        if every and self.trainer.fit_loop.epoch_loop.batch_idx % every == 0:
             self.log(name, loss, prog_bar=True, logger=False)
 
     def _log_epoch(self) -> None:
@@ -524,16 +547,32 @@ class SearchStrategy(LightningModule):
                 self.best_choice = torch.where(better, index, self.best_choice)
                 self.best_loss = torch.where(better, trial.loss.to(self.best_loss.dtype), self.best_loss)
 
+    def _full_precision(self) -> AbstractContextManager[None]:
+        """Draws and gradients of θ are computed outside the trainer's autocast."""
+        kind = self.device.type
+        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return None if self._trainer is None else getattr(self._trainer.precision_plugin, "scaler", None)
+
     @contextmanager
     def _unchanged_buffers(self) -> Iterator[None]:
         """Give the model's buffers (running statistics) back the values that they had."""
-        buffers = list(self.model.buffers()) if self._buffers_to_keep is None else self._buffers_to_keep
-        saved = [buffer.clone() for buffer in buffers]
+        if self._buffer_places is None:
+            modules = self.model.modules()
+            self._buffer_places = [
+                (module, name) for module in modules for name, _ in module.named_buffers(recurse=False)
+            ]
+        saved = [(module, name, module._buffers[name]) for module, name in self._buffer_places]
+        values = [None if buffer is None else buffer.clone() for _, _, buffer in saved]
         try:
             yield
         finally:
-            for buffer, value in zip(buffers, saved, strict=True):
-                buffer.copy_(value)
+            for (module, name, buffer), value in zip(saved, values, strict=True):
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
+                module._buffers[name] = buffer  # also where the forward pass put another tensor there
 
 
 def _collect_rng() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
-from advnas_lightning.strategies.base import Trial, positive
+from advnas_lightning.strategies.base import Trial, positive, whole
 from advnas_lightning.strategies.reinforce import REINFORCE
 
 
@@ -102,9 +102,8 @@ class ENAS(REINFORCE):
         tanh_constant: float | None = None,
         **kwargs: Any,
     ) -> None:
-        positive("hidden_size", hidden_size)
         self._options = {
-            "hidden_size": hidden_size,
+            "hidden_size": whole("hidden_size", hidden_size, least=1),
             "temperature": positive("temperature", temperature),
             "tanh_constant": tanh_constant if tanh_constant is None else positive("tanh_constant", tanh_constant),
         }

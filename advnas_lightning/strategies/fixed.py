@@ -61,6 +61,20 @@ class Fixed(SearchStrategy):
         """The given choice."""
         return list(self._choice)
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """With the genotype: two of them may have networks of equal shapes."""
+        return {**super().get_extra_state(), "genotype": dict(self._genotype)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture.
+        """
+        if state.get("genotype") != self._genotype:
+            raise ValueError(f"the checkpoint trains {state.get('genotype')}, not {dict(self._genotype)}")
+        super().set_extra_state(state)
+
     @torch.no_grad()
     def sample(self) -> Architecture:
         """The given architecture."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive, whole
 
 
 class PARSEC(SearchStrategy):
@@ -40,7 +40,7 @@ class PARSEC(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.samples = int(positive("samples", samples))
+        self.samples = whole("samples", samples, least=1)
         self.scale = scale if scale == "batch" else positive("scale", scale)
         self.weights = one_of("weights", weights, ("importance", "authors_code"))
         self.draws = self.samples if weights == "importance" else 1
