@@ -223,6 +223,17 @@ def test_an_interrupted_run_can_be_resumed(folder: Path, monkeypatch: pytest.Mon
     assert read(folder / "rest", "summary.json")["architecture_steps"] == 10 * (epoch + 3)
 
 
+@pytest.mark.parametrize(
+    "argument", ["trainer.fast_dev_run=2", "trainer.overfit_batches=3", "trainer.max_time=00:01:00:00"]
+)
+def test_what_shortens_a_run_works_on_the_toy_task(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    launch(monkeypatch, "strategy=gdas", *SMALL_TOY, argument)
+    steps = {"fast_dev_run=2": 2, "overfit_batches=3": 6}.get(argument.removeprefix("trainer."), 20)
+    assert read(only_run(folder), "summary.json")["architecture_steps"] == steps
+
+
 def test_trainer_arguments_work_from_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, *SMALL_PTB, "task.data.root=text", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
            "trainer.precision=bf16-mixed", "trainer.num_sanity_val_steps=0", "trainer.deterministic=true")  # fmt: skip

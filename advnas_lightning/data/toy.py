@@ -67,7 +67,8 @@ class TeacherData(LightningDataModule):
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
         """Batches for the architecture steps."""
         sampler = _Consecutive(self.batches)
-        return {"architecture": DataLoader(_Batches(partial(self._batch, "train")), batch_size=None, sampler=sampler)}
+        dataset = _Batches(partial(self._batch, "train"), self.batches)
+        return {"architecture": DataLoader(dataset, batch_size=None, sampler=sampler)}
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches for the evaluation at the end of each epoch."""
@@ -82,7 +83,7 @@ class TeacherData(LightningDataModule):
         return self._batch("test", index)
 
     def _evaluation(self, purpose: str) -> DataLoader[tuple[Tensor, Tensor]]:
-        dataset = _Batches(partial(self._batch, purpose))
+        dataset = _Batches(partial(self._batch, purpose), self.test_batches)
         return DataLoader(dataset, batch_size=None, sampler=range(self.test_batches))
 
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
@@ -102,10 +103,13 @@ class TeacherData(LightningDataModule):
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """An endless data set of whole batches by index."""
+    """Whole batches by index: as many as an epoch has, for samplers that the trainer puts in, and ever more beyond."""
 
-    def __init__(self, make: partial[tuple[Tensor, Tensor]]) -> None:
-        self.make = make
+    def __init__(self, make: partial[tuple[Tensor, Tensor]], length: int) -> None:
+        self.make, self.length = make, length
+
+    def __len__(self) -> int:
+        return self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.make(index)
