@@ -28,7 +28,7 @@ def kernels_of(model: ToyNetwork) -> Tensor:
 
 
 def reference(model: ToyNetwork, gates: Tensor, x: Tensor) -> Tensor:
-    """SPEC §5 toy written out with convolutions, node by node."""
+    """The toy task of §5.1 written out with convolutions, node by node."""
     kernels = kernels_of(model)
     heads = (model.heads * len(model.edges)).view(-1, 1, 1, 4, 4)
     outputs = []

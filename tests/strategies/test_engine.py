@@ -1,4 +1,4 @@
-"""What the engine promises of every strategy (SPEC §2, DESIGN §4)."""
+"""What the engine promises of every strategy."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Every strategy's θ.grad against enumeration, autograd or its paper's formula written out (SPEC §3)."""
+"""Every strategy's θ.grad against enumeration, autograd or its paper's formula written out."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""The paper's theory (SPEC §4), held against the strategies' own gradients by enumeration of small spaces.
+"""The paper's theory, held against the strategies' own gradients by enumeration of small spaces.
 
 Theorem 4.2 is in ``test_estimators.py`` too, on a network that is far from linear. Everything here is float64 and exact
 but for rounding.
@@ -201,7 +201,7 @@ def test_reinforce_noise_grows_linearly_with_the_number_of_edges_and_the_advanta
 # -- Theorem 4.1 -------------------------------------------------------------------------------------------------------
 #
 # The text of bound (5) was not at hand where these tests were written: its exact form is NOT checked. What is tested is
-# a bound of its kind, derived here. It needs what SPEC §4 asks for (positive rewards, an unbiased δ) and says why a
+# a bound of its kind, derived here. It needs what the theorem asks for (positive rewards, an unbiased δ) and says why a
 # small variance matters: the improvement that is guaranteed falls with E‖δ‖².
 #
 # For r > 0 let q(a) = p(a) r(a) / J(θ), a distribution. By Jensen's inequality, with Δ = θ' − θ,
