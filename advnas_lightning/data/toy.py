@@ -87,7 +87,7 @@ class TeacherData(LightningDataModule):
         return DataLoader(dataset, batch_size=None, sampler=range(self.test_batches))
 
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
-        # Twenty batches in one pass of the teacher take a third of the time of twenty passes.
+        # The teacher is so small that calling it costs more than its arithmetic, so batches are made in chunks.
         number, place = divmod(index, CHUNK)
         if self._chunk[0] != (purpose, number):
             self._chunk = ((purpose, number), self._make_chunk(purpose, number))

@@ -14,7 +14,7 @@ PLACES = ((SIZE - KERNEL) // STRIDE + 1) ** 2  # 16, where a filter is applied
 class Filter(nn.Module):
     """A fixed 7×7 convolution with stride 2 of 13×13 images, as one matrix product.
 
-    On a CPU that takes a tenth of the time of the convolution itself, and the filter never changes.
+    So small a convolution is slow on a CPU, and the filter never changes.
 
     Args:
         kernel: ``[7, 7]``.
