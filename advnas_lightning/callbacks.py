@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from advnas_lightning.benchmarks.nasbench201 import TEST_COLUMNS, measure, open_table
+from advnas_lightning.report.published import TABLE_2, TABLE_4
+from advnas_lightning.space import Genotype
 from advnas_lightning.strategies import SearchStrategy
 
 
@@ -123,6 +127,116 @@ class PeriodicTest(Callback):
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         with torch.no_grad(), pl_module.space.bind(pl_module.one_hot(pl_module.argmax_choice())):
             pl_module.log_now({"test/loss": pl_module.outcome(batch).loss}, prog_bar=False)
+
+
+class Findings(Callback):
+    """A callback that has something to add to what a run reports at its end."""
+
+    def summary(self, search: SearchStrategy) -> dict[str, Any]:
+        """Entries of ``summary.json``."""
+        return {}
+
+    def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
+        """Columns beside the selected architecture's, by title: a text for each edge."""
+        return {}
+
+    def lines(self, search: SearchStrategy) -> dict[str, str]:
+        """Lines below that table, by name."""
+        return {}
+
+
+class TeacherComparison(Findings):
+    """Counts the edges that equal the teacher's, on the toy task."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the teacher."""
+        self._teacher: Genotype = trainer.datamodule.teacher  # type: ignore[attr-defined]
+
+    def summary(self, search: SearchStrategy) -> dict[str, Any]:
+        """How many edges there are, and are right."""
+        return {
+            "edges_right": sum(self._right(search.genotype(search.selected))),
+            "argmax/edges_right": sum(self._right(search.genotype())),
+            "edges": len(self._teacher),
+        }
+
+    def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
+        """The teacher's choice, and whether it was found."""
+        marks = ["✓" if right else "" for right in self._right(search.genotype(search.selected))]
+        return {"teacher": list(self._teacher.values()), "": marks}
+
+    def lines(self, search: SearchStrategy) -> dict[str, str]:
+        """The count."""
+        return {"edges right": f"{sum(self._right(search.genotype(search.selected)))} of {len(self._teacher)}"}
+
+    def _right(self, found: Genotype) -> list[bool]:
+        return [found[edge] == candidate for edge, candidate in self._teacher.items()]
+
+
+class CellScores(Findings):
+    """Scores the found cells, argmax and process_best, by NAS-Bench-201's table.
+
+    After every epoch it logs the accuracy on CIFAR-10's test images as ``nasbench201/argmax`` and
+    ``nasbench201/process_best``; at the end it adds all the table's scores to the summary, and the paper's own result.
+
+    Args:
+        table: see :func:`~advnas_lightning.benchmarks.nasbench201.open_table`; without one there are no scores.
+        strategy: the strategy's name in the paper's tables.
+        zero_op: whether the operation ``none`` is among the candidates: the paper's Table 4, else its Table 2.
+
+    Raises:
+        ValueError: the table cannot be read.
+    """
+
+    column = "cifar10_test"
+
+    def __init__(self, table: str | Path | None = None, *, strategy: str = "", zero_op: bool = False) -> None:
+        self._table = None if table is None else open_table(table)
+        self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
+        self._strategy = strategy
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the accuracy of both kinds of cell, as far as they and it are known."""
+        assert isinstance(pl_module, SearchStrategy)
+        scores = {f"nasbench201/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
+        known = {name: torch.tensor(score[self.column]) for name, score in scores.items() if self.column in score}
+        pl_module.log_now(known)
+
+    def summary(self, search: SearchStrategy) -> dict[str, Any]:
+        """Each cell as a string, with its scores, its rank, and the size of the benchmark's network with it."""
+        summary: dict[str, Any] = {}
+        for kind, cell in _kinds(search).items():
+            found = {"arch": cell.to_nasbench201(), **measure(cell), **self._scores(cell)}
+            rank = self._rank(cell)
+            if rank is not None:
+                found["rank"] = rank[0]
+            summary |= {f"{kind}/{name}": value for name, value in found.items()}
+        return summary
+
+    def lines(self, search: SearchStrategy) -> dict[str, str]:
+        """Each cell, its scores, and the paper's."""
+        lines = {}
+        for kind, cell in _kinds(search).items():
+            lines[kind] = cell.to_nasbench201()
+            scores, rank = self._scores(cell), self._rank(cell)
+            for column, dataset in TEST_COLUMNS.items():
+                if column in scores:
+                    place = f" (rank {rank[0]} of {rank[1]})" if rank and column == self.column else ""
+                    lines[f"{kind}, {dataset}"] = f"{scores[column]:.2f} %{place}"
+            if kind in self._published:
+                lines[f"{kind}, the paper's {self._strategy}"] = f"{self._published[kind]} %"
+        return lines
+
+    def _scores(self, cell: Genotype) -> Mapping[str, float]:
+        return {} if self._table is None else self._table.scores(cell)
+
+    def _rank(self, cell: Genotype) -> tuple[int, int] | None:
+        return None if self._table is None else self._table.rank(cell, self.column)
+
+
+def _kinds(search: SearchStrategy) -> dict[str, Genotype]:
+    best = search.process_best
+    return {"argmax": search.genotype(), **({} if best is None else {"process_best": best})}
 
 
 class SearchProgressBar(TQDMProgressBar):

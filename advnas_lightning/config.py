@@ -27,6 +27,7 @@ class Config:
     which: str | None = (
         None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's own
     )
+    retraining: bool = False  # strategy=fixed: a found architecture is trained, nothing is searched
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it
     preset: str = "paper"  # or authors_code
     threads: int | None = "${task.threads}"  # type: ignore[assignment]  # of the CPU; null: torch's default

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Architecture:
     inactive_ones: bool = False
 
 
+class _UnitGate(torch.autograd.Function):
+    """``output * gate`` for a gate of one, without the passes over memory that a product's backward would need."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return output.clone()  # not a view, so that an operation in place may follow
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        (output,) = ctx.saved_tensors
+        # Credits are summed in full precision: a half could overflow.
+        return grad, (grad * output).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
+
+
 @dataclass
 class _Route:
     """What one edge does in one forward pass."""
@@ -48,7 +64,7 @@ class _Route:
             return outputs[0]
         if self.unit:
             gate = self.row[self.paths[0]]
-            output = outputs[0] * gate
+            output: Tensor = _UnitGate.apply(outputs[0], gate)
             return output + (self.row.sum() - gate) if self.inactive_ones else output  # adds 0, and its gradient
         gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
         stacked = torch.stack(outputs)  # [paths, ...]
@@ -296,6 +312,73 @@ class Genotype(Mapping[str, str]):
         return cls(edges)
 
     @classmethod
+    def from_nasbench201(cls, text: str) -> Genotype:
+        """Read NAS-Bench-201's form: node by node, the operation on each edge ``i->j`` with ``~i``.
+
+        Any number of nodes will do; the names of the operations are checked where the genotype meets a network.
+
+        Raises:
+            ValueError: a malformed part, which is named.
+
+        Example:
+            >>> dict(Genotype.from_nasbench201("|skip_connect~0|+|none~0|nor_conv_3x3~1|"))
+            {'0->1': 'skip_connect', '0->2': 'none', '1->2': 'nor_conv_3x3'}
+        """
+        edges: dict[str, str] = {}
+        for target, node in enumerate(text.strip().split("+"), start=1):
+            tokens = node.removeprefix("|").removesuffix("|").split("|")
+            if node != f"|{'|'.join(tokens)}|" or len(tokens) != target:
+                raise _malformed(text, node, f"node {target} has {target} operation(s), between bars: '|op~0|…|'")
+            for source, token in enumerate(tokens):
+                name, _, end = token.rpartition("~")
+                if not name.isidentifier() or end != str(source):
+                    raise _malformed(text, token, f"edge {source}->{target} is written 'operation~{source}'")
+                edges[f"{source}->{target}"] = name
+        return cls(edges)
+
+    def to_nasbench201(self) -> str:
+        """The inverse of :meth:`from_nasbench201`.
+
+        Raises:
+            ValueError: the edges are not those ``i->j``, 0 ≤ i < j, of a cell.
+        """
+        nodes = [
+            [f"{self.get(f'{source}->{target}', '')}~{source}" for source in range(target)]
+            for target in range(1, len(self) + 1)
+            if f"0->{target}" in self
+        ]
+        text = "+".join(f"|{'|'.join(tokens)}|" for tokens in nodes)
+        try:
+            complete = Genotype.from_nasbench201(text) == self
+        except ValueError:
+            complete = False
+        if not complete:
+            raise ValueError(f"the edges {', '.join(self)} are not those of a cell: 0->1, 0->2, 1->2, …")
+        return text
+
+    @classmethod
+    def read(cls, source: str | Path, which: str | None = None) -> Genotype:
+        """Read a genotype as a user would write it down: a NAS-Bench-201 cell, JSON, or the path of a file.
+
+        Args:
+            source: ``|op~0|+…|``, ``{"edge": "candidate", …}``, or a path.
+            which: of a run's file, see :meth:`load`.
+
+        Raises:
+            ValueError: it is malformed, or the file is.
+
+        Example:
+            >>> Genotype.read("|none~0|") == Genotype.read('{"0->1": "none"}')
+            True
+        """
+        text = str(source).strip()
+        if text.startswith(("|", "{")):
+            if which is not None:
+                raise ValueError(f"{text} is one genotype, so which={which!r} has nothing to choose: leave it out")
+            return cls.from_nasbench201(text) if text.startswith("|") else cls.from_json(text)
+        return cls.load(source, which)
+
+    @classmethod
     def load(cls, path: str | Path, which: str | None = None) -> Genotype:
         """Read a run's ``genotype.json``, or a file that holds one genotype alone.
 
@@ -348,6 +431,29 @@ def count_parameters(model: nn.Module) -> int:
     """How many parameters a network has: by its own ``count_parameters()`` where it defines one, else all of them."""
     own = getattr(model, "count_parameters", None)
     return own() if callable(own) else sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, *inputs: Any) -> int:
+    """Multiply-accumulates of the convolutions and matrix products in one forward pass, as torch counts them.
+
+    Args:
+        model: a plain network, such as ``genotype.apply(model)`` gives.
+        inputs: what it is called with.
+
+    Example:
+        >>> count_macs(nn.Linear(3, 4), torch.zeros(2, 3))
+        24
+    """
+    training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    model.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def _malformed(text: str, part: str, rule: str) -> ValueError:
+    return ValueError(f"{text!r} is no NAS-Bench-201 cell because of {part!r}: {rule}")
 
 
 def _describe(op: MixedOp) -> str:

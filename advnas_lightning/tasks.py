@@ -37,6 +37,7 @@ class Task(nn.Module):
         self.total_loss = SumMetric(nan_strategy="disable")  # a diverged network reports nan, it is not skipped
         self.terms = SumMetric()
         self.metrics = MetricCollection(dict(self.make_metrics()))
+        self.training_metrics = MetricCollection(dict(self.make_metrics()))  # of the weight steps
 
     def make_metrics(self) -> dict[str, Metric]:
         """Metrics over ``(scores, targets)``, by name."""
@@ -52,6 +53,19 @@ class Task(nn.Module):
         self.terms.update(outcome.size)
         if len(self.metrics):
             self.metrics.update(outcome.scores, outcome.targets)
+
+    def update_training(self, outcome: Outcome) -> None:
+        """Add a weight step's batch to the training metrics."""
+        if len(self.training_metrics):
+            self.training_metrics.update(outcome.scores, outcome.targets)
+
+    def take_training(self) -> dict[str, Tensor]:
+        """The metrics of the weight steps since the last call."""
+        if not any(metric.update_called for metric in self.training_metrics.values()):
+            return {}
+        metrics: dict[str, Tensor] = self.training_metrics.compute()
+        self.training_metrics.reset()
+        return metrics
 
     def compute(self) -> dict[str, Tensor]:
         """The evaluation's metrics so far; ``loss`` is the mean over all terms of all batches."""
@@ -86,7 +100,8 @@ class Classification(Task):
 
     def make_metrics(self) -> dict[str, Metric]:
         """Top-1 accuracy."""
-        return {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
+        # Checking its arguments asks the device in every step; cross_entropy has checked the labels.
+        return {"accuracy": MulticlassAccuracy(self.classes, average="micro", validate_args=False)}
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
         """``model(inputs)`` gives logits ``[B, classes]`` for labels ``[B]``."""

@@ -1,14 +1,16 @@
 """The engine's time beside a bare PyTorch loop that does the same work, in one run.
 
-    python -m benchmarks.overhead toy|ptb [--steps N] [--data DIR] [--threads N]
+    python -m benchmarks.overhead toy|ptb|cifar10 [--steps N] [--data DIR] [--threads N] [--cells N]
 
-Prints the time of one AdvantageNAS iteration: on the toy task the architecture step, on Penn Treebank a weight and an
-architecture step. Both sides see the same data, draw alike and are timed in turns.
+Prints the time of one AdvantageNAS iteration: on the toy task the architecture step, on Penn Treebank and on CIFAR-10's
+network (with random images) a weight and an architecture step; there, of a REINFORCE architecture step, too. Both sides
+see the same data, draw alike and are timed in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,11 +21,13 @@ import torch
 from lightning import Callback, Trainer
 from torch.nn import functional as F
 
-from advnas_lightning import AdvantageNAS
-from advnas_lightning.data import PennTreebank, TeacherData
-from advnas_lightning.models import RecurrentLM, ToyNetwork
-from advnas_lightning.tasks import LanguageModelling, Regression
+from advnas_lightning import REINFORCE, AdvantageNAS
+from advnas_lightning.app import keep_memory
+from advnas_lightning.data import CIFAR10, PennTreebank, TeacherData
+from advnas_lightning.models import NASBench201, RecurrentLM, ToyNetwork
+from advnas_lightning.tasks import Classification, LanguageModelling, Regression
 
+WARM_UP = 3  # iterations of a round that are not counted
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -166,6 +170,132 @@ def bare_ptb(data: PennTreebank, windows: int) -> Iterator[tuple[str, float]]:
             yield ("architecture" if index % 2 else "weights"), time.perf_counter() - started
 
 
+class RandomImages(CIFAR10):
+    """As many noisy images as the steps need, with nothing to read."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.count = 2 * batches * self.batch_size
+
+    def prepare_data(self) -> None:
+        """Nothing to do."""
+
+    def _read_official(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        self.classes = tuple(map(str, range(10)))
+        images = torch.randint(256, (self.count, 3, 32, 32), dtype=torch.uint8)
+        return images, torch.randint(10, (self.count,)), self.count
+
+
+class StepTimes:
+    """Mixed into a strategy: the seconds of each of its steps."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds: dict[str, list[float]] = {"weights": [], "architecture": []}
+
+    def weight_step(self, batch: Any) -> None:
+        """Timed."""
+        started = time.perf_counter()
+        super().weight_step(batch)  # type: ignore[misc]
+        self.seconds["weights"].append(time.perf_counter() - started)
+
+    def architecture_step(self, batch: Any) -> None:
+        """Timed."""
+        started = time.perf_counter()
+        super().architecture_step(batch)  # type: ignore[misc]
+        self.seconds["architecture"].append(time.perf_counter() - started)
+
+
+class TimedAdvantageNAS(StepTimes, AdvantageNAS):
+    """AdvantageNAS with a watch."""
+
+
+class TimedREINFORCE(StepTimes, REINFORCE):
+    """REINFORCE with a watch."""
+
+
+def cifar10(steps: int, threads: int | None, cells: int) -> None:
+    """Both steps, and whole iterations with loading and augmentation, at the paper's sizes."""
+    if threads:
+        torch.set_num_threads(threads)
+    keep_memory()
+    data = RandomImages(steps)
+    data.setup()
+    times: dict[str, dict[str, list[float]]] = {"engine": {}, "bare": {}, "reinforce": {}}
+    for _ in range(3):
+        for side, kind in (("engine", TimedAdvantageNAS), ("reinforce", TimedREINFORCE)):
+            torch.manual_seed(0)
+            search, clock = cifar10_search(kind, cells), Clock()
+            trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, callbacks=[clock], **QUIET)
+            trainer.fit(search, datamodule=data)
+            for role, seconds in {**search.seconds, "iteration": clock.seconds}.items():
+                times[side].setdefault(role, []).extend(seconds[WARM_UP:])
+        for role, seconds in bare_cifar10(data, trainer, cells).items():
+            times["bare"].setdefault(role, []).extend(seconds[WARM_UP:])
+    for role, seconds in times["engine"].items():
+        report(f"cifar10 {role}", seconds, times["bare"][role])
+    ours = {side: {role: median(seconds) for role, seconds in roles.items()} for side, roles in times.items()}
+    weights = ours["engine"]["weights"]
+    print(f"advantage architecture / weight step  {ours['engine']['architecture'] / weights:.2f}")
+    print(f"reinforce architecture / weight step  {ours['reinforce']['architecture'] / weights:.2f}")
+
+
+def cifar10_search(kind: Any, cells: int) -> Any:
+    """A strategy at the paper's settings, its θ kept where all operations are drawn alike."""
+    return kind(
+        NASBench201(cells=cells),
+        task=Classification(10),
+        weight_optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        architecture_optimizer=partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.999), weight_decay=3e-3),
+        weight_clip=1.0,
+        architecture_clip=1.0,
+    )
+
+
+def bare_cifar10(data: RandomImages, trainer: Trainer, cells: int) -> dict[str, list[float]]:
+    """The same steps by hand on the discrete networks that an equal seed draws."""
+    torch.manual_seed(0)
+    search = cifar10_search(AdvantageNAS, cells)
+    model = search.model
+    supernets = [(cell, dict(cell.edges)) for cell in model.modules() if hasattr(cell, "edges")]
+    sgd, adam = search.weight_optimizer(model.parameters()), search.architecture_optimizer([search.theta])
+    trainer.training = True  # for the data module to augment
+
+    def choose(gates: torch.Tensor | None) -> list[int]:
+        choice: list[int] = search.draw()
+        for cell, edges in supernets:
+            for index, (name, j) in enumerate(zip(edges, choice, strict=True)):
+                cell.edges[name] = Gated(edges[name].candidates[edges[name].names[j]])
+                cell.edges[name].gate = None if gates is None else gates[index]
+        return choice
+
+    times: dict[str, list[float]] = {"weights": [], "architecture": [], "iteration": []}
+    loaders = data.train_dataloader()
+    for batches in zip(loaders["weights"], loaders["architecture"], strict=True):
+        begun = time.perf_counter()
+        (images, labels), (images2, labels2) = (data.on_after_batch_transfer(batch, 0) for batch in batches)
+
+        started = time.perf_counter()
+        choose(None)
+        sgd.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        sgd.step()
+        times["weights"].append(time.perf_counter() - started)
+
+        started = time.perf_counter()
+        gates = torch.ones(len(search.space), requires_grad=True)
+        choice = choose(gates)
+        (credit,) = torch.autograd.grad(F.cross_entropy(model(images2), labels2), gates)
+        a = F.one_hot(torch.tensor(choice), search.theta.shape[1])
+        search.theta.grad = credit[:, None] * (a - search.probs)
+        torch.nn.utils.clip_grad_norm_([search.theta], 1.0)
+        adam.step()
+        times["architecture"].append(time.perf_counter() - started)
+        times["iteration"].append(time.perf_counter() - begun)
+    return times
+
+
 def report(what: str, engine: list[float], bare: list[float]) -> None:
     """Medians, in milliseconds."""
     ours, theirs = 1e3 * median(engine), 1e3 * median(bare)
@@ -179,13 +309,17 @@ def report(what: str, engine: list[float], bare: list[float]) -> None:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["toy", "ptb"])
-    parser.add_argument("--steps", type=int, help="toy: iterations in each of 3 rounds; ptb: rounds of 4 steps")
+    parser.add_argument("task", choices=["toy", "ptb", "cifar10"])
+    parser.add_argument("--steps", type=int, help="iterations in each of 3 rounds; ptb: rounds of 4 steps")
     parser.add_argument("--data", help="folder of ptb.*.txt")
-    parser.add_argument("--threads", type=int, help="of the ptb task; default: torch's own")
+    parser.add_argument("--threads", type=int, help="of the ptb and cifar10 tasks; default: torch's own")
+    parser.add_argument("--cells", type=int, default=5, help="of cifar10's network, per stage")
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.task == "toy":
         toy(arguments.steps or 200)
+    elif arguments.task == "cifar10":
+        cifar10(arguments.steps or 20, arguments.threads, arguments.cells)
     else:
         ptb(arguments.steps or 3, arguments.data, arguments.threads)
 

@@ -10,9 +10,14 @@ import pytest
 from cli import SMALL_TOY, launch, read
 from hydra import compose, initialize_config_dir
 
+from advnas_lightning.app import quote_cells
+from advnas_lightning.benchmarks import nasbench201
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+COMMANDS = [line for lang, text in BLOCKS if lang == "bash" for line in text.replace("\\\n", " ").splitlines()]
+RUNS = [line for line in COMMANDS[2:] if "-m advnas_lightning " in line and "--config-dir" not in line]
+TABLES = [line for line in COMMANDS if "advnas_lightning.benchmarks.nasbench201 " in line]
 
 
 def test_the_first_two_commands_are_set_up_and_test() -> None:
@@ -41,10 +46,19 @@ def test_an_eleventh_strategy_is_one_file_and_one_yaml(tmp_path: Path, monkeypat
     assert read(tmp_path / "run", "genotype.json")["process_best"] is not None
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS[2:] if "--config-dir" not in line])
+@pytest.mark.parametrize("command", RUNS)
 def test_every_command_composes(command: str) -> None:
     python, flag, package, *overrides = shlex.split(command)
     assert (python, flag, package) == ("python", "-m", "advnas_lightning")
-    single = [re.sub(r",.*", "", override) for override in overrides if override != "-m"]
+    single = [re.sub(r",.*", "", quote_cells(override)) for override in overrides if override != "-m"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert compose("config", single).strategy
+
+
+def test_the_table_commands_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    convert, show = (shlex.split(command)[3:] for command in TABLES)
+    with pytest.raises(SystemExit, match="1"):  # there is no such folder here
+        nasbench201.main(convert)
+    (tmp_path / "TABLE.csv").write_text(f"arch,cifar10_test\n{show[-1]},93.76\n")
+    nasbench201.main(show)

@@ -308,6 +308,7 @@ class SearchStrategy(LightningModule):
             self.weight_steps += 1
         else:  # only candidates without parameters were drawn, and nothing else learns
             self.skipped_weight_steps += 1
+        self.task.update_training(outcome)
         self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
 
     def architecture_step(self, batch: Any) -> None:
@@ -521,7 +522,9 @@ class SearchStrategy(LightningModule):
     def _log_epoch(self) -> None:
         means = {name: total / count for name, (total, count) in self._losses.items()}
         self._losses.clear()
-        self.log_now({**{name: self._mean_over_ranks(mean) for name, mean in means.items()}, "entropy": self.entropy})
+        metrics = {f"train/{name}": value.float() for name, value in self.task.take_training().items()}
+        metrics |= {name: self._mean_over_ranks(mean) for name, mean in means.items()}
+        self.log_now({**metrics, "entropy": self.entropy})
 
     def log_now(self, metrics: dict[str, Tensor], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""

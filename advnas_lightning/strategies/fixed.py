@@ -19,7 +19,8 @@ class Fixed(SearchStrategy):
     Args:
         model: the network of the search, with MixedOp edges and fresh weights; further arguments as in
             :class:`SearchStrategy`.
-        genotype: a genotype, a mapping from edge to candidate, or the path of a run's ``genotype.json``.
+        genotype: a genotype, a mapping from edge to candidate, or a text as :meth:`Genotype.read` takes it: the path
+            of a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
         which: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
 
     Raises:
@@ -38,9 +39,7 @@ class Fixed(SearchStrategy):
     ) -> None:
         if genotype is None:
             raise ValueError("genotype=None: say what to train with strategy.genotype=PATH/genotype.json")
-        if isinstance(genotype, str | Path):
-            genotype = Genotype.load(genotype, which)
-        self._genotype = Genotype(genotype)
+        self._genotype = Genotype.read(genotype, which) if isinstance(genotype, str | Path) else Genotype(genotype)
         super().__init__(model, **kwargs)
         self.model = self._genotype.apply(model)
 

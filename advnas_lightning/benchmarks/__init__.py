@@ -1,0 +1,1 @@
+"""Published benchmarks that score a found architecture without training it."""

@@ -1,0 +1,64 @@
+"""The candidate operations of NAS-Bench-201 (Dong & Yang, ICLR 2020, Section 2.1; the paper's Appendix D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OPERATIONS", "ReLUConvBN", "Zero"]
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, convolution without bias, BatchNorm.
+
+    Args:
+        inputs: channels before.
+        outputs: channels after.
+        kernel: width of the kernel; the padding keeps the image's size.
+        stride: of the convolution.
+        affine: whether the BatchNorm has a learnt scale and shift.
+        running_statistics: whether it keeps running statistics for evaluation; without, every batch is normalised by
+            its own.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, affine: bool, running_statistics: bool
+    ) -> None:
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs, affine=affine, track_running_stats=running_statistics),
+        )
+
+
+class Zero(nn.Module):
+    """Cuts the edge: zeros, whatever comes in."""
+
+    is_zero_op = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros like ``x``."""
+        return torch.zeros_like(x)
+
+
+def _conv(kernel: int, channels: int, *, affine: bool, running_statistics: bool) -> nn.Module:
+    return ReLUConvBN(channels, channels, kernel, affine=affine, running_statistics=running_statistics)
+
+
+def _without_parameters(make: Callable[[], nn.Module], channels: int, **_: bool) -> nn.Module:
+    return make()
+
+
+# name -> (channels, *, affine, running_statistics) -> module
+OPERATIONS: dict[str, Callable[..., nn.Module]] = {
+    "none": partial(_without_parameters, Zero),
+    "skip_connect": partial(_without_parameters, nn.Identity),
+    "nor_conv_1x1": partial(_conv, 1),
+    "nor_conv_3x3": partial(_conv, 3),
+    "avg_pool_3x3": partial(
+        _without_parameters, partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=False)
+    ),
+}
