@@ -191,7 +191,7 @@ class CellScores(Findings):
     column = "cifar10_test"
 
     def __init__(self, table: str | Path | None = None, *, strategy: str = "", zero_op: bool = False) -> None:
-        self._table = None if table is None else open_table(table)
+        self._table = open_table(table) if table else None  # an empty environment variable names none
         self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
         self._strategy = strategy
 

@@ -67,8 +67,12 @@ class _Route:
             output: Tensor = _UnitGate.apply(outputs[0], gate)
             return output + (self.row.sum() - gate) if self.inactive_ones else output  # adds 0, and its gradient
         gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
+        images = outputs[0].dim() == 4 and outputs[0].is_contiguous(memory_format=torch.channels_last)
+        if images:  # stacked as they lie in memory, so that what follows finds their format again
+            outputs = [output.permute(0, 2, 3, 1) for output in outputs]
         stacked = torch.stack(outputs)  # [paths, ...]
-        return (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
+        mixed = (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
+        return mixed.permute(0, 3, 1, 2) if images else mixed
 
 
 @dataclass
@@ -444,11 +448,14 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
         >>> count_macs(nn.Linear(3, 4), torch.zeros(2, 3))
         24
     """
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
-    model.train(training)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*inputs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return int(counter.get_total_flops()) // 2
 
 

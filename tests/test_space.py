@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 import pickle
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import Architecture, Genotype, MixedOp, SearchSpace
+from advnas_lightning.space import count_macs, count_parameters
 
 
 class Scale(nn.Module):
@@ -423,3 +425,259 @@ def test_load_refuses_bytes_and_missing_files(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.json", tmp_path):
         with pytest.raises(ValueError, match="no genotype file"):
             Genotype.load(path)
+
+
+# -- NAS-Bench-201's notation ----------------------------------------------------------------------------------------
+
+OPERATIONS = ("avg_pool_3x3", "none", "nor_conv_1x1", "nor_conv_3x3", "skip_connect")
+CELL_EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
+
+
+def test_all_nasbench201_cells_round_trip() -> None:
+    texts = set()
+    for ops in itertools.product(OPERATIONS, repeat=6):
+        text = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*ops)
+        cell = Genotype.from_nasbench201(text)
+        assert list(cell.items()) == list(zip(CELL_EDGES, ops, strict=True))
+        assert cell.to_nasbench201() == text
+        texts.add(text)
+    assert len(texts) == 15_625
+
+
+def test_a_cells_edges_may_come_in_any_order() -> None:
+    text = "|none~0|+|skip_connect~0|nor_conv_1x1~1|"
+    cell = Genotype.from_nasbench201(text)
+    assert Genotype(dict(reversed(list(cell.items())))).to_nasbench201() == text
+
+
+@pytest.mark.parametrize("text", ["|a~0|", "|a~0|+|b~0|c~1|", "|a~0|+|b~0|c~1|+|d~0|e~1|f~2|+|g~0|h~1|i~2|j~3|"])
+def test_cells_of_other_sizes_round_trip(text: str) -> None:
+    assert Genotype.from_nasbench201(text).to_nasbench201() == text
+    assert Genotype.from_nasbench201(f" {text}\n").to_nasbench201() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "place"),
+    [
+        ("", "", "node 1"),
+        ("none~0", "none~0", "node 1"),
+        ("|none~0", "|none~0", "node 1"),
+        ("none~0|", "none~0|", "node 1"),
+        ("||none~0|", "||none~0|", "node 1"),
+        ("|none~0|none~1|", "|none~0|none~1|", "node 1"),
+        ("|none~0|+|none~0|", "|none~0|", "node 2"),
+        ("|none~0|+|none~0|none~1|none~2|", "|none~0|none~1|none~2|", "node 2"),
+        ("|none~0|+", "", "node 2"),
+        ("|none~0|++|none~0|none~1|", "", "node 2"),
+        ("|none~0| + |none~0|none~1|", "|none~0| ", "node 1"),
+        ("|none~0|none~0|none~1|", "|none~0|none~0|none~1|", "node 1"),
+        ("||", "", "edge 0->1"),
+        ("|none|", "none", "edge 0->1"),
+        ("|~0|", "~0", "edge 0->1"),
+        ("|none~|", "none~", "edge 0->1"),
+        ("|none~x|", "none~x", "edge 0->1"),
+        ("|none~00|", "none~00", "edge 0->1"),
+        ("|none~-0|", "none~-0", "edge 0->1"),
+        ("|none~0~0|", "none~0~0", "edge 0->1"),
+        ("|no ne~0|", "no ne~0", "edge 0->1"),
+        ("| none~0|", " none~0", "edge 0->1"),
+        ("|3x3~0|", "3x3~0", "edge 0->1"),
+        ("|none~1|", "none~1", "edge 0->1"),
+        ("|none~0|+|none~1|none~0|", "none~1", "edge 0->2"),
+        ("|none~0|+|none~0|none~0|", "none~0", "edge 1->2"),
+        ("|none~0|+|none~0|none~1|+|none~0|skip-connect~1|none~2|", "skip-connect~1", "edge 1->3"),
+    ],
+)
+def test_what_is_wrong_with_a_cell_is_named(text: str, part: str, place: str) -> None:
+    with pytest.raises(ValueError, match="no NAS-Bench-201 cell") as caught:
+        Genotype.from_nasbench201(text)
+    message = str(caught.value)
+    assert f"because of {part!r}" in message
+    assert place in message
+    assert repr(text) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        {"a": "x"},
+        {"0->1": "x", "a": "y"},
+        {"0->2": "x", "1->2": "y"},
+        {"0->1": "x", "0->2": "y"},
+        {"0->1": "x", "1->2": "y"},
+        {"0->1": "x", "0->3": "y", "1->3": "z"},
+        {"0->1": "x", "0->2": "y", "1->2": "z", "2->2": "w"},
+        {"0->1": "x", "0->2": "y", "1->2": "z", "2->1": "w"},
+        {"0 -> 1": "x"},
+        {"00->1": "x"},
+    ],
+    ids=lambda edges: ",".join(edges),
+)
+def test_a_genotype_that_is_no_cell_is_not_written_as_one(edges: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="not those of a cell") as caught:
+        Genotype(edges).to_nasbench201()
+    for edge in edges:
+        assert edge in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a|b", "a~0", "a+b", "3x3"])
+def test_an_operation_that_could_not_be_read_back_is_not_written(name: str) -> None:
+    with pytest.raises(ValueError, match="0->1"):
+        Genotype({"0->1": name}).to_nasbench201()
+
+
+def test_read_takes_what_a_user_would_write(tmp_path: Path) -> None:
+    cell = Genotype({"0->1": "none", "0->2": "skip_connect", "1->2": "none"})
+    content = {"selected": "argmax", "argmax": dict(cell), "process_best": {"a": "b"}}
+    run = write(tmp_path / "genotype.json", content)
+    lone = write(tmp_path / "cell.json", dict(cell))
+    text = "|none~0|+|skip_connect~0|none~1|"
+    for source in (text, f" {text}\n", cell.to_json(), f"\n{cell.to_json()}", run, str(run), lone, str(lone)):
+        assert Genotype.read(source) == cell
+    assert Genotype.read(run, "process_best") == Genotype({"a": "b"})
+    assert Genotype.read(str(run), which="argmax") == cell
+
+
+@pytest.mark.parametrize("source", ["|none~0|", '{"0->1": "none"}'])
+def test_read_has_nothing_to_choose_in_one_genotype(source: str) -> None:
+    with pytest.raises(ValueError, match="which='argmax'") as caught:
+        Genotype.read(source, "argmax")
+    assert source in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("|none~1|", "'none~1'"),
+        ('{"0->1": 3}', "'0->1' to 3"),
+        ("{0->1: none}", "not a genotype"),
+        ("none~0", "no genotype file at none~0"),
+        ("", "no genotype file"),
+    ],
+)
+def test_read_says_what_is_wrong(source: str, named: str) -> None:
+    with pytest.raises(ValueError, match=r"genotype|cell") as caught:
+        Genotype.read(source)
+    assert named in str(caught.value)
+
+
+# -- counting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"), [(3, 1, 1, 1), (1, 1, 0, 1), (3, 2, 1, 2), (5, 3, 0, 1)]
+)
+def test_macs_of_a_convolution(kernel: int, stride: int, padding: int, groups: int, batch: int) -> None:
+    conv = nn.Conv2d(4, 6, kernel, stride, padding, groups=groups)
+    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (9, 7))
+    expected = batch * 6 * height * width * (4 // groups) * kernel * kernel
+    assert count_macs(conv, torch.zeros(batch, 4, 9, 7)) == expected
+
+
+def test_macs_of_a_network_are_the_sum() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 6 * 4, 7))
+    assert count_macs(network, torch.zeros(2, 3, 8, 6)) == 2 * (5 * 6 * 4 * 3 * 9 + 5 * 6 * 4 * 7)
+    assert count_macs(nn.ReLU(), torch.zeros(3)) == 0
+
+
+def test_macs_of_a_network_with_two_inputs() -> None:
+    class Product(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x @ y
+
+    assert count_macs(Product(), torch.zeros(2, 3), torch.zeros(3, 5)) == 2 * 3 * 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_counting_leaves_the_network_as_it_was(training: bool) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).train(training)
+    state, rng = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    modes: list[bool] = []
+    network[2].register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    count_macs(network, torch.randn(4, 3, generator=torch.Generator()))
+    assert modes == [False]
+    assert all(module.training is training for module in network.modules())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_counting_leaves_a_frozen_part_frozen() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
+    network[1].eval()
+    count_macs(network, torch.zeros(4, 3))
+    assert [module.training for module in network] == [True, False]
+
+
+def test_a_failed_count_leaves_the_network_training() -> None:
+    network = nn.Sequential(nn.Linear(3, 3)).train()
+    with pytest.raises(RuntimeError):
+        count_macs(network, torch.zeros(4, 2))
+    assert network.training
+
+
+def test_parameters_are_counted_by_the_network_where_it_knows_better() -> None:
+    class Own(nn.Linear):
+        def count_parameters(self) -> int:
+            return 42
+
+    class Attribute(nn.Linear):
+        count_parameters = 3
+
+    assert count_parameters(nn.Linear(3, 4)) == 16
+    assert count_parameters(Own(3, 4)) == 42
+    assert count_parameters(Attribute(3, 4)) == 16
+    tied = nn.Linear(3, 3)
+    assert count_parameters(nn.Sequential(tied, tied)) == 12
+
+
+# -- the gate of a single path ---------------------------------------------------------------------------------------
+
+
+def test_in_place_after_a_skip_leaves_the_edges_input_alone() -> None:
+    edge = MixedOp("a", {"skip": nn.Identity(), "other": nn.Tanh()})
+    space = SearchSpace(edge)
+    architecture = space.one_hot([0])
+    x = torch.tensor([-2.0, 1.0, 3.0], requires_grad=True)
+    node = x * 1
+    gates = architecture.weights.clone().requires_grad_()
+    with space.bind(architecture, gates):
+        y = edge(node).mul_(2).relu_()
+    assert node.tolist() == [-2, 1, 3]
+    assert y.tolist() == [0, 2, 6]
+    (y * torch.tensor([5.0, 7.0, 11.0]) + node.square()).sum().backward()
+    assert gates.grad.tolist() == [[2 * 7 * 1 + 2 * 11 * 3, 0]]
+    assert x.grad.tolist() == [-4, 2 * 7 + 2, 2 * 11 + 6]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gates_credit_is_summed_in_full_precision(dtype: torch.dtype) -> None:
+    edge = MixedOp("a", {"skip": nn.Identity(), "other": nn.Identity()})
+    space = SearchSpace(edge)
+    architecture = space.one_hot([1])
+    gates = architecture.weights.clone().requires_grad_()
+    x = torch.full((1001,), 16.0, dtype=dtype)
+    with space.bind(architecture, gates):
+        y = edge(x)
+        assert y.dtype is dtype
+        (y.float() * 8).sum().backward()
+    assert gates.grad.dtype is torch.float32
+    assert gates.grad.tolist() == [[0, 8 * 16 * 1001]]  # beyond a float16, and between two bfloat16
+
+
+def test_a_single_path_equals_a_dense_draw_of_the_same_gates() -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    one_hot = space.one_hot([2, 0, 1])
+    gradients = []
+    for architecture in (one_hot, Architecture(one_hot.weights, space.all_paths)):
+        model.zero_grad()
+        gates = one_hot.weights.double().requires_grad_()
+        with space.bind(architecture, gates):
+            loss_of(model).backward()
+        weights = [p.grad for p in model.parameters() if p.grad is not None and p.grad.any()]
+        gradients.append([*weights, gates.grad * one_hot.weights])
+    assert len(gradients[0]) == 5  # two cells, b, c, and the gates
+    torch.testing.assert_close(*gradients)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import csv
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -81,7 +82,7 @@ class CSVTable(Table):
         self._rows: dict[str, tuple[float, ...]] = {}
         lines = None
         try:
-            with Path(path).open(newline="", encoding="utf-8") as file:
+            with Path(path).open(newline="", encoding="utf-8-sig") as file:
                 lines = csv.reader(file)
                 header = next(lines, [])
                 if "arch" not in header or len(header) < 2:
@@ -91,7 +92,11 @@ class CSVTable(Table):
                     if len(line) != len(header):
                         raise ValueError(f"it has {len(line)} fields, not {len(header)}")
                     arch = line.pop(at)
+                    if arch in self._rows:
+                        raise ValueError(f"{arch} is there twice")
                     self._rows[arch] = tuple(map(float, line))
+                    if not all(map(math.isfinite, self._rows[arch])):
+                        raise ValueError("a score is not finite")
         except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
             place = f", line {lines.line_num}" if lines is not None else ""
             raise ValueError(f"cannot read the table {path}{place}: {error}") from None
@@ -139,11 +144,11 @@ class NATSBenchTable(Table):
             raise ValueError(
                 f"reading {path} needs the nats_bench package: pip install 'advnas-lightning[nasbench201]'"
             ) from None
-        self._folder = path if path.is_dir() else None
+        self._path, self._folder = path, path if path.is_dir() else None
         try:
             self._api = create(str(path), "topology", fast_mode=path.is_dir(), verbose=False)
         except Exception as error:  # whatever a damaged pickle raises
-            raise ValueError(f"nats_bench cannot read {path}: {type(error).__name__}: {error}") from None
+            raise ValueError(f"nats_bench cannot read {path}: {_described(error)}") from None
 
     def scores(self, cell: Genotype) -> Mapping[str, float]:
         """What the benchmark says of ``cell``."""
@@ -151,7 +156,9 @@ class NATSBenchTable(Table):
 
     def cells(self) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Every cell that the files have, with its scores, in the benchmark's order."""
-        for index in track(range(len(self._api)), "reading cells", console=Console(stderr=True), transient=True):
+        console = Console(stderr=True)
+        indices = range(len(self._api))
+        for index in track(indices, "reading cells", console=console, transient=True, disable=not console.is_terminal):
             scores = self._scores(index)
             if scores:
                 yield self._api.arch(index), scores
@@ -160,9 +167,12 @@ class NATSBenchTable(Table):
         if not self._has(index):
             return {}
         scores = {}
-        for column, (dataset, epochs, metric) in COLUMNS.items():
-            # Without is_random=False it would pick one of the seeds.
-            scores[column] = float(self._api.get_more_info(index, dataset, hp=epochs, is_random=False)[metric])
+        try:
+            for column, (dataset, epochs, metric) in COLUMNS.items():
+                # Without is_random=False it would pick one of the seeds.
+                scores[column] = float(self._api.get_more_info(index, dataset, hp=epochs, is_random=False)[metric])
+        except Exception as error:  # whatever a damaged pickle raises
+            raise ValueError(f"nats_bench cannot read cell {index} of {self._path}: {_described(error)}") from None
         if self._folder is not None:
             self._api.clear_params(index, None)  # it keeps the weights of every cell that was asked for
         return scores
@@ -173,6 +183,10 @@ class NATSBenchTable(Table):
         if self._folder is None:
             return index in self._api.evaluated_indexes
         return any((self._folder / f"{name}.pickle.pbz2").is_file() for name in (f"{index:06d}", str(index)))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def open_table(path: str | Path) -> Table:
@@ -201,6 +215,8 @@ def convert(source: str | Path, target: str | Path) -> int:
         raise ValueError(f"no NATS-Bench file or folder at {source}")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent} for {target.name}")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: name a file for the table")
     table = NATSBenchTable(source)
     temporary = target.with_name(target.name + ".part")
     rows = [[arch, *(f"{scores[column]:.4f}" for column in COLUMNS)] for arch, scores in table.cells()]
@@ -265,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     converting.add_argument("target", metavar="DST.csv")
     showing = commands.add_parser("show", help="a cell's scores, ranks, parameters and multiply-accumulates")
     showing.add_argument("cell", metavar="CELL", help="|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, or a genotype.json")
-    showing.add_argument("--table", default=os.environ.get(ENVIRONMENT), help=f"default: ${ENVIRONMENT}")
+    showing.add_argument("--table", default=os.environ.get(ENVIRONMENT) or None, help=f"default: ${ENVIRONMENT}")
     options: Any = parser.parse_args(arguments)
     try:
         if options.command == "convert":

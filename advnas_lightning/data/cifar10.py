@@ -265,10 +265,9 @@ class CIFAR10(LightningDataModule):
             raise ValueError(f"{self.folder}/train and {self.folder}/test differ in the classes {differing}")
         self.classes = tuple(train.classes)
         samples: Sequence[tuple[str, int]] = [*train.samples, *test.samples]
-        arrays = [
-            self._read_image(path)
-            for path, _ in track(samples, "reading images", console=Console(stderr=True), transient=True)
-        ]
+        console = Console(stderr=True)
+        shown = track(samples, "reading images", console=console, transient=True, disable=not console.is_terminal)
+        arrays = [self._read_image(path) for path, _ in shown]
         for (path, _), array in zip(samples, arrays, strict=True):
             if array.shape != arrays[0].shape:
                 (height, width, _), (first_height, first_width, _) = array.shape, arrays[0].shape

@@ -49,10 +49,10 @@ class Reduction(nn.Module):
         self.main = nn.Sequential(
             ReLUConvBN(inputs, outputs, 3, stride=2, **norm), ReLUConvBN(outputs, outputs, 3, **norm)
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From ``[B, inputs, H, W]`` to ``[B, outputs, H / 2, W / 2]``."""
+        """From ``[B, inputs, H, W]`` to ``[B, outputs, ⌈H / 2⌉, ⌈W / 2⌉]``."""
         output: Tensor = self.shortcut(x) + self.main(x)
         return output
 
