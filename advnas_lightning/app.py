@@ -77,7 +77,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     if trainer.is_global_zero:
         write_json(folder / "summary.json", summary)
         genotype = strategy.genotype(strategy.selected)
-        draw_genotype(genotype, folder / "architecture.png", title=f"{summary['task']}, {summary['strategy']}")
+        draw_genotype(
+            genotype,
+            folder / "architecture.png",
+            title=f"{summary['task']}, {summary['strategy']}, {summary['selected']}",
+        )
         show(summary, strategy, findings, folder)
     return summary
 

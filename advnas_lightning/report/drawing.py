@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
+CHAIN_STEP = 1.7  # between the nodes of a chain, whose straight arrows must be longer than their labels
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 
 
@@ -44,16 +45,18 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
     for node, depth in _depths(arrows).items():
         layers[depth].append(node)
     chain = all(len(nodes) == 1 for nodes in layers.values())
+    step = CHAIN_STEP if chain else 1.0
     place = {
-        node: (float(depth), (len(nodes) - 1) / 2 - row)
+        node: (step * depth, (len(nodes) - 1) / 2 - row)
         for depth, nodes in layers.items()
         for row, node in enumerate(nodes)
     }
-    highest = max(abs(y) for _, y in place.values())
+    heights = [y for _, y in place.values()]
     for source, target, candidate in arrows:
         (x0, y0), (x1, y1) = place[source], place[target]
         # In a chain of nodes the edges that skip some are arcs, higher the more they skip, so that no two labels meet.
-        height = 0.55 * (x1 - x0 - 1) * (1 if int(x0) % 2 == 0 else -1) if chain else 0.0
+        skipped = round((x1 - x0) / step) - 1
+        height = 0.7 * skipped * (1 if round(x0 / step) % 2 == 0 else -1) if chain else 0.0
         bend = -2 * height / (x1 - x0) if x1 > x0 else 0.0
         arrow = FancyArrowPatch(
             (x0, y0),
@@ -76,13 +79,13 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
             bbox=LABEL,
             zorder=3,
         )
-        highest = max(highest, abs(height))
+        heights.append(height)
     for node, (x, y) in place.items():
         axes.text(x, y, node, ha="center", va="center", bbox=NODE, zorder=4)
     if chain:
         axes.set_aspect("equal")  # an arc's height is drawn, not given in data units: only so does its label meet it
-    axes.set_xlim(-0.4, max(layers) + 0.4)
-    axes.set_ylim(-highest - 0.5, highest + 0.5)
+    axes.set_xlim(-0.4, step * max(layers) + 0.4)
+    axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
 
 
 def _depths(arrows: list[tuple[str, str, str]]) -> dict[str, int]:
