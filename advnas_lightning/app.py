@@ -77,11 +77,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     if trainer.is_global_zero:
         write_json(folder / "summary.json", summary)
         genotype = strategy.genotype(strategy.selected)
-        draw_genotype(
-            genotype,
-            folder / "architecture.png",
-            title=f"{summary['task']}, {summary['strategy']}, {summary['selected']}",
-        )
+        title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
+        draw_genotype(genotype, folder / "architecture.png", title=title)
         show(summary, strategy, findings, folder)
     return summary
 

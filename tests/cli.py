@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from advnas_lightning.app import main
 
@@ -22,6 +24,17 @@ SMALL_PTB = [
     "task.model.hidden_size=8",
     "task.optimization.weight_optimizer.lr=1.0",
 ]
+SMALL_CIFAR10 = [
+    "task=cifar10",
+    "task.epochs=2",
+    "task.retrain_epochs=2",
+    "task.data.root=images",
+    "task.data.batch_size=6",
+    "task.model.cells=1",
+    "++task.model.channels=2",
+    "task.optimization.warmup_epochs=1",
+]
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "saw", "the", "cat", "that", "sat", "there"]
 
 
@@ -51,3 +64,15 @@ def write_ptb(folder: Path) -> None:
     for part, lines in (("train", 12), ("valid", 4), ("test", 3)):
         text = [" ".join(WORDS[(3 * line + k) % len(WORDS)] for k in range(4 + line % 5)) for line in range(lines)]
         (folder / f"ptb.{part}.txt").write_text("\n".join(text if part != "train" else [" ".join(WORDS), *text]) + "\n")
+
+
+def write_images(folder: Path) -> None:
+    """Small pictures of three colours: 12 of each to train with, and 6 to test with."""
+    noise = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 6)):
+        for name, colour in COLOURS.items():
+            place = folder / part / name
+            place.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = np.array(colour) + noise.integers(-40, 41, size=(8, 8, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{number}.png")

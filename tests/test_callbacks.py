@@ -1,15 +1,24 @@
-"""The callbacks of a run: whole files, seconds that go on after a resumption."""
+"""The callbacks of a run: whole files, seconds that go on after a resumption, and what is known of the findings."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from lightning import LightningModule, Trainer
+from torch.optim import Adam
 
-from advnas_lightning.callbacks import PeriodicTest, Stopwatch, write_json
+from advnas_lightning import AdvantageNAS, Genotype, SearchStrategy
+from advnas_lightning.callbacks import CellScores, Findings, PeriodicTest, Stopwatch, TeacherComparison, write_json
+from advnas_lightning.models import NASBench201
+from advnas_lightning.models.toy import ToyNetwork
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -37,3 +46,183 @@ def test_the_stopwatch_adds_what_was_before_a_resumption() -> None:
 def test_a_period_is_a_whole_number() -> None:
     with pytest.raises(ValueError, match="every_n_batches=0"):
         PeriodicTest(0)
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
+
+
+def search_that_found(
+    model: torch.nn.Module, argmax: Mapping[str, str], best: Mapping[str, str] | None = None, **options: Any
+) -> SearchStrategy:
+    """A search with a given end."""
+    search = AdvantageNAS(model, architecture_optimizer=partial(Adam, lr=0.1), **options)
+    with torch.no_grad():
+        for row, index in zip(search.theta, search.space.choice(Genotype(argmax)), strict=True):
+            row[index] += 1
+        if best is not None:
+            search.best_choice.copy_(torch.tensor(search.space.choice(Genotype(best))))
+            search.best_loss.fill_(0.5)
+    return search
+
+
+def test_a_callback_may_have_nothing_to_say() -> None:
+    search = search_that_found(ToyNetwork(nodes=1, candidates=2), {"input->1": "filter0"})
+    findings = Findings()
+    assert (findings.summary(search), findings.columns(search), findings.lines(search)) == ({}, {}, {})
+
+
+def comparison(teacher: Mapping[str, str]) -> TeacherComparison:
+    callback = TeacherComparison()
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(teacher=Genotype(teacher)))
+    callback.setup(trainer, LightningModule(), "fit")
+    return callback
+
+
+TEACHER = {"input->1": "filter2", "input->2": "filter0", "input->3": "filter1"}
+
+
+@pytest.mark.parametrize(("which", "right"), [("argmax", 2), ("process_best", 1)])
+def test_the_selected_edges_are_compared_with_the_teachers(which: str, right: int) -> None:
+    argmax = {"input->1": "filter2", "input->2": "filter3", "input->3": "filter1"}
+    best = {"input->1": "filter2", "input->2": "filter1", "input->3": "filter0"}
+    search = search_that_found(ToyNetwork(nodes=3, candidates=4), argmax, best, which=which)
+    found = comparison(TEACHER)
+    assert found.summary(search) == {"edges_right": right, "argmax/edges_right": 2, "edges": 3}
+    marks = {"argmax": ["✓", "", "✓"], "process_best": ["✓", "", ""]}
+    assert found.columns(search) == {"teacher": ["filter2", "filter0", "filter1"], "": marks[which]}
+    assert found.lines(search) == {"edges right": f"{right} of 3"}
+
+
+def test_all_edges_may_be_right() -> None:
+    search = search_that_found(ToyNetwork(nodes=3, candidates=4), TEACHER)
+    assert comparison(TEACHER).summary(search) == {"edges_right": 3, "argmax/edges_right": 3, "edges": 3}
+
+
+def cell(*operations: str) -> Genotype:
+    return Genotype(dict(zip(("0->1", "0->2", "1->2", "0->3", "1->3", "2->3"), operations, strict=True)))
+
+
+ARGMAX = cell("nor_conv_3x3", "nor_conv_3x3", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "skip_connect")
+BEST = cell("skip_connect", "nor_conv_3x3", "skip_connect", "nor_conv_3x3", "nor_conv_3x3", "skip_connect")
+OTHER = cell(*["skip_connect"] * 6)
+ALL_3X3 = cell(*["nor_conv_3x3"] * 6)
+
+
+def searched_cells(argmax: Genotype = ARGMAX, best: Genotype | None = BEST) -> SearchStrategy:
+    return search_that_found(NASBench201(cells=1, channels=2), argmax, best)
+
+
+def table(
+    path: Path, rows: Mapping[Genotype, tuple[float, ...]], columns: str = "cifar10_test,imagenet16_test"
+) -> Path:
+    lines = [",".join([genotype.to_nasbench201(), *map(str, scores)]) for genotype, scores in rows.items()]
+    path.write_text("\n".join([f"arch,{columns}", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """What a search logs, call by call."""
+    calls: list[dict[str, float]] = []
+
+    def log_now(self: SearchStrategy, metrics: dict[str, torch.Tensor], **_: Any) -> None:
+        calls.append({name: value.item() for name, value in metrics.items()})
+
+    monkeypatch.setattr(SearchStrategy, "log_now", log_now)
+    return calls
+
+
+def test_both_cells_are_looked_up(tmp_path: Path, logged: list[dict[str, float]]) -> None:
+    rows = {OTHER: (80.0, 20.0), ARGMAX: (92.25, 44.5), BEST: (93.5, 41.0), ALL_3X3: (92.25, 45.0)}
+    scores, search = CellScores(table(tmp_path / "cells.csv", rows), strategy="advantage"), searched_cells()
+    scores.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False), search)
+    assert logged == [{"nasbench201/argmax": 92.25, "nasbench201/process_best": 93.5}]
+    summary = scores.summary(search)
+    assert summary == {
+        "argmax/arch": ARGMAX.to_nasbench201(),
+        "argmax/params_millions": pytest.approx(0.587386),
+        "argmax/macs_millions": pytest.approx(82.49408),
+        "argmax/cifar10_test": 92.25,
+        "argmax/imagenet16_test": 44.5,
+        "argmax/rank": 2,  # with another cell of the same score
+        "process_best/arch": BEST.to_nasbench201(),
+        "process_best/params_millions": pytest.approx((73306 + 3 * (1_531_546 - 73306) / 6) / 1e6),
+        "process_best/macs_millions": summary["process_best/macs_millions"],
+        "process_best/cifar10_test": 93.5,
+        "process_best/imagenet16_test": 41.0,
+        "process_best/rank": 1,
+    }
+    assert scores.lines(search) == {
+        "argmax": ARGMAX.to_nasbench201(),
+        "argmax, CIFAR-10": "92.25 % (rank 2 of 4)",
+        "argmax, ImageNet16-120": "44.50 %",
+        "argmax, the paper's advantage": "93.76 ± 0.00 %",
+        "process_best": BEST.to_nasbench201(),
+        "process_best, CIFAR-10": "93.50 % (rank 1 of 4)",
+        "process_best, ImageNet16-120": "41.00 %",
+        "process_best, the paper's advantage": "93.29 ± 0.21 %",
+    }
+    assert scores.columns(search) == {}
+
+
+def test_what_a_table_does_not_know_is_left_out(tmp_path: Path, logged: list[dict[str, float]]) -> None:
+    scores = CellScores(table(tmp_path / "cells.csv", {OTHER: (80.0, 20.0), BEST: (93.5, 41.0)}))
+    search = searched_cells()
+    scores.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False), search)
+    assert logged == [{"nasbench201/process_best": 93.5}]
+    summary, lines = scores.summary(search), scores.lines(search)
+    assert {name for name in summary if name.startswith("argmax/")} == {
+        "argmax/arch", "argmax/params_millions", "argmax/macs_millions"
+    }  # fmt: skip
+    assert summary["process_best/rank"] == 1
+    assert list(lines) == ["argmax", "process_best", "process_best, CIFAR-10", "process_best, ImageNet16-120"]
+
+
+def test_a_table_without_cifar10_gives_what_it_has(tmp_path: Path, logged: list[dict[str, float]]) -> None:
+    path = table(tmp_path / "cells.csv", {ARGMAX: (44.5,)}, columns="imagenet16_test")
+    scores, search = CellScores(path, strategy="gdas"), searched_cells(best=None)
+    scores.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False), search)
+    assert all(not call for call in logged)
+    assert scores.summary(search)["argmax/imagenet16_test"] == 44.5
+    assert "argmax/rank" not in scores.summary(search)
+    assert list(scores.lines(search)) == ["argmax", "argmax, ImageNet16-120", "argmax, the paper's gdas"]
+
+
+def test_without_a_table_there_are_no_scores(logged: list[dict[str, float]]) -> None:
+    scores, search = CellScores(strategy="enas"), searched_cells(ALL_3X3, None)
+    scores.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False), search)
+    assert all(not call for call in logged)
+    assert scores.summary(search) == {
+        "argmax/arch": ALL_3X3.to_nasbench201(),
+        "argmax/params_millions": pytest.approx(1.531546),  # Table 2's 1.53
+        "argmax/macs_millions": scores.summary(search)["argmax/macs_millions"],
+    }
+    assert scores.lines(search) == {"argmax": ALL_3X3.to_nasbench201()}  # the paper has no ENAS
+
+
+@pytest.mark.parametrize(
+    ("strategy", "zero_op", "published"),
+    [
+        ("reinforce", False, ["93.01 ± 0.47", "92.69 ± 0.52"]),
+        ("parsec", False, ["93.68 ± 0.12", "92.51 ± 0.65"]),
+        ("proxylessnas", False, ["93.22 ± 0.08"]),
+        ("gdas", False, ["93.46 ± 0.13", "92.53 ± 0.98"]),
+        ("advantage", False, ["93.76 ± 0.00", "93.29 ± 0.21"]),
+        ("reinforce", True, ["65.15 ± 39.00", "91.40 ± 0.45"]),
+        ("parsec", True, ["92.67 ± 0.55", "91.75 ± 0.57"]),
+        ("proxylessnas", True, ["10.00 ± 0.00"]),
+        ("gdas", True, ["88.62 ± 0.00", "92.82 ± 0.71"]),
+        ("advantage", True, ["93.63 ± 0.18", "93.18 ± 0.19"]),
+        ("darts", False, []),
+        ("fixed", True, []),
+    ],
+)
+def test_the_papers_own_figures_stand_beside_ours(strategy: str, zero_op: bool, published: list[str]) -> None:
+    lines = CellScores(strategy=strategy, zero_op=zero_op).lines(searched_cells())
+    found = [value for name, value in lines.items() if name.endswith(f", the paper's {strategy}")]
+    assert found == [f"{value} %" for value in published]
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no table at .*nowhere\.csv"):
+        CellScores(tmp_path / "nowhere.csv")

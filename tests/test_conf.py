@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli import write_ptb
+from cli import write_images, write_ptb
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -15,7 +15,9 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from advnas_lightning import MixedOp
 from advnas_lightning.app import build_strategy
+from advnas_lightning.callbacks import CellScores
 from advnas_lightning.strategies import SearchStrategy
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -36,7 +38,9 @@ def test_the_groups_are_what_the_readme_says() -> None:
     assert members("strategy") == [
         "advantage", "darts", "enas", "fixed", "gdas", "nasp", "parsec", "proxylessnas", "random", "reinforce", "snas",
     ]  # fmt: skip
-    assert members("task") == ["ptb", "toy"]
+    assert members("task") == ["cifar10", "ptb", "toy"]
+    assert members("task/training") == ["nasbench201", "search"]
+    assert members("experiment") == ["cifar10_small"]
 
 
 @pytest.mark.parametrize("preset", members("preset"))
@@ -46,9 +50,13 @@ def test_strategy_task_preset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, task: str, preset: str
 ) -> None:
     write_ptb(tmp_path)
-    small = ["task.model.hidden_size=8", "task.model.embedding_size=8", "task.data.batch_size=2"]
-    config = configure(f"strategy={strategy}", f"task={task}", f"preset={preset}", *(small if task == "ptb" else []))
-    if task == "ptb":
+    write_images(tmp_path)
+    small = {
+        "ptb": ["task.model.hidden_size=8", "task.model.embedding_size=8", "task.data.batch_size=2"],
+        "cifar10": ["task.model.cells=1", "++task.model.channels=2", "task.data.batch_size=2"],
+    }
+    config = configure(f"strategy={strategy}", f"task={task}", f"preset={preset}", *small.get(task, []))
+    if task != "toy":
         config.task.data.root = str(tmp_path)
     data = instantiate(config.task.data)
     assert isinstance(data, LightningDataModule)
@@ -60,6 +68,9 @@ def test_strategy_task_preset(
     search = build_strategy(config, data)
     assert isinstance(search, SearchStrategy)
     assert search.searches == (strategy not in {"random", "fixed"})
+    if task == "cifar10":
+        assert search.model.head[-1].out_features == 3  # as many as the images have classes
+        assert isinstance(instantiate(config.task.callbacks.scores), CellScores)
     assert config.preset == preset
 
 
@@ -86,6 +97,94 @@ def test_trainer(trainer: str) -> None:
 @pytest.mark.parametrize("logger", members("logger"))
 def test_logger(logger: str) -> None:
     assert isinstance(instantiate(configure(f"logger={logger}").logger), Logger)
+
+
+def cifar10(tmp_path: Path, *overrides: str) -> tuple[DictConfig, LightningDataModule, SearchStrategy]:
+    """The cifar10 task on small images, but with its own settings."""
+    write_images(tmp_path)
+    config = configure("task=cifar10", f"task.data.root={tmp_path}", *overrides)
+    data = instantiate(config.task.data)
+    data.setup("fit")
+    return config, data, build_strategy(config, data)
+
+
+def edges(search: SearchStrategy, name: str) -> list[MixedOp]:
+    return [module for module in search.model.modules() if isinstance(module, MixedOp) and module.name == name]
+
+
+def norms(search: SearchStrategy) -> list[torch.nn.BatchNorm2d]:
+    return [module for module in search.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_the_papers_settings_on_cifar10(tmp_path: Path) -> None:
+    config, data, search = cifar10(tmp_path, "seed=3")
+    assert config.trainer.max_epochs == 100
+    assert (data.batch_size, data.split, data.padding, data.architecture_share) == (64, "random", 4, 0.5)
+    assert (data.seed, data.retraining) == (3, False)
+    assert len(edges(search, "0->1")) == 15  # 5 cells in each of 3 stages
+    assert [edges(search, "2->3")[cell].candidates["nor_conv_3x3"][1].out_channels for cell in (0, 5, 10)] == [
+        16,
+        32,
+        64,
+    ]
+    assert search.space.candidates == (("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),) * 6
+    assert not any(norm.track_running_stats for norm in norms(search))
+    assert (search.warmup_epochs, search.weight_clip, search.architecture_clip) == (50, 1.0, 1.0)
+    weights, architecture = search.configure_optimizers()
+    assert isinstance(weights["optimizer"], torch.optim.SGD)
+    assert weights["optimizer"].param_groups[0].items() >= {
+        "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "dampening": 0
+    }.items()  # fmt: skip
+    assert isinstance(architecture["optimizer"], torch.optim.Adam)
+    assert architecture["optimizer"].param_groups[0].items() >= {
+        "lr": 3e-4, "betas": (0.5, 0.999), "weight_decay": 3e-3
+    }.items()  # fmt: skip
+    assert architecture["optimizer"].param_groups[0]["params"] == [search.theta]
+    schedules = [each["lr_scheduler"]["scheduler"] for each in (weights, architecture)]
+    assert all(isinstance(schedule, torch.optim.lr_scheduler.CosineAnnealingLR) for schedule in schedules)
+    assert [(schedule.T_max, schedule.eta_min) for schedule in schedules] == [(100, 0), (50, 0)]
+
+
+def test_the_zero_operation_is_an_option(tmp_path: Path) -> None:
+    _, _, search = cifar10(tmp_path, "task.zero_op=true", "task.model.cells=1")
+    assert search.space.candidates == (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),) * 6
+    assert search.space.zero_ops.tolist() == [[True, False, False, False, False]] * 6
+
+
+def test_the_benchmarks_training(tmp_path: Path) -> None:
+    cell = '"|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"'
+    overrides = ("strategy=fixed", f"strategy.genotype={cell}", "task.zero_op=true")
+    config, data, search = cifar10(tmp_path, *overrides, "task/training=nasbench201")
+    assert config.trainer.max_epochs == 200
+    assert (data.batch_size, data.retraining) == (256, True)
+    assert all(norm.affine and norm.track_running_stats for norm in norms(search))
+    assert len(norms(search)) == 2 * 15 + 2 * 2 + 2
+    assert search.weight_clip is None
+    (weights,) = search.configure_optimizers()
+    assert weights["optimizer"].param_groups[0].items() >= {
+        "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4
+    }.items()  # fmt: skip
+    assert weights["lr_scheduler"]["scheduler"].T_max == 200
+    config, data, search = cifar10(tmp_path, *overrides)
+    assert (config.trainer.max_epochs, data.batch_size, search.weight_clip) == (100, 64, 1.0)
+
+
+@pytest.mark.parametrize("experiment", members("experiment"))
+@pytest.mark.parametrize("strategy", ["advantage", "fixed"])
+def test_experiment(experiment: str, strategy: str) -> None:
+    config = configure(f"experiment={experiment}", f"strategy={strategy}", "seed=2", "task.data.batch_size=32")
+    assert (config.seed, config.task.data.batch_size) == (2, 32)  # the command line has the last word
+    assert config.trainer.max_epochs == (config.task.retrain_epochs if strategy == "fixed" else config.task.epochs)
+    assert isinstance(instantiate(config.trainer), Trainer)
+
+
+def test_the_small_cifar10_search(tmp_path: Path) -> None:
+    config, data, search = cifar10(tmp_path, "experiment=cifar10_small")
+    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (9, 5, 3)
+    assert data.batch_size == 64
+    weights, architecture = search.configure_optimizers()
+    assert architecture["optimizer"].param_groups[0]["lr"] == 0.003
+    assert [each["lr_scheduler"]["scheduler"].T_max for each in (weights, architecture)] == [9, 4]
 
 
 def test_paper_epochs_and_schedules() -> None:

@@ -1,15 +1,17 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from advnas_lightning import Fixed
+from advnas_lightning import Fixed, SearchStrategy
 from advnas_lightning.data.ptb import PennTreebank, Windows
 from advnas_lightning.models.recurrent import RecurrentLM
 from advnas_lightning.tasks import Classification, LanguageModelling, Outcome, Regression, Task
@@ -213,3 +215,90 @@ def test_perplexity_of_a_fixed_network_under_a_trainer(tmp_path: Path) -> None:
 
     assert found["test/loss"] == pytest.approx(by_hand(), rel=1e-5)
     assert found["test/perplexity"] == pytest.approx(math.exp(by_hand()), rel=1e-5)
+
+
+# -- the weight steps' own metrics -----------------------------------------------------------------------------------
+
+
+def scored(right: list[bool]) -> Outcome:
+    """Four classes, one image for each of ``right``."""
+    labels = torch.arange(len(right)) % 4
+    scores = F.one_hot(torch.where(torch.tensor(right), labels, (labels + 1) % 4), 4).float()
+    return Outcome(torch.tensor(1.0), len(right), scores, labels)
+
+
+def test_training_metrics_are_those_since_they_were_last_taken() -> None:
+    task = Classification(4)
+    assert task.take_training() == {}
+    task.update_training(scored([True, False, False]))
+    task.update_training(scored([True]))
+    assert task.take_training() == {"accuracy": pytest.approx(2 / 4)}  # over images, not over batches
+    assert task.take_training() == {}
+    task.update_training(scored([False, False]))
+    assert task.take_training() == {"accuracy": 0.0}
+
+
+def test_training_and_evaluation_do_not_mix() -> None:
+    task = Classification(4)
+    task.update_training(scored([True, True]))
+    task.update(scored([False, False, False]))
+    assert task.compute()["accuracy"].item() == 0
+    task.reset()
+    assert task.take_training() == {"accuracy": 1.0}
+    assert not task.state_dict()  # nothing of it in a checkpoint
+
+
+def test_a_task_without_metrics_has_none_of_training() -> None:
+    task = Regression()
+    task.update_training(outcome(1.0, 3))
+    assert task.take_training() == {}
+
+
+@pytest.mark.parametrize("name", ["advantage", "parsec", "darts-second_order"])
+def test_a_search_logs_the_accuracy_of_its_weight_steps(
+    name: str, make_search: Callable[..., SearchStrategy], make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
+) -> None:
+    class Counted:
+        """Counts by hand, and only what a weight step trains on."""
+
+        counted: tuple[int, int] | None = None
+
+        def weight_step(self, batch: Any) -> None:
+            self.counted = self.counted or (0, 0)
+            self.stepping = True
+            super().weight_step(batch)  # type: ignore[misc]
+            self.stepping = False
+
+        def outcome(self, batch: Any) -> Outcome:
+            result = super().outcome(batch)  # type: ignore[misc]
+            if getattr(self, "stepping", False):
+                right = (result.scores.argmax(1) == batch[1]).sum().item()
+                self.counted = (self.counted[0] + right, self.counted[1] + len(batch[1]))
+            return result
+
+    class Notes(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+            self.counts = module.counted
+            module.counted = None
+
+        def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+            self.note(trainer)
+
+        def on_train_end(self, trainer: Trainer, module: Any) -> None:
+            self.note(trainer)
+
+        def note(self, trainer: Trainer) -> None:  # the engine logs after its callbacks
+            if hasattr(self, "counts"):
+                noted.append((trainer.callback_metrics["train/accuracy"].item(), self.counts))
+
+    noted: list[tuple[float, tuple[int, int]]] = []
+    search = make_search(name, mixin=Counted)
+    fit(
+        search,
+        make_loaders(weights=5, architecture=3),
+        make_loaders()["architecture"],
+        max_epochs=3,
+        callbacks=[Notes()],
+    )
+    assert [images for _, (_, images) in noted] == [30, 30, 30]
+    assert [accuracy for accuracy, _ in noted] == pytest.approx([right / images for _, (right, images) in noted])
