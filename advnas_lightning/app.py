@@ -180,7 +180,7 @@ def quote_cells(argument: str) -> str:
         >>> quote_cells("strategy.genotype=|none~0|,|skip_connect~0|")
         'strategy.genotype="|none~0|","|skip_connect~0|"'
     """
-    return re.sub(r"(?<=[=,])\|[^,'\"]*\|(?=,|$)", r'"\g<0>"', argument)
+    return re.sub(r"(?<=[=,])\|[^,'\"]*(?=,|$)", r'"\g<0>"', argument)
 
 
 def main() -> None:

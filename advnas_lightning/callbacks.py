@@ -124,6 +124,7 @@ class PeriodicTest(Callback):
             return
         assert isinstance(pl_module, SearchStrategy)
         batch = trainer.datamodule.test_batch(batches)  # type: ignore[attr-defined]
+        batch = trainer.precision_plugin.convert_input(batch)
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         with torch.no_grad(), pl_module.space.bind(pl_module.one_hot(pl_module.argmax_choice())):
             pl_module.log_now({"test/loss": pl_module.outcome(batch).loss}, prog_bar=False)
@@ -199,8 +200,9 @@ class CellScores(Findings):
         """Log the accuracy of both kinds of cell, as far as they and it are known."""
         assert isinstance(pl_module, SearchStrategy)
         scores = {f"nasbench201/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
-        known = {name: torch.tensor(score[self.column]) for name, score in scores.items() if self.column in score}
-        pl_module.log_now(known)
+        known = {name: score[self.column] for name, score in scores.items() if self.column in score}
+        if known:
+            pl_module.log_now(known)
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """Each cell as a string, with its scores, its rank, and the size of the benchmark's network with it."""

@@ -125,8 +125,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     """What a search logs, call by call."""
     calls: list[dict[str, float]] = []
 
-    def log_now(self: SearchStrategy, metrics: dict[str, torch.Tensor], **_: Any) -> None:
-        calls.append({name: value.item() for name, value in metrics.items()})
+    def log_now(self: SearchStrategy, metrics: dict[str, float], **_: Any) -> None:
+        calls.append(dict(metrics))
 
     monkeypatch.setattr(SearchStrategy, "log_now", log_now)
     return calls

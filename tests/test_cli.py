@@ -232,8 +232,9 @@ def test_bad_input_gives_one_clear_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     (folder / "wrong.json").write_text(json.dumps({f"input->{node}": "filter99" for node in range(1, 11)}))
-    write_images(folder / "mixed")
-    Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(folder / "mixed" / "test" / "red" / "0.png")
+    if "task.data.root=mixed" in arguments:
+        write_images(folder / "mixed")
+        Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(folder / "mixed" / "test" / "red" / "0.png")
     small = [] if any(argument.startswith("task=") for argument in arguments) else SMALL_TOY
     with pytest.raises(SystemExit) as stop:
         launch(monkeypatch, *small, *arguments)
@@ -401,6 +402,9 @@ def test_the_table_may_be_named_by_the_environment(folder: Path, monkeypatch: py
     assert read(run, "summary.json")["argmax/cifar10_test"] == scores[CELL]
     logged = [float(row["nasbench201/argmax"]) for row in rows_of(run) if row["nasbench201/argmax"]]
     assert logged == pytest.approx([scores[CELL]])
+    monkeypatch.setenv("NASBENCH201_TABLE", "")  # names none
+    launch(monkeypatch, *fixed(CELL, "task.retrain_epochs=1", "hydra.run.dir=unscored"))
+    assert "argmax/cifar10_test" not in read(folder / "unscored", "summary.json")
 
 
 def test_the_zero_operation_is_searched_and_scored(
@@ -479,6 +483,19 @@ def test_mixed_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert weights["theta"].dtype == torch.float32
     assert not torch.equal(weights["theta"], torch.ones_like(weights["theta"]))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_true_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    launch(monkeypatch, *SMALL_CIFAR10, f"trainer.precision={precision}")
+    assert math.isfinite(read(only_run(folder), "summary.json")["test/loss"])
+
+
+def test_images_may_be_of_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (folder / "images").rglob("*.png"):
+        Image.open(path).resize((10, 7)).save(path)  # neither can be halved twice
+    launch(monkeypatch, *SMALL_CIFAR10, "strategy=parsec")
+    assert math.isfinite(read(only_run(folder), "summary.json")["test/loss"])
 
 
 def test_images_of_several_sizes_are_resized_as_the_error_says(

@@ -167,6 +167,7 @@ def test_the_benchmarks_training(tmp_path: Path) -> None:
     assert weights["lr_scheduler"]["scheduler"].T_max == 200
     config, data, search = cifar10(tmp_path, *overrides)
     assert (config.trainer.max_epochs, data.batch_size, search.weight_clip) == (100, 64, 1.0)
+    assert all(norm.affine and norm.track_running_stats for norm in norms(search))  # whatever the settings
 
 
 @pytest.mark.parametrize("experiment", members("experiment"))

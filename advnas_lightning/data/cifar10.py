@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from PIL import UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -102,8 +102,9 @@ class CIFAR10(LightningDataModule):
 
     Args:
         root: a folder with the official files (``cifar-10-batches-py``), or one with images as
-            ``train/<class>/*`` and ``test/<class>/*`` in any format and of any number of classes. Without it, the
-            official files are downloaded, once, to ``$XDG_CACHE_HOME/advnas_lightning/cifar10`` (``~/.cache/…``).
+            ``train/<class>/*`` and ``test/<class>/*``, of any number of classes, in any format that torchvision's
+            ``ImageFolder`` takes. Without it, the official files are downloaded, once, to
+            ``$XDG_CACHE_HOME/advnas_lightning/cifar10`` (``~/.cache/…``).
         batch_size: images per batch, of every loader.
         split: how the training images are divided: ``"random"``, by ``seed``, or ``"first_half"``, by their place in
             the files: the first ones for the weights, as many as the random split has.
@@ -134,6 +135,8 @@ class CIFAR10(LightningDataModule):
         for name, size, least in sizes:
             if size is not None and (not isinstance(size, int) or size < least):
                 raise ValueError(f"{name}={size!r} must be a whole number of at least {least}")
+        if not isinstance(seed, int):
+            raise ValueError(f"seed={seed!r} must be a whole number")
         if split not in ("random", "first_half"):
             raise ValueError(f"split={split!r} is unknown: use random or first_half")
         if not isinstance(architecture_share, float) or not 0 < architecture_share < 1:
@@ -173,23 +176,21 @@ class CIFAR10(LightningDataModule):
         Raises:
             ValueError: they cannot be downloaded, or the ``root`` that was given has no images.
         """
+        if self._parts:
+            return
         if self.download:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 datasets.CIFAR10(str(self.folder), download=True)
             except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: a wrong checksum
+                reason = " ".join(str(error).split())
                 raise ValueError(
-                    f"cannot download CIFAR-10 from {datasets.CIFAR10.url} ({error}): put its cifar-10-batches-py into"
+                    f"cannot download CIFAR-10 from {datasets.CIFAR10.url} ({reason}): put its cifar-10-batches-py into"
                     f" {self.folder}, or set task.data.root=DIR to a folder that has it, or that has images as"
                     " train/<class>/* and test/<class>/*"
                 ) from None
-        elif not self.is_official:
-            for part in PARTS:
-                if not (self.folder / part).is_dir():
-                    raise ValueError(
-                        f"{self.folder} has neither {datasets.CIFAR10.base_folder} nor {part}/<class>/* images: set"
-                        " task.data.root to a folder that does, or leave it out to download CIFAR-10"
-                    )
+        else:
+            self._check_folder()
 
     def setup(self, stage: str | None = None) -> None:
         """Read all images and split them, once.
@@ -199,7 +200,7 @@ class CIFAR10(LightningDataModule):
         """
         if self._parts:
             return
-        self.prepare_data()
+        self._check_folder()
         read = self._read_official if self.is_official else self._read_folder
         images, labels, count = read()
         if count < 2:
@@ -231,9 +232,11 @@ class CIFAR10(LightningDataModule):
         if isinstance(batch, dict):
             return {role: self.on_after_batch_transfer(part, dataloader_idx) for role, part in batch.items()}
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
+        if self.trainer is None:
+            return self.normalise(images), labels
+        if self.trainer.training:
             images = flip_and_crop(images, self.padding)
-        return self.normalise(images), labels
+        return self.normalise(images).to(self.trainer.lightning_module.dtype), labels  # for precision=bf16-true, …
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to float with mean 0 and deviation 1 per channel over the training images, ``[B, 3, H, W]``."""
@@ -244,12 +247,23 @@ class CIFAR10(LightningDataModule):
     def _loader(self, part: str, *, shuffle: bool = False) -> DataLoader[Batch]:
         return DataLoader(self._parts[part], batch_size=self.batch_size, shuffle=shuffle, collate_fn=whole_batch)
 
+    def _check_folder(self) -> None:
+        for part in PARTS:
+            if not self.is_official and not (self.folder / part).is_dir():
+                raise ValueError(
+                    f"{self.folder} has neither {datasets.CIFAR10.base_folder} nor {part}/<class>/* images: set"
+                    " task.data.root to a folder that does, or leave it out to download CIFAR-10"
+                )
+
     def _read_official(self) -> tuple[Tensor, Tensor, int]:
         """Images ``[N, 3, H, W]``, labels ``[N]``, and how many of them, the first ones, are for training."""
         try:
             train, test = (datasets.CIFAR10(str(self.folder), train=part == "train") for part in PARTS)
-        except RuntimeError as error:
-            raise ValueError(f"the official files in {self.folder} are incomplete or damaged ({error})") from None
+        except RuntimeError:
+            raise ValueError(
+                f"CIFAR-10's official files in {self.folder} are missing or damaged: leave task.data.root out, and"
+                " prepare_data() downloads them, or set task.data.root=DIR to a folder that has them"
+            ) from None
         self.classes = tuple(train.classes)
         images = torch.from_numpy(np.concatenate([train.data, test.data])).permute(0, 3, 1, 2).contiguous()
         return images, torch.tensor([*train.targets, *test.targets]), len(train.data)
@@ -281,9 +295,11 @@ class CIFAR10(LightningDataModule):
     def _read_image(self, path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """``[H, W, 3]``."""
         try:
-            image = datasets.folder.pil_loader(path)
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"cannot read the image {path}: {error}") from None
+            with Image.open(path) as file:
+                deep = file.mode.startswith("I;16")  # 16 bits, of which convert would cut all above 255 off
+                image = (Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if deep else file).convert("RGB")
+        except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:  # as decoders do
+            raise ValueError(f"cannot read the image {path}: {' '.join(str(error).split())}") from None
         if self.image_size is not None:
             image = transforms.center_crop(transforms.resize(image, self.image_size), [self.image_size] * 2)
         return np.asarray(image)

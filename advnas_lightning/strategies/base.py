@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -526,7 +526,7 @@ class SearchStrategy(LightningModule):
         metrics |= {name: self._mean_over_ranks(mean) for name, mean in means.items()}
         self.log_now({**metrics, "entropy": self.entropy})
 
-    def log_now(self, metrics: dict[str, Tensor], *, prog_bar: bool = True) -> None:
+    def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""
         self.log_dict(metrics, prog_bar=prog_bar, logger=False)
         # self.log would write the index of the running batch, one less, or none at all after a fit
