@@ -490,7 +490,7 @@ def test_official_files_that_are_not_whole_are_refused(official: Official, root:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1])
-    one_line(lambda: make(root), str(root), "incomplete or damaged")
+    one_line(lambda: make(root), str(root), "missing or damaged")
 
 
 # -- the split and the order -----------------------------------------------------------------------------------------
