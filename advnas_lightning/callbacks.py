@@ -225,7 +225,7 @@ class CellScores(Findings):
                 if column in scores:
                     place = f" (rank {rank[0]} of {rank[1]})" if rank and column == self.column else ""
                     lines[f"{kind}, {dataset}"] = f"{scores[column]:.2f} %{place}"
-            if kind in self._published:
+            if scores and kind in self._published:
                 lines[f"{kind}, the paper's {self._strategy}"] = f"{self._published[kind]} %"
         return lines
 

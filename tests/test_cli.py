@@ -391,7 +391,7 @@ def test_without_a_table_there_is_the_cell_alone(
         assert summary[f"{kind}/params_millions"] == pytest.approx(millions(summary[f"{kind}/arch"]), abs=1e-9)
         assert summary[f"{kind}/arch"] in printed
     assert "rank" not in printed
-    assert "93.01 ± 0.47 %" in printed  # the paper's REINFORCE
+    assert "the paper's" not in printed  # there is nothing to stand beside, and the images may be others
 
 
 def test_the_table_may_be_named_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
