@@ -31,7 +31,7 @@ SMALL_CIFAR10 = [
     "task.data.root=images",
     "task.data.batch_size=6",
     "task.model.cells=1",
-    "++task.model.channels=2",
+    "task.model.channels=2",
     "task.optimization.warmup_epochs=1",
 ]
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}

@@ -53,7 +53,7 @@ def test_strategy_task_preset(
     write_images(tmp_path)
     small = {
         "ptb": ["task.model.hidden_size=8", "task.model.embedding_size=8", "task.data.batch_size=2"],
-        "cifar10": ["task.model.cells=1", "++task.model.channels=2", "task.data.batch_size=2"],
+        "cifar10": ["task.model.cells=1", "task.model.channels=2", "task.data.batch_size=2"],
     }
     config = configure(f"strategy={strategy}", f"task={task}", f"preset={preset}", *small.get(task, []))
     if task != "toy":
@@ -181,11 +181,12 @@ def test_experiment(experiment: str, strategy: str) -> None:
 
 def test_the_small_cifar10_search(tmp_path: Path) -> None:
     config, data, search = cifar10(tmp_path, "experiment=cifar10_small")
-    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (9, 5, 3)
+    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (10, 6, 3)
     assert data.batch_size == 64
     weights, architecture = search.configure_optimizers()
-    assert architecture["optimizer"].param_groups[0]["lr"] == 0.003
-    assert [each["lr_scheduler"]["scheduler"].T_max for each in (weights, architecture)] == [9, 4]
+    group = architecture["optimizer"].param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.0006)
+    assert [each["lr_scheduler"]["scheduler"].T_max for each in (weights, architecture)] == [10, 4]
 
 
 def test_paper_epochs_and_schedules() -> None:
