@@ -32,6 +32,7 @@ from advnas_lightning.strategies import SearchStrategy
 
 # What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
 USER_ERRORS = (
+    FloatingPointError,
     InstantiationException,
     MisconfigurationException,
     OmegaConfBaseException,

@@ -71,6 +71,9 @@ class Task(nn.Module):
         """The evaluation's metrics so far; ``loss`` is the mean over all terms of all batches."""
         return {"loss": self.total_loss.compute() / self.terms.compute(), **self.metrics.compute()}
 
+    def forget(self) -> None:
+        """Drop what is carried from batch to batch: it may not be finite."""
+
     def reset(self) -> None:
         """Begin a new evaluation."""
         self.total_loss.reset()
@@ -166,6 +169,10 @@ class LanguageModelling(Task):
             streams = batch.targets.shape[1]
             return Outcome(mean * (batch.tokens / streams), streams)
         return Outcome(mean, batch.tokens)
+
+    def forget(self) -> None:
+        """Let every text's next window start from a hidden state of zero."""
+        self._carried.clear()
 
     def compute(self) -> dict[str, Tensor]:
         """Mean token loss and its exponential, the perplexity: infinite where a network overflowed."""

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advnas_lightning import functional
 from advnas_lightning.loaders import SearchLoader
@@ -22,7 +24,7 @@ from advnas_lightning.space import Architecture, Genotype, SearchSpace
 from advnas_lightning.tasks import Outcome, Task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 Which = Literal["argmax", "process_best"]
 
 
@@ -79,11 +81,14 @@ class SearchStrategy(LightningModule):
         model: a network that contains :class:`~advnas_lightning.space.MixedOp` edges.
         weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
         architecture_optimizer: factory over the architecture parameters.
-        weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch.
+        weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
+            watches ``val/loss``.
         architecture_scheduler: factory over the architecture optimizer; stepped after each epoch in which θ moved.
         weight_clip: largest norm of the weight gradient, or ``None``.
         architecture_clip: largest norm of the architecture gradient, or ``None``.
         warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
+        max_bad_steps: how many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
+            step changes nothing and is counted; the next one ends the run.
         task: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
         which: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
         seed: of the draws.
@@ -108,6 +113,7 @@ class SearchStrategy(LightningModule):
         weight_clip: float | None = None,
         architecture_clip: float | None = None,
         warmup_epochs: int = 0,
+        max_bad_steps: int = 10,
         task: Task | None = None,
         which: Which | None = None,
         seed: int = 0,
@@ -116,7 +122,17 @@ class SearchStrategy(LightningModule):
         self.automatic_optimization = False
         if self.searches and architecture_optimizer is None:
             raise ValueError("architecture_optimizer=None: a search needs one, such as partial(Adam, lr=3e-3)")
+        for name, factory in (
+            ("weight_optimizer", weight_optimizer),
+            ("architecture_optimizer", architecture_optimizer),
+            ("weight_scheduler", weight_scheduler),
+            ("architecture_scheduler", architecture_scheduler),
+        ):
+            if factory is not None and not callable(factory):
+                kind = type(factory).__name__
+                raise ValueError(f"{name} is a {kind}: give a factory, a callable such as partial({kind}, …)")
         whole("warmup_epochs", warmup_epochs, least=0)
+        whole("max_bad_steps", max_bad_steps, least=1)
         if not isinstance(seed, int):
             raise ValueError(f"seed={seed!r} must be a whole number")
         for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
@@ -128,7 +144,7 @@ class SearchStrategy(LightningModule):
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
         self.weight_scheduler, self.architecture_scheduler = weight_scheduler, architecture_scheduler
         self.weight_clip, self.architecture_clip = weight_clip, architecture_clip
-        self.warmup_epochs, self.seed = warmup_epochs, seed
+        self.warmup_epochs, self.max_bad_steps, self.seed = warmup_epochs, max_bad_steps, seed
         self.which: Which = one_of("which", which or self.selects, ("argmax", "process_best"))
         self.generator = torch.Generator().manual_seed(seed)
         self.mask: Tensor
@@ -142,6 +158,8 @@ class SearchStrategy(LightningModule):
         self.best_choice: Tensor  # [E]
         self.register_buffer("best_choice", torch.full((len(self.space),), -1))
         self.weight_steps = self.architecture_steps = self.skipped_weight_steps = 0
+        self.bad_steps = {"weight": 0, "architecture": 0}  # in all
+        self._bad_in_a_row = dict(self.bad_steps)
         self._losses: dict[str, tuple[Tensor, int]] = {}  # summed over the running epoch
         self._buffer_places: list[tuple[nn.Module, str]] | None = None  # found once, at the first step
         self._rng_to_restore: dict[str, Any] | None = None
@@ -291,6 +309,7 @@ class SearchStrategy(LightningModule):
             self.weight_step(batch["weights"])
         if "architecture" in batch:
             self.architecture_step(batch["architecture"])
+        self._step_schedules("step", batch_idx)
 
     def weight_step(self, batch: Any) -> None:
         """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`."""
@@ -301,6 +320,8 @@ class SearchStrategy(LightningModule):
             architecture = self.sample_for_weights()
         with self.space.bind(architecture):
             outcome = self.outcome(batch)
+            if not self._is_good("weight", outcome.loss):
+                return
             if outcome.loss.requires_grad:
                 self.manual_backward(outcome.loss)
         if optimizer is not None and outcome.loss.requires_grad:
@@ -316,6 +337,9 @@ class SearchStrategy(LightningModule):
         optimizer = self._optimizer("architecture")
         with self._unchanged_buffers():
             trials = self.evaluate_draws(batch)
+        grads = [trial.gate_grad for trial in trials if trial.gate_grad is not None]
+        if not self._is_good("architecture", *(trial.loss for trial in trials), *grads):
+            return
         self._track_process_best(trials)
         with self._full_precision():
             gradients = self.architecture_gradients(trials)
@@ -326,7 +350,10 @@ class SearchStrategy(LightningModule):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # the precision plugin divides what it steps on by the scale
                 parameter.grad = gradient if self._scaler is None else self._scaler.scale(gradient)
-            optimizer.step()
+            if "weights" in self._roles:  # trainer.global_step then counts the weight steps alone
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+            else:
+                optimizer.step()
             optimizer.zero_grad()
             with torch.no_grad():
                 self.after_theta_step(trials, before)
@@ -416,22 +443,59 @@ class SearchStrategy(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the weights and one for the architecture, each with its schedule."""
-        made = []
-        self._roles: list[str] = []
-        moving = self.architecture_parameters() if self.searches else []
-        for role, factory, schedule, parameters in (
-            ("weights", self.weight_optimizer, self.weight_scheduler, list(self.model.parameters())),
-            ("architecture", self.architecture_optimizer, self.architecture_scheduler, moving),
-        ):
-            if factory is None or not parameters:
+        made = {"weights": self.weight_optimization(), "architecture": self.architecture_optimization()}
+        self._roles = [role for role, (optimizer, _) in made.items() if optimizer is not None]
+        self._schedules = {role: schedules for role, (_, schedules) in made.items()}
+        # Lightning keeps the schedules' state; under manual optimization they are stepped here.
+        schedules = [
+            {"scheduler": each.scheduler, "name": each.name} for own in self._schedules.values() for each in own
+        ]
+        return [made[role][0] for role in self._roles], schedules
+
+    def weight_optimization(self) -> tuple[Optimizer | None, list[LRSchedulerConfig]]:
+        """The weights' optimizer, if they have one, with its schedules."""
+        parameters = list(self.model.parameters())
+        return self._optimization("weights", self.weight_optimizer, self.weight_scheduler, parameters)
+
+    def architecture_optimization(self) -> tuple[Optimizer | None, list[LRSchedulerConfig]]:
+        """The architecture parameters' optimizer, if they move, with its schedules."""
+        parameters = self.architecture_parameters() if self.searches else []
+        return self._optimization("architecture", self.architecture_optimizer, self.architecture_scheduler, parameters)
+
+    def _optimization(
+        self,
+        role: str,
+        factory: OptimizerFactory | None,
+        schedule: SchedulerFactory | None,
+        parameters: list[nn.Parameter],
+    ) -> tuple[Optimizer | None, list[LRSchedulerConfig]]:
+        if factory is None or not parameters:
+            return None, []
+        optimizer = factory(parameters)
+        if schedule is None:
+            return optimizer, []
+        scheduler = schedule(optimizer)
+        plateau = isinstance(scheduler, ReduceLROnPlateau)
+        monitor = "val/loss" if plateau else None
+        return optimizer, [LRSchedulerConfig(scheduler, f"lr/{role}", reduce_on_plateau=plateau, monitor=monitor)]
+
+    def _step_schedules(self, interval: str, index: int) -> None:
+        """Move on the schedules of this interval, at the end of batch or epoch ``index``."""
+        for role, schedules in self._schedules.items():
+            if role == "architecture" and not self.searching:
                 continue
-            optimizer = factory(parameters)
-            self._roles.append(role)
-            config: dict[str, Any] = {"optimizer": optimizer}
-            if schedule is not None:
-                config["lr_scheduler"] = {"scheduler": schedule(optimizer), "name": f"lr/{role}"}
-            made.append(config)
-        return made or None
+            for schedule in schedules:
+                if schedule.interval != interval or (index + 1) % schedule.frequency:
+                    continue
+                metric = self.trainer.callback_metrics.get(schedule.monitor or "")
+                if not schedule.reduce_on_plateau or metric is not None:
+                    self.lr_scheduler_step(schedule.scheduler, metric if schedule.reduce_on_plateau else None)
+                    continue
+                known = ", ".join(self.trainer.callback_metrics)
+                message = f"a {role} schedule waits for {schedule.monitor!r}, and there is only {known or 'nothing'}"
+                if schedule.strict:
+                    raise MisconfigurationException(message)
+                rank_zero_warn(message)
 
     def _optimizer(self, role: str) -> Any:
         optimizers = self.optimizers()
@@ -474,18 +538,14 @@ class SearchStrategy(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the entropy and move the schedules on."""
         self._log_epoch()
-        for config in self.trainer.lr_scheduler_configs:
-            of_architecture = self._roles[-1] == "architecture" and (
-                config.scheduler.optimizer is self.trainer.optimizers[-1]
-            )
-            if self.searching or not of_architecture:
-                config.scheduler.step()  # type: ignore[call-arg]  # Lightning also admits schedulers of a metric
+        self._step_schedules("epoch", self.current_epoch)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside parameters and buffers."""
         return {
             "space": {edge: list(row) for edge, row in zip(self.space.edges, self.space.candidates, strict=True)},
             "steps": [self.weight_steps, self.architecture_steps, self.skipped_weight_steps],
+            "bad_steps": [dict(self.bad_steps), dict(self._bad_in_a_row)],
             "generator": self.generator.get_state(),
         }
 
@@ -499,6 +559,7 @@ class SearchStrategy(LightningModule):
         if list(state["space"].items()) != list(space.items()):  # the order too: it is that of the rows of θ
             raise ValueError(f"the checkpoint's search space is {state['space']}, this model's is {space}")
         self.weight_steps, self.architecture_steps, self.skipped_weight_steps = state["steps"]
+        self.bad_steps, self._bad_in_a_row = (dict(counts) for counts in state["bad_steps"])
         self.generator.set_state(state["generator"].cpu())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -549,6 +610,28 @@ class SearchStrategy(LightningModule):
                 index = torch.tensor(choice, device=self.best_choice.device)
                 self.best_choice = torch.where(better, index, self.best_choice)
                 self.best_loss = torch.where(better, trial.loss.to(self.best_loss.dtype), self.best_loss)
+
+    def _is_good(self, kind: str, *values: Tensor) -> bool:
+        """Whether the step of this kind may happen: what it is made of is finite, on every rank.
+
+        Raises:
+            FloatingPointError: too many in a row were not.
+        """
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        if self._mean_over_ranks(finite.float()) == 1:
+            self._bad_in_a_row[kind] = 0
+            return True
+        self.task.forget()
+        self.bad_steps[kind] += 1
+        self._bad_in_a_row[kind] += 1
+        if self._bad_in_a_row[kind] > self.max_bad_steps:
+            raise FloatingPointError(
+                f"the loss of {self._bad_in_a_row[kind]} {kind} steps in a row was not finite: lower a learning rate,"
+                " or clip gradients"
+            )
+        if self.bad_steps[kind] == 1:
+            rank_zero_warn(f"a {kind} step is left out, because its loss or gradient is not finite; so will be others")
+        return False
 
     def _full_precision(self) -> AbstractContextManager[None]:
         """Draws and gradients of θ are computed outside the trainer's autocast."""
