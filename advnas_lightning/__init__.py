@@ -1,6 +1,7 @@
 """Architecture search for PyTorch Lightning projects: AdvantageNAS and everything it was compared with."""
 
-from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.loaders import SearchLoader, search_loaders
+from advnas_lightning.searchable import choices, make_searchable
 from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace
 from advnas_lightning.strategies import (
     DARTS,
@@ -37,4 +38,7 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "Trial",
+    "choices",
+    "make_searchable",
+    "search_loaders",
 ]

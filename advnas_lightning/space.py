@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,8 @@ class _UnitGate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         (output,) = ctx.saved_tensors
         # Credits are summed in full precision: a half could overflow.
-        return grad, (grad * output).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
+        credit = (grad * output.conj()).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
+        return grad, credit.real
 
 
 @dataclass
@@ -60,8 +61,7 @@ class _Route:
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran."""
-        if self.row is None:
-            return outputs[0]
+        assert self.row is not None
         if self.unit:
             gate = self.row[self.paths[0]]
             output: Tensor = _UnitGate.apply(outputs[0], gate)
@@ -71,7 +71,7 @@ class _Route:
         if images:  # stacked as they lie in memory, so that what follows finds their format again
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
         stacked = torch.stack(outputs)  # [paths, ...]
-        mixed = (gates.to(stacked.dtype) @ stacked.flatten(1)).view_as(outputs[0])
+        mixed = (gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())).view_as(outputs[0])
         return mixed.permute(0, 3, 1, 2) if images else mixed
 
 
@@ -87,16 +87,22 @@ class MixedOp(nn.Module):
 
     All MixedOps of one name share their gates: the cells of a stack, the steps of a recurrent network.
 
+    Candidates take what the edge is called with, and return a tensor, or a nested tuple, list or dict of tensors,
+    alike for all of them: inputs of equal shapes give outputs of equal shapes. All floating-point tensors that a
+    candidate returns share its one gate. Everything else passes through and must be equal for all candidates that run;
+    tensors inside other objects get no gate.
+
     Args:
         name: the edge's name in the search space and in the genotype.
         candidates: candidate operations by name. One that cuts the edge, or stands for that, declares itself with a
-            true attribute ``is_zero_op``.
+            true attribute ``is_zero_op``. Activations in them no longer work in place: ``inplace`` is switched off.
 
     Attributes:
         names: the candidates' names, in order.
 
     Raises:
-        ValueError: no candidates, or a candidate that itself contains a MixedOp.
+        ValueError: no candidates, a name that holds a dot or is one of ``nn.ModuleDict``'s own, or a candidate that is
+            no module or itself contains a MixedOp.
 
     Example:
         >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
@@ -106,30 +112,28 @@ class MixedOp(nn.Module):
 
     def __init__(self, name: str, candidates: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if not candidates:
-            raise ValueError(f"MixedOp {name!r} has no candidates: give it at least one module by name")
-        for candidate, module in candidates.items():
-            for inner in module.modules():
-                if isinstance(inner, MixedOp):
-                    raise ValueError(
-                        f"MixedOp {inner.name!r} lies inside candidate {candidate!r} of MixedOp {name!r}: nested"
-                        " choices are not supported; put both choices at the same level"
-                    )
+        check_candidates(f"MixedOp {name!r}", candidates)
         self.name: str = name
         self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._edge = _Edge()
+        self._last: tuple[Any, Any, int] = (None, None, 0)  # form of an input, form of the output, whose output it was
+        # The candidates see one input, and other edges may see it too: whoever overwrote it would change it for them.
+        for module in self.candidates.modules():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False  # type: ignore[assignment]
 
     @property
     def zero_ops(self) -> tuple[bool, ...]:
         """Which candidates declare themselves zero operations."""
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """Run the bound candidates on ``inputs`` and mix their outputs.
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the bound candidates on the inputs and mix their outputs, tensor by tensor.
 
         Raises:
             RuntimeError: no architecture is bound, because the network was called outside a strategy.
+            ValueError: candidates whose outputs differ in structure or shape, or in what is not mixed.
         """
         route = self._edge.route
         if route is None:
@@ -137,7 +141,50 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
                 " a plain network with genotype.apply(model)"
             )
-        return route.mix([self.candidates[self.names[index]](*inputs) for index in route.paths])
+        outputs = [self.candidates[self.names[index]](*inputs, **kwargs) for index in route.paths]
+        self._compare(route.paths, outputs, (inputs, kwargs) if kwargs else inputs)
+        return outputs[0] if route.row is None else self._mix(route, outputs)
+
+    def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
+        """Refuse an output unlike that of the candidate that ran before it on alike inputs."""
+        given = (self.training, _form(inputs, _told))
+        for index, output in zip(paths, outputs, strict=True):
+            form = _form(output)
+            last_given, last_form, last = self._last
+            if form == last_form and given == last_given:
+                continue  # nothing new to remember
+            if isinstance(form, str):
+                raise ValueError(
+                    f"candidate {self.names[index]!r} of edge {self.name!r} returns a {form}: return a tensor, or a"
+                    " tuple, list or dict of tensors"
+                )
+            if last != index and given == last_given:
+                raise ValueError(
+                    f"candidates of edge {self.name!r} differ in their outputs: {self.names[last]!r} returns"
+                    f" {last_form} and {self.names[index]!r} returns {form}; make them return equal shapes"
+                )
+            self._last = given, form, index
+
+    def _mix(self, route: _Route, outputs: list[Any]) -> Any:
+        first = outputs[0]
+        if isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex()):
+            return route.mix(outputs)
+        if isinstance(first, list | tuple):
+            items = [self._mix(route, list(column)) for column in zip(*outputs, strict=True)]
+            return first._make(items) if hasattr(first, "_make") else type(first)(items)
+        if isinstance(first, MutableMapping):
+            mixed = copy.copy(first)  # of its own type
+            for key in first:
+                mixed[key] = self._mix(route, [output[key] for output in outputs])
+            return mixed
+        for index, other in zip(route.paths, outputs, strict=True):
+            if not (other is first or (torch.equal(other, first) if isinstance(first, Tensor) else other == first)):
+                what = "different integers" if isinstance(first, Tensor) else f"{first!r} and {other!r}"
+                raise ValueError(
+                    f"candidates {self.names[route.paths[0]]!r} and {self.names[index]!r} of edge {self.name!r} return"
+                    f" {what}: only floating-point tensors are mixed, make all else equal"
+                )
+        return first
 
     def extra_repr(self) -> str:
         """The name, for ``print(model)``."""
@@ -157,7 +204,8 @@ class SearchSpace:
         zero_ops: ``[E, J]`` bool, true where the candidate declares itself a zero operation.
 
     Raises:
-        ValueError: no MixedOp in the model, or two of one name with different candidates.
+        ValueError: no MixedOp in the model, none with more than one candidate, or two of one name with different
+            candidates.
 
     Example:
         >>> net = nn.Sequential(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}), MixedOp("b", {"z": nn.Tanh()}))
@@ -183,6 +231,11 @@ class SearchSpace:
         self.edges: tuple[str, ...] = tuple(first)
         self.candidates: tuple[tuple[str, ...], ...] = tuple(op.names for op in first.values())
         width = max(map(len, self.candidates))
+        if width == 1:
+            raise ValueError(
+                f"no edge of {type(model).__name__} has a second candidate, so there is nothing to search: give"
+                f" {' or '.join(map(repr, first))} another one"
+            )
         self.mask = torch.tensor([[j < len(row) for j in range(width)] for row in self.candidates])  # [E, J]
         zero_rows = [op.zero_ops + (False,) * (width - len(op.zero_ops)) for op in first.values()]
         self.zero_ops = torch.tensor(zero_rows)  # [E, J]
@@ -205,6 +258,11 @@ class SearchSpace:
             size *= len(row)
         return size
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the model has an architecture to run."""
+        return self._edges[0].route is not None
+
     @contextmanager
     def bind(self, architecture: Architecture, gates: Tensor | None = None) -> Iterator[None]:
         """Let every MixedOp of the model run ``architecture``.
@@ -216,6 +274,7 @@ class SearchSpace:
             gates: ``[E, J]``, the gates to differentiate; without them the network is run for its weights alone.
         """
         rows = (architecture.weights if gates is None else gates).unbind(0)
+        before = [edge.route for edge in self._edges]
         for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
             unit = architecture.choice is not None and paths == (architecture.choice[index],)
             row = None if unit and gates is None else rows[index]
@@ -223,8 +282,8 @@ class SearchSpace:
         try:
             yield
         finally:
-            for edge in self._edges:
-                edge.route = None
+            for edge, route in zip(self._edges, before, strict=True):
+                edge.route = route
 
     def one_hot(self, choice: Sequence[int], *, like: Tensor | None = None) -> Architecture:
         """The discrete architecture that runs candidate ``choice[e]`` on edge e, with gates on ``like``'s device.
@@ -457,6 +516,59 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
         for module, mode in modes.items():
             module.training = mode
     return int(counter.get_total_flops()) // 2
+
+
+def check_candidates(owner: str, candidates: Any) -> None:
+    """Refuse what cannot be the candidates of a MixedOp.
+
+    Args:
+        owner: whose candidates they are, for the message.
+        candidates: should be modules by name.
+
+    Raises:
+        ValueError: none, a bad name, or a candidate that is no module or contains a MixedOp.
+
+    Example:
+        >>> check_candidates("edge 'a'", {"skip": None})
+        Traceback (most recent call last):
+        ValueError: candidate 'skip' of edge 'a' is None: give a module, such as nn.Identity()
+    """
+    if not isinstance(candidates, Mapping | nn.ModuleDict) or not candidates:
+        raise ValueError(f"{owner} has no candidates: give it at least one module by name, not {candidates!r}")
+    taken = nn.ModuleDict()
+    for name, module in candidates.items():
+        if not isinstance(name, str) or not name or "." in name or hasattr(taken, name):
+            raise ValueError(
+                f"{owner} has a candidate called {name!r}: use a text without dots that is no attribute of"
+                " nn.ModuleDict"
+            )
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"candidate {name!r} of {owner} is {module!r}: give a module, such as nn.Identity()")
+        for inner in module.modules():
+            if isinstance(inner, MixedOp):
+                raise ValueError(
+                    f"MixedOp {inner.name!r} lies inside candidate {name!r} of {owner}: nested choices are not"
+                    " supported; put both choices at the same level"
+                )
+
+
+def _form(value: Any, leaf: Callable[[Any], Any] = lambda value: type(value).__name__) -> Any:
+    """The shapes in a value, in the containers that they came in: read off without asking the device."""
+    if isinstance(value, Tensor):
+        floating = value.is_floating_point() or value.is_complex()
+        return value.shape if floating else (value.dtype, value.shape)
+    if isinstance(value, tuple):
+        return tuple([_form(item, leaf) for item in value])
+    if isinstance(value, list):
+        return [_form(item, leaf) for item in value]
+    if isinstance(value, MutableMapping):
+        return {key: _form(item, leaf) for key, item in value.items()}
+    return leaf(value)
+
+
+def _told(value: Any) -> Any:
+    # A flag may change what a candidate returns. So may what an object holds: no two are known to be alike.
+    return value if value is None or isinstance(value, int | float | str) else object()
 
 
 def _malformed(text: str, part: str, rule: str) -> ValueError:

@@ -32,6 +32,14 @@ def test_the_example_project_runs() -> None:
     assert dict(names["genotype"]).keys() == {"edge"}  # type: ignore[call-overload]
 
 
+def test_a_module_of_ones_own_is_searchable(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [text for language, text in BLOCKS if language == "python" and "class Classifier" in text]
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert type(names["found"]).__name__ == "Classifier"
+    assert "net.layer4.1.relu" in capsys.readouterr().out
+
+
 def test_an_eleventh_strategy_is_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -45,6 +45,10 @@ class Trial:
     size: int
 
 
+class SkippedStep(Exception):
+    """Raised by a loss that leaves a batch out."""
+
+
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
     """Return ``value``, or raise a ValueError that names it and what is allowed."""
     if value not in allowed:
@@ -78,7 +82,9 @@ class SearchStrategy(LightningModule):
     weight step never changes θ. Draws come from a CPU generator of the strategy's own, seeded from ``seed``.
 
     Args:
-        model: a network that contains :class:`~advnas_lightning.space.MixedOp` edges.
+        model: a network that contains :class:`~advnas_lightning.space.MixedOp` edges; or a LightningModule with such a
+            network, whose own steps, optimizer, schedules, hooks, metrics and logs are then used as they are (unless
+            ``task`` is given, or :meth:`loss` is overridden).
         weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
         architecture_optimizer: factory over the architecture parameters.
         weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
@@ -164,6 +170,11 @@ class SearchStrategy(LightningModule):
         self._buffer_places: list[tuple[nn.Module, str]] | None = None  # found once, at the first step
         self._rng_to_restore: dict[str, Any] | None = None
         self.configure_architecture()
+        if task is None and type(self).loss is SearchStrategy.loss:
+            from advnas_lightning.strategies import adopted  # which builds on this module
+
+            if adopted.is_trainable(model):
+                adopted.adopt(self)
 
     # -- what a strategy defines ---------------------------------------------------------------------------------------
 
@@ -260,6 +271,15 @@ class SearchStrategy(LightningModule):
             )
         return self.process_best
 
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Let the network run the arg max where nothing else is bound: in hooks, say."""
+        if self.space.is_bound:
+            yield
+        else:
+            with self.space.bind(self.one_hot(self.argmax_choice())):
+                yield
+
     def derive(self) -> nn.Module:
         """The selected architecture as a plain network with the shared weights: no MixedOp."""
         return self.genotype(self.selected).apply(self.model)
@@ -287,6 +307,11 @@ class SearchStrategy(LightningModule):
         return self.searches and self.current_epoch >= self.warmup_epochs
 
     @property
+    def trains_weights(self) -> bool:
+        """Whether there is an optimizer for the weights."""
+        return self.weight_optimizer is not None
+
+    @property
     def progress(self) -> float:
         """The share of the planned architecture steps that is done, from 0 to exactly 1.
 
@@ -305,32 +330,48 @@ class SearchStrategy(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
-        if "weights" in batch and self.weight_optimizer is not None:
+        if "weights" in batch and self.trains_weights:
             self.weight_step(batch["weights"])
         if "architecture" in batch:
-            self.architecture_step(batch["architecture"])
+            with suppress(SkippedStep):
+                self.architecture_step(batch["architecture"])
+        # When Lightning steps its own: with the last batch, so that a validation already sees the epoch's end
         self._step_schedules("step", batch_idx)
+        if self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self._step_schedules("epoch", self.current_epoch, plateau=False)
 
     def weight_step(self, batch: Any) -> None:
         """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`."""
         optimizer = self._optimizer("weights") if "weights" in self._roles else None  # the network may have none
-        if optimizer is not None:
-            optimizer.zero_grad()
         with torch.no_grad(), self._full_precision():
             architecture = self.sample_for_weights()
-        with self.space.bind(architecture):
-            outcome = self.outcome(batch)
-            if not self._is_good("weight", outcome.loss):
-                return
-            if outcome.loss.requires_grad:
+
+        def differentiate() -> Tensor:
+            with self.space.bind(architecture):
+                outcome = self.outcome(batch)
+                if not self._is_good("weight", outcome.loss):
+                    raise SkippedStep
+                self.task.update_training(outcome)
+                self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
+                if optimizer is None or not outcome.loss.requires_grad:
+                    self.skipped_weight_steps += 1  # only candidates without parameters were drawn
+                    raise SkippedStep
+                self.zero_weight_gradients(optimizer)
                 self.manual_backward(outcome.loss)
-        if optimizer is not None and outcome.loss.requires_grad:
-            optimizer.step()
+            return outcome.loss
+
+        with suppress(SkippedStep):
+            self.step_weights(optimizer, differentiate)
             self.weight_steps += 1
-        else:  # only candidates without parameters were drawn, and nothing else learns
-            self.skipped_weight_steps += 1
-        self.task.update_training(outcome)
-        self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
+
+    def zero_weight_gradients(self, optimizer: Any) -> None:
+        """Called between a weight step's forward and backward pass."""
+        optimizer.zero_grad()
+
+    def step_weights(self, optimizer: Any, differentiate: Callable[[], Tensor]) -> None:
+        """Take both passes of a weight step, and then the optimizer's step."""
+        differentiate()
+        optimizer.step()
 
     def architecture_step(self, batch: Any) -> None:
         """Descend the strategy's estimate of ∇θ E[L]."""
@@ -387,12 +428,14 @@ class SearchStrategy(LightningModule):
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
         result = self.loss(batch)
-        if isinstance(result, Outcome):
-            return result
+        return result if isinstance(result, Outcome) else self.as_outcome(result, batch)
+
+    def as_outcome(self, loss: Tensor, batch: Any) -> Outcome:
+        """A loss that is the mean over the samples of ``batch``."""
         try:
-            return Outcome(result, extract_batch_size(batch))
+            return Outcome(loss, extract_batch_size(batch))
         except MisconfigurationException:  # a batch without a tensor counts as one
-            return Outcome(result, 1)
+            return Outcome(loss, 1)
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """What the architecture optimizer moves."""
@@ -479,13 +522,15 @@ class SearchStrategy(LightningModule):
         monitor = "val/loss" if plateau else None
         return optimizer, [LRSchedulerConfig(scheduler, f"lr/{role}", reduce_on_plateau=plateau, monitor=monitor)]
 
-    def _step_schedules(self, interval: str, index: int) -> None:
-        """Move on the schedules of this interval, at the end of batch or epoch ``index``."""
+    def _step_schedules(self, interval: str, index: int, *, plateau: bool | None = None) -> None:
+        """Move on the schedules of this interval, or only those that do (not) watch for a plateau, at its end."""
         for role, schedules in self._schedules.items():
             if role == "architecture" and not self.searching:
                 continue
             for schedule in schedules:
                 if schedule.interval != interval or (index + 1) % schedule.frequency:
+                    continue
+                if plateau is not None and plateau != schedule.reduce_on_plateau:
                     continue
                 metric = self.trainer.callback_metrics.get(schedule.monitor or "")
                 if not schedule.reduce_on_plateau or metric is not None:
@@ -538,7 +583,7 @@ class SearchStrategy(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the entropy and move the schedules on."""
         self._log_epoch()
-        self._step_schedules("epoch", self.current_epoch)
+        self._step_schedules("epoch", self.current_epoch, plateau=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside parameters and buffers."""

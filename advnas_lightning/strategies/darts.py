@@ -49,7 +49,7 @@ class DARTS(SearchStrategy):
 
     def _evaluate_unrolled(self, batch: Any) -> list[Trial]:
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if self.weight_optimizer is None or not weights or self._weights_batch is None:
+        if not self.trains_weights or not weights or self._weights_batch is None:
             raise MisconfigurationException(
                 "second_order=true looks one weight step ahead, and here no weights are trained: use second_order=false"
             )
