@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -293,8 +294,12 @@ def test_an_interrupted_run_can_be_resumed(folder: Path, monkeypatch: pytest.Mon
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (folder / "run" / "genotype.json").exists():  # the first epoch's end
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    for _ in range(6):  # an interrupt that arrives in a destructor is lost: Python drops what is raised there
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            assert process.wait(timeout=20) != 0
+            break
+    assert process.poll() is not None
     checkpoint = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     epoch = checkpoint["epoch"]
     json.loads((folder / "run" / "genotype.json").read_text())

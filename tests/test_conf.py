@@ -130,17 +130,17 @@ def test_the_papers_settings_on_cifar10(tmp_path: Path) -> None:
     assert search.space.candidates == (("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),) * 6
     assert not any(norm.track_running_stats for norm in norms(search))
     assert (search.warmup_epochs, search.weight_clip, search.architecture_clip) == (50, 1.0, 1.0)
-    weights, architecture = search.configure_optimizers()
-    assert isinstance(weights["optimizer"], torch.optim.SGD)
-    assert weights["optimizer"].param_groups[0].items() >= {
+    (weights, architecture), schedules = search.configure_optimizers()
+    assert isinstance(weights, torch.optim.SGD)
+    assert weights.param_groups[0].items() >= {
         "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "dampening": 0
     }.items()  # fmt: skip
-    assert isinstance(architecture["optimizer"], torch.optim.Adam)
-    assert architecture["optimizer"].param_groups[0].items() >= {
+    assert isinstance(architecture, torch.optim.Adam)
+    assert architecture.param_groups[0].items() >= {
         "lr": 3e-4, "betas": (0.5, 0.999), "weight_decay": 3e-3
     }.items()  # fmt: skip
-    assert architecture["optimizer"].param_groups[0]["params"] == [search.theta]
-    schedules = [each["lr_scheduler"]["scheduler"] for each in (weights, architecture)]
+    assert architecture.param_groups[0]["params"] == [search.theta]
+    schedules = [each["scheduler"] for each in schedules]
     assert all(isinstance(schedule, torch.optim.lr_scheduler.CosineAnnealingLR) for schedule in schedules)
     assert [(schedule.T_max, schedule.eta_min) for schedule in schedules] == [(100, 0), (50, 0)]
 
@@ -160,11 +160,11 @@ def test_the_benchmarks_training(tmp_path: Path) -> None:
     assert all(norm.affine and norm.track_running_stats for norm in norms(search))
     assert len(norms(search)) == 2 * 15 + 2 * 2 + 2
     assert search.weight_clip is None
-    (weights,) = search.configure_optimizers()
-    assert weights["optimizer"].param_groups[0].items() >= {
+    (weights,), (schedule,) = search.configure_optimizers()
+    assert weights.param_groups[0].items() >= {
         "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4
     }.items()  # fmt: skip
-    assert weights["lr_scheduler"]["scheduler"].T_max == 200
+    assert schedule["scheduler"].T_max == 200
     config, data, search = cifar10(tmp_path, *overrides)
     assert (config.trainer.max_epochs, data.batch_size, search.weight_clip) == (100, 64, 1.0)
     assert all(norm.affine and norm.track_running_stats for norm in norms(search))  # whatever the settings
@@ -183,10 +183,10 @@ def test_the_small_cifar10_search(tmp_path: Path) -> None:
     config, data, search = cifar10(tmp_path, "experiment=cifar10_small")
     assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (10, 6, 3)
     assert data.batch_size == 64
-    weights, architecture = search.configure_optimizers()
-    group = architecture["optimizer"].param_groups[0]
+    (_, architecture), schedules = search.configure_optimizers()
+    group = architecture.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.0006)
-    assert [each["lr_scheduler"]["scheduler"].T_max for each in (weights, architecture)] == [10, 4]
+    assert [each["scheduler"].T_max for each in schedules] == [10, 4]
 
 
 def test_paper_epochs_and_schedules() -> None:
