@@ -165,7 +165,7 @@ def keep_memory() -> None:
     """Let the C library keep freed memory for the next step.
 
     glibc gives the memory of a finished backward pass back to the system, which clears every page of it when the next
-    step asks for it again: on a CPU that can cost an architecture step a third of its time.
+    step asks for it again: on a CPU that can make an architecture step dearer than a weight step.
     """
     allocator = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if allocator is not None:
