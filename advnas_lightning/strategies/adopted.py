@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from advnas_lightning.loaders import KEYS
+from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.strategies.base import SearchStrategy, SkippedStep
 from advnas_lightning.tasks import Outcome
 
-BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 STEPS = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 # What the search itself calls of the module, each at its place in a step.
 CALLED = ("on_before_zero_grad", "on_before_optimizer_step", "optimizer_zero_grad", "optimizer_step")
