@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import Findings, GenotypeFile, LastCheckpoint, SearchProgressBar, Stopwatch, write_json
+from advnas_lightning.callbacks import Findings, GenotypeFile, SearchProgressBar, Stopwatch, write_json
+from advnas_lightning.checkpoints import LastCheckpoint, whole_checkpoint
 from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import count_parameters
@@ -57,12 +60,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     _quiet()
     keep_memory()
     seed_everything(config.seed, verbose=False)
+    saving = LastCheckpoint(folder / "checkpoints", **config.checkpoint)
+    checkpoint = find_checkpoint(config.ckpt_path, saving)
     data: LightningDataModule = instantiate(config.task.data)
     data.prepare_data()
     data.setup("fit")
     strategy = build_strategy(config, data)
     watch = Stopwatch()
-    callbacks = [watch, LastCheckpoint(folder / "checkpoints"), GenotypeFile(folder / "genotype.json")]
+    callbacks = [watch, saving, GenotypeFile(folder / "genotype.json")]
     callbacks += [instantiate(callback) for callback in config.task.callbacks.values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -72,7 +77,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     callbacks += instantiate(config.trainer.callbacks) or []
     logger = instantiate(config.logger)
     trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
-    trainer.fit(strategy, datamodule=data, ckpt_path=config.ckpt_path)
+    trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
     findings = [callback for callback in callbacks if isinstance(callback, Findings)]
     summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
     if trainer.is_global_zero:
@@ -82,6 +87,28 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
         draw_genotype(genotype, folder / "architecture.png", title=title)
         show(summary, strategy, findings, folder)
     return summary
+
+
+def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
+    """The checkpoint to go on from.
+
+    Args:
+        ckpt_path: a file; ``"last"``: the newest one of this run's own folder, if there is any; ``None``: no one.
+        saving: has this run's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged; or another run's checkpoints are in the folder.
+    """
+    if ckpt_path == "last":
+        return saving.newest()
+    found = None if ckpt_path is None else whole_checkpoint(ckpt_path)
+    is_ours = found is not None and found.resolve().parent == saving.folder.resolve()
+    if any(saving.folder.glob("*.ckpt")) and not is_ours:
+        raise ValueError(
+            f"{saving.folder} has a run's checkpoints: go on with ckpt_path=last, or set another hydra.run.dir"
+        )
+    return found
 
 
 def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
@@ -194,6 +221,8 @@ def main() -> None:
 def _main(config: DictConfig) -> None:
     try:
         run(config, Path(HydraConfig.get().runtime.output_dir))
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
     except USER_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

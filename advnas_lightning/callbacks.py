@@ -1,4 +1,4 @@
-"""What a run does beside its steps: its checkpoint, its genotype file, its test curve, its progress bar."""
+"""What a run does beside its steps: its genotype file, its test curve, its scores, its progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.benchmarks.nasbench201 import TEST_COLUMNS, measure, open_table
@@ -25,23 +25,6 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt`` as of the last finished epoch, and one of the start, so that any run can be resumed.
-
-    Args:
-        folder: where.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the beginning of a fresh run."""
-        super().on_train_start(trainer, pl_module)
-        if trainer.current_epoch == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 class Stopwatch(Callback):

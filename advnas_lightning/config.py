@@ -20,6 +20,14 @@ CONFIG_PATH = (
 
 
 @dataclass
+class Saving:
+    """When a run saves within an epoch, beside SIGTERM and Ctrl-C."""
+
+    every_n_minutes: float | None = 5
+    every_n_steps: int | None = None  # a step: one training batch
+
+
+@dataclass
 class Config:
     """The top level of a run's configuration."""
 
@@ -28,7 +36,8 @@ class Config:
         None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's own
     )
     retraining: bool = False  # strategy=fixed: a found architecture is trained, nothing is searched
-    ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it
+    ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
+    checkpoint: Saving = field(default_factory=Saving)
     preset: str = "paper"  # or authors_code
     threads: int | None = "${task.threads}"  # type: ignore[assignment]  # of the CPU; null: torch's default
     trainer: dict[str, Any] = field(default_factory=dict)

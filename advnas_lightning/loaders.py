@@ -13,6 +13,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -22,6 +23,8 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
+
+from advnas_lightning import rng
 
 KEYS = ("weights", "architecture")
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -68,7 +71,12 @@ class SearchLoader(CombinedLoader):
         super().__init__(loaders, "min_size")
         self.alternate = alternate
         self.searching: Callable[[], bool] = lambda: True
+        self.between_batches: Callable[[], None] = lambda: None  # called before each batch but an epoch's first
         self._epoch: Iterator[dict[str, Any]] | None = None
+        self._index = 0  # of the next batch
+        self._passes: dict[str, _Pass] = {}
+        self._before_fetch: dict[str, Any] | None = None  # only where Lightning fetches ahead
+        self._place: dict[str, Any] | None = None  # to go on from
 
     @classmethod
     def wrap(cls, loaders: Any) -> SearchLoader:
@@ -85,20 +93,72 @@ class SearchLoader(CombinedLoader):
             return batches // 2
         return batches if "architecture" in self.iterables else 0
 
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether Lightning asks for a batch before it has used the one before: to know which one is the last."""
+        return self._length() == float("inf")
+
+    def place(self, used: int | None) -> dict[str, Any]:
+        """Where the loaders are, for :meth:`go_on_from` in another process.
+
+        Args:
+            used: how many batches of the running epoch were; ``None`` between epochs.
+        """
+        return {
+            "generators": {key: _states(loader) for key, loader in self.iterables.items()},
+            "running": None if used is None else self._running(used),
+        }
+
+    def go_on_from(self, place: dict[str, Any]) -> None:
+        """Let the next epoch begin where another one was: bit for bit, whatever random numbers its loaders draw.
+
+        The batches until there are loaded once more, and dropped; but for loaders that keep their own place
+        (``state_dict`` and ``load_state_dict``, as torchdata's), which Lightning restores.
+        """
+        for key, loader in self.iterables.items():
+            _set_states(loader, place["generators"].get(key, []))
+        self._place = place["running"]
+
+    def _running(self, used: int) -> dict[str, Any]:
+        if self._before_fetch is not None and self._index == used + 1:
+            return self._before_fetch
+        return {"index": self._index, "passes": {key: each.place() for key, each in self._passes.items()}, "rng": None}
+
     def __iter__(self) -> SearchLoader:
         self._epoch = self._alternate() if self.alternate else self._pair()
-        self._index = 0
+        self._index = 0 if self._place is None else self._place["index"]
+        self._passes = {}
         return self
 
     def __next__(self) -> tuple[dict[str, Any], int, int]:
         if self._epoch is None:
             iter(self)
         assert self._epoch is not None
+        if self._index and self._place is None:
+            self.between_batches()
         if self._index >= self._length():
             raise StopIteration
-        batch = next(self._epoch)
+        if self._place is not None:
+            batch = self._next_from(self._place)
+            self._place = None
+        else:
+            if self.fetches_ahead:
+                self._before_fetch = {**self._running(self._index), "rng": rng.collect()}
+            batch = next(self._epoch)
         self._index += 1
         return batch, self._index - 1, 0
+
+    def _next_from(self, place: dict[str, Any]) -> dict[str, Any]:
+        assert self._epoch is not None
+        for key, pass_place in place["passes"].items():
+            with rng.kept():
+                self._passes[key] = _Pass.again(self.iterables[key], pass_place)
+        if place["rng"] is None:
+            return next(self._epoch)
+        with rng.kept():  # the batch had been fetched when the numbers that training goes on with were noted
+            rng.restore(place["rng"])
+            self._before_fetch = place
+            return next(self._epoch)
 
     def __len__(self) -> int:
         length = self._length()
@@ -116,14 +176,21 @@ class SearchLoader(CombinedLoader):
     def reset(self) -> None:
         """Forget the running epoch and shut its workers down."""
         self._epoch = None
+        self._passes = {}
         super().reset()
+
+    def _pass(self, key: str) -> _Pass:
+        """The running pass over a loader, or a new one."""
+        if key not in self._passes:
+            self._passes[key] = _Pass(self.iterables[key])
+        return self._passes[key]
 
     def _pair(self) -> Iterator[dict[str, Any]]:
         architecture = self._cycle()
         if "weights" not in self.iterables:
             while True:
                 yield {"architecture": next(architecture)} if self.searching() else {}
-        for batch in self.iterables["weights"]:
+        for batch in self._pass("weights"):
             pair = {"weights": batch}
             if "architecture" in self.iterables and self.searching():
                 pair["architecture"] = next(architecture)
@@ -131,18 +198,66 @@ class SearchLoader(CombinedLoader):
 
     def _cycle(self) -> Iterator[Any]:
         while True:
-            empty = True
-            for batch in self.iterables["architecture"]:
-                empty = False
-                yield batch
-            if empty:
+            running = self._pass("architecture")
+            yield from running
+            if not running.taken:
                 raise MisconfigurationException(
                     "the architecture loader is empty: a search needs at least one batch of it"
                 )
+            del self._passes["architecture"]
 
     def _alternate(self) -> Iterator[dict[str, Any]]:
-        for index, batch in enumerate(self.iterables["weights"]):
-            yield {"architecture" if index % 2 and self.searching() else "weights": batch}
+        for batch in self._pass("weights"):
+            yield {"architecture" if self._index % 2 and self.searching() else "weights": batch}
+
+
+class _Pass:
+    """A pass over a loader, and what it takes to repeat it up to any of its batches."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.start = {"rng": rng.collect(), "generators": _states(loader)}
+        self.taken = 0
+        self._loader = loader
+        self._batches = iter(loader)
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        self.taken += 1
+        return batch
+
+    def place(self) -> dict[str, Any]:
+        return {**self.start, "taken": self.taken}
+
+    @classmethod
+    def again(cls, loader: Iterable[Any], place: dict[str, Any]) -> _Pass:
+        rng.restore(place["rng"])
+        _set_states(loader, place["generators"])
+        running = cls(loader)
+        if hasattr(loader, "load_state_dict"):
+            running.taken = place["taken"]
+        while running.taken < place["taken"]:
+            next(running)
+        return running
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The random number generators that a DataLoader was given."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
+def _states(loader: Any) -> list[Tensor]:
+    return [generator.get_state() for generator in _generators(loader)]
+
+
+def _set_states(loader: Any, states: list[Tensor]) -> None:
+    for generator, state in zip(_generators(loader), states, strict=False):  # another loader may have fewer
+        generator.set_state(state.cpu())
 
 
 @overload

@@ -150,8 +150,7 @@ class LanguageModelling(Task):
             raise ValueError(f"loss_reduction={loss_reduction!r} is unknown: use mean or sum_time")
         super().__init__()
         self.loss_reduction = loss_reduction
-        # Per text: the last two windows with the states they start from, and the state after the last one. It begins
-        # anew with each epoch's window 0, so a checkpoint at an epoch's end needs none of it.
+        # Per text: the last two windows with the states they start from, and the state after the last one.
         self._carried: dict[str, tuple[list[tuple[Window, Tensor | None]], Tensor | None]] = {}
 
     def forward(self, model: nn.Module, batch: Window) -> Outcome:
@@ -161,7 +160,7 @@ class LanguageModelling(Task):
         if starts:  # this window was met before: another architecture is tried on it
             logits, _ = model(batch.inputs, starts[0])
         else:
-            start = after if batch.position > 0 else None
+            start = after.to(batch.inputs.device) if after is not None and batch.position > 0 else None
             logits, after = model(batch.inputs, start)
             self._carried[batch.text] = ([*recent[-1:], (batch, start)], after.detach())
         mean = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
@@ -169,6 +168,14 @@ class LanguageModelling(Task):
             streams = batch.targets.shape[1]
             return Outcome(mean * (batch.tokens / streams), streams)
         return Outcome(mean, batch.tokens)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """The states that the next windows start from, by text."""
+        return {text: after for text, (_, after) in self._carried.items() if after is not None}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Restore :meth:`get_extra_state`."""
+        self._carried = {text: ([], after) for text, after in state.items()}
 
     def forget(self) -> None:
         """Let every text's next window start from a hidden state of zero."""

@@ -25,11 +25,16 @@ def test_the_first_two_commands_are_set_up_and_test() -> None:
     assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_example_project_runs() -> None:
+def test_the_example_project_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (example,) = [text for language, text in BLOCKS if language == "python" and "class Net" in text]
+    (saved,) = [text for language, text in BLOCKS if language == "python" and "LastCheckpoint" in text]
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert dict(names["genotype"]).keys() == {"edge"}  # type: ignore[call-overload]
+    for _ in range(2):  # the second time from where the first one ended
+        exec(compile(saved, "README.md", "exec"), names)
+        assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_module_of_ones_own_is_searchable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,19 +1,28 @@
 """A run that was interrupted and resumed ends bit for bit where an uninterrupted one does."""
 
-from collections.abc import Callable
+import csv
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
+from advnas_lightning.checkpoints import LastCheckpoint
+from advnas_lightning.loggers import RunLog
 
 Make = Callable[..., Any]
 OPTIMIZERS = {
@@ -173,3 +182,269 @@ def test_the_checkpoint_of_another_search_space_is_refused(
     other: AdvantageNAS = make_search("advantage", model())
     with pytest.raises(ValueError, match=r"checkpoint's search space is .*'x', 'y'.*this model's is"):
         fit(other, make_loaders(), max_epochs=2, ckpt_path=tmp_path / "a.ckpt")
+
+
+# -- in the middle of an epoch ---------------------------------------------------------------------------------------
+
+
+class Crash(Exception):
+    """What a killed process does not raise."""
+
+
+class CrashAt(Callback):
+    """Ends a run at the start of a training batch, counted from 0 over all epochs."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            raise Crash
+
+
+class Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Draws from all three global random number generators in every fetch."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs, self.labels = torch.randn(size, 4, generator=generator), torch.arange(size) % 3
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(4) + random.random() + np.random.rand()
+        return self.inputs[index] + 0.1 * noise, self.labels[index]
+
+
+class Streamed(IterableDataset[tuple[Tensor, Tensor]]):
+    """The same without a length."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.data = Augmented(size, seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.data[index] for index in range(len(self.data)))
+
+
+class Stateful:
+    """A loader that keeps its own place, as torchdata's does, and draws no random numbers."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches, self.next, self.fetched, self.loaded = batches, 0, 0, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.next, self.loaded = self.loaded, 0
+        while self.next < self.batches:
+            self.next += 1
+            self.fetched += 1
+            yield torch.full((2, 4), float(self.next)), torch.tensor([0, 1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded = state["next"] % self.batches
+
+
+def augmented(batches: int, seed: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Augmented(4 * batches, seed), batch_size=4, **options)
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "shuffled": lambda: {
+        "weights": augmented(5, 1, shuffle=True),
+        "architecture": augmented(3, 2, shuffle=True),
+    },
+    "alternate": lambda: SearchLoader({"weights": augmented(6, 1, shuffle=True)}, alternate=True),
+    "own generators": lambda: {
+        "weights": augmented(5, 1, shuffle=True, generator=torch.Generator().manual_seed(5)),
+        "architecture": augmented(
+            3, 2, sampler=RandomSampler(range(12), replacement=True, generator=torch.Generator().manual_seed(6))
+        ),
+    },
+    "workers": lambda: {
+        "weights": augmented(5, 1, shuffle=True, num_workers=1),
+        "architecture": augmented(3, 2, num_workers=1),
+    },
+    "streams": lambda: {
+        "weights": DataLoader(Streamed(20, 1), batch_size=4),
+        "architecture": DataLoader(Streamed(12, 2), batch_size=4),
+    },
+    "stateful": lambda: {"weights": Stateful(5), "architecture": augmented(3, 2, shuffle=True)},
+}
+
+
+def go(
+    search: LightningModule,
+    loaders: Any,
+    folder: Path,
+    fit: Callable[..., Trainer],
+    *callbacks: Callback,
+    **options: Any,
+) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
+    """A run with a checkpoint between all batches: the last one, and the log."""
+    log = RunLog(folder)
+    with suppress(Crash):
+        fit(
+            search,
+            loaders,
+            **{"max_epochs": 4, **options},
+            enable_checkpointing=True,
+            logger=log,
+            callbacks=[LastCheckpoint(folder, every_n_steps=1), *callbacks],
+        )
+    return torch.load(folder / "last.ckpt", weights_only=True), read_log(log.path)
+
+
+def read_log(path: Path) -> list[list[tuple[str, str]]]:
+    """What was logged, whatever the order of the columns."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return [sorted((key, value) for key, value in row.items() if value) for row in csv.DictReader(file)]
+
+
+def check_crash(
+    build: Callable[[], LightningModule],
+    loaders: Callable[[], Any],
+    crash: int,
+    fit: Callable[..., Trainer],
+    assert_same: Make,
+    tmp_path: Path,
+    **options: Any,
+) -> None:
+    seed_everything(0, verbose=False)
+    straight, rows = go(build(), loaders(), tmp_path / "straight", fit, **options)
+    seed_everything(0, verbose=False)
+    broken, half = go(build(), loaders(), tmp_path / "broken", fit, CrashAt(crash), **options)
+    assert broken["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == crash
+    seed_everything(99, verbose=False)
+    resumed, all_rows = go(
+        build(), loaders(), tmp_path / "broken", fit, ckpt_path=tmp_path / "broken" / "last.ckpt", **options
+    )
+    assert_same(state(resumed), state(straight))
+    assert all_rows[: len(half)] == half
+    assert all_rows == rows
+    assert rows
+
+
+def crashes(name: str, batches: int) -> int:
+    """Another batch for each name, none of them the first of an epoch."""
+    place = crc32(name.encode()) % (batches - 4)
+    return place + 1 + place // (batches // 4 - 1)
+
+
+def test_every_strategy_resumes_within_an_epoch(
+    name: str, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    check_crash(
+        lambda: make_search(name, **OPTIMIZERS, warmup_epochs=1),
+        LOADERS["shuffled"],
+        crashes(name, 20),
+        fit,
+        assert_same,
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize("loaders", LOADERS)
+@pytest.mark.parametrize("crash", [3, 7, 13])
+def test_whatever_the_loaders_draw(
+    loaders: str, crash: int, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def build() -> SearchStrategy:
+        return make_search("advantage-ema", **OPTIMIZERS, warmup_epochs=1)
+
+    check_crash(build, LOADERS[loaders], crash, fit, assert_same, tmp_path)
+
+
+def test_a_loader_with_a_place_of_its_own_is_not_read_twice(
+    make_search: Make, fit: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    first, second = Stateful(5), Stateful(5)
+    go(make_search("reinforce"), {"weights": first, "architecture": Stateful(2)}, tmp_path, fit, CrashAt(8))
+    resume = {"ckpt_path": tmp_path / "last.ckpt"}
+    go(make_search("reinforce"), {"weights": second, "architecture": Stateful(2)}, tmp_path, fit, **resume)
+    assert (first.fetched, second.fetched) == (9, 12)  # of 20; what was fetched for the batch of the crash is lost
+
+
+class Theirs(LightningModule):
+    """A user's module, with everything that Lightning keeps for the end of an epoch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.accuracy = MulticlassAccuracy(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self.net(batch[0])
+        loss = nn.functional.cross_entropy(logits, batch[1])
+        self.accuracy(logits, batch[1])
+        self.log("accuracy", self.accuracy, on_step=True, on_epoch=True)
+        self.log("mean", loss, on_step=True, on_epoch=True)
+        if batch_idx % 2 == 0:
+            self.log("sum", loss, on_step=False, on_epoch=True, reduce_fx="sum")
+        self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.log("end", float(self.global_step), on_step=False, on_epoch=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=0.1, momentum=0.9)
+        return [optimizer], [{"scheduler": StepLR(optimizer, 3), "interval": "step"}]
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}, {"log_every_n_steps": 3, "val_check_interval": 1}])
+@pytest.mark.parametrize("crash", [3, 6, 12])
+def test_a_users_module_logs_the_same(
+    crash: int,
+    options: dict[str, Any],
+    small_net: Make,
+    fit: Callable[..., Trainer],
+    assert_same: Make,
+    tmp_path: Path,
+) -> None:
+    def build() -> SearchStrategy:
+        torch.manual_seed(1)
+        return AdvantageNAS(Theirs(small_net()), architecture_optimizer=partial(Adam, lr=0.1))
+
+    def run(folder: str, *callbacks: Callback, **more: Any) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
+        seed_everything(99 if more else 0, verbose=False)
+        validate = augmented(2, 3, shuffle=True)  # draws from the generators that training goes on with
+        return go(
+            build(), LOADERS["shuffled"](), tmp_path / folder, fit, *callbacks, val=validate,
+            **{"log_every_n_steps": 1, **options, **more},
+        )  # fmt: skip
+
+    straight, rows = run("straight")
+    _, half = run("broken", CrashAt(crash))
+    resumed, all_rows = run("broken", ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert_same(state(resumed), state(straight))
+    assert half
+    assert all_rows == rows
+
+
+@pytest.mark.parametrize("every", [3, 4])
+def test_lightnings_own_checkpoints_within_an_epoch(
+    every: int, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def run(**options: Any) -> dict[str, Any]:
+        seed_everything(99 if "ckpt_path" in options else 0, verbose=False)
+        saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+        search = make_search("gdas", **OPTIMIZERS)
+        trainer = fit(search, LOADERS["shuffled"](), max_epochs=3, callbacks=[saving], **options)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return torch.load(tmp_path / "end.ckpt", weights_only=True)
+
+    straight = run(enable_checkpointing=True)
+    for step in range(every, 13, every):
+        resumed = run(enable_checkpointing=True, ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert_same(state(resumed), state(straight))

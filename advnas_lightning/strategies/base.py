@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -18,14 +17,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from advnas_lightning import functional
+from advnas_lightning import functional, rng
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.space import Architecture, Genotype, SearchSpace
+from advnas_lightning.strategies.unfinished import UnfinishedEpoch
 from advnas_lightning.tasks import Outcome, Task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 Which = Literal["argmax", "process_best"]
+CHECKPOINT_FORMAT = 1  # rises when older ones cannot be resumed any more
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ class SearchStrategy(LightningModule):
         self._bad_in_a_row = dict(self.bad_steps)
         self._losses: dict[str, tuple[Tensor, int]] = {}  # summed over the running epoch
         self._buffer_places: list[tuple[nn.Module, str]] | None = None  # found once, at the first step
-        self._rng_to_restore: dict[str, Any] | None = None
+        self._to_restore: dict[str, Any] = {}  # of a checkpoint, when training starts
+        self._unfinished: UnfinishedEpoch | None = None
+        self._loader: SearchLoader | None = None
+        self.between_batches: Callable[[], None] | None = None  # called when no step is half done
         self.configure_architecture()
         if task is None and type(self).loss is SearchStrategy.loss:
             from advnas_lightning.strategies import adopted  # which builds on this module
@@ -324,6 +328,7 @@ class SearchStrategy(LightningModule):
                 f"{type(self).__name__} anneals its temperature over the search: set Trainer(max_epochs=…), and"
                 " limit_train_batches for loaders without a length"
             )
+        assert self._loader is not None
         each = self._loader.architecture_steps(int(trainer.num_training_batches))
         planned = max(trainer.max_epochs - self.warmup_epochs, 0) * each
         return min(self.architecture_steps / planned, 1.0) if planned else 1.0
@@ -568,20 +573,32 @@ class SearchStrategy(LightningModule):
                     ' "architecture": loader}'
                 )
             loader.searching = lambda: self.searching
+            loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
             self._loader = loader
+            if "loader" in self._to_restore:
+                loader.go_on_from(self._to_restore.pop("loader"))
+                if loader.fetches_ahead:  # right now
+                    rng.restore(self._to_restore.pop("rng"))
             return loader
 
         source.dataloader = dataloader  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        """Continue the random numbers of a resumed run where they were."""
-        if self._rng_to_restore is not None:
-            _restore_rng(self._rng_to_restore)
-            self._rng_to_restore = None
+        """Continue the random numbers of a resumed run where they were, and its unfinished epoch."""
         self._buffer_places = None
+        if "rng" in self._to_restore:  # only now: what runs before draws numbers too
+            rng.restore(self._to_restore.pop("rng"))
+        if "unfinished_epoch" in self._to_restore:
+            self._unfinished = UnfinishedEpoch(self, self._to_restore.pop("unfinished_epoch"))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add to what is logged as an epoch's mean what was logged before the run was resumed."""
+        if self._unfinished is not None:
+            self._unfinished.add_logs(self)
 
     def on_train_epoch_end(self) -> None:
         """Log the entropy and move the schedules on."""
+        self._unfinished = None
         self._log_epoch()
         self._step_schedules("epoch", self.current_epoch, plateau=True)
 
@@ -608,12 +625,41 @@ class SearchStrategy(LightningModule):
         self.generator.set_state(state["generator"].cpu())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the global random number generators, so that dropout resumes bit for bit."""
-        checkpoint["rng"] = _collect_rng()
+        """Keep what a run needs to go on bit for bit, also from the middle of an epoch."""
+        checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": type(self).__name__}
+        checkpoint["rng"] = rng.collect()
+        loop = self.trainer.fit_loop.epoch_loop
+        progress: Any = loop.batch_progress.current
+        used = None
+        if progress.processed and not loop._num_ready_batches_reached():
+            used = progress.processed
+            checkpoint["unfinished_epoch"] = UnfinishedEpoch.collect(self)
+        if self._loader is not None:
+            checkpoint["loader"] = self._loader.place(used)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the generators' state until training starts: what runs before it draws numbers too."""
-        self._rng_to_restore = checkpoint.get("rng")
+        """Remember what is restored when training starts.
+
+        Raises:
+            ValueError: the checkpoint is of another strategy, or another version of this package.
+        """
+        of = checkpoint.get("search")
+        if of is None:
+            raise ValueError("the checkpoint is of no search of this package: name the checkpoints/last.ckpt of a run")
+        if of["strategy"] != type(self).__name__:
+            raise ValueError(f"the checkpoint is of {of['strategy']} search, and this is {type(self).__name__}")
+        if of["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"the checkpoint has the format {of['format']} of another version, and this one reads"
+                f" {CHECKPOINT_FORMAT}: resume with the version that wrote it"
+            )
+        keys = ("rng", "loader", "unfinished_epoch")
+        self._to_restore = {key: checkpoint[key] for key in keys if key in checkpoint}
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a checkpoint between the last batch and the next holds all that the next one needs."""
+        return True
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -704,20 +750,3 @@ class SearchStrategy(LightningModule):
                 if buffer is not None and value is not None:
                     buffer.copy_(value)
                 module._buffers[name] = buffer  # also where the forward pass put another tensor there
-
-
-def _collect_rng() -> dict[str, Any]:
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _restore_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial
+from advnas_lightning.strategies.base import SearchStrategy, SkippedStep, Trial
 
 
 class DARTS(SearchStrategy):
@@ -35,6 +35,12 @@ class DARTS(SearchStrategy):
             self._weights_batch = batch.get("weights", self._weights_batch)
         super().training_step(batch, batch_idx)
 
+    @property
+    def is_resumable(self) -> bool:
+        """Not between the two batches of a pair, of which the second step looks ahead on the first."""
+        pair = self.second_order and self.searching and self._loader is not None and self._loader.alternate
+        return not (pair and (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % 2)
+
     def sample(self) -> Architecture:
         """Gates p."""
         return self.mixture(self.log_probs.exp())
@@ -49,6 +55,9 @@ class DARTS(SearchStrategy):
 
     def _evaluate_unrolled(self, batch: Any) -> list[Trial]:
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        alternate = self._loader is not None and self._loader.alternate
+        if self._weights_batch is None and alternate:
+            raise SkippedStep  # resumed between the two batches of a pair, from a checkpoint that was not to be taken
         if not self.trains_weights or not weights or self._weights_batch is None:
             raise MisconfigurationException(
                 "second_order=true looks one weight step ahead, and here no weights are trained: use second_order=false"
