@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.benchmarks.nasbench201 import TEST_COLUMNS, measure, open_table
@@ -25,6 +26,27 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+class ConvergenceStopping(EarlyStopping):
+    """Ends a search whose choice is made: when the mean entropy of the edges' probabilities is small (Appendix H).
+
+    Args:
+        entropy: in nats; 0.1 is that of an edge with four candidates, one of them with p = 0.984 and the rest alike.
+
+    Raises:
+        ValueError: not above 0.
+    """
+
+    def __init__(self, entropy: float = 0.1) -> None:
+        if not entropy > 0:
+            raise ValueError(f"entropy={entropy!r} must be above 0")
+        super().__init__(
+            "entropy",
+            stopping_threshold=entropy,
+            patience=sys.maxsize,  # entropy may rise as long as it likes
+            check_on_train_epoch_end=True,
+        )
 
 
 class Stopwatch(Callback):

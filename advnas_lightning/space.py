@@ -490,6 +490,24 @@ class Genotype(Mapping[str, str]):
         return copy.deepcopy(model, memo)
 
 
+class Probabilities(dict[str, dict[str, float]]):
+    """How probable each edge's candidates are, edge by edge; a table when printed, the most probable ones first.
+
+    Example:
+        >>> print(Probabilities({"input->1": {"skip": 0.25, "linear": 0.75}, "1->2": {"skip": 1.0}}))
+        input->1  linear 0.750  skip 0.250
+        1->2      skip 1.000
+    """
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(
+            f"{edge:<{width}}  "
+            + "  ".join(f"{name} {p:.3f}" for name, p in sorted(row.items(), key=lambda item: -item[1]))
+            for edge, row in self.items()
+        )
+
+
 def count_parameters(model: nn.Module) -> int:
     """How many parameters a network has: by its own ``count_parameters()`` where it defines one, else all of them."""
     own = getattr(model, "count_parameters", None)

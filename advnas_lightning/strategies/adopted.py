@@ -146,7 +146,7 @@ class Adopted(SearchStrategy):
             loop = self.trainer.fit_loop.epoch_loop
             self.module.optimizer_zero_grad(self.module.current_epoch, loop.batch_idx, optimizer.optimizer)
 
-    def step_weights(self, optimizer: Any, differentiate: Callable[[], Tensor]) -> None:
+    def step_weights(self, optimizer: Any, differentiate: Callable[[], Tensor | None]) -> None:
         """As in the module's own training, where the optimizer's step calls for the passes."""
         loop = self.trainer.fit_loop.epoch_loop
         with self._as_current():
@@ -158,7 +158,9 @@ class Adopted(SearchStrategy):
             with self._as_current():
                 self.module.on_before_optimizer_step(optimizer)
                 if is_overridden("configure_gradient_clipping", self.module):
-                    self.module.configure_gradient_clipping(optimizer, self.weight_clip, "norm")
+                    self.module.configure_gradient_clipping(
+                        optimizer, self.weight_clip, self.clip_algorithms["weights"]
+                    )
                     return
         super().on_before_optimizer_step(optimizer)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -19,13 +19,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advnas_lightning import functional, rng
 from advnas_lightning.loaders import SearchLoader
-from advnas_lightning.space import Architecture, Genotype, SearchSpace
+from advnas_lightning.space import Architecture, Genotype, Probabilities, SearchSpace
+from advnas_lightning.strategies.accumulation import MicroBatches, WeightGroup, weighted_mean
 from advnas_lightning.strategies.unfinished import UnfinishedEpoch
 from advnas_lightning.tasks import Outcome, Task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 Which = Literal["argmax", "process_best"]
+ClipAlgorithm = Literal["norm", "value"]
 CHECKPOINT_FORMAT = 1  # rises when older ones cannot be resumed any more
 
 
@@ -93,6 +95,10 @@ class SearchStrategy(LightningModule):
         architecture_scheduler: factory over the architecture optimizer; stepped after each epoch in which θ moved.
         weight_clip: largest norm of the weight gradient, or ``None``.
         architecture_clip: largest norm of the architecture gradient, or ``None``.
+        weight_clip_algorithm: ``"norm"``, or ``"value"``: ``weight_clip`` is the largest absolute value.
+        architecture_clip_algorithm: the same for ``architecture_clip``.
+        accumulate: how many batches count as one in each kind of step: with the same draw, and the mean over all their
+            terms. An epoch's last steps may have fewer.
         warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
         max_bad_steps: how many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
             step changes nothing and is counted; the next one ends the run.
@@ -119,6 +125,9 @@ class SearchStrategy(LightningModule):
         architecture_scheduler: SchedulerFactory | None = None,
         weight_clip: float | None = None,
         architecture_clip: float | None = None,
+        weight_clip_algorithm: ClipAlgorithm = "norm",
+        architecture_clip_algorithm: ClipAlgorithm = "norm",
+        accumulate: int = 1,
         warmup_epochs: int = 0,
         max_bad_steps: int = 10,
         task: Task | None = None,
@@ -140,6 +149,7 @@ class SearchStrategy(LightningModule):
                 raise ValueError(f"{name} is a {kind}: give a factory, a callable such as partial({kind}, …)")
         whole("warmup_epochs", warmup_epochs, least=0)
         whole("max_bad_steps", max_bad_steps, least=1)
+        whole("accumulate", accumulate, least=1)
         if not isinstance(seed, int):
             raise ValueError(f"seed={seed!r} must be a whole number")
         for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
@@ -151,6 +161,13 @@ class SearchStrategy(LightningModule):
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
         self.weight_scheduler, self.architecture_scheduler = weight_scheduler, architecture_scheduler
         self.weight_clip, self.architecture_clip = weight_clip, architecture_clip
+        self.clip_algorithms = {
+            "weights": one_of("weight_clip_algorithm", weight_clip_algorithm, ("norm", "value")),
+            "architecture": one_of("architecture_clip_algorithm", architecture_clip_algorithm, ("norm", "value")),
+        }
+        self.accumulate = accumulate
+        self._group: WeightGroup | None = None  # of the weight step that is running
+        self._held = MicroBatches()  # for the architecture step to come
         self.warmup_epochs, self.max_bad_steps, self.seed = warmup_epochs, max_bad_steps, seed
         self.which: Which = one_of("which", which or self.selects, ("argmax", "process_best"))
         self.generator = torch.Generator().manual_seed(seed)
@@ -275,6 +292,14 @@ class SearchStrategy(LightningModule):
             )
         return self.process_best
 
+    def probabilities(self) -> Probabilities:
+        """The p_ij of every edge's candidates: a table when printed."""
+        rows = self.probs.cpu().tolist()
+        return Probabilities(
+            (edge, dict(zip(names, row, strict=False)))  # a row is padded
+            for edge, names, row in zip(self.space.edges, self.space.candidates, rows, strict=True)
+        )
+
     @contextmanager
     def bound(self) -> Iterator[None]:
         """Let the network run the arg max where nothing else is bound: in hooks, say."""
@@ -329,30 +354,40 @@ class SearchStrategy(LightningModule):
                 " limit_train_batches for loaders without a length"
             )
         assert self._loader is not None
-        each = self._loader.architecture_steps(int(trainer.num_training_batches))
+        each = -(-self._loader.architecture_steps(int(trainer.num_training_batches)) // self.accumulate)
         planned = max(trainer.max_epochs - self.warmup_epochs, 0) * each
         return min(self.architecture_steps / planned, 1.0) if planned else 1.0
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
+        is_last = self.trainer.fit_loop.epoch_loop._num_ready_batches_reached()
         if "weights" in batch and self.trains_weights:
             self.weight_step(batch["weights"])
+        if is_last and self._group is not None:
+            self._end_weight_step(lambda: None)
         if "architecture" in batch:
+            self._held.append(batch["architecture"])
+        if len(self._held) == self.accumulate or (is_last and self._held):
+            parts, self._held = self._held, MicroBatches()
             with suppress(SkippedStep):
-                self.architecture_step(batch["architecture"])
+                self.architecture_step(parts if self.accumulate > 1 else parts[0])
         # When Lightning steps its own: with the last batch, so that a validation already sees the epoch's end
-        self._step_schedules("step", batch_idx)
-        if self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if self.is_between_steps:
+            self._step_schedules("step", batch_idx)
+        if is_last:
             self._step_schedules("epoch", self.current_epoch, plateau=False)
 
     def weight_step(self, batch: Any) -> None:
-        """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`."""
+        """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`; with ``accumulate``, at the last batch."""
         optimizer = self._optimizer("weights") if "weights" in self._roles else None  # the network may have none
-        with torch.no_grad(), self._full_precision():
-            architecture = self.sample_for_weights()
+        if self._group is None:
+            with torch.no_grad(), self._full_precision():
+                self._group = WeightGroup(self.sample_for_weights())
+        group = self._group
+        group.batches += 1
 
         def differentiate() -> Tensor:
-            with self.space.bind(architecture):
+            with self.space.bind(group.architecture):
                 outcome = self.outcome(batch)
                 if not self._is_good("weight", outcome.loss):
                     raise SkippedStep
@@ -361,19 +396,41 @@ class SearchStrategy(LightningModule):
                 if optimizer is None or not outcome.loss.requires_grad:
                     self.skipped_weight_steps += 1  # only candidates without parameters were drawn
                     raise SkippedStep
-                self.zero_weight_gradients(optimizer)
-                self.manual_backward(outcome.loss)
+                if group.size == 0:
+                    self.zero_weight_gradients(optimizer)
+                group.size += outcome.size
+                self.manual_backward(outcome.loss if self.accumulate == 1 else outcome.size * outcome.loss)
             return outcome.loss
 
+        if group.batches == self.accumulate:
+            self._end_weight_step(differentiate)
+        elif not group.is_lost:
+            try:
+                differentiate()
+            except SkippedStep:
+                group.is_lost = True
+
+    def _end_weight_step(self, differentiate: Callable[[], Tensor | None]) -> None:
+        assert self._group is not None
+        group, self._group = self._group, None
+        if group.is_lost:
+            return
+
+        def finish() -> Tensor | None:
+            loss = differentiate()
+            if self.accumulate > 1:
+                group.take_mean(self.model.parameters())
+            return loss
+
         with suppress(SkippedStep):
-            self.step_weights(optimizer, differentiate)
+            self.step_weights(self._optimizer("weights") if "weights" in self._roles else None, finish)
             self.weight_steps += 1
 
     def zero_weight_gradients(self, optimizer: Any) -> None:
         """Called between a weight step's forward and backward pass."""
         optimizer.zero_grad()
 
-    def step_weights(self, optimizer: Any, differentiate: Callable[[], Tensor]) -> None:
+    def step_weights(self, optimizer: Any, differentiate: Callable[[], Tensor | None]) -> None:
         """Take both passes of a weight step, and then the optimizer's step."""
         differentiate()
         optimizer.step()
@@ -417,6 +474,14 @@ class SearchStrategy(LightningModule):
 
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
+        parts = batch if isinstance(batch, MicroBatches) else [batch]
+        losses, grads, sizes = zip(*(self._evaluate_once(architecture, part) for part in parts), strict=True)
+        loss = self._mean_over_ranks(weighted_mean(losses, sizes))
+        gate_grad = self._mean_over_ranks(weighted_mean(grads, sizes)) if self.needs_gate_grad else None
+        ranks = 1 if self._trainer is None else self._trainer.world_size
+        return Trial(architecture, loss, gate_grad, sum(sizes) * ranks)
+
+    def _evaluate_once(self, architecture: Architecture, batch: Any) -> tuple[Tensor, Tensor | None, int]:
         gates = architecture.weights.detach().requires_grad_() if self.needs_gate_grad else None
         gate_grad = None
         with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
@@ -426,9 +491,7 @@ class SearchStrategy(LightningModule):
                 (gate_grad,) = torch.autograd.grad(loss, gates)
                 if self._scaler is not None:
                     gate_grad = gate_grad / self._scaler.get_scale()
-                gate_grad = self._mean_over_ranks(gate_grad)
-        ranks = 1 if self._trainer is None else self._trainer.world_size
-        return Trial(architecture, self._mean_over_ranks(outcome.loss.detach()), gate_grad, outcome.size * ranks)
+        return outcome.loss.detach(), gate_grad, outcome.size
 
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
@@ -488,6 +551,25 @@ class SearchStrategy(LightningModule):
             self.log_now(metrics, prog_bar=False)
 
     # -- Lightning -----------------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; says what to use instead of Trainer options that cannot work, before Lightning refuses them.
+
+        Raises:
+            MisconfigurationException: the trainer is to clip or accumulate gradients.
+        """
+        trainer: Any = self.trainer
+        if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
+            raise MisconfigurationException(
+                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) is for automatic optimization: give the"
+                " strategy weight_clip=… or architecture_clip=…, and weight_clip_algorithm=… for clipping by value"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise MisconfigurationException(
+                f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) is for automatic optimization:"
+                f" give the strategy accumulate={trainer.accumulate_grad_batches}"
+            )
+        return []
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the weights and one for the architecture, each with its schedule."""
@@ -552,12 +634,15 @@ class SearchStrategy(LightningModule):
         return optimizers[self._roles.index(role)] if isinstance(optimizers, list) else optimizers
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip this optimizer's gradient to its own norm (the Trainer's clipping is for automatic optimization)."""
+        """Clip this optimizer's gradient (the Trainer's clipping is for automatic optimization)."""
         clips = {"weights": self.weight_clip, "architecture": self.architecture_clip}
         for role, clip in clips.items():
             if clip is not None and role in self._roles and self._optimizer(role).optimizer is optimizer:
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                nn.utils.clip_grad_norm_(parameters, clip)
+                if self.clip_algorithms[role] == "value":
+                    nn.utils.clip_grad_value_(parameters, clip)
+                else:
+                    nn.utils.clip_grad_norm_(parameters, clip)
 
     def on_fit_start(self) -> None:
         """Pair whatever training loaders the trainer has with the steps they are for."""
@@ -657,9 +742,14 @@ class SearchStrategy(LightningModule):
         self._to_restore = {key: checkpoint[key] for key in keys if key in checkpoint}
 
     @property
+    def is_between_steps(self) -> bool:
+        """Whether no step waits for more batches."""
+        return self._group is None and not self._held
+
+    @property
     def is_resumable(self) -> bool:
         """Whether a checkpoint between the last batch and the next holds all that the next one needs."""
-        return True
+        return self.is_between_steps
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

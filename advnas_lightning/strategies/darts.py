@@ -26,6 +26,11 @@ class DARTS(SearchStrategy):
 
     def __init__(self, *args: Any, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if second_order and self.accumulate > 1:
+            raise ValueError(
+                f"accumulate={self.accumulate}: second_order=true looks ahead on a single weight batch: use"
+                " accumulate=1"
+            )
         self.second_order = second_order
         self._weights_batch: Any = None  # the last one, which a second-order step looks ahead on
 
@@ -39,7 +44,7 @@ class DARTS(SearchStrategy):
     def is_resumable(self) -> bool:
         """Not between the two batches of a pair, of which the second step looks ahead on the first."""
         pair = self.second_order and self.searching and self._loader is not None and self._loader.alternate
-        return not (pair and (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % 2)
+        return super().is_resumable and not (pair and (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % 2)
 
     def sample(self) -> Architecture:
         """Gates p."""
