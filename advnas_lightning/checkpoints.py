@@ -52,7 +52,7 @@ class LastCheckpoint(Checkpoint):
                 raise ValueError(f"{name}={value!r} must be above 0, or null")
         self.folder = Path(folder)
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
-        self._saved_at = 0.0
+        self._saved_at, self._saved_after = 0.0, -1  # on the clock, and after which batch
         self._interrupted = False
         self._handler: Any = None  # of Ctrl-C, before ours
 
@@ -68,7 +68,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the beginning of a fresh run."""
         assert isinstance(pl_module, SearchStrategy)
-        self._interrupted, self._saved_at = False, time.monotonic()
+        self._interrupted = False
+        self._note(trainer)
         self._listen()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -79,11 +80,11 @@ class LastCheckpoint(Checkpoint):
     def _between_batches(self, trainer: Trainer, search: SearchStrategy) -> None:
         steps, minutes = self.every_n_steps, self.every_n_minutes
         due = self._interrupted
-        due |= steps is not None and (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % steps == 0
+        due |= steps is not None and trainer.fit_loop.epoch_loop.total_batch_idx - self._saved_after >= steps
         due |= minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         if trainer.strategy.reduce_boolean_decision(due, all=False) and search.is_resumable:
             self._save(trainer)
-        self._stop_if_interrupted(trainer)
+            self._stop_if_interrupted(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
@@ -135,7 +136,10 @@ class LastCheckpoint(Checkpoint):
         loop._batches_that_stepped += twice
         if trainer.is_global_zero:
             self._replace()
-        self._saved_at = time.monotonic()
+        self._note(trainer)
+
+    def _note(self, trainer: Trainer) -> None:
+        self._saved_at, self._saved_after = time.monotonic(), trainer.fit_loop.epoch_loop.total_batch_idx
 
     def _replace(self) -> None:
         with self._unfinished.open("rb") as file:
