@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from advnas_lightning.benchmarks.nasbench201 import TEST_COLUMNS, measure, open_
 from advnas_lightning.report.published import TABLE_2, TABLE_4
 from advnas_lightning.space import Genotype
 from advnas_lightning.strategies import SearchStrategy
+from advnas_lightning.strategies.base import positive
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -39,14 +41,20 @@ class ConvergenceStopping(EarlyStopping):
     """
 
     def __init__(self, entropy: float = 0.1) -> None:
-        if not entropy > 0:
-            raise ValueError(f"entropy={entropy!r} must be above 0")
+        if positive("entropy", entropy) == math.inf:
+            raise ValueError(f"entropy={entropy!r} must be a finite number")
         super().__init__(
             "entropy",
             stopping_threshold=entropy,
             patience=sys.maxsize,  # entropy may rise as long as it likes
             check_on_train_epoch_end=True,
         )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, unless θ has not moved yet."""
+        assert isinstance(pl_module, SearchStrategy)
+        if pl_module.architecture_steps:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class Stopwatch(Callback):

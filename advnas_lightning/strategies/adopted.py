@@ -260,7 +260,7 @@ def _adopting(kind: type[SearchStrategy], hooks: tuple[str, ...]) -> type[Search
     }
 
     def reduce(self: Any) -> tuple[Any, ...]:  # a class made on the fly has no name to be pickled by
-        return _restore, (kind, hooks), self.__dict__
+        return _restore, (kind, hooks), self.__getstate__()
 
     made = type(kind.__name__, (Adopted, kind), {**methods, "__reduce__": reduce, "__module__": kind.__module__})
     return _CLASSES.setdefault((kind, hooks), made)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning import Callback, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -28,6 +30,12 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 Which = Literal["argmax", "process_best"]
 ClipAlgorithm = Literal["norm", "value"]
+AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
+    BaseFinetuning,
+    callbacks.StochasticWeightAveraging,
+    *([callbacks.WeightAveraging] if hasattr(callbacks, "WeightAveraging") else []),  # since Lightning 2.6
+)
+HALF = (torch.bfloat16, torch.float16)
 CHECKPOINT_FORMAT = 1  # rises when older ones cannot be resumed any more
 
 
@@ -46,6 +54,24 @@ class Trial:
     loss: Tensor
     gate_grad: Tensor | None
     size: int
+
+
+def refuse(callback: Callback) -> None:
+    """Raise a MisconfigurationException, with what to use instead, if a callback takes hold of automatic optimization.
+
+    Under manual optimization Lightning runs some of them, and they do something else, or nothing.
+    """
+    name = type(callback).__name__
+    if isinstance(callback, GradientAccumulationScheduler):
+        instead = "give the strategy accumulate=…"
+    elif isinstance(callback, AVERAGING_OR_FREEZING):
+        instead = "use it in the training of the network that search.derive() gives"
+    elif isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+        name += "(train_time_interval=…)"
+        instead = "use advnas_lightning.checkpoints.LastCheckpoint(folder, every_n_minutes=…)"
+    else:
+        return
+    raise MisconfigurationException(f"{name} is for automatic optimization: {instead}")
 
 
 class SkippedStep(Exception):
@@ -155,6 +181,11 @@ class SearchStrategy(LightningModule):
         for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
             if clip is not None:
                 positive(name, clip)
+        if isinstance(getattr(model, "_orig_mod", None), LightningModule):
+            raise ValueError(
+                "the module was given through torch.compile, which hides its hooks: compile it in place with"
+                " module.compile(), or compile the candidates"
+            )
         self.space = SearchSpace(model)
         self.model = model
         self.task = Task() if task is None else task
@@ -509,6 +540,9 @@ class SearchStrategy(LightningModule):
         """What the architecture optimizer moves."""
         return [self.theta]
 
+    def _moved_parameters(self) -> list[nn.Parameter]:
+        return self.architecture_parameters() if self.searches else []
+
     def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
         """Gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
         gradient = self.theta_gradient(trials)
@@ -569,6 +603,8 @@ class SearchStrategy(LightningModule):
                 f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) is for automatic optimization:"
                 f" give the strategy accumulate={trainer.accumulate_grad_batches}"
             )
+        for callback in trainer.callbacks:
+            refuse(callback)
         return []
 
     def configure_optimizers(self) -> Any:
@@ -589,7 +625,7 @@ class SearchStrategy(LightningModule):
 
     def architecture_optimization(self) -> tuple[Optimizer | None, list[LRSchedulerConfig]]:
         """The architecture parameters' optimizer, if they move, with its schedules."""
-        parameters = self.architecture_parameters() if self.searches else []
+        parameters = self._moved_parameters()
         return self._optimization("architecture", self.architecture_optimizer, self.architecture_scheduler, parameters)
 
     def _optimization(
@@ -646,6 +682,8 @@ class SearchStrategy(LightningModule):
 
     def on_fit_start(self) -> None:
         """Pair whatever training loaders the trainer has with the steps they are for."""
+        # Lightning has agreed to manual optimization by now; it logs at the steps that it believes in.
+        self.trainer.accumulate_grad_batches = self.accumulate
         # Lightning asks its data source for the loaders after this hook, and again whenever it reloads them.
         source = self.trainer.fit_loop._data_source
         request = source.dataloader
@@ -667,6 +705,10 @@ class SearchStrategy(LightningModule):
             return loader
 
         source.dataloader = dataloader  # type: ignore[method-assign]
+
+    def on_fit_end(self) -> None:
+        """Leave the trainer as it was."""
+        self.trainer.accumulate_grad_batches = 1
 
     def on_train_start(self) -> None:
         """Continue the random numbers of a resumed run where they were, and its unfinished epoch."""
@@ -750,6 +792,27 @@ class SearchStrategy(LightningModule):
     def is_resumable(self) -> bool:
         """Whether a checkpoint between the last batch and the next holds all that the next one needs."""
         return self.is_between_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to a trainer."""
+        return {**super().__getstate__(), "_loader": None, "between_batches": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SearchStrategy:
+        """Move or convert; what is the strategy's own stays in single precision where the network is in half.
+
+        In bfloat16 a θ of 1 would not feel the paper's learning rate of 3e-4: the next numbers are 0.996 and 1.008.
+        """
+        parameters = [(parameter, parameter.data) for parameter in self._moved_parameters()]
+        buffers = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for parameter, data in parameters:
+            if parameter.dtype in HALF:
+                parameter.data = data.to(parameter.device)
+        for name, buffer in buffers.items():
+            converted = self._buffers[name]
+            if buffer is not None and converted is not None and converted.dtype in HALF:
+                self._buffers[name] = buffer.to(converted.device)
+        return self
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
