@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +45,8 @@ USER_ERRORS = (
     TypeError,
     ValueError,
 )
+LOST = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
+FIRST_RANK = "ADVNAS_LIGHTNING_FIRST_RANK"  # its process, for those that Lightning starts from it
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -59,6 +63,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     _quiet()
     keep_memory()
+    end_with_first_rank()
     seed_everything(config.seed, verbose=False)
     saving = LastCheckpoint(folder / "checkpoints", **config.checkpoint)
     checkpoint = find_checkpoint(config.ckpt_path, saving)
@@ -201,6 +206,42 @@ def keep_memory() -> None:
         allocator(trim_threshold, -1)  # never
 
 
+def end_with_first_rank() -> None:
+    """Let no process outlive the first one, which started it.
+
+    Lightning ends the first one where another has died; but another would wait half an hour for a dead first one, where
+    none of them has sent anything yet, or where a GPU waits for all of them.
+    """
+    if not HydraConfig.get().job.name.startswith("train_ddp_process_"):  # as Lightning calls those that it starts
+        os.environ[FIRST_RANK] = str(os.getpid())
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(os.environ[FIRST_RANK]):
+            time.sleep(1)
+        time.sleep(10)  # a run that is over ends by itself, or has already said what it lacks
+        print(f"error: {LOST}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """What to say of an error that comes of the death of another process; ``None`` for other errors.
+
+    Example:
+        >>> lost_process(RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:1] Read error: Connection reset."))
+        "a process of this run has died (Read error: Connection reset): go on with the run's hydra.run.dir=… and \
+ckpt_path=last"
+        >>> lost_process(RuntimeError("shapes do not match"))
+    """
+    message = str(error)
+    if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message:  # whose errors have no class
+        return None
+    reason = re.sub(r"^\[\S*\] ", "", message).split(". ")[0].splitlines()[0].rstrip(".")
+    return LOST.replace("died", f"died ({reason})")
+
+
 def quote_cells(argument: str) -> str:
     """Put NAS-Bench-201's cells in quotes: Hydra's grammar has no bare ``~``, which they are full of.
 
@@ -223,6 +264,12 @@ def _main(config: DictConfig) -> None:
         run(config, Path(HydraConfig.get().runtime.output_dir))
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
+    except RuntimeError as error:
+        message = lost_process(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
     except USER_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 import zipfile
+from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -22,12 +24,21 @@ from advnas_lightning.strategies import SearchStrategy
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
+class Wish(IntEnum):
+    """What a process wants between two batches; of several, all do what the largest one says."""
+
+    GO_ON = 0
+    SAVE = 1
+    INTERRUPT = 2  # save, and end as at Ctrl-C
+    TERMINATE = 3  # save, and end as at SIGTERM
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, from which a search goes on bit for bit, and ``previous.ckpt``, the one before it.
 
     It saves at the start, at the end of each epoch, and in between every so often, at SIGTERM and at Ctrl-C (once the
-    running step is done; a second Ctrl-C does not wait for it). A file is complete under another name, and on the disk,
-    before it replaces an older one, so killing a run damages none.
+    running step is done; a second Ctrl-C does not wait for it). Of several processes, it is enough to tell one. A file
+    is complete under another name, and on the disk, before it replaces an older one, so killing a run damages none.
 
     Args:
         folder: where.
@@ -53,8 +64,9 @@ class LastCheckpoint(Checkpoint):
         self.folder = Path(folder)
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self._saved_at, self._saved_after = 0.0, -1  # on the clock, and after which batch
-        self._interrupted = False
+        self._stop_wish = Wish.GO_ON  # or what a signal asked for
         self._handler: Any = None  # of Ctrl-C, before ours
+        self._is_training = False
 
     def newest(self) -> Path | None:
         """What to go on from: the newest file that is whole, with a warning if that is not the last; ``None``: nothing.
@@ -65,12 +77,21 @@ class LastCheckpoint(Checkpoint):
         there_is_one = any((self.folder / name).exists() for name in (LAST, PREVIOUS))
         return whole_checkpoint(self.folder / LAST) if there_is_one else None
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM from Lightning, if there are several processes."""
+        self._take_sigterm(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM from Lightning, if there are several processes."""
+        self._take_sigterm(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the beginning of a fresh run."""
         assert isinstance(pl_module, SearchStrategy)
-        self._interrupted = False
+        self._stop_wish, self._is_training = Wish.GO_ON, True
         self._note(trainer)
         self._listen()
+        self._take_sigterm(trainer)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.current_epoch == 0 and trainer.fit_loop.epoch_loop.total_batch_idx < 0:
@@ -79,18 +100,18 @@ class LastCheckpoint(Checkpoint):
 
     def _between_batches(self, trainer: Trainer, search: SearchStrategy) -> None:
         steps, minutes = self.every_n_steps, self.every_n_minutes
-        due = self._interrupted
-        due |= steps is not None and trainer.fit_loop.epoch_loop.total_batch_idx - self._saved_after >= steps
+        due = steps is not None and trainer.fit_loop.epoch_loop.total_batch_idx - self._saved_after >= steps
         due |= minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        if trainer.strategy.reduce_boolean_decision(due, all=False) and search.is_resumable:
+        wish = self._agree(trainer, max(self._stop_wish, Wish.SAVE if due else Wish.GO_ON))
+        if wish > Wish.GO_ON and search.is_resumable:
             self._save(trainer)
-            self._stop_if_interrupted(trainer)
+            self._obey(wish)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer)
-        self._stop_if_interrupted(trainer)
+        self._obey(self._agree(trainer, self._stop_wish))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave Ctrl-C to others again."""
@@ -103,8 +124,7 @@ class LastCheckpoint(Checkpoint):
         progress: Any = loop.batch_progress.current
         between = progress.completed == progress.ready > 0 and not loop._num_ready_batches_reached()
         resumable = between and isinstance(pl_module, SearchStrategy) and pl_module.is_resumable
-        if isinstance(exception, SIGTERMException) and resumable and trainer.is_global_zero:
-            # another rank may not get here, so none is waited for
+        if isinstance(exception, SIGTERMException) and resumable and trainer.world_size == 1:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint()
             trainer.strategy.save_checkpoint(checkpoint, self._unfinished)
             self._replace()
@@ -136,6 +156,7 @@ class LastCheckpoint(Checkpoint):
         loop._batches_that_stepped += twice
         if trainer.is_global_zero:
             self._replace()
+        trainer.strategy.barrier()  # Lightning kills the first process soon after another one has ended
         self._note(trainer)
 
     def _note(self, trainer: Trainer) -> None:
@@ -149,12 +170,21 @@ class LastCheckpoint(Checkpoint):
             os.replace(last, self.folder / PREVIOUS)
         os.replace(self._unfinished, last)
 
-    def _stop_if_interrupted(self, trainer: Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._interrupted, all=False):
+    def _agree(self, trainer: Trainer, wish: Wish) -> Wish:
+        if trainer.world_size == 1:
+            return wish
+        largest = trainer.strategy.reduce(torch.tensor(wish, device=trainer.strategy.root_device), reduce_op="max")
+        return Wish(int(largest))
+
+    def _obey(self, wish: Wish) -> None:
+        if wish == Wish.INTERRUPT:
             raise KeyboardInterrupt
+        if wish == Wish.TERMINATE:
+            raise SIGTERMException
 
     def _stop(self, search: Any) -> None:
         search.between_batches = None
+        self._is_training = False
         self._stop_listening()
 
     def _listen(self) -> None:
@@ -168,8 +198,20 @@ class LastCheckpoint(Checkpoint):
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
 
+    def _take_sigterm(self, trainer: Trainer) -> None:
+        # Lightning's handler talks to the other processes at once, amid whatever else they were saying: they may then
+        # wait for each other for ever.
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_terminate)
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_training:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._stop_wish = Wish.TERMINATE
+
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
+        self._stop_wish = max(self._stop_wish, Wish.INTERRUPT)
         self._stop_listening()
         rank_zero_info("interrupted: saving a checkpoint after this step; press Ctrl-C again to stop at once")
 

@@ -89,7 +89,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, width, H / stride, W / stride]`` from ``[B, inputs, H, W]``."""
-        y = self.conv1(self.act(self.norm1(x)))
+        y: Tensor = self.conv1(self.act(self.norm1(x)))
         y = self.conv2(self.act(self.norm2(y)))
         return y + self.shortcut(x)
 
@@ -111,7 +111,8 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, classes]``."""
-        return self.net(images)
+        logits: Tensor = self.net(images)
+        return logits
 
     def measure(self, batch: Sequence[Tensor], stage: str, accuracy: Any) -> Tensor:
         """The loss; it is logged, and so is the accuracy."""
@@ -136,10 +137,9 @@ class Classifier(LightningModule):
         self.measure(batch, "test", self.test_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD whose learning rate falls in every step."""
+        """SGD whose learning rate falls in every epoch."""
         optimizer = SGD(self.parameters(), self.lr, momentum=0.9, weight_decay=5e-4)
-        schedule = CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimizer], [CosineAnnealingLR(optimizer, self.trainer.max_epochs or 1)]
 
 
 def main() -> None:

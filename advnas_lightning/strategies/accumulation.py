@@ -31,11 +31,16 @@ class WeightGroup:
     size: int = 0
     is_lost: bool = False
 
-    def take_mean(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Turn gradients of sums over terms into that of the mean."""
+    def take_mean(self, parameters: Iterable[nn.Parameter], size: Tensor) -> None:
+        """Turn gradients of sums over terms into that of the mean.
+
+        Args:
+            parameters: that have them.
+            size: scalar, this group's; of several ranks' groups, whose gradients are one mean, the mean size.
+        """
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad /= self.size
+                parameter.grad /= size
 
 
 def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

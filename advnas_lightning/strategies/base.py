@@ -450,7 +450,8 @@ class SearchStrategy(LightningModule):
         def finish() -> Tensor | None:
             loss = differentiate()
             if self.accumulate > 1:
-                group.take_mean(self.model.parameters())
+                size = torch.tensor(float(group.size), device=self.device)
+                group.take_mean(self.model.parameters(), self._mean_over_ranks(size))
             return loss
 
         with suppress(SkippedStep):
