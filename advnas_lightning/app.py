@@ -20,7 +20,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +34,7 @@ from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import count_parameters
 from advnas_lightning.strategies import SearchStrategy
+from advnas_lightning.strategies.base import whole
 
 # What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
 USER_ERRORS = (
@@ -60,7 +61,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
         What ``summary.json`` holds.
     """
     if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(whole("threads", config.threads, least=1))
     _quiet()
     keep_memory()
     end_with_first_rank()
@@ -73,13 +74,16 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     strategy = build_strategy(config, data)
     watch = Stopwatch()
     callbacks = [watch, saving, GenotypeFile(folder / "genotype.json")]
-    callbacks += [instantiate(callback) for callback in config.task.callbacks.values()]
+    callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     check_trainer(settings)
     if settings["enable_progress_bar"] is not False:
         callbacks.append(SearchProgressBar())
-    callbacks += instantiate(config.trainer.callbacks) or []
+    for callback in instantiate(config.trainer.callbacks) or []:
+        if not isinstance(callback, Callback):
+            raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
+        callbacks.append(callback)
     logger = instantiate(config.logger)
     trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
     trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
@@ -276,5 +280,5 @@ def _main(config: DictConfig) -> None:
         # Hydra wraps what a constructor said; its own last line names the key.
         message = str(error.__cause__ or error).strip().replace("\n", " ")
         key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
-        print(f"error: {message}" + (f" ({key})" if key and key not in message else ""), file=sys.stderr)
+        print(f"error: {message}" + (f" ({key})" if key.startswith("full_key") else ""), file=sys.stderr)
         sys.exit(1)

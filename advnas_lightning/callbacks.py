@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -41,8 +40,7 @@ class ConvergenceStopping(EarlyStopping):
     """
 
     def __init__(self, entropy: float = 0.1) -> None:
-        if positive("entropy", entropy) == math.inf:
-            raise ValueError(f"entropy={entropy!r} must be a finite number")
+        positive("entropy", entropy)
         super().__init__(
             "entropy",
             stopping_threshold=entropy,

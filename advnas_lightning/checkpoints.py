@@ -59,7 +59,7 @@ class LastCheckpoint(Checkpoint):
         self, folder: str | Path, *, every_n_minutes: float | None = 5, every_n_steps: int | None = None
     ) -> None:
         for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
-            if value is not None and not value > 0:
+            if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name}={value!r} must be above 0, or null")
         self.folder = Path(folder)
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps

@@ -57,6 +57,8 @@ def check_trainer(arguments: Mapping[Any, Any]) -> None:
         types = {get_origin(hint) or hint for hint in get_args(hints.get(name)) or (hints.get(name),)}
         if float in types:
             types.add(int)
+        if name in ("val_check_interval", "check_val_every_n_epoch") and value == 0:
+            raise ValueError(f"trainer.{name}={value!r} must be above 0: trainer.limit_val_batches=0 skips validation")
         plain = isinstance(value, str | int | float)
         if plain and types <= {str, int, float, bool, type(None)} and type(value) not in types:
             allowed = ", ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in types))

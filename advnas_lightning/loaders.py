@@ -190,11 +190,14 @@ class SearchLoader(CombinedLoader):
         if "weights" not in self.iterables:
             while True:
                 yield {"architecture": next(architecture)} if self.searching() else {}
-        for batch in self._pass("weights"):
+        running = self._pass("weights")
+        for batch in running:
             pair = {"weights": batch}
             if "architecture" in self.iterables and self.searching():
                 pair["architecture"] = next(architecture)
             yield pair
+        if not running.taken:
+            raise MisconfigurationException("the weights loader is empty: an epoch is one pass over it")
 
     def _cycle(self) -> Iterator[Any]:
         while True:

@@ -101,8 +101,8 @@ class MixedOp(nn.Module):
         names: the candidates' names, in order.
 
     Raises:
-        ValueError: no candidates, a name that holds a dot or is one of ``nn.ModuleDict``'s own, or a candidate that is
-            no module or itself contains a MixedOp.
+        ValueError: no name, no candidates, a candidate's name that holds a dot or is one of ``nn.ModuleDict``'s own, or
+            a candidate that is no module or itself contains a MixedOp.
 
     Example:
         >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
@@ -112,6 +112,8 @@ class MixedOp(nn.Module):
 
     def __init__(self, name: str, candidates: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"MixedOp {name!r} needs a name: a text that a genotype can hold")
         check_candidates(f"MixedOp {name!r}", candidates)
         self.name: str = name
         self.names: tuple[str, ...] = tuple(candidates)
@@ -480,9 +482,12 @@ class Genotype(Mapping[str, str]):
         The copy keeps the chosen candidates' weights, and is plain: it holds no MixedOp.
 
         Raises:
-            ValueError: an edge of the model is missing here, or an edge or candidate here is not the model's.
+            ValueError: the model has no edge, or one that is missing here; or an edge or candidate here is not the
+                model's.
         """
         mixed = [module for module in model.modules() if isinstance(module, MixedOp)]
+        if not mixed:
+            raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
         _check(self, {op.name: op.names for op in mixed})
         memo: dict[int, Any] = {}
         for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates

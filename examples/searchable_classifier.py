@@ -89,9 +89,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, width, H / stride, W / stride]`` from ``[B, inputs, H, W]``."""
-        y: Tensor = self.conv1(self.act(self.norm1(x)))
+        y = self.conv1(self.act(self.norm1(x)))
         y = self.conv2(self.act(self.norm2(y)))
-        return y + self.shortcut(x)
+        output: Tensor = y + self.shortcut(x)
+        return output
 
 
 class Classifier(LightningModule):

@@ -117,6 +117,8 @@ class PennTreebank(LightningDataModule):
         architecture_data: Literal["train", "valid"] = "train",
     ) -> None:
         for name, size in (("batch_size", batch_size), ("bptt", bptt)):
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
             if size < 1:
                 raise ValueError(f"{name}={size} is too small: use at least 1")
         if architecture_data not in ("train", "valid"):
@@ -222,10 +224,15 @@ def _cache() -> Path:
 
 def _read(path: Path) -> list[str]:
     words: list[str] = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            words += line.split()
-            words.append(EOS)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                words += line.split()
+                words.append(EOS)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}): put Mikolov's there") from None
+    if not words:
+        raise ValueError(f"{path} is empty: put Mikolov's text there")
     return words
 
 

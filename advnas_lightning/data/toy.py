@@ -53,7 +53,13 @@ class TeacherData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("batches", batches), ("test_batches", test_batches)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("batches", batches),
+            ("test_batches", test_batches),
+            ("nodes", nodes),
+            ("candidates", candidates),
+        ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         self.batch_size, self.batches, self.test_batches, self.seed = batch_size, batches, test_batches, seed

@@ -79,7 +79,7 @@ class NASBench201(nn.Module):
             (:data:`~advnas_lightning.models.ops.OPERATIONS`).
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, or a switch that is no bool.
 
     Example:
         >>> from advnas_lightning.space import Genotype
@@ -107,6 +107,10 @@ class NASBench201(nn.Module):
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
+        switches = {"zero_op": zero_op, "affine": affine, "running_statistics": running_statistics}
+        for name, switch in switches.items():
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name}={switch!r} must be true or false")
         super().__init__()
 
         def candidates(width: int) -> dict[str, nn.Module]:

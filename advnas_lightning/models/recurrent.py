@@ -97,12 +97,15 @@ class RecurrentLM(nn.Module):
     ) -> None:
         sizes = {"words": words, "embedding_size": embedding_size, "hidden_size": hidden_size, "nodes": nodes}
         for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
             if size < 1:
                 raise ValueError(f"{name}={size} is too small: use at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} is no probability of dropping: use at least 0 and less than 1")
-        if hidden_max_norm is not None and not hidden_max_norm > 0:
-            raise ValueError(f"hidden_max_norm={hidden_max_norm} must be positive: null switches it off")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout!r} is no probability of dropping: use at least 0 and less than 1")
+        is_number = isinstance(hidden_max_norm, int | float)
+        if hidden_max_norm is not None and not (is_number and 0 < hidden_max_norm < float("inf")):
+            raise ValueError(f"hidden_max_norm={hidden_max_norm!r} must be positive: null switches it off")
         known = [*ACTIVATIONS, "zero"]
         for candidate in candidates:
             if candidate not in known:

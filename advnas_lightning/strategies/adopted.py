@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
-from advnas_lightning.strategies.base import SearchStrategy, SkippedStep
+from advnas_lightning.strategies.base import SearchStrategy, SkippedStep, as_loss
 from advnas_lightning.tasks import Outcome
 
 STEPS = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -81,6 +81,11 @@ class Adopted(SearchStrategy):
         output, self._output = self._output, None
         return output
 
+    @property
+    def loss_name(self) -> str:
+        """The module's own."""
+        return f"{type(self.module).__name__}.training_step"
+
     def loss(self, batch: Any) -> Outcome:
         """The loss of the module's ``training_step``.
 
@@ -96,8 +101,7 @@ class Adopted(SearchStrategy):
         if output is None:
             raise SkippedStep
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor):
-            raise ValueError(f"{type(self.module).__name__}.training_step returned {type(loss).__name__}, and no loss")
+        loss = as_loss(loss, self.loss_name)
         detached = loss.detach()
         self._output = {**output, "loss": detached} if isinstance(output, Mapping) else detached
         outcome: Outcome = self.as_outcome(loss, batch)

@@ -43,7 +43,7 @@ class AdvantageNAS(SearchStrategy):
         self.advantage = one_of("advantage", advantage, ("taylor", "exact"))
         self.baseline = one_of("baseline", baseline, ("none", "ema"))
         self.zero_op = one_of("zero_op", zero_op, ("paper", "authors_code", "none"))
-        self.gamma = positive("gamma", gamma)
+        self.gamma = positive("gamma", gamma, most=1)
         self.needs_gate_grad = advantage == "taylor"
         self.zero_ops: Tensor
         self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)

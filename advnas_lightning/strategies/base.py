@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import Callback, LightningModule
+from lightning.fabric.utilities.data import sized_len
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler, ModelCheckpoint
@@ -21,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advnas_lightning import functional, rng
 from advnas_lightning.loaders import SearchLoader
-from advnas_lightning.space import Architecture, Genotype, Probabilities, SearchSpace
+from advnas_lightning.space import Architecture, Genotype, MixedOp, Probabilities, SearchSpace
 from advnas_lightning.strategies.accumulation import MicroBatches, WeightGroup, weighted_mean
 from advnas_lightning.strategies.unfinished import UnfinishedEpoch
 from advnas_lightning.tasks import Outcome, Task
@@ -92,11 +94,32 @@ def whole(name: str, value: Any, *, least: int) -> int:
     return value
 
 
-def positive(name: str, value: float, *, zero: bool = False) -> float:
-    """Return ``value``, or raise a ValueError if it is no number above zero (or zero, with ``zero``)."""
+def positive(name: str, value: float, *, zero: bool = False, most: float = math.inf) -> float:
+    """Return ``value``, or raise a ValueError if it is no finite number above zero (or zero, with ``zero``)."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (value > 0 or (zero and value == 0)):
-        raise ValueError(f"{name}={value!r} must be a number {'of at least' if zero else 'above'} 0")
+    if not number or not (0 < value < math.inf or (zero and value == 0)) or value > most:
+        bound = "" if most == math.inf else f" and at most {most}"
+        raise ValueError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0{bound}")
+    return value
+
+
+def falling(tau_max: float, tau_min: float) -> tuple[float, float]:
+    """Return both temperatures, or raise a ValueError if they are no positive numbers of which the first is larger."""
+    positive("tau_max", tau_max)
+    if positive("tau_min", tau_min) > tau_max:
+        raise ValueError(f"tau_max={tau_max!r} must not be below tau_min={tau_min!r}: temperatures fall")
+    return tau_max, tau_min
+
+
+def as_loss(value: Any, source: str) -> Tensor:
+    """Return ``value``, or raise a ValueError if it is no loss: a real scalar."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{source} gives a {type(value).__name__}: let it return the loss, a scalar tensor")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(
+            f"{source} gives a loss of shape {list(value.shape)} and type {value.dtype}: let it return the mean, one"
+            " real number"
+        )
     return value
 
 
@@ -176,8 +199,13 @@ class SearchStrategy(LightningModule):
         whole("warmup_epochs", warmup_epochs, least=0)
         whole("max_bad_steps", max_bad_steps, least=1)
         whole("accumulate", accumulate, least=1)
-        if not isinstance(seed, int):
-            raise ValueError(f"seed={seed!r} must be a whole number")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1")
+        if not isinstance(model, nn.Module):
+            given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+            raise ValueError(f"the model is {given}: give an nn.Module that has MixedOps")
+        if task is not None and not isinstance(task, Task):
+            raise ValueError(f"task={task!r} must be an instance of Task, such as Classification(10)")
         for name, clip in (("weight_clip", weight_clip), ("architecture_clip", architecture_clip)):
             if clip is not None:
                 positive(name, clip)
@@ -425,6 +453,10 @@ class SearchStrategy(LightningModule):
                 self.task.update_training(outcome)
                 self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
                 if optimizer is None or not outcome.loss.requires_grad:
+                    if optimizer is not None and self._has_weights_outside_edges():
+                        raise ValueError(
+                            f"{self.loss_name} gives a loss without a graph: do not detach what it is made of"
+                        )
                     self.skipped_weight_steps += 1  # only candidates without parameters were drawn
                     raise SkippedStep
                 if group.size == 0:
@@ -519,16 +551,26 @@ class SearchStrategy(LightningModule):
         with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
             outcome = self.outcome(batch)
             if gates is not None:
+                if not outcome.loss.requires_grad:
+                    raise self._no_graph()
                 loss = outcome.loss if self._scaler is None else self._scaler.scale(outcome.loss)
                 (gate_grad,) = torch.autograd.grad(loss, gates)
                 if self._scaler is not None:
                     gate_grad = gate_grad / self._scaler.get_scale()
         return outcome.loss.detach(), gate_grad, outcome.size
 
+    @property
+    def loss_name(self) -> str:
+        """What computes the loss, in the words of its author."""
+        return f"{type(self).__name__}.loss"
+
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
         result = self.loss(batch)
-        return result if isinstance(result, Outcome) else self.as_outcome(result, batch)
+        outcome = result if isinstance(result, Outcome) else self.as_outcome(as_loss(result, self.loss_name), batch)
+        if outcome.size < 1:
+            raise ValueError(f"an outcome has size={outcome.size}: a loss is the mean of at least one term")
+        return outcome
 
     def as_outcome(self, loss: Tensor, batch: Any) -> Outcome:
         """A loss that is the mean over the samples of ``batch``."""
@@ -638,10 +680,27 @@ class SearchStrategy(LightningModule):
     ) -> tuple[Optimizer | None, list[LRSchedulerConfig]]:
         if factory is None or not parameters:
             return None, []
-        optimizer = factory(parameters)
+        name = "weight" if role == "weights" else role
+        try:
+            optimizer = factory(parameters)
+        except (TypeError, ValueError) as error:
+            raise MisconfigurationException(f"{name}_optimizer: {error}") from None
+        if not isinstance(optimizer, Optimizer):
+            raise MisconfigurationException(
+                f"{name}_optimizer makes a {type(optimizer).__name__}: let it return an optimizer of what it is given"
+            )
+        given = {id(parameter) for parameter in parameters}
+        if not any(id(parameter) in given for group in optimizer.param_groups for parameter in group["params"]):
+            raise MisconfigurationException(
+                f"{name}_optimizer has none of the parameters that it was given: let it take them"
+            )
         if schedule is None:
             return optimizer, []
         scheduler = schedule(optimizer)
+        if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
+            raise MisconfigurationException(
+                f"{name}_scheduler makes a {type(scheduler).__name__}: let it return a schedule of the optimizer"
+            )
         plateau = isinstance(scheduler, ReduceLROnPlateau)
         monitor = "val/loss" if plateau else None
         return optimizer, [LRSchedulerConfig(scheduler, f"lr/{role}", reduce_on_plateau=plateau, monitor=monitor)]
@@ -696,6 +755,13 @@ class SearchStrategy(LightningModule):
                     f'{type(self).__name__} has no batches for its architecture steps: train on {{"weights": loader,'
                     ' "architecture": loader}'
                 )
+            if "weights" in loader.iterables and sized_len(loader.iterables["weights"]) == 0:
+                raise MisconfigurationException("the weights loader is empty: an epoch is one pass over it")
+            if "weights" not in loader.iterables and self.trains_weights:
+                raise MisconfigurationException(
+                    f'{type(self).__name__} has no batches for its weight steps: train on {{"weights": loader,'
+                    ' "architecture": loader}'
+                )
             loader.searching = lambda: self.searching
             loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
             self._loader = loader
@@ -714,6 +780,9 @@ class SearchStrategy(LightningModule):
     def on_train_start(self) -> None:
         """Continue the random numbers of a resumed run where they were, and its unfinished epoch."""
         self._buffer_places = None
+        last = self.trainer.max_epochs
+        if self.searches and last is not None and 0 <= last <= self.warmup_epochs and self.warmup_epochs:
+            rank_zero_warn(f"θ never moves: warmup_epochs={self.warmup_epochs} leave nothing of max_epochs={last}")
         if "rng" in self._to_restore:  # only now: what runs before draws numbers too
             rng.restore(self._to_restore.pop("rng"))
         if "unfinished_epoch" in self._to_restore:
@@ -816,6 +885,14 @@ class SearchStrategy(LightningModule):
         return self
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _no_graph(self) -> ValueError:
+        return ValueError(f"{self.loss_name} gives a loss without a graph: do not detach what it is made of")
+
+    def _has_weights_outside_edges(self) -> bool:
+        edges = (module for module in self.model.modules() if isinstance(module, MixedOp))
+        inside = {id(parameter) for edge in edges for parameter in edge.parameters()}
+        return any(parameter.requires_grad and id(parameter) not in inside for parameter in self.model.parameters())
 
     def _note_loss(self, name: str, loss: Tensor, size: int) -> None:
         # self.log in every step costs more than a toy iteration, so the epoch's means are kept by hand.

@@ -26,6 +26,8 @@ class DARTS(SearchStrategy):
 
     def __init__(self, *args: Any, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not isinstance(second_order, bool):
+            raise ValueError(f"second_order={second_order!r} must be true or false")
         if second_order and self.accumulate > 1:
             raise ValueError(
                 f"accumulate={self.accumulate}: second_order=true looks ahead on a single weight batch: use"

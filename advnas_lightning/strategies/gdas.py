@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, one_of, positive
+from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, falling, one_of
 
 
 class GDAS(SearchStrategy):
@@ -39,7 +39,7 @@ class GDAS(SearchStrategy):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.inactive = one_of("inactive", inactive, ("ones", "none"))
-        self.tau_max, self.tau_min = positive("tau_max", tau_max), positive("tau_min", tau_min)
+        self.tau_max, self.tau_min = falling(tau_max, tau_min)
 
     @property
     def temperature(self) -> float:

@@ -37,7 +37,7 @@ class REINFORCE(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.gamma = positive("gamma", gamma)
+        self.gamma = positive("gamma", gamma, most=1)
         self.baseline_init = one_of("baseline_init", baseline_init, ("first", "zero"))
         self.baseline_update = one_of("baseline_update", baseline_update, ("after", "before"))
         self.baseline: Tensor  # scalar; nan until the first loss

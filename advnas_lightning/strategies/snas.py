@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, positive
+from advnas_lightning.strategies.base import SearchStrategy, Trial, falling
 
 
 class SNAS(SearchStrategy):
@@ -26,7 +26,7 @@ class SNAS(SearchStrategy):
 
     def __init__(self, *args: Any, tau_max: float = 1.0, tau_min: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tau_max, self.tau_min = positive("tau_max", tau_max), positive("tau_min", tau_min)
+        self.tau_max, self.tau_min = falling(tau_max, tau_min)
 
     @property
     def temperature(self) -> float:

@@ -104,6 +104,19 @@ def test_the_searchable_classifier_trains_what_it_found(
     assert 0 <= found.trainer.callback_metrics["test_accuracy"] <= 1
 
 
+def test_each_of_its_edges_gets_credit() -> None:
+    torch.manual_seed(0)
+    model = runpy.run_path(str(EXAMPLES / "searchable_classifier.py"))["Classifier"](10)
+    search = AdvantageNAS(model, architecture_optimizer=partial(SGD, lr=0.1))
+    draw = search.sample()
+    gates = draw.weights.clone().requires_grad_()
+    with search.space.bind(draw, gates):
+        loss = nn.functional.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8))
+    (gradient,) = torch.autograd.grad(loss, gates)
+    credits = (gradient * draw.weights).sum(-1)  # [E]
+    assert credits.abs().min() > 1e-3  # with a normalization right behind an edge: some 1e-6
+
+
 # -- new_strategy.py ---------------------------------------------------------------------------------------------------
 
 
