@@ -492,7 +492,11 @@ class Genotype(Mapping[str, str]):
         memo: dict[int, Any] = {}
         for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates
             memo[id(op)] = copy.deepcopy(op.candidates[self[op.name]], memo)
-        return copy.deepcopy(model, memo)
+        plain = copy.deepcopy(model, memo)
+        for module in plain.modules():
+            if hasattr(module, "_metric_attributes"):  # a LightningModule's cache of its metrics, by their identities
+                module._metric_attributes = None  # type: ignore[assignment]
+        return plain
 
 
 class Probabilities(dict[str, dict[str, float]]):
