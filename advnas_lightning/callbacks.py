@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -32,6 +33,8 @@ def write_json(path: Path, content: Any) -> None:
 class ConvergenceStopping(EarlyStopping):
     """Ends a search whose choice is made: when the mean entropy of the edges' probabilities is small (Appendix H).
 
+    The mean is that of the edges with a choice: an edge with one candidate has no entropy.
+
     Args:
         entropy: in nats; 0.1 is that of an edge with four candidates, one of them with p = 0.984 and the rest alike.
 
@@ -47,6 +50,14 @@ class ConvergenceStopping(EarlyStopping):
             patience=sys.maxsize,  # entropy may rise as long as it likes
             check_on_train_epoch_end=True,
         )
+        self.entropy = entropy
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell how far the logged mean over all edges must fall for that."""
+        super().setup(trainer, pl_module, stage)
+        assert isinstance(pl_module, SearchStrategy)
+        candidates = pl_module.space.candidates
+        self.stopping_threshold = self.entropy * sum(len(row) > 1 for row in candidates) / len(candidates)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, unless θ has not moved yet."""
@@ -161,8 +172,17 @@ class TeacherComparison(Findings):
     """Counts the edges that equal the teacher's, on the toy task."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the teacher."""
+        """Find the teacher.
+
+        Raises:
+            MisconfigurationException: the student has other edges or candidates.
+        """
         self._teacher: Genotype = trainer.datamodule.teacher  # type: ignore[attr-defined]
+        assert isinstance(pl_module, SearchStrategy)
+        try:
+            pl_module.space.choice(self._teacher)
+        except ValueError as error:
+            raise MisconfigurationException(f"the teacher is not of the student's space: {error}") from None
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """How many edges there are, and are right."""

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,11 @@ class SearchSpace:
             edge.route = _Route(paths, row, unit, architecture.inactive_ones)
         try:
             yield
+        except RuntimeError as error:
+            # Such as two shapes that do not fit: before a second candidate has run, it may be any one's.
+            if architecture.choice is not None:
+                error.add_note(f"The architecture was {dict(self.genotype(architecture.choice))}.")
+            raise
         finally:
             for edge, route in zip(self._edges, before, strict=True):
                 edge.route = route
@@ -476,7 +483,7 @@ class Genotype(Mapping[str, str]):
             raise ValueError(f"{path} has no {which} genotype: choose the other kind with which=")
         return cls(content[which])
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: Network) -> Network:
         """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
 
         The copy keeps the chosen candidates' weights, and is plain: it holds no MixedOp.

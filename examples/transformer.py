@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-steps", type=int, default=1500, help="of each network that is compared")
     parser.add_argument("--width", type=int, default=64, help="of the searched network: a multiple of 4")
     parser.add_argument("--layers", type=int, default=4)
-    # A branch ends in a linear map and so learns its scale: where that is best, the loss has no slope in the scale. Then
+    # A branch ends in a linear map and so learns its scale: where that is best, the loss has no slope in the scale, and
     # Taylor's first-order credit is near 0, whatever the branch does. The exact one costs a forward pass per edge.
     parser.add_argument("--advantage", choices=("exact", "taylor"), default="exact", help="how an edge gets its credit")
     parser.add_argument("--seed", type=int, default=0)

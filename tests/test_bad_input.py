@@ -39,6 +39,7 @@ from advnas_lightning import (
     Genotype,
     MixedOp,
     RandomSearch,
+    SearchSpace,
     SearchStrategy,
 )
 from advnas_lightning.benchmarks.nasbench201 import open_table
@@ -320,6 +321,18 @@ def test_a_loss_is_the_mean_of_at_least_one_term(size: Any, fit: Fit) -> None:
         fit(AdvantageNAS(network(), **OPTIMIZERS, task=Own()), pair(), loader())
 
 
+@pytest.mark.parametrize("kind", ["one per sample", "a number", "nothing"])
+def test_a_tasks_loss_is_named_too(kind: str, fit: Fit) -> None:
+    spoil, named = LOSSES[kind]
+
+    class Own(Task):
+        def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
+            return Outcome(spoil(F.cross_entropy(model(batch[0]), batch[1], reduction="none")), 6)
+
+    with one_line("loss", named):
+        fit(AdvantageNAS(network(), **OPTIMIZERS, task=Own()), pair(), loader())
+
+
 # -- candidates ------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +354,15 @@ def test_other_shapes_are_named_at_the_first_draw_that_shows_them(
         fit(search, pair(), max_epochs=5)
     if kind is DARTS:
         assert (search.weight_steps, search.architecture_steps) == (0, 0)
+
+
+def test_what_ran_is_told_where_the_network_stumbles() -> None:
+    # Before a second candidate has run there is nothing to compare the first one with.
+    net = nn.Sequential(MixedOp("edge", {"narrow": nn.Linear(4, 8), "wide": nn.Linear(4, 16)}), nn.Linear(8, 3))
+    space = SearchSpace(net)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught, space.bind(space.one_hot([1])):
+        net(torch.zeros(2, 4))
+    assert caught.value.__notes__ == ["The architecture was {'edge': 'wide'}."]
 
 
 # -- loaders ---------------------------------------------------------------------------------------------------------
@@ -421,6 +443,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 PTB = [*SMALL_PTB, "task.data.root=text"]
+FLAT = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max: 0}"
 
 
 def lightnings(name: str, arguments: str) -> str:
@@ -459,6 +482,8 @@ def lightnings(name: str, arguments: str) -> str:
         (["task.data.nodes=0"], "nodes=0"),
         (["task.data.nodes=2.5"], "nodes=2.5"),
         (["task.data.candidates=1"], "second candidate"),
+        (["task.model.nodes=3"], "the teacher is not of the student's space"),
+        ([f"task.optimization.architecture_scheduler={FLAT}"], "the schedule CosineAnnealingLR of the architecture"),
         (["task.callbacks.periodic_test.every_n_batches=0"], "every_n_batches=0"),
         (["+strategy.foo=1"], "foo"),
         (["strategy.foo=1"], "foo"),

@@ -824,6 +824,12 @@ def test_the_warm_up_is_no_convergence(kind: type[Classifier], train: Make) -> N
     assert search.architecture_steps == 6
 
 
+def test_edges_without_a_choice_do_not_count(train: Make) -> None:
+    search = search_of(make(OneChoiceOfMany), architecture_optimizer=partial(Adam, lr=1e-3))
+    assert train(search, max_epochs=3, callbacks=[ConvergenceStopping(0.6)]).current_epoch == 3  # that of the one: 0.69
+    assert train(search, max_epochs=6, callbacks=[ConvergenceStopping(0.7)]).current_epoch < 6
+
+
 @pytest.mark.parametrize("crash", [1, 3])
 def test_a_resumed_search_stops_where_the_whole_one_does(crash: int, train: Make, tmp_path: Path) -> None:
     def go(**options: Any) -> tuple[SearchStrategy, int]:

@@ -16,11 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
-from advnas_lightning import AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
+from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.checkpoints import LastCheckpoint
 from advnas_lightning.loggers import RunLog
 
@@ -430,6 +430,40 @@ def test_a_users_module_logs_the_same(
     assert_same(state(resumed), state(straight))
     assert half
     assert all_rows == rows
+
+
+class OneCycle(Theirs):
+    """Asks how many steps there will be, for which Lightning loads the data before the run begins."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=0.1, momentum=0.9)
+        self.steps = self.trainer.estimated_stepping_batches
+        schedule = OneCycleLR(optimizer, 0.2, total_steps=20 if self.steps < 0 else int(self.steps))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@pytest.mark.parametrize(("loaders", "steps"), [("shuffled", 20), ("streams", -1)])  # a stream's are not known
+@pytest.mark.parametrize("kind", [AdvantageNAS, GDAS])  # GDAS asks for the search's length in every step
+def test_a_schedule_that_depends_on_the_number_of_steps(
+    kind: type[SearchStrategy],
+    loaders: str,
+    steps: int,
+    small_net: Make,
+    fit: Callable[..., Trainer],
+    assert_same: Make,
+    tmp_path: Path,
+) -> None:
+    built: list[SearchStrategy] = []
+
+    def build() -> SearchStrategy:
+        torch.manual_seed(1)
+        built.append(kind(OneCycle(small_net()), architecture_optimizer=partial(Adam, lr=0.1), warmup_epochs=1))
+        return built[-1]
+
+    limit = {"limit_train_batches": 5} if kind is GDAS and loaders == "streams" else {}
+    check_crash(build, LOADERS[loaders], 8, fit, assert_same, tmp_path, **limit)
+    assert [search.model.steps for search in built] == [20 if limit else steps] * 3
+    assert [search.architecture_steps for search in built] == [15, 3, 15]  # none in the warm-up
 
 
 @pytest.mark.parametrize("every", [3, 4])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -32,14 +32,15 @@ class AdvantageNAS(SearchStrategy):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        *,
         advantage: Literal["taylor", "exact"] = "taylor",
         baseline: Literal["none", "ema"] = "none",
         zero_op: functional.ZeroOpRule = "paper",
         gamma: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(model, **kwargs)
         self.advantage = one_of("advantage", advantage, ("taylor", "exact"))
         self.baseline = one_of("baseline", baseline, ("none", "ema"))
         self.zero_op = one_of("zero_op", zero_op, ("paper", "authors_code", "none"))

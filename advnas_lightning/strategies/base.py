@@ -567,7 +567,8 @@ class SearchStrategy(LightningModule):
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network with what the metrics need."""
         result = self.loss(batch)
-        outcome = result if isinstance(result, Outcome) else self.as_outcome(as_loss(result, self.loss_name), batch)
+        loss = as_loss(result.loss if isinstance(result, Outcome) else result, self.loss_name)
+        outcome = result if isinstance(result, Outcome) else self.as_outcome(loss, batch)
         if outcome.size < 1:
             raise ValueError(f"an outcome has size={outcome.size}: a loss is the mean of at least one term")
         return outcome
@@ -652,7 +653,12 @@ class SearchStrategy(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the weights and one for the architecture, each with its schedule."""
+        if self._trainer is not None:
+            self._wrap_loaders()
+        # A schedule may ask for trainer.estimated_stepping_batches and so load the data now: not as a resumed run will.
+        to_restore, self._to_restore = self._to_restore, {}
         made = {"weights": self.weight_optimization(), "architecture": self.architecture_optimization()}
+        self._to_restore = to_restore
         self._roles = [role for role, (optimizer, _) in made.items() if optimizer is not None]
         self._schedules = {role: schedules for role, (_, schedules) in made.items()}
         # Lightning keeps the schedules' state; under manual optimization they are stepped here.
@@ -696,7 +702,10 @@ class SearchStrategy(LightningModule):
             )
         if schedule is None:
             return optimizer, []
-        scheduler = schedule(optimizer)
+        try:
+            scheduler = schedule(optimizer)
+        except (TypeError, ValueError) as error:
+            raise MisconfigurationException(f"{name}_scheduler: {error}") from None
         if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
             raise MisconfigurationException(
                 f"{name}_scheduler makes a {type(scheduler).__name__}: let it return a schedule of the optimizer"
@@ -717,7 +726,11 @@ class SearchStrategy(LightningModule):
                     continue
                 metric = self.trainer.callback_metrics.get(schedule.monitor or "")
                 if not schedule.reduce_on_plateau or metric is not None:
-                    self.lr_scheduler_step(schedule.scheduler, metric if schedule.reduce_on_plateau else None)
+                    try:
+                        self.lr_scheduler_step(schedule.scheduler, metric if schedule.reduce_on_plateau else None)
+                    except ArithmeticError as error:  # a period of 0, say
+                        kind = type(schedule.scheduler).__name__
+                        raise MisconfigurationException(f"the schedule {kind} of the {role} fails: {error}") from None
                     continue
                 known = ", ".join(self.trainer.callback_metrics)
                 message = f"a {role} schedule waits for {schedule.monitor!r}, and there is only {known or 'nothing'}"
@@ -740,11 +753,11 @@ class SearchStrategy(LightningModule):
                 else:
                     nn.utils.clip_grad_norm_(parameters, clip)
 
-    def on_fit_start(self) -> None:
+    def _wrap_loaders(self) -> None:
         """Pair whatever training loaders the trainer has with the steps they are for."""
-        # Lightning has agreed to manual optimization by now; it logs at the steps that it believes in.
+        # Lightning has agreed to manual optimization by now; it logs, and counts steps, by what it believes in.
         self.trainer.accumulate_grad_batches = self.accumulate
-        # Lightning asks its data source for the loaders after this hook, and again whenever it reloads them.
+        # Lightning asks its data source for the loaders later, and again whenever it reloads them.
         source = self.trainer.fit_loop._data_source
         request = source.dataloader
 
@@ -772,6 +785,11 @@ class SearchStrategy(LightningModule):
             return loader
 
         source.dataloader = dataloader  # type: ignore[method-assign]
+
+    def on_fit_start(self) -> None:
+        """Let a resumed run load its data where it was, also if a schedule has had it loaded from the start."""
+        if "loader" in self._to_restore:
+            self.trainer.fit_loop._combined_loader = None
 
     def on_fit_end(self) -> None:
         """Leave the trainer as it was."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning.space import Architecture
 from advnas_lightning.strategies.base import SearchStrategy, SkippedStep, Trial
@@ -24,8 +24,8 @@ class DARTS(SearchStrategy):
             and 8 there), with the weight optimizer's learning rate as ξ.
     """
 
-    def __init__(self, *args: Any, second_order: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: nn.Module, *, second_order: bool = False, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
         if not isinstance(second_order, bool):
             raise ValueError(f"second_order={second_order!r} must be true or false")
         if second_order and self.accumulate > 1:

@@ -95,7 +95,8 @@ class ENAS(REINFORCE):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        *,
         hidden_size: int = 64,
         entropy_weight: float = 1e-4,
         temperature: float = 1.0,
@@ -107,7 +108,7 @@ class ENAS(REINFORCE):
             "temperature": positive("temperature", temperature),
             "tanh_constant": tanh_constant if tanh_constant is None else positive("tanh_constant", tanh_constant),
         }
-        super().__init__(*args, **kwargs)
+        super().__init__(model, **kwargs)
         self.entropy_weight = positive("entropy_weight", entropy_weight, zero=True)
 
     def configure_architecture(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -31,13 +31,14 @@ class GDAS(SearchStrategy):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        *,
         inactive: Literal["ones", "none"] = "ones",
         tau_max: float = 10.0,
         tau_min: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(model, **kwargs)
         self.inactive = one_of("inactive", inactive, ("ones", "none"))
         self.tau_max, self.tau_min = falling(tau_max, tau_min)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -29,8 +29,8 @@ class NASP(SearchStrategy):
         ValueError: a bad argument.
     """
 
-    def __init__(self, *args: Any, projection: Literal["affine", "clip"] = "affine", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: nn.Module, *, projection: Literal["affine", "clip"] = "affine", **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
         self.projection = one_of("projection", projection, ("affine", "clip"))
         if projection == "clip":
             torch.nn.init.constant_(self.theta, 0.5)

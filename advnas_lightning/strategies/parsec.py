@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -33,13 +33,14 @@ class PARSEC(SearchStrategy):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        *,
         samples: int = 8,
         scale: float | Literal["batch"] = "batch",
         weights: Literal["importance", "authors_code"] = "importance",
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(model, **kwargs)
         self.samples = whole("samples", samples, least=1)
         self.scale = scale if scale == "batch" else positive("scale", scale)
         self.weights = one_of("weights", weights, ("importance", "authors_code"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -28,8 +28,8 @@ class ProxylessNAS(SearchStrategy):
         ValueError: a bad argument.
     """
 
-    def __init__(self, *args: Any, gates: Literal["two_hot", "binary"] = "two_hot", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: nn.Module, *, gates: Literal["two_hot", "binary"] = "two_hot", **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
         self.gates = one_of("gates", gates, ("two_hot", "binary"))
 
     def sample(self) -> Architecture:

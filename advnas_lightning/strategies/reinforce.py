@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning.space import Architecture
 from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, one_of, positive
@@ -30,13 +30,14 @@ class REINFORCE(SearchStrategy):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        *,
         gamma: float = 0.05,
         baseline_init: Literal["first", "zero"] = "first",
         baseline_update: Literal["after", "before"] = "after",
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(model, **kwargs)
         self.gamma = positive("gamma", gamma, most=1)
         self.baseline_init = one_of("baseline_init", baseline_init, ("first", "zero"))
         self.baseline_update = one_of("baseline_update", baseline_update, ("after", "before"))

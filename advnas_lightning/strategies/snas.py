@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.space import Architecture
@@ -24,8 +24,8 @@ class SNAS(SearchStrategy):
         ValueError: a bad argument.
     """
 
-    def __init__(self, *args: Any, tau_max: float = 1.0, tau_min: float = 1e-3, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: nn.Module, *, tau_max: float = 1.0, tau_min: float = 1e-3, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
         self.tau_max, self.tau_min = falling(tau_max, tau_min)
 
     @property

@@ -23,7 +23,7 @@ from lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD
 
-from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchStrategy, Trial
+from advnas_lightning import GDAS, AdvantageNAS, Fixed, MixedOp, SearchStrategy, Trial
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -168,6 +168,17 @@ def _as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         spec = importlib.util.spec_from_file_location("advnas_lightning.conf", ROOT / "conf" / "__init__.py")
         assert spec is not None
         monkeypatch.setitem(sys.modules, "advnas_lightning.conf", importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.usefixtures("_as_installed")
+def test_a_hydra_app_trains_what_it_found(run: Run, tmp_path: Path) -> None:
+    found = "{activation: tanh, second layer: skip}"
+    (training,) = run(
+        "hydra_app/app.py", "strategy@search=fixed", f"search.genotype={found}", "epochs=1", "hydra.run.dir=run"
+    )
+    assert isinstance(training, Fixed)
+    assert dict(training.genotype()) == {"activation": "tanh", "second layer": "skip"}
+    assert training.weight_steps == 20
 
 
 @pytest.mark.usefixtures("_as_installed")
