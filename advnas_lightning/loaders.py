@@ -277,7 +277,9 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
     """Any project's data, unmodified, as the two loaders that a search trains on.
 
     A split depends on ``seed`` and the number of samples alone: it is the same in every epoch, and in a resumed run.
-    Both parts are loaded as the whole was, with the same sampling, workers, ``drop_last``, … .
+    Both parts are loaded as the whole was, with the same sampling, workers, ``drop_last``, … . Every epoch starts them
+    anew: of a validation loader that is longer than the training loader and does not shuffle, only the first batches
+    are ever seen.
 
     Args:
         data: a LightningDataModule, or a training DataLoader, or the pair of a training and a validation loader.

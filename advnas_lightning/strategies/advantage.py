@@ -18,8 +18,9 @@ class AdvantageNAS(SearchStrategy):
 
     Args:
         model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        advantage: ``"taylor"``: A_i = ⟨∂r/∂O_i, O_i⟩ (Eq. 7), from one backward pass; ``"exact"``: A_i = r(a) − r(a
-            with edge i set to zero) (Eq. 6), E more forward passes, for analysis.
+        advantage: ``"taylor"``: A_i = ⟨∂r/∂O_i, O_i⟩ (Eq. 7), from one backward pass: the slope of r in the scale of
+            O_i, so 0 where a normalization of O_i alone follows; ``"exact"``: A_i = r(a) − r(a with edge i set to
+            zero) (Eq. 6), E more forward passes, for analysis.
         baseline: ``"none"``, or ``"ema"``: subtract the per-edge running mean of A_i (A2 in the authors' code), as
             it was before this step.
         zero_op: what a drawn zero operation is credited with: ``"paper"`` (Eq. 9), ``"authors_code"`` (see
