@@ -285,7 +285,7 @@ class SearchSpace:
             edge.route = _Route(paths, row, unit, architecture.inactive_ones)
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             # Such as two shapes that do not fit: before a second candidate has run, it may be any one's.
             if architecture.choice is not None:
                 error.add_note(f"The architecture was {dict(self.genotype(architecture.choice))}.")
