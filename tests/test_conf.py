@@ -181,12 +181,13 @@ def test_experiment(experiment: str, strategy: str) -> None:
 
 def test_the_small_cifar10_search(tmp_path: Path) -> None:
     config, data, search = cifar10(tmp_path, "experiment=cifar10_small")
-    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (10, 6, 3)
-    assert data.batch_size == 64
-    (_, architecture), schedules = search.configure_optimizers()
+    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (16, 10, 9)
+    assert (data.batch_size, data.image_size, data.padding) == (64, 16, 2)
+    (weights, architecture), schedules = search.configure_optimizers()
+    assert weights.param_groups[0]["lr"] == 0.03
     group = architecture.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.0006)
-    assert [each["scheduler"].T_max for each in schedules] == [10, 4]
+    assert (group["lr"], group["weight_decay"]) == (0.005, 0.0006)
+    assert [each["scheduler"].T_max for each in schedules] == [16, 6]
 
 
 def test_paper_epochs_and_schedules() -> None:

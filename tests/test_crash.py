@@ -85,6 +85,14 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def written(path: Path) -> int:
+    """When a file was."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # a run renames it before it writes the next one
+        return 0
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while process.poll() is None and not path.exists():
         time.sleep(0.05)
@@ -130,17 +138,21 @@ def test_a_run_survives_twenty_kills(task: str, folder: Path, assert_same: Any) 
     assert start(*arguments, "hydra.run.dir=straight").wait() == 0
     training = read(folder / "straight", "summary.json")["seconds"]
     start_up = time.monotonic() - begun - training
-    run, kills = folder / "broken", []
+    run, saved, kills = folder / "broken", folder / "broken" / "checkpoints" / "last.ckpt", []
     while True:
         process = start(*arguments, "hydra.run.dir=broken", "ckpt_path=last")
-        # At any moment of the start or of what follows it: so early that twenty of them do not reach the end.
-        moment = dice.uniform(0, start_up + training / 15)
+        moment = dice.uniform(0, start_up)
+        if len(kills) % 2 == 0:  # while it trains; so early that twenty kills do not reach the end
+            before = written(saved)
+            while process.poll() is None and written(saved) == before:
+                time.sleep(0.01)
+            moment = dice.uniform(0, training / 25)
         try:
             _, errors = process.communicate(timeout=moment if len(kills) < 20 else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            kills.append(steps(run) if (run / "checkpoints" / "last.ckpt").exists() else -1)
+            kills.append(steps(run) if saved.exists() else -1)
         else:
             assert process.returncode == 0, errors
             break

@@ -403,7 +403,7 @@ class Theirs(LightningModule):
 
 
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}, {"log_every_n_steps": 3, "val_check_interval": 1}])
-@pytest.mark.parametrize("crash", [3, 6, 12])
+@pytest.mark.parametrize("crash", [3, 5, 6, 10, 12])
 def test_a_users_module_logs_the_same(
     crash: int,
     options: dict[str, Any],

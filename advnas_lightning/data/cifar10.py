@@ -111,7 +111,7 @@ class CIFAR10(LightningDataModule):
         architecture_share: the share of the training images for architecture steps and validation.
         retraining: give all training images to the weight steps, and none to validation.
         padding: black pixels around an image before it is cropped.
-        image_size: resize images of a folder to so many pixels (the shorter side, then the middle); without it they
+        image_size: resize images to so many pixels (the shorter side, then the middle); without it those of a folder
             must all be of one size.
         seed: of the split and of the order.
 
@@ -265,7 +265,10 @@ class CIFAR10(LightningDataModule):
                 " prepare_data() downloads them, or set task.data.root=DIR to a folder that has them"
             ) from None
         self.classes = tuple(train.classes)
-        images = torch.from_numpy(np.concatenate([train.data, test.data])).permute(0, 3, 1, 2).contiguous()
+        arrays = np.concatenate([train.data, test.data])
+        if self.image_size is not None:
+            arrays = np.stack([np.asarray(self._resize(Image.fromarray(array))) for array in arrays])
+        images = torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
         return images, torch.tensor([*train.targets, *test.targets]), len(train.data)
 
     def _read_folder(self) -> tuple[Tensor, Tensor, int]:
@@ -300,9 +303,13 @@ class CIFAR10(LightningDataModule):
                 image = (Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if deep else file).convert("RGB")
         except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:  # as decoders do
             raise ValueError(f"cannot read the image {path}: {' '.join(str(error).split())}") from None
-        if self.image_size is not None:
-            image = transforms.center_crop(transforms.resize(image, self.image_size), [self.image_size] * 2)
-        return np.asarray(image)
+        return np.asarray(self._resize(image))
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        if self.image_size is None:
+            return image
+        resized: Image.Image = transforms.center_crop(transforms.resize(image, self.image_size), [self.image_size] * 2)
+        return resized
 
 
 def _cache() -> Path:

@@ -425,6 +425,12 @@ def test_the_official_files_are_downloaded_once(official: Official, cache: Path)
     official.check(make(None))
 
 
+def test_the_official_images_can_be_resized(official: Official, cache: Path) -> None:
+    data = make(None, image_size=16)
+    small = [Image.fromarray(each).resize((16, 16), Image.Resampling.BILINEAR) for each in official.pictures["test"]]
+    assert sorted(places(data.test_dataloader(), np.stack([np.asarray(each) for each in small]))) == [0, 1, 2, 3]
+
+
 def test_what_was_lost_is_unpacked_again(official: Official, cache: Path) -> None:
     CIFAR10().prepare_data()
     (cache / "cifar-10-batches-py" / "data_batch_2").unlink()
