@@ -36,9 +36,7 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
         raise ValueError(f"there is nothing to report in {', '.join(map(str, places))}: {reason}{more}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plots = make_plots(collection.runs)
-    for plot in plots:
-        save_plot(plot, folder)
+    plots = [(plot, save_plot(plot, folder)) for plot in make_plots(collection.runs)]
     tables = [table for plan in TABLES if (table := build_table(plan, collection.runs)) is not None]
     for table in tables:
         for ending, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):

@@ -14,6 +14,8 @@ from matplotlib.patches import FancyArrowPatch
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
 CHAIN_STEP = 1.7  # between the nodes of a chain, whose straight arrows must be longer than their labels
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+# NAS-Bench-201's operations, short enough to leave something of their arrows.
+SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
 CUT = {"none", "zero"}  # operations that stand for no edge
 CUT_COLOUR = "#b0b0b0"
 
@@ -67,13 +69,16 @@ def draw_cells(cells: Sequence[Cell]) -> Figure:
     """
     columns = min(2, len(cells))
     rows = -(-len(cells) // columns)
-    figure = Figure(figsize=(3.9 * columns, 2.75 * rows), layout="constrained")
+    figure = Figure(figsize=(3.9 * columns, 2.05 * rows))
+    # All of one size, in inches, so that no layout need be searched for.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.4 / (2.05 * rows), wspace=0.03, hspace=0.3)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(cells) :]:
         axes.remove()
     for axes, cell in zip(grid.flat, cells, strict=False):
         axes.axis("off")
-        _draw_graph(axes, _arrows(cell.genotype), size=8)
+        short = {edge: SHORT.get(candidate, candidate) for edge, candidate in cell.genotype.items()}
+        _draw_graph(axes, _arrows(short), size=8)
         axes.set_title(f"{cell.title}\n", loc="left", fontsize=10, fontweight="bold", color=cell.colour)
         axes.text(0, 1.02, cell.note, transform=axes.transAxes, fontsize=8, color="#444444", va="bottom")
     return figure

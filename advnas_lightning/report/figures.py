@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from advnas_lightning.report.palette import Look, looks
 from advnas_lightning.report.runs import Curve, Run
 from advnas_lightning.report.statistics import quartiles
 
-__all__ = ["Plot", "make_plots", "save_plot", "to_svg"]
+__all__ = ["Plot", "make_plots", "save_plot"]
 
 STYLE = {
     "font.family": "sans-serif",
@@ -101,29 +102,19 @@ def make_plots(runs: Sequence[Run]) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def save_plot(plot: Plot, folder: Path) -> list[Path]:
-    """Write it as PNG and as SVG; returns both paths."""
-    png, svg = folder / f"{plot.name}.png", folder / f"{plot.name}.svg"
-    plot.figure.savefig(png, dpi=200)
-    svg.write_text(to_svg(plot))
-    return [png, svg]
-
-
-def to_svg(plot: Plot, *, legend: bool = True) -> str:
-    """The SVG's text, with letters as text; the same for the same runs.
+def save_plot(plot: Plot, folder: Path) -> str:
+    """Write it as PNG and as SVG, and return the SVG's text: letters are text in it, and the same runs give the same.
 
     Args:
         plot: a figure.
-        legend: leave it in; a page has its own.
+        folder: for both files.
     """
-    from io import StringIO
-
-    if not legend:
-        for drawn in list(plot.figure.legends):
-            drawn.remove()
-    text = StringIO()
+    plot.figure.savefig(folder / f"{plot.name}.png", dpi=200)
+    plot.figure.set_layout_engine("none")  # all is in its place now, and finding it takes time
+    text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
         plot.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    (folder / f"{plot.name}.svg").write_text(text.getvalue())
     return text.getvalue()
 
 
@@ -172,9 +163,7 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
             continue
         unit, label = _time_unit(panels) if timed else (1.0, "search epoch")
         warmup = None if timed else _warmup(panels)
-        panels = [
-            _Panel(panel.title, panel.groups, panel.read, label, panel.y_label, warmup, unit) for panel in panels
-        ]
+        panels = [_Panel(panel.title, panel.groups, panel.read, label, panel.y_label, warmup, unit) for panel in panels]
         figure, strategies = _draw(panels, look, share_y=True)
         groups = panels[0].groups
         caption = (
@@ -345,13 +334,14 @@ def _draw(panels: Sequence[_Panel], look: dict[str, Look], *, share_y: bool = Fa
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     titles = [look[strategy].title + (f" ({variant})" if variant else "") for strategy, variant in handles]
     width = max(map(len, titles))
-    figure.legend(
+    legend = figure.legend(
         list(handles.values()),
         titles,
         loc="outside lower center",
         ncols=max(1, min(len(titles), 5 if columns > 1 else 3, 120 // (width + 8))),
         handlelength=2.4,
     )
+    legend.set_gid("legend")
     return figure, tuple(dict.fromkeys(strategy for strategy, _ in handles))
 
 
@@ -366,8 +356,6 @@ def _draw_group(axes: Axes, panel: _Panel, each: Group, look: Look, index: int, 
         x = times[np.searchsorted(when, x[timed])] / panel.unit
     name = f"strategy--{each.strategy}--{variant}"
     axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0, gid=f"{name}-band", zorder=2)
-    marks = max(1, len(x) // 6)
-    first = min(index * marks // 10, len(x) - 1)  # so that the marks of one curve are not on another's
     (line,) = axes.plot(
         x,
         middle,
@@ -375,7 +363,7 @@ def _draw_group(axes: Axes, panel: _Panel, each: Group, look: Look, index: int, 
         linestyle=DASHES[variant % len(DASHES)],
         marker=look.marker,
         markersize=4.5,
-        markevery=(first, marks),
+        markevery=(0.014 * index, 0.16),  # of the picture, and so that the marks of one curve are not on another's
         markeredgecolor="white",
         markeredgewidth=0.4,
         linewidth=2.0 if each.strategy == "advantage" else 1.4,

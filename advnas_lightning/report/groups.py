@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from advnas_lightning.report.palette import rank
@@ -11,23 +11,6 @@ from advnas_lightning.report.runs import Run
 
 __all__ = ["Group", "group", "one_per_seed"]
 
-# What may differ between repetitions: it decides where and how a run is made, and not what it finds.
-FREE = (
-    "callbacks",
-    "checkpoint",
-    "ckpt_path",
-    "logger",
-    "seed",
-    "strategy.genotype",
-    "task.callbacks",
-    "task.data.num_workers",
-    "task.data.root",
-    "task.table",
-    "task.threads",
-    "threads",
-)
-# Of the Trainer's arguments, those that decide what a run finds.
-BINDING = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
 Settings = tuple[tuple[str, str], ...]
 
 
@@ -67,35 +50,23 @@ def group(runs: Sequence[Run]) -> list[Group]:
     Two runs of one strategy are in one group if all that both configurations set is set alike, apart from what has no
     influence on the result.
     """
-    bound = {run.folder: _binding(run) for run in runs}
     by_strategy: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_strategy[run.strategy].append(run)
-    shared = _differing([bound[run.folder] for run in runs], own=False)
+    shared = _differing([run.binding for run in runs], own=False)
     groups = []
     for strategy in sorted(by_strategy, key=rank):
-        own = _differing([bound[run.folder] for run in by_strategy[strategy]], own=True)
+        own = _differing([run.binding for run in by_strategy[strategy]], own=True)
         by_variant: dict[tuple[Settings, Settings], list[Run]] = defaultdict(list)
         for run in by_strategy[strategy]:
-            settings = bound[run.folder]
-            by_variant[_chosen(settings, shared), _chosen(settings, own)].append(run)
+            by_variant[_chosen(run.binding, shared), _chosen(run.binding, own)].append(run)
         for (conditions, options), members in sorted(by_variant.items()):
             variant = ", ".join(f"{key.partition('.')[2] or key}={value}" for key, value in (*options, *conditions))
             groups.append(Group(strategy, variant, tuple(one_per_seed(members)), conditions))
     return groups
 
 
-def _binding(run: Run) -> dict[str, str]:
-    return {key: str(value) for key, value in run.settings.items() if _binds(key)}
-
-
-def _binds(key: str) -> bool:
-    if key.startswith("trainer."):
-        return key.removeprefix("trainer.") in BINDING
-    return not any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def _differing(settings: Sequence[dict[str, str]], *, own: bool) -> list[str]:
+def _differing(settings: Sequence[Mapping[str, str]], *, own: bool) -> list[str]:
     """The keys, the strategy's own ones or all others, that have more than one value."""
     values: dict[str, set[str]] = defaultdict(set)
     for each in settings:
@@ -105,5 +76,5 @@ def _differing(settings: Sequence[dict[str, str]], *, own: bool) -> list[str]:
     return sorted(key for key, found in values.items() if len(found) > 1)
 
 
-def _chosen(settings: dict[str, str], keys: Sequence[str]) -> Settings:
+def _chosen(settings: Mapping[str, str], keys: Sequence[str]) -> Settings:
     return tuple((key, settings[key]) for key in keys if key in settings)

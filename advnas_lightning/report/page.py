@@ -12,7 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from advnas_lightning.report.figures import Plot, to_svg
+from advnas_lightning.report.figures import Plot
 from advnas_lightning.report.palette import looks, rank
 from advnas_lightning.report.runs import CONFIG, OVERRIDES, Collection, Run
 from advnas_lightning.report.tables import Table
@@ -27,13 +27,13 @@ RESULTS = {
 }
 
 
-def write_page(path: Path, collection: Collection, plots: Sequence[Plot], tables: Sequence[Table]) -> None:
+def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, str]], tables: Sequence[Table]) -> None:
     """Write ``report.html``.
 
     Args:
         path: the file; figures and tables as files of their own are beside it.
         collection: the runs to list.
-        plots: the figures; their legends are taken out, for the page has a chooser.
+        plots: the figures and their SVG; legends are cut off, for the page has a chooser.
         tables: the tables.
     """
     environment = Environment(
@@ -43,14 +43,14 @@ def write_page(path: Path, collection: Collection, plots: Sequence[Plot], tables
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    chosen = sorted({name for plot in plots if plot.is_curves for name in plot.strategies}, key=rank)
+    chosen = sorted({name for plot, _ in plots if plot.is_curves for name in plot.strategies}, key=rank)
     states = [run.state for run in collection.runs]
     page = environment.get_template("page.html.jinja").render(
         style=_part("page.css"),
         script=_part("page.js"),
         counts={state: states.count(state) for state in ("finished", "unfinished", "failed")},
         looks=looks(chosen),
-        plots=[(plot, _inline(plot)) for plot in plots],
+        plots=[(plot, _inline(plot, svg)) for plot, svg in plots],
         tables=tables,
         runs=[_listed(run, path.parent) for run in collection.runs],
         broken=[(_shown(folder), reason) for folder, reason in collection.broken],
@@ -62,15 +62,19 @@ def _part(name: str) -> Markup:
     return Markup((Path(__file__).parent / name).read_text())  # noqa: S704 - our own file, not a run's
 
 
-def _inline(plot: Plot) -> Markup:
+def _inline(plot: Plot, svg: str) -> Markup:
     """The figure's SVG for a page with others: no name twice, and every strategy's artists marked as its own."""
-    svg = to_svg(plot, legend=False)
-    svg = svg[svg.index("<svg") :]
+    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
+    assert size is not None
+    width, height = map(float, size.groups())
+    for legend in plot.figure.legends:  # below everything else
+        height -= legend.get_window_extent().transformed(plot.figure.dpi_scale_trans.inverted()).y1 * 72
+    svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r'<g id="strategy--(.+?)--\d+-\w+">', r'<g data-strategy="\1">', svg)
     svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
     svg = svg.replace("url(#", f"url(#{plot.name}-").replace('href="#', f'href="#{plot.name}-')
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{plot.name}">', svg, count=1)
-    return Markup(svg)  # noqa: S704 - matplotlib escapes what it writes
+    head = f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plot.name}">'
+    return Markup(head + svg)  # noqa: S704 - matplotlib escapes what it writes
 
 
 def _listed(run: Run, page: Path) -> dict[str, Any]:
@@ -106,7 +110,9 @@ def _ordered(files: Sequence[str]) -> list[str]:
 
 
 def _label(name: str) -> str:
-    return {CONFIG: "config", OVERRIDES: "overrides"}.get(name, name.removeprefix(".hydra/").removeprefix("checkpoints/"))
+    return {CONFIG: "config", OVERRIDES: "overrides"}.get(
+        name, name.removeprefix(".hydra/").removeprefix("checkpoints/")
+    )
 
 
 def _shown(folder: Path) -> str:

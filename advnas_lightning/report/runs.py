@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -27,6 +28,23 @@ CURVES = {
     "entropy": "epoch",
     "seconds": "epoch",
 }
+# What may differ between repetitions: it decides where and how a run is made, and not what it finds.
+FREE = (
+    "callbacks",
+    "checkpoint",
+    "ckpt_path",
+    "logger",
+    "seed",
+    "strategy.genotype",
+    "task.callbacks",
+    "task.data.num_workers",
+    "task.data.root",
+    "task.table",
+    "task.threads",
+    "threads",
+)
+# Of the Trainer's arguments, those that decide what a run finds.
+BINDING = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
 # libyaml's is ten times as fast, but not in every build of PyYAML.
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -100,6 +118,11 @@ class Run:
                 return value
             value = self.settings.get(reference[1])
         return None
+
+    @cached_property
+    def binding(self) -> dict[str, str]:
+        """The settings that decide what a run with this seed finds, as texts."""
+        return {key: str(value) for key, value in self.settings.items() if _binds(key)}
 
     @property
     def epochs(self) -> int:
@@ -203,9 +226,7 @@ def read_run(folder: Path) -> Run:
     choices: dict[str, Any] = {}
     if retrained or not {"strategy", "task"} <= summary.keys():
         choices = dict(_flat(attempt(_read_yaml, CHOICES, {})))
-    names = {
-        name: summary.get(name) or choices.get(f"hydra.runtime.choices.{name}") for name in ("strategy", "task")
-    }
+    names = {name: summary.get(name) or choices.get(f"hydra.runtime.choices.{name}") for name in ("strategy", "task")}
     for name, value in names.items():
         if not isinstance(value, str):
             reason = "; ".join(problems) or f"{SUMMARY} and {CHOICES} are missing"
@@ -231,6 +252,12 @@ def read_run(folder: Path) -> Run:
         changed=max(((folder / name).stat().st_mtime for name in files if (folder / name).exists()), default=0.0),
         origin=Path(choices.get("hydra.runtime.cwd", ""), str(origin)) if retrained else None,
     )
+
+
+def _binds(key: str) -> bool:
+    if key.startswith("trainer."):
+        return key.removeprefix("trainer.") in BINDING
+    return not any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

@@ -218,10 +218,12 @@ class Table:
             "In brackets: the 95 % interval of the mean, percentile bootstrap over the seeds. With so few of them it is"
             " rather too narrow.",
             "“− AdvantageNAS”: mean difference to AdvantageNAS over the seeds that both have, its bootstrap interval,"
-            " on how many seeds the strategy is better or worse, and p of the exact sign-flip test, which with n seeds"
+            " on how many seeds the strategy wins, and p of the exact sign-flip test, which with n seeds"
             " cannot be below 2/2ⁿ.",
             *(
-                [f"The paper's values are those of its {self.plan.title.partition(':')[0]}, {self.plan.seeds} runs each."]
+                [
+                    f"The paper's values are those of its {self.plan.title.partition(':')[0]}, {self.plan.seeds} runs each."
+                ]
                 if self.plan.theirs
                 else ["The paper has no such table: its own perplexities are those of cells trained from scratch."]
             ),
@@ -291,7 +293,10 @@ class Table:
                     [row.strategy, row.variant, name, len(result.values), self.plan.seeds]
                     + [" ".join(map(str, result.values)), " ".join(map(str, row.epochs)), self.plan.their_epochs]
                     + [result.mean, result.deviation, low, high]
-                    + [result.theirs.mean if result.theirs else None, result.theirs.deviation if result.theirs else None]
+                    + [
+                        result.theirs.mean if result.theirs else None,
+                        result.theirs.deviation if result.theirs else None,
+                    ]
                     + [compared.difference if compared else None, *span]
                     + ([compared.better, compared.worse, compared.pairs, compared.p] if compared else [None] * 4)
                     + [mean_and_deviation(row.parameters)[0] if row.parameters else None]
@@ -349,7 +354,9 @@ def build_table(plan: Plan, runs: Sequence[Run]) -> Table | None:
     if not groups:
         return None
     rows = [_row(plan, each, _reference(each, groups)) for each in groups]
-    rows += [_row(plan, Group(name, "", (), ()), None) for name in plan.theirs if name not in {g.strategy for g in groups}]
+    rows += [
+        _row(plan, Group(name, "", (), ()), None) for name in plan.theirs if name not in {g.strategy for g in groups}
+    ]
     rows.sort(key=lambda row: (rank(row.strategy), row.variant))
     return Table(plan, tuple(rows), looks(row.strategy for row in rows))
 
@@ -434,8 +441,8 @@ def _comparison(compared: Paired | None) -> str:
     if compared is None:
         return NOTHING
     interval = "" if compared.interval is None else f" {_interval(compared.interval)}"
-    counts = f"better on {compared.better}, worse on {compared.worse} of {compared.pairs}"
-    return f"{_number(compared.difference, sign=True)}{interval}, {counts}, p = {_number(compared.p)}"
+    wins = f"wins {compared.better} of {compared.pairs}"
+    return f"{_number(compared.difference, sign=True)}{interval}, {wins}, p = {_number(compared.p)}"
 
 
 def _pipes(texts: Sequence[str]) -> str:
