@@ -57,7 +57,7 @@ def steps(run: Path) -> int:
 
 
 def log(run: Path) -> list[list[tuple[str, str]]]:
-    """Names and values of each row that are not empty; of the seconds, which are never the same, that there are some."""
+    """Each row's names and values; of the seconds, which are never the same, only that there are some."""
     with (run / "metrics.csv").open() as file:
         rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
     return [sorted({**row, **({"seconds": "some"} if "seconds" in row else {})}.items()) for row in rows]

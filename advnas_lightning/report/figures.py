@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ from advnas_lightning.report.statistics import quartiles
 
 __all__ = ["Plot", "make_plots", "save_plot"]
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -138,8 +139,8 @@ def _toy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
     whole.set_ylim(bottom=0)
     whole.set_yticks([0, 0.1, 1], labels=["0", "0.1", "1"])
     caption = (
-        "Loss of the arg-max student on fresh test batches, times 100, by iteration: median over the seeds, and the band"
-        f" between the quartiles. {_counts(groups, look)}"
+        "Loss of the arg-max student on fresh test batches, times 100, by iteration: median over the seeds, and the"
+        f" band between the quartiles. {_counts(groups, look)}"
     )
     return Plot("fig1", "Figure 1: toy task", caption, figure, strategies)
 
@@ -165,7 +166,7 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
         warmup = None if timed else _warmup(panels)
         panels = [_Panel(panel.title, panel.groups, panel.read, label, panel.y_label, warmup, unit) for panel in panels]
         figure, strategies = _draw(panels, look, share_y=True)
-        groups = panels[0].groups
+        drawn = panels[0].groups
         caption = (
             f"NAS-Bench-201 test accuracy on CIFAR-10 of the cell found so far, {'dense' if dense else 'sparse'}"
             f" strategies, {'against the time of training' if timed else 'by search epoch'}: median over the seeds, and"
@@ -173,11 +174,11 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
         )
         if timed:
             caption += " An epoch stands at the median of the times at which it ended."
-            if any("seconds" not in run.curves for each in groups for run in each.runs):
+            if any("seconds" not in run.curves for each in drawn for run in each.runs):
                 caption += " Runs without logged times are drawn as if all their epochs had taken equally long."
         elif warmup:
             caption += " θ moves from the dotted line on."
-        caption += f" {_counts(groups, look)}"
+        caption += f" {_counts(drawn, look)}"
         number = name.removeprefix("fig")
         title = f"Figure {number}: {'dense' if dense else 'sparse'} strategies, accuracy"
         title += " against wall time" if timed else " by epoch"
@@ -308,7 +309,7 @@ def _counts(groups: Sequence[Group], look: dict[str, Look]) -> str:
             f"{look[each.strategy].title}{f' ({each.variant})' if each.variant else ''} {len(each.runs)}"
             for each in groups
         )
-    return text + (f"; {unfinished} of the runs are not finished." if unfinished else ".")
+    return text + (f"; runs that are not finished yet: {unfinished}." if unfinished else ".")
 
 
 def _draw(panels: Sequence[_Panel], look: dict[str, Look], *, share_y: bool = False) -> tuple[Figure, tuple[str, ...]]:

@@ -212,12 +212,14 @@ def read_run(folder: Path) -> Run:
         settings = dict(_flat(_read_yaml(folder / CONFIG)))
     except Unreadable as error:
         raise Unreadable(f"{CONFIG}: {error}") from None
-    summary = attempt(_read_json, SUMMARY, {})
-    found = attempt(_read_json, GENOTYPE, {})
+    nothing: dict[str, Any] = {}
+    summary = attempt(_read_json, SUMMARY, nothing)
+    found = attempt(_read_json, GENOTYPE, nothing)
     genotypes = {kind: found[kind] for kind in ("argmax", "process_best") if _is_genotype(found.get(kind))}
     if found and "argmax" not in genotypes:
         problems.append(f"{GENOTYPE}: it has no architecture under 'argmax'")
-    curves: Mapping[str, Curve] = attempt(lambda path: _read_curves(path, problems), METRICS, {})
+    no_curves: dict[str, Curve] = {}
+    curves = attempt(lambda path: _read_curves(path, problems), METRICS, no_curves)
     files = tuple(_files(folder))
     if summary and METRICS not in files:
         problems.append(f"{METRICS} is missing")
@@ -234,7 +236,7 @@ def read_run(folder: Path) -> Run:
     seed = summary.get("seed", settings.get("seed"))
     if not isinstance(seed, int):
         raise Unreadable(f"{CONFIG}: seed={seed!r} is no whole number")
-    overrides = attempt(_read_yaml, OVERRIDES, [])
+    overrides: Any = attempt(_read_yaml, OVERRIDES, None)
     errors = [name for name in files if name.startswith("error")]
     return Run(
         folder=folder,

@@ -104,7 +104,7 @@ def _sign_flip_p(differences: NDArray[np.float64]) -> float:
 def quartiles(
     curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower quartile, median and upper quartile, ``[3, N]``, at each x ``[N]`` that a curve has, over those that have it.
+    """Lower quartile, median and upper quartile, ``[3, N]``, at each x ``[N]``, over the curves that have it.
 
     Example:
         >>> x, bands = quartiles([(np.array([1.0, 2.0]), np.array([0.0, 4.0])), (np.array([1.0]), np.array([2.0]))])

@@ -20,6 +20,25 @@ from advnas_lightning.report.statistics import Interval, Paired, bootstrap_inter
 __all__ = ["TABLES", "Field", "Result", "Row", "Table", "build_table", "retrainings"]
 
 NOTHING = "–"
+# Of the CSV files.
+COLUMNS = (
+    *(
+        "strategy",
+        "variant",
+        "measure",
+        "n",
+        "paper_n",
+        "seeds",
+        "epochs",
+        "paper_epochs",
+        "mean",
+        "std",
+        "low",
+        "high",
+    ),
+    *("paper_mean", "paper_std", "difference", "difference_low", "difference_high", "better", "worse", "pairs", "p"),
+    *("params_millions", "paper_params_millions", "note"),
+)
 REFERENCE = "advantage"
 
 
@@ -220,14 +239,14 @@ class Table:
             "“− AdvantageNAS”: mean difference to AdvantageNAS over the seeds that both have, its bootstrap interval,"
             " on how many seeds the strategy wins, and p of the exact sign-flip test, which with n seeds"
             " cannot be below 2/2ⁿ.",
-            *(
-                [
-                    f"The paper's values are those of its {self.plan.title.partition(':')[0]}, {self.plan.seeds} runs each."
-                ]
-                if self.plan.theirs
-                else ["The paper has no such table: its own perplexities are those of cells trained from scratch."]
-            ),
+            self._source,
         ]
+
+    @property
+    def _source(self) -> str:
+        if not self.plan.theirs:
+            return "The paper has no such table: its own perplexities are those of cells trained from scratch."
+        return f"The paper's values are those of its {self.plan.title.partition(':')[0]}, {self.plan.seeds} runs each."
 
     @property
     def header(self) -> list[str]:
@@ -278,11 +297,7 @@ class Table:
         """One line for each strategy and measure, with all numbers in full."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["strategy", "variant", "measure", "n", "paper_n", "seeds", "epochs", "paper_epochs", "mean", "std", "low"]
-            + ["high", "paper_mean", "paper_std", "difference", "difference_low", "difference_high", "better", "worse"]
-            + ["pairs", "p", "params_millions", "paper_params_millions", "note"]
-        )
+        writer.writerow(COLUMNS)
         for row in self.rows:
             for name, result in row.results.items():
                 low, high = result.interval or (None, None)
@@ -450,11 +465,11 @@ def _pipes(texts: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    """Escape for LaTeX.
+    r"""Escape for LaTeX.
 
     Example:
         >>> print(_tex("93.76 ± 0.00, −1 %, a_b"))
-        93.76 $\\pm$ 0.00, $-$1 \\%, a\\_b
+        93.76 $\pm$ 0.00, $-$1 \%, a\_b
     """
     text = re.sub(r"([%&#_${}])", r"\\\1", text)
     special = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "ⁿ": "$^n$", "“": "``", "”": "''", "~": r"\~{}"}
