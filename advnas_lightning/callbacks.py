@@ -67,7 +67,7 @@ class ConvergenceStopping(EarlyStopping):
 
 
 class Stopwatch(Callback):
-    """Seconds of training, those before a resumption included."""
+    """Seconds of training, those before a resumption included; logs them as ``seconds`` after each epoch."""
 
     def __init__(self) -> None:
         self._before = 0.0
@@ -81,6 +81,11 @@ class Stopwatch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start."""
         self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        assert isinstance(pl_module, SearchStrategy)
+        pl_module.log_now({"seconds": self.seconds}, prog_bar=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop."""

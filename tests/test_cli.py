@@ -329,7 +329,8 @@ def test_a_cifar10_run_is_scored_by_a_table(
     every, searching = [0, 1, 2], [1, 2]  # θ moves after an epoch of warm-up
     assert {name: epochs[name] for name in epochs if not name.startswith("test/")} == {
         "train/loss": every, "train/accuracy": every, "val/loss": every, "val/accuracy": every, "entropy": every,
-        "architecture/loss": searching, "nasbench201/argmax": every, "nasbench201/process_best": searching,
+        "seconds": every, "architecture/loss": searching, "nasbench201/argmax": every,
+        "nasbench201/process_best": searching,
     }  # fmt: skip
     assert {row["step"] for row in rows if row["epoch"] == "1"} == {"6"}
     accuracies = [float(row[name]) for row in rows for name in row if name.endswith("/accuracy") and row[name]]

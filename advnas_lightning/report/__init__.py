@@ -1,1 +1,1 @@
-"""Tables and figures from finished runs."""
+"""Tables, figures and a page from what runs left."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,28 @@ from matplotlib.patches import FancyArrowPatch
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
 CHAIN_STEP = 1.7  # between the nodes of a chain, whose straight arrows must be longer than their labels
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+# NAS-Bench-201's operations, short enough to leave something of their arrows.
+SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
+CUT = {"none", "zero"}  # operations that stand for no edge
+CUT_COLOUR = "#b0b0b0"
+
+
+class Cell(NamedTuple):
+    """A found cell, to be drawn among others.
+
+    Attributes:
+        genotype: candidate by edge, every edge named ``source->target``.
+        title: above it.
+        colour: of the title's mark.
+        note: below the title.
+        strategy: whose.
+    """
+
+    genotype: Mapping[str, str]
+    title: str
+    colour: str
+    note: str
+    strategy: str
 
 
 def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str = "") -> None:
@@ -27,11 +50,7 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
     axes = figure.add_subplot()
     axes.axis("off")
     axes.set_title(title)
-    arrows = [
-        (edge.partition("->")[0], edge.partition("->")[2], candidate)
-        for edge, candidate in genotype.items()
-        if "->" in edge
-    ]
+    arrows = _arrows(genotype)
     if len(arrows) == len(genotype):
         _draw_graph(axes, arrows)
     else:
@@ -40,7 +59,41 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
     figure.savefig(path, dpi=150)
 
 
-def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
+def draw_cells(cells: Sequence[Cell]) -> Figure:
+    """Draw cells side by side, as the paper's Figures 5 and 6 do: nodes in a row, edges as arcs with their operations.
+
+    An edge that the cell cuts, or replaces by zero, is broken and grey.
+
+    Args:
+        cells: what to draw, of one search space.
+    """
+    columns = min(2, len(cells))
+    rows = -(-len(cells) // columns)
+    figure = Figure(figsize=(3.9 * columns, 2.05 * rows))
+    # All of one size, in inches, so that no layout need be searched for.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.4 / (2.05 * rows), wspace=0.03, hspace=0.3)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(cells) :]:
+        axes.remove()
+    for axes, cell in zip(grid.flat, cells, strict=False):
+        axes.axis("off")
+        short = {edge: SHORT.get(candidate, candidate) for edge, candidate in cell.genotype.items()}
+        _draw_graph(axes, _arrows(short), size=8)
+        axes.set_title(f"{cell.title}\n", loc="left", fontsize=10, fontweight="bold", color=cell.colour)
+        axes.text(0, 1.02, cell.note, transform=axes.transAxes, fontsize=8, color="#444444", va="bottom")
+    return figure
+
+
+def _arrows(genotype: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Source, target and candidate of the edges that name both their ends."""
+    return [
+        (edge.partition("->")[0], edge.partition("->")[2], candidate)
+        for edge, candidate in genotype.items()
+        if "->" in edge
+    ]
+
+
+def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float = 10) -> None:
     layers: dict[int, list[str]] = defaultdict(list)
     for node, depth in _depths(arrows).items():
         layers[depth].append(node)
@@ -64,9 +117,10 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
             connectionstyle=f"arc3,rad={bend}",
             arrowstyle="-|>",
             mutation_scale=14,
-            shrinkA=16,
-            shrinkB=16,
-            color="#5b6b7b",
+            shrinkA=1.6 * size,
+            shrinkB=1.6 * size,
+            color=CUT_COLOUR if candidate in CUT else "#5b6b7b",
+            linestyle=(0, (4, 3)) if candidate in CUT else "solid",
         )
         axes.add_patch(arrow)
         share = 0.5 if chain else 0.7
@@ -77,11 +131,13 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]]) -> None:
             ha="center",
             va="center",
             bbox=LABEL,
+            fontsize=size,
+            color="#8a8a8a" if candidate in CUT else "black",
             zorder=3,
         )
         heights.append(height)
     for node, (x, y) in place.items():
-        axes.text(x, y, node, ha="center", va="center", bbox=NODE, zorder=4)
+        axes.text(x, y, node, ha="center", va="center", bbox=NODE, fontsize=size, zorder=4)
     if chain:
         axes.set_aspect("equal")  # an arc's height is drawn, not given in data units: only so does its label meet it
     axes.set_xlim(-0.4, step * max(layers) + 0.4)

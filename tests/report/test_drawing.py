@@ -41,3 +41,17 @@ def test_nodes_stand_behind_all_that_lead_to_them() -> None:
     arrows = [("a", "c", ""), ("b", "c", ""), ("a", "b", "")]
     assert drawing._depths(arrows) == {"a": 0, "b": 1, "c": 2}
     assert max(drawing._depths([("a", "b", ""), ("b", "a", "")]).values()) <= 2  # a cycle ends too
+
+
+def test_no_two_labels_meet_among_many_cells() -> None:
+    image = {edge: name for edge, name in zip(CELL, ["nor_conv_3x3"] * 5 + ["none"], strict=True)}
+    for columns, genotype in ((1, CELL), (3, image)):
+        figure = drawing.draw_cells([drawing.Cell(genotype, "found", "#000000", "3 of 3 seeds", "mine")] * columns)
+        FigureCanvasAgg(figure).draw()
+        for axes in figure.axes:
+            boxes = [text.get_window_extent() for text in axes.texts]
+            assert len(boxes) == len(genotype) + 4 + 1  # edges, nodes, and the note
+            for index, box in enumerate(boxes):
+                assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+                assert figure.bbox.x0 <= box.x0
+                assert box.x1 <= figure.bbox.x1

@@ -1,0 +1,121 @@
+"""The report as one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from advnas_lightning.report.figures import Plot
+from advnas_lightning.report.palette import looks, rank
+from advnas_lightning.report.runs import CONFIG, OVERRIDES, Collection, Run
+from advnas_lightning.report.tables import Table
+
+__all__ = ["write_page"]
+
+# In which column a result of a run stands, by task: the summary's key, and its unit.
+RESULTS = {
+    "toy": ("argmax/edges_right", "edges right"),
+    "cifar10": ("argmax/cifar10_test", "% accuracy"),
+    "ptb": ("test/perplexity", "test perplexity"),
+}
+
+
+def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, str]], tables: Sequence[Table]) -> None:
+    """Write ``report.html``.
+
+    Args:
+        path: the file; figures and tables as files of their own are beside it.
+        collection: the runs to list.
+        plots: the figures and their SVG; legends are cut off, for the page has a chooser.
+        tables: the tables.
+    """
+    environment = Environment(
+        loader=PackageLoader("advnas_lightning.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    chosen = sorted({name for plot, _ in plots if plot.is_curves for name in plot.strategies}, key=rank)
+    states = [run.state for run in collection.runs]
+    page = environment.get_template("page.html.jinja").render(
+        style=_part("page.css"),
+        script=_part("page.js"),
+        counts={state: states.count(state) for state in ("finished", "unfinished", "failed")},
+        looks=looks(chosen),
+        plots=[(plot, _inline(plot, svg)) for plot, svg in plots],
+        tables=tables,
+        runs=[_listed(run, path.parent) for run in collection.runs],
+        broken=[(_shown(folder), reason) for folder, reason in collection.broken],
+    )
+    path.write_text(page)
+
+
+def _part(name: str) -> Markup:
+    return Markup((Path(__file__).parent / name).read_text())
+
+
+def _inline(plot: Plot, svg: str) -> Markup:
+    """The figure's SVG for a page with others: no name twice, and every strategy's artists marked as its own."""
+    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
+    assert size is not None
+    width, height = map(float, size.groups())
+    for legend in plot.figure.legends:  # below everything else
+        height -= legend.get_window_extent().transformed(plot.figure.dpi_scale_trans.inverted()).y1 * 72
+    svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    svg = re.sub(r'<g id="strategy--(.+?)--\d+-\w+">', r'<g data-strategy="\1">', svg)
+    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
+    svg = svg.replace("url(#", f"url(#{plot.name}-").replace('href="#', f'href="#{plot.name}-')
+    head = f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plot.name}">'
+    return Markup(head + svg)
+
+
+def _listed(run: Run, page: Path) -> dict[str, Any]:
+    """What the list of runs says of one."""
+    key, unit = RESULTS.get(run.task, ("loss", "loss"))
+    value = run.number(key)
+    if value is None and run.task == "cifar10":  # without a benchmark's table
+        key, unit = "test/accuracy", "test accuracy"
+        value = run.number(key)
+    planned = run.setting("trainer.max_epochs")
+    of = f" of {planned}" if isinstance(planned, int) and run.state != "finished" else ""
+    return {
+        "folder": _shown(run.folder),
+        "strategy": run.strategy,
+        "order": rank(run.strategy)[0],
+        "task": run.task + (" + zero op" if run.zero_op else ""),
+        "seed": run.seed,
+        "state": run.state,
+        "epochs": run.epochs,
+        "epochs_text": f"{run.epochs}{of}",
+        "minutes": None if run.number("seconds") is None else (run.number("seconds") or 0.0) / 60,
+        "result": value,
+        "result_text": "" if value is None else f"{value:.4g} {unit}",
+        "settings": " ".join(run.overrides),
+        "links": [(_label(name), quote(os.path.relpath(run.folder / name, page))) for name in _ordered(run.files)],
+        "problems": run.problems,
+    }
+
+
+def _ordered(files: Sequence[str]) -> list[str]:
+    """The configuration first."""
+    return sorted(files, key=lambda name: (name != CONFIG, name != OVERRIDES, "/" in name, name))
+
+
+def _label(name: str) -> str:
+    return {CONFIG: "config", OVERRIDES: "overrides"}.get(
+        name, name.removeprefix(".hydra/").removeprefix("checkpoints/")
+    )
+
+
+def _shown(folder: Path) -> str:
+    """As short as it can be."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)

@@ -1,0 +1,119 @@
+"""What is said of a handful of numbers: mean, interval, comparison by seed, quartiles of curves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Paired", "bootstrap_interval", "mean_and_deviation", "paired", "quartiles"]
+
+RESAMPLES = 10_000
+Interval = tuple[float, float]
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the sample standard deviation (n − 1), which one value does not have.
+
+    Example:
+        >>> mean_and_deviation([1.0, 2.0, 3.0]), mean_and_deviation([1.0])
+        ((2.0, 1.0), (1.0, None))
+    """
+    array = np.asarray(values, dtype=float)
+    if not np.isfinite(array).all():  # an evaluation that overflowed reports infinity
+        return float(np.mean(array)), None
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
+    """The percentile bootstrap's interval of the mean; ``None`` for fewer than two finite values.
+
+    The resamples are drawn with a fixed seed: the same values have the same interval.
+
+    Example:
+        >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0])
+        >>> 1 <= low < 2.5 < high <= 4
+        True
+        >>> bootstrap_interval([1.0])
+    """
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2 or not np.isfinite(array).all():
+        return None
+    drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))  # [resamples, n]
+    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class Paired(NamedTuple):
+    """A comparison by seed.
+
+    Attributes:
+        difference: the mean of ours − theirs.
+        interval: its bootstrap interval.
+        better: on how many seeds ours is better.
+        worse: on how many it is worse.
+        pairs: how many seeds both have.
+        p: how often a difference at least as far from 0 would come up if each seed's had a random sign.
+    """
+
+    difference: float
+    interval: Interval | None
+    better: int
+    worse: int
+    pairs: int
+    p: float
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_better: bool = True) -> Paired | None:
+    """Compare two sets of results by the seeds that both have, as far as both are finite; ``None`` without any.
+
+    Example:
+        >>> paired({0: 1.0, 1: 2.0, 2: 9.0}, {0: 2.0, 1: 2.5}, higher_is_better=False)
+        Paired(difference=-0.75, interval=(-1.0, -0.5), better=2, worse=0, pairs=2, p=0.5)
+    """
+    both = [seed for seed in ours if seed in theirs and math.isfinite(ours[seed] - theirs[seed])]
+    if not both:
+        return None
+    differences = np.array([ours[seed] - theirs[seed] for seed in both])
+    gains = differences if higher_is_better else -differences
+    return Paired(
+        float(differences.mean()),
+        bootstrap_interval(list(differences)),
+        int((gains > 0).sum()),
+        int((gains < 0).sum()),
+        len(both),
+        _sign_flip_p(differences),
+    )
+
+
+def _sign_flip_p(differences: NDArray[np.float64]) -> float:
+    n = len(differences)
+    if n <= 13:  # all of them
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
+    else:
+        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(RESAMPLES, n))
+        signs[0] = 1  # the one that was seen
+    means = np.abs(signs @ differences) / n
+    return float((means >= abs(differences.mean()) - 1e-12).mean())
+
+
+def quartiles(
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower quartile, median and upper quartile, ``[3, N]``, at each x ``[N]``, over the curves that have it.
+
+    Example:
+        >>> x, bands = quartiles([(np.array([1.0, 2.0]), np.array([0.0, 4.0])), (np.array([1.0]), np.array([2.0]))])
+        >>> x.tolist(), bands.tolist()
+        ([1.0, 2.0], [[0.5, 4.0], [1.0, 4.0], [1.5, 4.0]])
+    """
+    xs = np.unique(np.concatenate([x for x, _ in curves]))
+    table = np.full((len(curves), len(xs)), np.nan)  # [curves, N]
+    for row, (x, y) in zip(table, curves, strict=True):
+        row[np.searchsorted(xs, x)] = y
+    known = ~np.isnan(table).all(axis=0)
+    return xs[known], np.nanquantile(table[:, known], [0.25, 0.5, 0.75], axis=0)

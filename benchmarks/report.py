@@ -1,0 +1,105 @@
+"""How long a report on many runs takes.
+
+    python -m benchmarks.report 1000
+
+Makes up so many finished runs, of all tasks and strategies at the paper's settings, with whole configurations and logs,
+in a temporary folder; then runs ``python -m advnas_lightning.report`` on it and prints its time, imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from advnas_lightning import config  # registers what conf/ builds on
+
+STRATEGIES = ("advantage", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "random", "darts", "snas", "nasp")
+CELL_OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "none")
+EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
+SPACES = (("toy", False), ("cifar10", False), ("cifar10", True), ("ptb", False))
+
+
+def composed(strategy: str, task: str, zero_op: bool) -> dict[str, str]:
+    """The texts of a run's ``.hydra`` folder, its seed left out."""
+    overrides = [f"strategy={strategy}", f"task={task}", *(["task.zero_op=true"] if zero_op else [])]
+    whole = compose("config", overrides, return_hydra_config=True)
+    hydra = whole.hydra
+    hydra.runtime.choices = {"strategy": strategy, "task": task}
+    OmegaConf.set_struct(whole, False)
+    del whole["hydra"]
+    return {
+        "config.yaml": OmegaConf.to_yaml(whole),
+        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        "overrides.yaml": OmegaConf.to_yaml(overrides),
+    }
+
+
+def write(folder: Path, strategy: str, task: str, seed: int, texts: dict[str, str]) -> None:
+    """One run's folder."""
+    dice = random.Random(f"{folder.parent.name} {strategy} {seed}")
+    (folder / ".hydra").mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / ".hydra" / name).write_text(text.replace("seed: 0\n", f"seed: {seed}\n", 1))
+    epochs = {"toy": 20, "cifar10": 100, "ptb": 30}[task]
+    rows = ["entropy,epoch,nasbench201/argmax,nasbench201/process_best,seconds,step,test/loss,train/loss"]
+    for epoch in range(epochs):
+        if task == "toy":
+            rows += [
+                f",{epoch},,,,{step},{0.04 * math.exp(-step / 300) * dice.random()},"
+                for step in range(100 * epoch + 10, 100 * epoch + 101, 10)
+            ]
+        step = 100 * (epoch + 1)
+        rows.append(f"{1.4 - epoch / epochs},{epoch},,,,{step},,{dice.random()}")
+        rows.append(f",{epoch},,,{60 * (epoch + dice.random())},{step},,")
+        if task == "cifar10":
+            rows.append(f",{epoch},{90 + 3 * epoch / epochs + dice.random()},{92 + dice.random()},,{step},,")
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    genotype = {edge: dice.choice(CELL_OPERATIONS) for edge in EDGES}
+    (folder / "genotype.json").write_text(
+        json.dumps({"selected": "argmax", "argmax": genotype, "process_best": genotype}, indent=2)
+    )
+    summary = {
+        "strategy": strategy, "task": task, "seed": seed, "preset": "paper", "epochs": epochs, "seconds": 60.0 * epochs,
+        "entropy": 0.4, "argmax/cifar10_test": 93 + dice.random(), "process_best/cifar10_test": 92 + dice.random(),
+        "val/perplexity": 95 + dice.random(), "test/perplexity": 91 + dice.random(), "params_millions": 1.0,
+        "argmax/params_millions": dice.random(),
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+
+
+def main() -> None:
+    """Make the runs, time the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=int, nargs="?", default=1000)
+    count: int = parser.parse_args().runs
+    grid = list(itertools.product(SPACES, STRATEGIES))
+    conf = Path(config.__file__).parents[1] / "conf"
+    with tempfile.TemporaryDirectory() as place, initialize_config_dir(str(conf), version_base="1.3"):
+        texts = {(space, strategy): composed(strategy, *space) for space, strategy in grid}
+        for number in range(count):
+            (task, zero_op), strategy = grid[number % len(grid)]
+            folder = Path(place) / "multirun" / f"{task}{'_zero' * zero_op}" / strategy / str(number)
+            write(folder, strategy, task, number // len(grid), texts[(task, zero_op), strategy])
+        command = [sys.executable, "-m", "advnas_lightning.report", f"{place}/multirun", "--output", f"{place}/report"]
+        start = time.monotonic()
+        subprocess.run(command, check=True)
+        wall = time.monotonic() - start
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        size = (Path(place) / "report" / "report.html").stat().st_size / 1e6
+        print(f"{wall:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, a page of {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
