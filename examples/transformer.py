@@ -17,6 +17,7 @@ import argparse
 import logging
 import math
 import random
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -305,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in range(1, options.layers + 1):
         edges = [f"{part} {number}" for part in PARTS]
         choices.add_row(str(number), *(f"{found[edge]} ({probability[edge]:.2f})" for edge in edges))
-    Console().print(choices, results)
+    # A file is taken to be narrower than the table.
+    Console(width=None if sys.stdout.isatty() else 120).print(choices, results)
 
 
 if __name__ == "__main__":
