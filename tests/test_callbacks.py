@@ -71,10 +71,10 @@ def test_a_callback_may_have_nothing_to_say() -> None:
     assert (findings.summary(search), findings.columns(search), findings.lines(search)) == ({}, {}, {})
 
 
-def comparison(teacher: Mapping[str, str]) -> TeacherComparison:
+def comparison(search: SearchStrategy, teacher: Mapping[str, str]) -> TeacherComparison:
     callback = TeacherComparison()
     trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(teacher=Genotype(teacher)))
-    callback.setup(trainer, LightningModule(), "fit")
+    callback.setup(trainer, search, "fit")
     return callback
 
 
@@ -86,7 +86,7 @@ def test_the_selected_edges_are_compared_with_the_teachers(which: str, right: in
     argmax = {"input->1": "filter2", "input->2": "filter3", "input->3": "filter1"}
     best = {"input->1": "filter2", "input->2": "filter1", "input->3": "filter0"}
     search = search_that_found(ToyNetwork(nodes=3, candidates=4), argmax, best, which=which)
-    found = comparison(TEACHER)
+    found = comparison(search, TEACHER)
     assert found.summary(search) == {"edges_right": right, "argmax/edges_right": 2, "edges": 3}
     marks = {"argmax": ["✓", "", "✓"], "process_best": ["✓", "", ""]}
     assert found.columns(search) == {"teacher": ["filter2", "filter0", "filter1"], "": marks[which]}
@@ -95,7 +95,7 @@ def test_the_selected_edges_are_compared_with_the_teachers(which: str, right: in
 
 def test_all_edges_may_be_right() -> None:
     search = search_that_found(ToyNetwork(nodes=3, candidates=4), TEACHER)
-    assert comparison(TEACHER).summary(search) == {"edges_right": 3, "argmax/edges_right": 3, "edges": 3}
+    assert comparison(search, TEACHER).summary(search) == {"edges_right": 3, "argmax/edges_right": 3, "edges": 3}
 
 
 def cell(*operations: str) -> Genotype:
