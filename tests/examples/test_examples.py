@@ -220,7 +220,7 @@ def test_lightnings_cli_sets_every_option(run: Run, capsys: pytest.CaptureFixtur
     assert (search.baseline, search.warmup_epochs, search.model[0].out_features) == ("ema", 2, 32)  # from the file
     assert search.max_bad_steps == 10  # by default
     assert lr(search) == 0.2
-    assert search.weight_steps, search.architecture_steps == (100, 80)
+    assert (search.weight_steps, search.architecture_steps) == (100, 80)
     assert search.genotype()["layer 1"] in ("relu", "tanh")  # without a layer, no ring
     assert str(search.genotype()) in capsys.readouterr().out
     assert is_plain(search.derive())
