@@ -67,7 +67,7 @@ class LastCheckpoint(Checkpoint):
         self._stop_wish = Wish.GO_ON  # or what a signal asked for
         self._handler: Any = None  # of Ctrl-C, before ours
         self._is_training = False
-        self._epoch: dict[str, Any] | None = None  # the checkpoint of its end, to be written
+        self._pending: dict[str, Any] | None = None  # the checkpoint of an epoch's end, to be written
 
     def newest(self) -> Path | None:
         """What to go on from: the newest file that is whole, with a warning if that is not the last; ``None``: nothing.
@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the beginning of a fresh run."""
         assert isinstance(pl_module, SearchStrategy)
-        self._stop_wish, self._is_training, self._epoch = Wish.GO_ON, True, None
+        self._stop_wish, self._is_training, self._pending = Wish.GO_ON, True, None
         self._note(trainer)
         self._listen()
         self._take_sigterm(trainer)
@@ -111,23 +111,23 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what is to be saved, but wait: Lightning has yet to log the epoch's means, and will not do it again."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._epoch = trainer._checkpoint_connector.dump_checkpoint()
+            self._pending = trainer._checkpoint_connector.dump_checkpoint()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch before."""
-        self._write_epoch(trainer)
+        """Save the epoch before, and end there if that was asked for."""
+        self._write_pending(trainer)
         self._obey(self._agree(trainer, self._stop_wish))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last epoch, and leave Ctrl-C to others again."""
-        self._write_epoch(trainer)
+        """Save the last epoch, likewise, and leave Ctrl-C to others again."""
+        self.on_train_epoch_start(trainer, pl_module)
         self._stop(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save at SIGTERM, for which Lightning ends a run between two batches or two epochs."""
         self._stop(pl_module)
         if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
-            self._write_epoch(trainer)
+            self._write_pending(trainer)
         loop = trainer.fit_loop.epoch_loop
         progress: Any = loop.batch_progress.current
         between = progress.completed == progress.ready > 0 and not loop._num_ready_batches_reached()
@@ -171,10 +171,10 @@ class LastCheckpoint(Checkpoint):
         trainer.strategy.barrier()  # Lightning kills the first process soon after another one has ended
         self._note(trainer)
 
-    def _write_epoch(self, trainer: Trainer) -> None:
-        if self._epoch is not None:
-            checkpoint, self._epoch = self._epoch, None
-            self.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
+    def _write_pending(self, trainer: Trainer) -> None:
+        if self._pending is not None:
+            checkpoint, self._pending = self._pending, None
+            self.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)  # the log is longer by now
             self._write(trainer, checkpoint)
 
     def _note(self, trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -464,6 +465,38 @@ def test_a_schedule_that_depends_on_the_number_of_steps(
     check_crash(build, LOADERS[loaders], 8, fit, assert_same, tmp_path, **limit)
     assert [search.model.steps for search in built] == [20 if limit else steps] * 3
     assert [search.architecture_steps for search in built] == [15, 3, 15]  # none in the warm-up
+
+
+class InterruptAfter(Callback):
+    """Presses Ctrl-C at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("epoch", [0, 2, 3])  # the last one, too: an evaluation may follow it
+def test_an_interrupt_at_the_end_of_an_epoch(
+    epoch: int, small_net: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def run(folder: str, *callbacks: Callback, **more: Any) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
+        torch.manual_seed(1)
+        search = AdvantageNAS(Theirs(small_net()), architecture_optimizer=partial(Adam, lr=0.1))
+        seed_everything(99 if more else 0, verbose=False)
+        return go(search, LOADERS["shuffled"](), tmp_path / folder, fit, *callbacks, log_every_n_steps=1, **more)
+
+    straight, rows = run("straight")
+    with pytest.raises(SystemExit):
+        run("broken", InterruptAfter(epoch))
+    saved = torch.load(tmp_path / "broken" / "last.ckpt", weights_only=True)
+    assert saved["epoch"] == epoch
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 5 * (epoch + 1)
+    resumed, all_rows = run("broken", ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert_same(state(resumed), state(straight))
+    assert all_rows == rows
 
 
 @pytest.mark.parametrize("every", [3, 4])
