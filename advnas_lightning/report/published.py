@@ -62,6 +62,7 @@ TABLE_4: dict[str, dict[str, Published]] = {
     "advantage": _row(argmax=(93.63, 0.18), process_best=(93.18, 0.19)),
 }
 
-# Over how many runs each of them is a mean. Figure 1's number is the paper's own statement. The tables' follows from
-# Table 4: a mean of 65.15 with a deviation of 39.00 is what one run at chance (10 %) and two near 92.7 % give.
+# Over how many runs each of them is a mean. Figure 1's number is the paper's own statement. Table 4's is concluded: one
+# run at chance (10 %) and two near 92.7 % give its mean of 65.15 with a deviation of 39.00, if that is divided by n and
+# not n - 1. The other tables are taken to be alike.
 SEEDS = {"fig1": 10, "table2": 3, "table3": 3, "table4": 3}

@@ -101,6 +101,7 @@ def test_the_bootstrap_agrees_with_the_normal_interval() -> None:
     values = np.random.default_rng(1).normal(5.0, 2.0, size=400)
     low, high = bootstrap_interval(list(values)) or (0.0, 0.0)
     half = 1.96 * values.std(ddof=1) / 20
+    # 10 000 resamples leave a quantile an error of some 0.003, and 400 values a skewness that the normal has not.
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
 
 
