@@ -24,9 +24,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from advnas_lightning import config  # registers what conf/ builds on
+from advnas_lightning.models.ops import OPERATIONS
+from advnas_lightning.report import palette
 
-STRATEGIES = ("advantage", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "random", "darts", "snas", "nasp")
-CELL_OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "none")
+STRATEGIES = tuple(name for name in palette.STRATEGIES if name != "fixed")
+CELL_OPERATIONS = tuple(OPERATIONS)
 EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
 SPACES = (("toy", False), ("cifar10", False), ("cifar10", True), ("ptb", False))
 
