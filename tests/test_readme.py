@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from advnas_lightning.app import quote_cells
 from advnas_lightning.benchmarks import nasbench201
+from advnas_lightning.report.__main__ import main as report
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -66,6 +67,13 @@ def test_every_command_composes(command: str) -> None:
     single = [re.sub(r",.*", "", quote_cells(override)) for override in overrides if override != "-m"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert compose("config", single).strategy
+
+
+def test_the_report_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = (line for line in COMMANDS if "-m advnas_lightning.report " in line)
+    with pytest.raises(SystemExit, match="1"):  # there are no such folders here; 2 would be a bad command
+        report(shlex.split(command)[3:])
 
 
 def test_the_table_commands_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,3 +28,6 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "advnas_lightning", "hydra.run.dir=run", *SMALL_TOY]
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "summary.json").exists()
+    command = [sys.executable, "-m", "advnas_lightning.report", "run"]
+    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
+    assert (empty / "report" / "report.html").exists()
