@@ -19,6 +19,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -35,6 +36,7 @@ from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import count_parameters
 from advnas_lightning.strategies import SearchStrategy
 from advnas_lightning.strategies.base import whole
+from advnas_lightning.sweeps import ERROR, SUMMARY, is_finished, save_error
 
 # What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
 USER_ERRORS = (
@@ -90,7 +92,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     findings = [callback for callback in callbacks if isinstance(callback, Findings)]
     summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
     if trainer.is_global_zero:
-        write_json(folder / "summary.json", summary)
+        write_json(folder / SUMMARY, summary)
         genotype = strategy.genotype(strategy.selected)
         title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
         draw_genotype(genotype, folder / "architecture.png", title=title)
@@ -246,6 +248,16 @@ ckpt_path=last"
     return LOST.replace("died", f"died ({reason})")
 
 
+def explain(error: Exception) -> str | None:
+    """In one line, what the user can do something about; ``None``: the error is a mistake in the code."""
+    if not isinstance(error, USER_ERRORS):
+        return lost_process(error) if isinstance(error, RuntimeError) else None
+    # Hydra wraps what a constructor said; its own last line names the key.
+    message = str(error.__cause__ or error).strip().replace("\n", " ")
+    key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
+    return message + (f" ({key})" if key.startswith("full_key") else "")
+
+
 def quote_cells(argument: str) -> str:
     """Put NAS-Bench-201's cells in quotes: Hydra's grammar has no bare ``~``, which they are full of.
 
@@ -264,21 +276,25 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
 def _main(config: DictConfig) -> None:
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    is_job = settings.mode == RunMode.MULTIRUN
+    if is_job and is_finished(folder):
+        print(f"{os.path.relpath(folder)} has finished before")
+        return
+    (folder / ERROR).unlink(missing_ok=True)
     try:
-        run(config, Path(HydraConfig.get().runtime.output_dir))
+        run(config, folder)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
-    except RuntimeError as error:
-        message = lost_process(error)
+    except Exception as error:
+        message = explain(error)
+        if is_job:  # the others go on
+            message = message or f"{type(error).__name__}: {error}".splitlines()[0]
+            save_error(folder, message, error)
+            print(f"error: {message} ({os.path.relpath(folder / ERROR)})", file=sys.stderr)
+            return
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
-    except USER_ERRORS as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        # Hydra wraps what a constructor said; its own last line names the key.
-        message = str(error.__cause__ or error).strip().replace("\n", " ")
-        key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
-        print(f"error: {message}" + (f" ({key})" if key.startswith("full_key") else ""), file=sys.stderr)
         sys.exit(1)

@@ -1,0 +1,120 @@
+"""Sweeps: what they leave, what survives a failing job, and what goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import SMALL_TOY, launch, read, runs
+from lightning import Callback, LightningModule, Trainer
+from test_crash import assert_same_end
+
+SWEEP = ["-m", *SMALL_TOY, "hydra.sweep.dir=sweep"]
+ADVANTAGE, GDAS = Path("sweep/toy/advantage"), Path("sweep/toy/gdas")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class FailOnce(Callback):
+    """Fails in the middle of the second epoch of a strategy, unless the file ``repaired`` is there."""
+
+    def __init__(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        fails = type(pl_module).__name__ == self.strategy and not Path("repaired").exists()
+        if fails and (trainer.current_epoch, batch_idx) == (1, 3):
+            raise RuntimeError("out of luck\nand of memory")
+
+
+FAILING = "+trainer.callbacks=[{_target_: test_sweep.FailOnce, strategy: AdvantageNAS}]"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All of a job's own files, without Hydra's copies of its settings."""
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts
+    }  # fmt: skip
+
+
+def test_a_sweep_survives_a_failing_job_and_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
+) -> None:
+    arguments = [*SWEEP, "strategy=advantage,gdas", "seed=0,1", "checkpoint.every_n_steps=1", FAILING]
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *arguments)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert runs(folder / "sweep") == [folder / GDAS / "2", folder / GDAS / "3"]
+    for number in (0, 1):
+        error = (ADVANTAGE / str(number) / "error.txt").read_text()
+        assert error.startswith("RuntimeError: out of luck\n\nTraceback")
+        assert "test_sweep.py" in error
+        assert f"error: RuntimeError: out of luck (sweep/toy/advantage/{number}/error.txt)" in printed.err
+        row = rf"^│ {number} +│ sweep/toy/advantage/{number} +│ RuntimeError: out of luck +│"
+        assert re.search(row, printed.out, re.MULTILINE)
+    assert "2 of 4 jobs have finished: sweep" in printed.out
+    assert "Traceback" not in printed.err
+
+    before = contents(GDAS)
+    Path("repaired").touch()
+    launch(monkeypatch, *arguments)
+    printed = capsys.readouterr()
+    assert contents(GDAS) == before  # skipped
+    assert "sweep/toy/gdas/2 has finished before" in printed.out
+    assert "4 of 4 jobs have finished: sweep" in printed.out
+    assert printed.err == ""
+    assert not list(folder.rglob("error.txt"))
+    launch(monkeypatch, *SMALL_TOY, "seed=1", FAILING, "hydra.run.dir=straight")
+    assert_same_end(ADVANTAGE / "1", folder / "straight", assert_same)  # it went on, and did not start anew
+
+
+def test_a_damaged_summary_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SWEEP)
+    (run,) = runs(folder / "sweep")
+    summary = read(run, "summary.json")
+    (run / "summary.json").write_text('{"strategy": "adv')
+    launch(monkeypatch, *SWEEP)
+    assert {**read(run, "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["seed=1,0"], r"sweep/toy/advantage/0 is of another sweep \(seed is 0, not 1\)"),
+        (["seed=0"], r"sweep/toy/advantage/1 is of another sweep \(there is no such job\)"),
+        (["seed=0,1", "strategy=gdas"], r"toy/advantage/0 is of another sweep \(strategy\._target_ is adv\S+, not adv"),
+        (["seed=0,1", "trainer.max_epochs=3"], r"\(trainer\.max_epochs is \${task\.epochs}, not 3\)"),
+    ],
+)
+def test_the_folder_of_another_sweep_is_refused(
+    arguments: list[str],
+    says: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    launch(monkeypatch, *SWEEP, "seed=0,1")
+    before = {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *SWEEP, *arguments)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"error: .*{says}.*: set another hydra\.sweep\.dir", printed.err.strip())
+    assert printed.out == ""
+    assert {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()} == before
+
+
+def test_a_sweep_is_extended_at_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SWEEP, "strategy=advantage")
+    before = contents(ADVANTAGE)
+    launch(monkeypatch, *SWEEP, "strategy=advantage,gdas", "threads=2", "checkpoint.every_n_minutes=1")
+    assert contents(ADVANTAGE) == before
+    assert runs(folder / "sweep") == [folder / ADVANTAGE / "0", folder / GDAS / "1"]
