@@ -29,9 +29,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import Findings, GenotypeFile, SearchProgressBar, Stopwatch, write_json
+from advnas_lightning.callbacks import Findings, GenotypeFile, Stopwatch, write_json
 from advnas_lightning.checkpoints import LastCheckpoint, whole_checkpoint
 from advnas_lightning.config import CONFIG_PATH, check_trainer
+from advnas_lightning.loggers import run_loggers
+from advnas_lightning.pictures import ProbabilityPictures
+from advnas_lightning.progress import progress_display
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import count_parameters
 from advnas_lightning.strategies import SearchStrategy
@@ -80,23 +83,24 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     check_trainer(settings)
+    callbacks.append(ProbabilityPictures())
     if settings["enable_progress_bar"] is not False:
-        callbacks.append(SearchProgressBar())
+        callbacks.append(progress_display())
     for callback in instantiate(config.trainer.callbacks) or []:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
         callbacks.append(callback)
-    logger = instantiate(config.logger)
-    trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
-    trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
-    findings = [callback for callback in callbacks if isinstance(callback, Findings)]
-    summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
-    if trainer.is_global_zero:
-        write_json(folder / SUMMARY, summary)
-        genotype = strategy.genotype(strategy.selected)
-        title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
-        draw_genotype(genotype, folder / "architecture.png", title=title)
-        show(summary, strategy, findings, folder)
+    with run_loggers(instantiate(config.logger), folder) as loggers:
+        trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
+        trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
+        findings = [callback for callback in callbacks if isinstance(callback, Findings)]
+        summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
+        if trainer.is_global_zero:
+            genotype = strategy.genotype(strategy.selected)
+            title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
+            draw_genotype(genotype, folder / "architecture.png", title=title)
+            write_json(folder / SUMMARY, summary)  # the last file: a run that has it is finished
+            show(summary, strategy, findings, folder)
     return summary
 
 

@@ -6,9 +6,8 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +24,7 @@ INDIFFERENT = ("checkpoint", "ckpt_path", "logger", "threads", "trainer.enable_p
 
 
 class SweepCallback(Callback):
-    """Refuses a folder with another sweep's jobs, or a launcher that is not there; ends with a table of what failed.
+    """Refuses a folder with the jobs of another sweep, and ends with a table of the jobs that have not finished.
 
     Example, with the settings in ``conf/config.yaml`` that make each job go on from its own last checkpoint::
 
@@ -33,16 +32,11 @@ class SweepCallback(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Look for the launcher, and compare the jobs that are in the folder with the sweep's own.
+        """Compare the jobs that are in the folder with the sweep's own.
 
         Raises:
-            SystemExit: there is no such launcher, or there are other jobs.
+            SystemExit: there are others.
         """
-        launcher = config.hydra.runtime.choices["hydra/launcher"]
-        plugin = config.hydra.launcher._target_.rsplit(".", 2)[0]
-        if plugin.startswith("hydra_plugins.") and not (find_spec("hydra_plugins") and find_spec(plugin)):
-            extra = launcher.partition("_")[0]
-            _refuse(f"hydra/launcher={launcher} is not installed: pip install 'advnas-lightning[{extra}]'")
         saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
         expected = jobs(config) if saved else []
         for number, folder in saved:
@@ -51,7 +45,10 @@ class SweepCallback(Callback):
                 ours, theirs = settings(compose(config, expected[number])), settings(_saved_config(folder))
                 difference = compare(theirs, ours)
             if difference:
-                _refuse(f"{folder} is of another sweep ({difference}): set another hydra.sweep.dir")
+                print(
+                    f"error: {folder} is of another sweep ({difference}): set another hydra.sweep.dir", file=sys.stderr
+                )
+                sys.exit(1)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what failed.
@@ -140,11 +137,6 @@ def saved_error(folder: Path) -> str:
     """The line that a job has left."""
     path = folder / ERROR
     return path.read_text().splitlines()[0] if path.exists() else "interrupted"
-
-
-def _refuse(reason: str) -> NoReturn:
-    print(f"error: {reason}", file=sys.stderr)
-    sys.exit(1)
 
 
 def _saved_config(folder: Path) -> DictConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli import SMALL_TOY, launch, runs
+from cli import SMALL_TOY, runs
 from lightning import Callback, LightningModule, Trainer
 
 LAUNCHERS = {
@@ -45,7 +45,7 @@ def test_launcher(launcher: str, tmp_path: Path) -> None:
     environment["PYTHONPATH"] = os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
     sweep = subprocess.run(
         [
-            *(sys.executable, "-m", "advnas_lightning", "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher]),
+            *(sys.executable, "-m", "advnas_lightning", "-m", f"launcher={launcher}", *LAUNCHERS[launcher]),
             *(*SMALL_TOY, "strategy=advantage,fixed,gdas", "threads=null", "hydra.sweep.dir=sweep"),
             "+trainer.callbacks=[{_target_: test_launchers.NoteThreads}]",
         ],
@@ -63,17 +63,3 @@ def test_launcher(launcher: str, tmp_path: Path) -> None:
     assert (tmp_path / "sweep/toy/fixed/1/error.txt").read_text().startswith("genotype=None: say what to train with")
     assert re.search(r"^│ 1 +│ sweep/toy/fixed/1 +│ genotype=None: say what", sweep.stdout, re.MULTILINE)
     assert "2 of 3 jobs have finished: sweep" in sweep.stdout
-
-
-@pytest.mark.parametrize("launcher", [each for each in LAUNCHERS if not has_plugin(each)])
-def test_a_launcher_that_is_not_installed_is_named(
-    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        launch(monkeypatch, "-m", *SMALL_TOY, f"hydra/launcher={launcher}")
-    assert stop.value.code == 1
-    extra = launcher.partition("_")[0]
-    assert capsys.readouterr().err.strip() == (
-        f"error: hydra/launcher={launcher} is not installed: pip install 'advnas-lightning[{extra}]'"
-    )
