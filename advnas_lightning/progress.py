@@ -84,7 +84,8 @@ class EpochLines(ProgressBar):
         assert isinstance(pl_module, SearchStrategy)
         values = {
             "step": str(trainer.fit_loop.epoch_loop.total_batch_idx + 1),
-            **{name: f"{value:.4g}" for name, value in trainer.callback_metrics.items() if "_step" not in name},
+            **{name: f"{value:.4g}" for name, value in trainer.callback_metrics.items()},
+            "entropy": f"{pl_module.entropy:.4g}",  # the search logs it after its callbacks' turn
             "cell": cell(pl_module),
         }
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

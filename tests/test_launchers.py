@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
     "submitit_local": [],
-    "ray": ["hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
+    "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
 }
 CORES = len(os.sched_getaffinity(0))
 
@@ -46,7 +46,7 @@ def test_launcher(launcher: str, tmp_path: Path) -> None:
     sweep = subprocess.run(
         [
             *(sys.executable, "-m", "advnas_lightning", "-m", f"launcher={launcher}", *LAUNCHERS[launcher]),
-            *(*SMALL_TOY, "strategy=advantage,fixed,gdas", "threads=null", "hydra.sweep.dir=sweep"),
+            *(*SMALL_TOY, "strategy=advantage,fixed,gdas", "task.threads=null", "hydra.sweep.dir=sweep"),
             "+trainer.callbacks=[{_target_: test_launchers.NoteThreads}]",
         ],
         cwd=tmp_path,
