@@ -25,9 +25,9 @@ def cell(search: SearchStrategy) -> str:
 
     Example:
         >>> from torch import nn
-        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> from advnas_lightning import MixedOp, RandomSearch
         >>> net = nn.Sequential(*(MixedOp(name, {"only": nn.Identity()}) for name in ("first", "second")))
-        >>> cell(AdvantageNAS(net))
+        >>> cell(RandomSearch(net))
         'only only'
     """
     return " ".join(search.genotype().values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import SMALL_TOY, launch, read, runs
+from cli import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from lightning import Callback, LightningModule, Trainer
 from test_crash import assert_same_end
 
@@ -118,3 +118,28 @@ def test_a_sweep_is_extended_at_its_end(folder: Path, monkeypatch: pytest.Monkey
     launch(monkeypatch, *SWEEP, "strategy=advantage,gdas", "threads=2", "checkpoint.every_n_minutes=1")
     assert contents(ADVANTAGE) == before
     assert runs(folder / "sweep") == [folder / ADVANTAGE / "0", folder / GDAS / "1"]
+
+
+TINY = {
+    "fig1": SMALL_TOY,
+    "table3": [*SMALL_PTB[1:], "task.data.root=text"],
+    "table3_small": [*SMALL_PTB[1:], "task.data.root=text"],
+    **dict.fromkeys(("table2", "table4", "table2_small", "table4_small"), SMALL_CIFAR10[1:]),
+}
+
+
+@pytest.mark.parametrize("experiment", TINY)
+def test_an_experiment_is_a_sweep(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ptb(folder / "text")
+    write_images(folder / "images")
+    grid = ["strategy=advantage,gdas", "seed=1", "hydra.sweep.dir=sweep"]
+    launch(monkeypatch, f"experiment={experiment}", *TINY[experiment], *grid)
+    found = [read(run, "summary.json") for run in runs(folder / "sweep")]
+    assert [(each["strategy"], each["seed"], each["epochs"]) for each in found] == [("advantage", 1, 2), ("gdas", 1, 2)]
+    if experiment.startswith("table3"):
+        genotypes = ",".join(
+            f"sweep/ptb/{strategy}/{n}/genotype.json" for n, strategy in enumerate(["advantage", "gdas"])
+        )
+        launch(monkeypatch, f"experiment={experiment}", *TINY[experiment], "strategy=fixed", "seed=1",
+               f"strategy.genotype={genotypes}", "hydra.sweep.dir=retrained")  # fmt: skip
+        assert len(runs(folder / "retrained/ptb/fixed")) == 2
