@@ -110,7 +110,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save(trainer)
+            self._save(trainer, epoch_is_over=True)
         self._obey(self._agree(trainer, self._stop_wish))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -145,12 +145,13 @@ class LastCheckpoint(Checkpoint):
     def _unfinished(self) -> Path:
         return self.folder / f"{LAST}.part"
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, *, epoch_is_over: bool = False) -> None:
         loop = trainer.fit_loop.epoch_loop
         # Lightning counts a batch for its loggers after the validation that may follow it, and after a resumption
-        # there once more.
+        # there once more; but not after one from the end of an epoch.
         fetcher: Any = trainer.fit_loop._data_fetcher
-        twice = int(loop.batch_progress.current.ready > 0 and loop._should_check_val_fx(fetcher))
+        validates = loop.batch_progress.current.ready > 0 and loop._should_check_val_fx(fetcher)
+        twice = int(validates and not epoch_is_over)
         loop._batches_that_stepped -= twice
         trainer.save_checkpoint(self._unfinished)
         loop._batches_that_stepped += twice

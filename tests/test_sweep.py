@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cli import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from lightning import Callback, LightningModule, Trainer
-from test_crash import assert_same_end
+from test_crash import assert_same_end, steps
 
 SWEEP = ["-m", *SMALL_TOY, "hydra.sweep.dir=sweep"]
 ADVANTAGE, GDAS = Path("sweep/toy/advantage"), Path("sweep/toy/gdas")
@@ -73,6 +73,23 @@ def test_a_sweep_survives_a_failing_job_and_goes_on(
     assert not list(folder.rglob("error.txt"))
     launch(monkeypatch, *SMALL_TOY, "seed=1", FAILING, "hydra.run.dir=straight")
     assert_same_end(ADVANTAGE / "1", folder / "straight", assert_same)  # it went on, and did not start anew
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+def test_a_job_goes_on_from_the_end_of_an_epoch(
+    task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    write_ptb(folder / "text")
+    write_images(folder / "images")
+    small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
+    launch(monkeypatch, *small, "hydra.run.dir=straight")
+    crash = f"+trainer.callbacks=[{{_target_: test_crash.CrashAt, batch: {steps(folder / 'straight') // 2}}}]"
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, "-m", *small, crash, "hydra.sweep.dir=sweep")
+    run = folder / "sweep" / task / "advantage" / "0"
+    assert steps(run) == steps(folder / "straight") // 2
+    launch(monkeypatch, *small, f"hydra.run.dir={run}", "ckpt_path=last")  # without the callback that fails
+    assert_same_end(run, folder / "straight", assert_same)
 
 
 def test_a_damaged_summary_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
