@@ -17,24 +17,32 @@ from typing import Any
 
 import hydra
 import torch
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
 from hydra.errors import InstantiationException
+from hydra.types import HydraContext, RunMode
 from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import Findings, GenotypeFile, SearchProgressBar, Stopwatch, write_json
+from advnas_lightning.callbacks import Findings, GenotypeFile, Stopwatch, write_json
 from advnas_lightning.checkpoints import LastCheckpoint, whole_checkpoint
 from advnas_lightning.config import CONFIG_PATH, check_trainer
+from advnas_lightning.loggers import run_loggers
+from advnas_lightning.pictures import ProbabilityPictures
+from advnas_lightning.progress import progress_display
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.space import count_parameters
 from advnas_lightning.strategies import SearchStrategy
 from advnas_lightning.strategies.base import whole
+from advnas_lightning.sweeps import ERROR, RETRAINED, SUMMARY, has_summary, is_finished, save_error
 
 # What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
 USER_ERRORS = (
@@ -78,24 +86,52 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     check_trainer(settings)
+    callbacks.append(ProbabilityPictures())
     if settings["enable_progress_bar"] is not False:
-        callbacks.append(SearchProgressBar())
+        callbacks.append(progress_display())
     for callback in instantiate(config.trainer.callbacks) or []:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
         callbacks.append(callback)
-    logger = instantiate(config.logger)
-    trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=logger)
-    trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
-    findings = [callback for callback in callbacks if isinstance(callback, Findings)]
-    summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
-    if trainer.is_global_zero:
-        write_json(folder / "summary.json", summary)
-        genotype = strategy.genotype(strategy.selected)
-        title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
-        draw_genotype(genotype, folder / "architecture.png", title=title)
-        show(summary, strategy, findings, folder)
+    with run_loggers(instantiate(config.logger), folder) as loggers:
+        trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
+        trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
+        findings = [callback for callback in callbacks if isinstance(callback, Findings)]
+        summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
+        if trainer.is_global_zero:
+            genotype = strategy.genotype(strategy.selected)
+            title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
+            draw_genotype(genotype, folder / "architecture.png", title=title)
+            write_json(folder / SUMMARY, summary)  # the last file: a run that has it is finished
+            show(summary, strategy, findings, folder)
     return summary
+
+
+def retrain(folder: Path) -> None:
+    """Train what a search found from scratch, as the same line with ``strategy=fixed`` does.
+
+    Args:
+        folder: the search's; the training is a run of its own in ``retrained`` below it.
+    """
+    search = HydraConfig.instance().cfg
+    assert isinstance(search, DictConfig)
+    # The search's own options mean nothing to strategy=fixed.
+    line = [each for each in search.hydra.overrides.task if not re.match(r"[+~]*(strategy|retrain)\b", each)]
+    genotype = str(folder / "genotype.json").replace("'", r"\'")
+    line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]
+    loader = GlobalHydra.instance().config_loader()
+    config = loader.load_sweep_config(search, line)
+    with open_dict(config):
+        config.hydra.run.dir = str(folder / RETRAINED)
+    job = run_job(
+        task_function=lambda config: run(config, folder / RETRAINED),
+        config=config,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        hydra_context=HydraContext(loader, Callbacks()),
+        configure_logging=False,
+    )
+    _ = job.return_value  # raises what the training raised
 
 
 def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
@@ -246,6 +282,16 @@ ckpt_path=last"
     return LOST.replace("died", f"died ({reason})")
 
 
+def explain(error: Exception) -> str | None:
+    """In one line, what the user can do something about; ``None``: the error is a mistake in the code."""
+    if not isinstance(error, USER_ERRORS):
+        return lost_process(error) if isinstance(error, RuntimeError) else None
+    # Hydra wraps what a constructor said; its own last line names the key.
+    message = str(error.__cause__ or error).strip().replace("\n", " ")
+    key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
+    return message + (f" ({key})" if key.startswith("full_key") else "")
+
+
 def quote_cells(argument: str) -> str:
     """Put NAS-Bench-201's cells in quotes: Hydra's grammar has no bare ``~``, which they are full of.
 
@@ -264,21 +310,28 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
 def _main(config: DictConfig) -> None:
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    is_job = settings.mode == RunMode.MULTIRUN
+    if is_job and is_finished(folder):
+        print(f"{os.path.relpath(folder)} has finished before")
+        return
+    (folder / ERROR).unlink(missing_ok=True)
     try:
-        run(config, Path(HydraConfig.get().runtime.output_dir))
+        if not (is_job and has_summary(folder)):
+            run(config, folder)
+        if config.retrain and not config.retraining:
+            retrain(folder)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
-    except RuntimeError as error:
-        message = lost_process(error)
+    except Exception as error:
+        message = explain(error)
+        if is_job:  # the others go on
+            message = message or f"{type(error).__name__}: {error}".splitlines()[0]
+            save_error(folder, message, error)
+            print(f"error: {message} ({os.path.relpath(folder / ERROR)})", file=sys.stderr)
+            return
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
-    except USER_ERRORS as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        # Hydra wraps what a constructor said; its own last line names the key.
-        message = str(error.__cause__ or error).strip().replace("\n", " ")
-        key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
-        print(f"error: {message}" + (f" ({key})" if key.startswith("full_key") else ""), file=sys.stderr)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: its genotype file, its test curve, its scores, its progress bar."""
+"""What a run does beside its steps: its genotype file, its test curve, its scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.benchmarks.nasbench201 import TEST_COLUMNS, measure, open_table
@@ -275,26 +275,3 @@ class CellScores(Findings):
 def _kinds(search: SearchStrategy) -> dict[str, Genotype]:
     best = search.process_best
     return {"argmax": search.genotype(), **({} if best is None else {"process_best": best})}
-
-
-class SearchProgressBar(TQDMProgressBar):
-    """Lightning's bar, drawn at most ten times a second, so that short steps are not slowed by it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._drawn = 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Draw, unless that was just done."""
-        now = time.monotonic()
-        if now - self._drawn >= 0.1 or trainer.is_last_batch:
-            self._drawn = now
-            super().on_train_batch_end(trainer, *args)
-
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The logged values; a run's folder has no version number to show."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics

@@ -35,6 +35,7 @@ class Config:
     which: str | None = (
         None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's own
     )
+    retrain: bool = False  # after a search, what it found is trained from scratch: a run in the folder retrained
     retraining: bool = False  # strategy=fixed: a found architecture is trained, nothing is searched
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
     checkpoint: Saving = field(default_factory=Saving)

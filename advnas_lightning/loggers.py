@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -95,6 +96,24 @@ class RunLog(Logger):
         unfinished.write_text(_lines(columns, [dict(zip(columns, columns, strict=True)), *rows]), newline="")
         os.replace(unfinished, self.path)
         self._columns, self.rows = columns, len(rows)
+
+
+@contextmanager
+def run_loggers(logger: Any, folder: Path) -> Iterator[list[Logger]]:
+    """A run's loggers: the log in its folder is always one of them.
+
+    Args:
+        logger: as configured; none, where it is not a logger.
+        folder: the run's.
+    """
+    others = [logger] if isinstance(logger, Logger) and not isinstance(logger, RunLog) else []
+    try:
+        yield [RunLog(folder), *others]
+    finally:
+        if isinstance(logger, WandbLogger):  # a sweep's next job in this process is a run of its own
+            import wandb
+
+            wandb.finish()
 
 
 def _lines(columns: list[str], rows: Iterable[Mapping[str, Any]]) -> str:

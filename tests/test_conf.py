@@ -10,12 +10,13 @@ from cli import write_images, write_ptb
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from advnas_lightning import MixedOp
+from advnas_lightning import MixedOp, sweeps
 from advnas_lightning.app import build_strategy
 from advnas_lightning.callbacks import CellScores
 from advnas_lightning.strategies import SearchStrategy
@@ -40,7 +41,11 @@ def test_the_groups_are_what_the_readme_says() -> None:
     ]  # fmt: skip
     assert members("task") == ["cifar10", "ptb", "toy"]
     assert members("task/training") == ["nasbench201", "search"]
-    assert members("experiment") == ["cifar10_small"]
+    assert members("experiment") == [
+        "cifar10_small", "fig1", "table2", "table2_small", "table3", "table3_small", "table4", "table4_small",
+    ]  # fmt: skip
+    assert members("logger") == ["csv", "mlflow", "tensorboard", "wandb"]
+    assert members("launcher") == ["joblib", "ray", "submitit_local", "submitit_slurm"]
 
 
 @pytest.mark.parametrize("preset", members("preset"))
@@ -95,7 +100,10 @@ def test_trainer(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("logger", members("logger"))
-def test_logger(logger: str) -> None:
+def test_logger(logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if logger != "csv":
+        pytest.importorskip(logger)
+    monkeypatch.chdir(tmp_path)
     assert isinstance(instantiate(configure(f"logger={logger}").logger), Logger)
 
 
@@ -177,6 +185,40 @@ def test_experiment(experiment: str, strategy: str) -> None:
     assert (config.seed, config.task.data.batch_size) == (2, 32)  # the command line has the last word
     assert config.trainer.max_epochs == (config.task.retrain_epochs if strategy == "fixed" else config.task.epochs)
     assert isinstance(instantiate(config.trainer), Trainer)
+
+
+GRIDS = {  # strategies, seeds
+    "fig1": (10, 10), "table2": (5, 3), "table3": (5, 3), "table4": (5, 3),
+    "table2_small": (5, 3), "table3_small": (5, 2), "table4_small": (5, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", GRIDS)
+def test_grid(experiment: str) -> None:
+    config = configure(f"experiment={experiment}")
+    parameters = config.hydra.sweeper.params
+    assert config.hydra.mode == RunMode.MULTIRUN
+    strategies, seeds = GRIDS[experiment]
+    assert list(parameters)[:2] == ["strategy", "seed"]  # an additional strategy leaves the numbers of the others
+    assert set(parameters.strategy.split(",")) <= set(members("strategy")) - {"fixed"}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        jobs = sweeps.jobs(compose("config", [f"experiment={experiment}"], return_hydra_config=True))
+    assert len(jobs) == len({tuple(job) for job in jobs}) == strategies * seeds
+    assert all("ckpt_path=last" in job for job in jobs)
+
+
+def test_the_grids_take_the_papers_settings() -> None:
+    for experiment, task in {"fig1": "toy", "table2": "cifar10", "table3": "ptb", "table4": "cifar10"}.items():
+        config, plain = configure(f"experiment={experiment}"), configure(f"task={task}")
+        if experiment == "table4":
+            assert config.task.zero_op is True
+            config.task.zero_op = False
+        assert config.task == plain.task
+        assert config.trainer == plain.trainer
+    zero, small = configure("experiment=table4_small"), configure("experiment=cifar10_small")
+    assert zero.task.zero_op is True
+    zero.task.zero_op = False
+    assert (zero.task, zero.trainer) == (small.task, small.trainer)
 
 
 def test_the_small_cifar10_search(tmp_path: Path) -> None:

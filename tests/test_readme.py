@@ -65,6 +65,8 @@ def test_every_command_composes(command: str) -> None:
     python, flag, package, *overrides = shlex.split(command)
     assert (python, flag, package) == ("python", "-m", "advnas_lightning")
     single = [re.sub(r",.*", "", quote_cells(override)) for override in overrides if override != "-m"]
+    # What a launcher composes from is in a plugin, which may not be there; test_launchers runs those that are.
+    single = [override for override in single if not override.startswith("launcher=")]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert compose("config", single).strategy
 

@@ -34,6 +34,7 @@ FREE = (
     "checkpoint",
     "ckpt_path",
     "logger",
+    "retrain",
     "seed",
     "strategy.genotype",
     "task.callbacks",
