@@ -110,6 +110,32 @@ def treat_zero_op(
     return torch.where(replace, worst, advantage), ema, visited | drawn
 
 
+def credit_zero_ops(
+    reward: Tensor, ema: Tensor, mask: Tensor, zero_ops: Tensor, *, gamma: float = 0.05
+) -> tuple[Tensor, Tensor]:
+    """Eq. (9) where all candidates are observed: a zero operation gets the worst running mean of the others' rewards.
+
+    Args:
+        reward: ``[E, J]``, of every candidate.
+        ema: ``[E, J]``, running means, 0 at the start.
+        mask: ``[E, J]`` bool, true where there is a candidate.
+        zero_ops: ``[E, J]`` bool, true where it is a zero operation.
+        gamma: the EMA's rate.
+
+    Returns:
+        The treated reward and the new EMA.
+
+    Example:
+        >>> yes, zero = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[False, True]])
+        >>> credit_zero_ops(torch.tensor([[-4.0, 0.0]]), torch.zeros(1, 2), yes, zero, gamma=0.5)[0]
+        tensor([[-4., -2.]])
+    """
+    ema = ema + gamma * (reward - ema)
+    eligible = mask & ~zero_ops
+    worst = ema.masked_fill(~eligible, torch.inf).amin(-1, keepdim=True)  # [E, 1]
+    return torch.where(zero_ops & eligible.any(-1, keepdim=True), worst, reward), ema
+
+
 def importance_weights(losses: Tensor, scale: float) -> Tensor:
     """PARSEC's ω_k = softmax_k(−scale · L_k) over K draws, ``[K]``.
 

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
 Network = TypeVar("Network", bound=nn.Module)
+Inactive = Literal["none", "ones", "outputs"]
+RunAgain = Callable[[int, Sequence[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -26,30 +29,63 @@ class Architecture:
         paths: for every edge the candidates that run, as host integers: a forward pass never asks the device.
         choice: the active candidate of every edge when the gates are one-hot, else ``None``.
         relaxed: gates with a graph to θ, ``[E, J]``, for strategies that differentiate through the draw.
-        inactive_ones: give the gates of candidates that did not run the gradient Σ ∂L/∂y instead of none.
+        inactive: of one-hot gates, the gradient of those of the candidates that did not run: ``"none"``; ``"ones"``,
+            Σ ∂L/∂y, as if their outputs were ones; or ``"outputs"``, ⟨∂L/∂y, O_j(x)⟩, for which they run without a
+            graph, one at a time, when ∂L/∂y is there.
     """
 
     weights: Tensor
     paths: tuple[tuple[int, ...], ...]
     choice: tuple[int, ...] | None = None
     relaxed: Tensor | None = None
-    inactive_ones: bool = False
+    inactive: Inactive = "none"
 
 
-class _UnitGate(torch.autograd.Function):
-    """``output * gate`` for a gate of one, without the passes over memory that a product's backward would need."""
+class _OneHotGates(torch.autograd.Function):
+    """What one candidate returned, under a gate of one; in the backward pass, the credit of all candidates' gates.
+
+    ``forward(row, route, run, others, count, *outputs, *arguments)``: the gates ``[J]``; what the edge does; a function
+    that runs a candidate, by its index, on the ``arguments``; the candidates to run so; how many of the tensors are
+    outputs.
+    """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(output)
-        return output.clone()  # not a view, so that an operation in place may follow
+    def forward(
+        ctx: Any, row: Tensor, route: _Route, run: RunAgain, others: Sequence[int], count: int, *tensors: Tensor
+    ) -> Any:
+        ctx.route, ctx.run, ctx.others, ctx.count = route, run, others, count
+        ctx.save_for_backward(row, *tensors)
+        ctx.set_materialize_grads(False)
+        kind = row.device.type
+        ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+        return tuple(output.clone() for output in tensors[:count])  # no views, so that an operation in place may follow
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        (output,) = ctx.saved_tensors
-        # Credits are summed in full precision: a half could overflow.
-        credit = (grad * output.conj()).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
-        return grad, credit.real
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
+        row, *tensors = ctx.saved_tensors
+        outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
+        (active,) = ctx.route.paths
+        credits = torch.zeros_like(row)
+        if ctx.route.inactive == "ones":
+            credits += sum(grad.sum() for grad in grads if grad is not None)
+        if ctx.others:
+            # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
+            with torch.no_grad(), torch.autocast(row.device.type, cache_enabled=False, **ctx.autocast):
+                for index in ctx.others:
+                    credits[index] = _inner(grads, ctx.run(index, arguments))  # freed before the next one is made
+        credits[active] = _inner(grads, outputs)
+        return credits, None, None, None, None, *grads, *(None for _ in arguments)
+
+
+def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor | float:
+    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output, without the passes over memory of a product and its backward."""
+    total: Tensor | float = 0.0
+    for grad, output in zip(grads, outputs, strict=True):
+        if grad is not None:
+            # Credits are summed in full precision: a half could overflow.
+            credit = (grad * output.conj()).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
+            total = total + credit.real
+    return total
 
 
 @dataclass
@@ -59,15 +95,11 @@ class _Route:
     paths: tuple[int, ...]
     row: Tensor | None  # gates [J], or None where a single candidate runs with a gate that nobody differentiates
     unit: bool  # one candidate, gate one
-    inactive_ones: bool
+    inactive: Inactive
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran."""
         assert self.row is not None
-        if self.unit:
-            gate = self.row[self.paths[0]]
-            output: Tensor = _UnitGate.apply(outputs[0], gate)
-            return output + (self.row.sum() - gate) if self.inactive_ones else output  # adds 0, and its gradient
         gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
         images = outputs[0].dim() == 4 and outputs[0].is_contiguous(memory_format=torch.channels_last)
         if images:  # stacked as they lie in memory, so that what follows finds their format again
@@ -147,7 +179,39 @@ class MixedOp(nn.Module):
             )
         outputs = [self.candidates[self.names[index]](*inputs, **kwargs) for index in route.paths]
         self._compare(route.paths, outputs, (inputs, kwargs) if kwargs else inputs)
-        return outputs[0] if route.row is None else self._mix(route, outputs)
+        if route.row is None:
+            return outputs[0]
+        return (
+            self._gate(route, outputs[0], inputs, kwargs) if route.unit else self._mix(route.paths, outputs, route.mix)
+        )
+
+    def _gate(self, route: _Route, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An output under a gate of one, which can be differentiated."""
+        outputs = list(_floating(output))
+        if not outputs:
+            return output
+        arguments: list[Any] = []
+        form: Any = None
+        others: list[int] = []
+        if route.inactive == "outputs":
+            arguments, form = tree_flatten((inputs, kwargs))
+            others = [index for index in range(len(self.names)) if index not in route.paths]
+        places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+        tensors = [arguments[place].detach() for place in places]
+        for place in places:
+            arguments[place] = None  # only the graph holds it, until it has been used
+
+        def run(index: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+            given = list(arguments)
+            for place, tensor in zip(places, tensors, strict=True):
+                given[place] = tensor
+            inputs, kwargs = tree_unflatten(given, form)
+            output = self.candidates[self.names[index]](*inputs, **kwargs)
+            self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
+            return list(_floating(output))
+
+        gated = iter(_OneHotGates.apply(route.row, route, run, others, len(outputs), *outputs, *tensors))
+        return self._mix(route.paths, [output], lambda _: next(gated))
 
     def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
         """Refuse an output unlike that of the candidate that ran before it on alike inputs."""
@@ -169,23 +233,23 @@ class MixedOp(nn.Module):
                 )
             self._last = given, form, index
 
-    def _mix(self, route: _Route, outputs: list[Any]) -> Any:
+    def _mix(self, paths: tuple[int, ...], outputs: list[Any], mix: Callable[[list[Tensor]], Tensor]) -> Any:
         first = outputs[0]
-        if isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex()):
-            return route.mix(outputs)
+        if _is_floating(first):
+            return mix(outputs)
         if isinstance(first, list | tuple):
-            items = [self._mix(route, list(column)) for column in zip(*outputs, strict=True)]
+            items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
             return first._make(items) if hasattr(first, "_make") else type(first)(items)
         if isinstance(first, MutableMapping):
             mixed = copy.copy(first)  # of its own type
             for key in first:
-                mixed[key] = self._mix(route, [output[key] for output in outputs])
+                mixed[key] = self._mix(paths, [output[key] for output in outputs], mix)
             return mixed
-        for index, other in zip(route.paths, outputs, strict=True):
+        for index, other in zip(paths, outputs, strict=True):
             if not (other is first or (torch.equal(other, first) if isinstance(first, Tensor) else other == first)):
                 what = "different integers" if isinstance(first, Tensor) else f"{first!r} and {other!r}"
                 raise ValueError(
-                    f"candidates {self.names[route.paths[0]]!r} and {self.names[index]!r} of edge {self.name!r} return"
+                    f"candidates {self.names[paths[0]]!r} and {self.names[index]!r} of edge {self.name!r} return"
                     f" {what}: only floating-point tensors are mixed, make all else equal"
                 )
         return first
@@ -282,7 +346,7 @@ class SearchSpace:
         for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
             unit = architecture.choice is not None and paths == (architecture.choice[index],)
             row = None if unit and gates is None else rows[index]
-            edge.route = _Route(paths, row, unit, architecture.inactive_ones)
+            edge.route = _Route(paths, row, unit, architecture.inactive)
         try:
             yield
         except (RuntimeError, TypeError) as error:
@@ -586,11 +650,26 @@ def check_candidates(owner: str, candidates: Any) -> None:
                 )
 
 
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _floating(value: Any) -> Iterator[Tensor]:
+    """What of an output has a gate, in the order in which outputs are mixed."""
+    if _is_floating(value):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _floating(item)
+    elif isinstance(value, MutableMapping):
+        for key in value:
+            yield from _floating(value[key])
+
+
 def _form(value: Any, leaf: Callable[[Any], Any] = lambda value: type(value).__name__) -> Any:
     """The shapes in a value, in the containers that they came in: read off without asking the device."""
     if isinstance(value, Tensor):
-        floating = value.is_floating_point() or value.is_complex()
-        return value.shape if floating else (value.dtype, value.shape)
+        return value.shape if _is_floating(value) else (value.dtype, value.shape)
     if isinstance(value, tuple):
         return tuple([_form(item, leaf) for item in value])
     if isinstance(value, list):

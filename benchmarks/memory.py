@@ -2,9 +2,10 @@
 
     python -m benchmarks.memory [--cells N] [--batch-size N] [--candidates N N …]
 
-Prints, for a single-path strategy (AdvantageNAS) and a dense one (DARTS) on CIFAR-10's network with 3×3 convolutions of
-equal width as candidates, how much memory the step needs beside what was there before it: the network and its
-parameters. Each measurement is a process of its own; on a GPU it is the allocator's peak, else the process's.
+Prints, for single-path strategies (AdvantageNAS, CounterfactualNAS) and a dense one (DARTS) on CIFAR-10's network with
+3×3 convolutions of equal width as candidates, how much memory the step needs beside what was there before it: the
+network and its parameters. Each measurement is a process of its own; on a GPU it is the allocator's peak, else the
+process's.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from advnas_lightning import DARTS, AdvantageNAS
+from advnas_lightning import DARTS, AdvantageNAS, CounterfactualNAS
 from advnas_lightning.models import NASBench201
 from advnas_lightning.models.ops import ReLUConvBN
 from advnas_lightning.tasks import Classification
 
-STRATEGIES = {"advantage": AdvantageNAS, "darts": DARTS}
+STRATEGIES = {"advantage": AdvantageNAS, "counterfactual": CounterfactualNAS, "darts": DARTS}
 
 
 def conv(channels: int) -> torch.nn.Module:
@@ -72,7 +73,7 @@ def main() -> None:
         for candidates in arguments.candidates:
             with context.Pool(1) as pool:
                 memory = pool.apply(step_memory, (name, candidates, arguments.cells, arguments.batch_size))
-            print(f"{name:<10} {candidates:>3} candidates  {memory:8.0f} MiB", flush=True)
+            print(f"{name:<14} {candidates:>3} candidates  {memory:8.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

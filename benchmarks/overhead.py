@@ -3,8 +3,8 @@
     python -m benchmarks.overhead toy|ptb|cifar10 [--steps N] [--data DIR] [--threads N] [--cells N]
 
 Prints the time of one AdvantageNAS iteration: on the toy task the architecture step, on Penn Treebank and on CIFAR-10's
-network (with random images) a weight and an architecture step; there, of a REINFORCE architecture step, too. Both sides
-see the same data, draw alike and are timed in turns.
+network (with random images) a weight and an architecture step; there, of architecture steps of REINFORCE and of
+CounterfactualNAS, too. Both sides see the same data, draw alike and are timed in turns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.nn import functional as F
 
-from advnas_lightning import REINFORCE, AdvantageNAS
+from advnas_lightning import REINFORCE, AdvantageNAS, Architecture, CounterfactualNAS
 from advnas_lightning.app import keep_memory
 from advnas_lightning.data import CIFAR10, PennTreebank, TeacherData
 from advnas_lightning.models import NASBench201, RecurrentLM, ToyNetwork
@@ -210,6 +210,19 @@ class TimedAdvantageNAS(StepTimes, AdvantageNAS):
     """AdvantageNAS with a watch."""
 
 
+class TimedCounterfactualNAS(StepTimes, CounterfactualNAS):
+    """CounterfactualNAS with a watch, which also times what its other candidates cost: a dense forward pass."""
+
+    def architecture_step(self, batch: Any) -> None:
+        """Timed."""
+        super().architecture_step(batch)
+        dense = Architecture(self.probs, self.space.all_paths)
+        started = time.perf_counter()
+        with torch.no_grad(), self.space.bind(dense):
+            self.outcome(batch)
+        self.seconds.setdefault("dense forward", []).append(time.perf_counter() - started)
+
+
 class TimedREINFORCE(StepTimes, REINFORCE):
     """REINFORCE with a watch."""
 
@@ -221,9 +234,10 @@ def cifar10(steps: int, threads: int | None, cells: int) -> None:
     keep_memory()
     data = RandomImages(steps)
     data.setup()
-    times: dict[str, dict[str, list[float]]] = {"engine": {}, "bare": {}, "reinforce": {}}
+    times: dict[str, dict[str, list[float]]] = {"engine": {}, "bare": {}, "reinforce": {}, "counterfactual": {}}
     for _ in range(3):
-        for side, kind in (("engine", TimedAdvantageNAS), ("reinforce", TimedREINFORCE)):
+        kinds = {"engine": TimedAdvantageNAS, "reinforce": TimedREINFORCE, "counterfactual": TimedCounterfactualNAS}
+        for side, kind in kinds.items():
             torch.manual_seed(0)
             search, clock = cifar10_search(kind, cells), Clock()
             trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, callbacks=[clock], **QUIET)
@@ -238,6 +252,11 @@ def cifar10(steps: int, threads: int | None, cells: int) -> None:
     weights = ours["engine"]["weights"]
     print(f"advantage architecture / weight step  {ours['engine']['architecture'] / weights:.2f}")
     print(f"reinforce architecture / weight step  {ours['reinforce']['architecture'] / weights:.2f}")
+    allowed = ours["engine"]["architecture"] + ours["counterfactual"]["dense forward"]
+    print(
+        f"counterfactual architecture step / (advantage's + a dense forward pass without a graph)"
+        f"  {ours['counterfactual']['architecture'] / allowed:.2f}"
+    )
 
 
 def cifar10_search(kind: Any, cells: int) -> Any:

@@ -24,6 +24,7 @@ from advnas_lightning import (
     REINFORCE,
     SNAS,
     AdvantageNAS,
+    CounterfactualNAS,
     Fixed,
     MixedOp,
     ProxylessNAS,
@@ -41,6 +42,8 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage-exact": (AdvantageNAS, {"advantage": "exact"}),
     "advantage-ema": (AdvantageNAS, {"baseline": "ema"}),
     "advantage-authors_code": (AdvantageNAS, {"zero_op": "authors_code"}),
+    "counterfactual": (CounterfactualNAS, {}),
+    "counterfactual-paper": (CounterfactualNAS, {"zero_op": "paper"}),
     "reinforce": (REINFORCE, {}),
     "reinforce-other": (REINFORCE, {"baseline_init": "zero", "baseline_update": "before"}),
     "enas": (ENAS, {"hidden_size": 8}),
@@ -62,7 +65,14 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
 
 
 # Options that change a formula, and nothing of what the engine does with its result.
-SAME_ENGINE = ("advantage-authors_code", "reinforce-other", "enas-bounded", "gdas-none", "nasp-clip")
+SAME_ENGINE = (
+    "advantage-authors_code",
+    "counterfactual-paper",
+    "reinforce-other",
+    "enas-bounded",
+    "gdas-none",
+    "nasp-clip",
+)
 
 
 class Zero(nn.Module):

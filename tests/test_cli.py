@@ -15,7 +15,10 @@ import torch
 from cli import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from PIL import Image
 
-STRATEGIES = ["advantage", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp", "random"]
+STRATEGIES = [
+    "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
+    "random",
+]  # fmt: skip
 OPTIONS = [
     ("advantage", "strategy.advantage=exact"),
     ("advantage", "strategy.baseline=ema"),

@@ -19,7 +19,9 @@ import torch
 from cli import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from lightning import Callback, LightningModule, Trainer
 
-STRATEGIES = ["advantage", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp"]
+STRATEGIES = [
+    "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
+]  # fmt: skip
 SMALL = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}
 EVERYWHERE = [(strategy, task) for strategy in STRATEGIES for task in SMALL]
 QUICK = [("advantage", "toy"), ("advantage", "ptb"), ("advantage", "cifar10"), ("darts", "ptb"), ("gdas", "toy")]

@@ -54,7 +54,7 @@ def test_memory_does_not_creep(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "Epoch 59" in run.stdout + run.stderr  # the bar was drawn
+    assert "epoch 60/60" in run.stdout  # it showed how far it was
     assert (tmp_path / "run" / "checkpoints" / "previous.ckpt").exists()
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) > STEPS // 10
     sizes = {int(step): size for step, size in json.loads((tmp_path / FILE).read_text()).items()}

@@ -3,9 +3,10 @@ import itertools
 import json
 import pickle
 import re
+import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 from advnas_lightning import Architecture, Genotype, MixedOp, SearchSpace
 from advnas_lightning.space import count_macs, count_parameters
@@ -143,7 +145,7 @@ def test_inactive_candidates_count_as_ones_where_asked() -> None:
     model = nn.Sequential(MixedOp("a", scales(2, 3)))
     space = SearchSpace(model)
     hot = space.one_hot([1])
-    gradient = gate_gradient(model, space, Architecture(hot.weights, hot.paths, hot.choice, inactive_ones=True))
+    gradient = gate_gradient(model, space, Architecture(hot.weights, hot.paths, hot.choice, inactive="ones"))
     x = torch.linspace(-1, 2, 6, dtype=torch.double)
     expected = torch.stack([(2 * 3 * x).sum(), (2 * 3 * x * 3 * x).sum()])  # L = Σ y², y = 3x
     torch.testing.assert_close(gradient[0], expected)
@@ -747,11 +749,129 @@ def test_inactive_ones_are_added_to_every_tensor_that_a_candidate_returns() -> N
     space = SearchSpace(edge)
     hot = space.one_hot([1])
     gates = hot.weights.double().requires_grad_()
-    with space.bind(Architecture(hot.weights, hot.paths, hot.choice, inactive_ones=True), gates):
+    with space.bind(Architecture(hot.weights, hot.paths, hot.choice, inactive="ones"), gates):
         (gradient,) = torch.autograd.grad(parts_loss(edge(X, shift=0.5)), gates)
     output, credit = by_hand(edge, 1, X)
     ones = sum(g.sum() for g in torch.autograd.grad(parts_loss(output), tensors(output)))
     torch.testing.assert_close(gradient[0], torch.stack([ones, credit]).detach())
+
+
+# -- the credit of candidates that did not run -------------------------------------------------------------------------
+
+
+def outputs_credited(space: SearchSpace, choice: Sequence[int]) -> Architecture:
+    return replace(space.one_hot(choice), inactive="outputs")
+
+
+@pytest.mark.parametrize("choice", [(0, 0, 1), (2, 0, 1), (1, 0, 0)])
+def test_inactive_outputs_give_all_gates_the_dense_networks_gradient(choice: tuple[int, ...]) -> None:
+    """Edges that several cells and time steps share, a ragged space, and a zero operation."""
+    model = Ragged()
+    space = SearchSpace(model)
+    gradient = gate_gradient(model, space, outputs_credited(space, choice))
+    expected = finite_differences(model, space, space.one_hot(choice).weights.double())
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+    assert (gradient != 0).tolist() == [[True, True, True], [True, False, False], [False, True, False]]
+
+
+def test_inactive_outputs_of_every_tensor_that_a_candidate_returns() -> None:
+    edge = MixedOp("a", {"one": Parts(0.7), "two": Parts(-0.4)})
+    space = SearchSpace(edge)
+    gates = space.one_hot([1]).weights.double().requires_grad_()
+    with space.bind(outputs_credited(space, [1]), gates):
+        (gradient,) = torch.autograd.grad(parts_loss(edge(X, shift=0.5)), gates)
+    output, credit = by_hand(edge, 1, X)
+    arriving = torch.autograd.grad(parts_loss(output), tensors(output))
+    other = tensors(edge.candidates["one"](X, shift=0.5))
+    expected = sum((g * y).sum() for g, y in zip(arriving, other, strict=True))
+    torch.testing.assert_close(gradient[0], torch.stack([expected, credit]).detach())
+
+
+class Alive(nn.Module):
+    """Counts the outputs that there are at a time, of all that were made without a graph."""
+
+    now = most = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = 2 * x
+        if not torch.is_grad_enabled():
+            Alive.now += 1
+            Alive.most = max(Alive.most, Alive.now)
+            weakref.finalize(output, self.gone)
+        return output
+
+    @staticmethod
+    def gone() -> None:
+        Alive.now -= 1
+
+
+def test_one_counterfactual_output_is_alive_at_a_time() -> None:
+    model = nn.Sequential(*(MixedOp(name, {f"op{j}": Alive() for j in range(5)}) for name in "abc"))
+    space = SearchSpace(model)
+    gate_gradient(model, space, outputs_credited(space, [0, 1, 2]))
+    assert (Alive.now, Alive.most) == (0, 1)
+
+
+def test_counterfactual_passes_run_under_the_forward_passs_autocast() -> None:
+    types = []
+
+    class Note(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            types.append((output.dtype, torch.is_grad_enabled()))
+            return output
+
+    model = nn.Sequential(MixedOp("a", {"one": Note(6, 6), "two": Note(6, 6)}))
+    space = SearchSpace(model)
+    gates = space.one_hot([0]).weights.requires_grad_()
+    with space.bind(outputs_credited(space, [0]), gates):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(torch.ones(2, 6)).float().square().sum()
+        loss.backward()
+    assert types == [(torch.bfloat16, True), (torch.bfloat16, False)]
+    assert gates.grad.ne(0).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        with space.bind(outputs_credited(space, [0]), gates):
+            model(torch.ones(2, 6)).float().square().sum().backward()
+        model.zero_grad()
+        with space.bind(space.one_hot([1])):  # whose weights were cast without a graph just now
+            model(torch.ones(2, 6)).float().square().sum().backward()
+    assert model[0].candidates["two"].weight.grad.ne(0).any()
+
+
+def test_counterfactual_passes_under_activation_checkpointing() -> None:
+    model = Ragged()
+    space = SearchSpace(model)
+    architecture = outputs_credited(space, (1, 0, 1))
+    expected = gate_gradient(model, space, architecture)
+    gates = architecture.weights.double().requires_grad_()
+    with space.bind(architecture, gates):
+        output = checkpoint(model, torch.linspace(-1, 2, 6, dtype=torch.double), use_reentrant=False)
+        (gradient,) = torch.autograd.grad(output.square().sum(), gates)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_an_input_that_is_overwritten_before_it_is_needed_is_noticed() -> None:
+    edge = MixedOp("a", {"one": nn.Identity(), "two": nn.Tanh()})
+    space = SearchSpace(edge)
+    gates = space.one_hot([0]).weights.requires_grad_()
+    with space.bind(outputs_credited(space, [0]), gates):
+        x = torch.ones(3)
+        loss = edge(x).sum()
+        x.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_a_counterfactual_output_of_another_shape_is_refused() -> None:
+    edge = MixedOp("a", {"one": nn.Identity(), "two": nn.Linear(3, 1)})
+    space = SearchSpace(edge)
+    gates = space.one_hot([0]).weights.requires_grad_()
+    with (
+        space.bind(outputs_credited(space, [0]), gates),
+        pytest.raises(ValueError, match=r"'a' differ in their outputs"),
+    ):
+        edge(torch.ones(2, 3)).sum().backward()
 
 
 def test_several_paths_mix_every_tensor() -> None:

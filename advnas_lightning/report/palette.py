@@ -36,6 +36,7 @@ STRATEGIES = {
     "darts": Look("DARTS", "#000000", "<", dense=True),
     "snas": Look("SNAS", "#332288", ">", dense=True),
     "nasp": Look("NASP", "#661100", "h", dense=True),
+    "counterfactual": Look("counterfactual", "#961EF0", "*"),
     "fixed": Look("fixed", "#B8B8B8", "."),
 }
 OTHERS = ("#CC79A7", "#44AA99", "#B09BE0", "#7A7A00")
@@ -61,5 +62,5 @@ def looks(strategies: Iterable[str]) -> dict[str, Look]:
     """
     ordered = sorted(set(strategies), key=rank)
     others = [name for name in ordered if name not in STRATEGIES]
-    own = {name: Look(name, OTHERS[index % len(OTHERS)], "*") for index, name in enumerate(others)}
+    own = {name: Look(name, OTHERS[index % len(OTHERS)], "p") for index, name in enumerate(others)}
     return {name: STRATEGIES.get(name) or own[name] for name in ordered}

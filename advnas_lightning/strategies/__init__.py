@@ -2,6 +2,7 @@
 
 from advnas_lightning.strategies.advantage import AdvantageNAS
 from advnas_lightning.strategies.base import SearchStrategy, Trial
+from advnas_lightning.strategies.counterfactual import CounterfactualNAS
 from advnas_lightning.strategies.darts import DARTS
 from advnas_lightning.strategies.enas import ENAS
 from advnas_lightning.strategies.fixed import Fixed
@@ -22,6 +23,7 @@ __all__ = [
     "REINFORCE",
     "SNAS",
     "AdvantageNAS",
+    "CounterfactualNAS",
     "Fixed",
     "ProxylessNAS",
     "RandomSearch",

@@ -52,7 +52,7 @@ class GDAS(SearchStrategy):
         log_p = self.log_probs
         soft = ((log_p + functional.gumbel(log_p, self.generator)) / self.temperature).softmax(-1)  # [E, J]
         hard = self.one_hot(soft.argmax(-1).tolist())
-        return replace(hard, relaxed=soft, inactive_ones=self.inactive == "ones")
+        return replace(hard, relaxed=soft, inactive=self.inactive)
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """Straight-through: ∂L/∂a pulled back through the soft sample."""

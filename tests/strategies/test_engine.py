@@ -50,6 +50,7 @@ ARCHITECTURE_PATHS = {**WEIGHT_PATHS, "proxylessnas-binary": 2, "nasp": ALL, "na
 FORWARDS = {"advantage-exact": 3, "darts-second_order": 5}
 SINGLE_PATH = [
     "advantage",
+    "counterfactual",
     "reinforce",
     "enas",
     "parsec",
@@ -185,13 +186,14 @@ class Recorded:
         self.drawn = [architecture]
         return architecture
 
-    def expected(self, paths: int, forwards: int = 1) -> Counter[tuple[int, str, str]]:
+    def expected(self, paths: int, forwards: int = 1, *, credited: bool = False) -> Counter[tuple[int, str, str]]:
         calls: Counter[tuple[int, str, str]] = Counter()
         for draw in self.drawn:
             for edge, names, path in zip(self.space.edges, self.space.candidates, draw.paths, strict=True):
                 assert len(path) == min(paths, len(names))
+                ran = range(len(names)) if credited and draw.inactive == "outputs" else path
                 for cell in range(2):
-                    for index in path:
+                    for index in ran:
                         calls[cell, edge, names[index]] += forwards
         return calls
 
@@ -226,8 +228,9 @@ class Recorded:
         self.grad_modes.clear()
         super().architecture_step(batch)
         assert len(self.drawn) == self.draws
-        assert self.called == self.expected(self.architecture_paths, self.forwards)
-        assert self.grad_modes == {not self.no_grad}
+        assert self.called == self.expected(self.architecture_paths, self.forwards, credited=True)
+        without_graph = self.drawn[0].inactive == "outputs"  # the counterfactual passes
+        assert self.grad_modes == ({True, False} if without_graph else {not self.no_grad})
         self.checked["architecture"] += 1
 
 

@@ -40,6 +40,7 @@ from advnas_lightning import (
     SNAS,
     AdvantageNAS,
     Architecture,
+    CounterfactualNAS,
     ProxylessNAS,
     RandomSearch,
     SearchStrategy,
@@ -256,6 +257,77 @@ def test_taylor_advantage_is_biased_on_a_network() -> None:
     truth = exact_gradient(strategy, net_losses(strategy))
     estimate = expected(strategy, lambda choice: strategy.theta_gradient([try_choice(strategy, choice)]), SIZES)
     assert (estimate - truth).norm() > 0.1 * truth.norm()
+
+
+# -- CounterfactualNAS -------------------------------------------------------------------------------------------------
+
+
+def test_counterfactual_credits_every_candidate_of_every_draw() -> None:
+    """p ∘ (G − ⟨p, G⟩), G the gradient of all gates of the dense network at the draw."""
+    strategy = build(CounterfactualNAS)
+    p = masked_softmax(strategy.theta.detach())
+    for choice in every_choice(strategy.space):
+        credit = gate_gradient(strategy.model, one_hot_rows(choice, WIDTH))
+        drawn = replace(in_double(strategy.one_hot(choice)), inactive="outputs")
+        gradient = strategy.theta_gradient(given(strategy, drawn))
+        torch.testing.assert_close(gradient, p * (credit - (p * credit).sum(1, keepdim=True)), **EXACT)
+        assert credit[2, 3] == 0  # the zero operation
+
+
+def counterfactual_estimates(strategy: SearchStrategy, batch: Any) -> Callable[[tuple[int, ...]], Tensor]:
+    def estimate(choice: tuple[int, ...]) -> Tensor:
+        drawn = replace(in_double(strategy.one_hot(choice)), inactive="outputs")
+        return strategy.theta_gradient([strategy.evaluate(drawn, batch)])
+
+    return estimate
+
+
+def test_counterfactual_is_unbiased_and_varies_less_where_the_loss_is_affine_in_each_edge() -> None:
+    """Rao-Blackwell: the mean over an edge's own draw of AdvantageNAS's estimate, given the other edges'."""
+    advantage, truth, _ = taylor_expectation(multilinear)
+    strategy = make(CounterfactualNAS, TableNet(SIZES), task=Cost(multilinear))
+    plain = make(AdvantageNAS, TableNet(SIZES), task=Cost(multilinear))
+    table = table_of(3)
+    estimate = counterfactual_estimates(strategy, table)
+    torch.testing.assert_close(expected(strategy, estimate, SIZES), truth, rtol=0, atol=1e-12)
+    torch.testing.assert_close(advantage, truth, rtol=0, atol=1e-12)
+
+    def taylor(choice: tuple[int, ...]) -> Tensor:
+        return plain.theta_gradient([try_choice(plain, choice, table)])
+
+    probs = dict(zip(every_choice(strategy.space), joint(strategy.theta.detach(), SIZES), strict=True))
+    for edge, size in enumerate(SIZES):
+        for choice in probs:
+            same = [(*choice[:edge], j, *choice[edge + 1 :]) for j in range(size)]
+            weights = torch.stack([probs[each] for each in same])
+            terms = torch.stack([taylor(each)[edge] for each in same])
+            mean = (weights.unsqueeze(1) * terms).sum(0) / weights.sum()
+            torch.testing.assert_close(estimate(choice)[edge], mean, rtol=0, atol=1e-12)
+    squares = [expected(strategy, lambda c, f=f: (f(c) - truth).square(), SIZES).sum(1) for f in (estimate, taylor)]
+    assert (squares[0] < squares[1]).all()
+
+
+def test_counterfactual_is_the_straight_through_gradient() -> None:
+    """Forward one-hot, backward as if a were p."""
+    strategy = build(CounterfactualNAS)
+    for choice in [(0, 1, 2), (1, 2, 3)]:
+        theta = theta_of(strategy)
+        p = masked_softmax(theta)
+        through = one_hot_rows(choice, WIDTH) + p - p.detach()
+        (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(through), BATCH), theta)
+        torch.testing.assert_close(counterfactual_estimates(strategy, BATCH)(choice), reference, **EXACT)
+
+
+def test_counterfactual_gives_a_zero_operation_the_worst_mean_of_the_others() -> None:
+    strategy = build(CounterfactualNAS, zero_op="paper", gamma=0.25)
+    p = masked_softmax(strategy.theta.detach())
+    means = torch.zeros(len(SIZES), WIDTH, dtype=torch.double)
+    for choice in [(0, 1, 2), (1, 2, 3), (1, 0, 0)]:
+        credit = gate_gradient(strategy.model, one_hot_rows(choice, WIDTH))  # loss sign
+        means = 0.75 * means + 0.25 * credit
+        credit[2, 3] = max(means[2, :3])
+        gradient = counterfactual_estimates(strategy, BATCH)(choice)
+        torch.testing.assert_close(gradient, p * (credit - (p * credit).sum(1, keepdim=True)), **EXACT)
 
 
 # -- ENAS --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,81 @@
+"""Counterfactual credit: AdvantageNAS with the expectation over each edge's own draw in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning import functional
+from advnas_lightning.space import Architecture
+from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+
+
+class CounterfactualNAS(SearchStrategy):
+    """AdvantageNAS that also credits the candidates that it has not drawn: dense information at sparse memory.
+
+    A one-hot a ~ p runs forward and backward. When g_i = ∂L/∂y_i arrives at an edge, its other candidates run on the
+    edge's input without a graph, one at a time, and leave their credit G_ij = ⟨g_i, O_ij(x_i)⟩. Then
+
+        θ.grad_i = Σ_j p_ij G_ij (e_j − p_i) = p_i ∘ (G_i − ⟨p_i, G_i⟩).
+
+    **What it estimates.** AdvantageNAS (Algorithm 1, line 9, with the cost −A_i = G_ij of Eq. (7) for the drawn j)
+    descends G_ij (e_j − p_i). Given what was drawn on all other edges, and if g_i did not depend on this edge's own
+    draw, the mean of that over j is the line above: a Rao-Blackwellised AdvantageNAS, whose variance comes from the
+    other edges' draws alone. It is exact where the loss is affine in each edge's output given the others.
+
+    **Its bias** is that of Eq. (7), a first-order view of L, and one more: g_i belongs to the network in which the
+    drawn candidate runs, and credits candidates in whose networks it would be another one. So unless L is affine in
+    y_i, it differs from AdvantageNAS's gradient in the mean, too.
+
+    **Its relatives.** It is the straight-through estimator of a categorical draw: ∂L/∂a at one-hot gates, pulled back
+    through a = softmax(θ). DARTS uses the same line at a = p, with all candidates mixed and kept for the backward pass.
+    NASP takes ∂L/∂a at the arg max, with all of them kept as well, and lets it move θ without a softmax.
+
+    A counterfactual pass changes no weight and no buffer; a candidate with dropout draws a mask of its own in it, and
+    batch normalization normalizes by the batch. Edges that share a name add their credits up.
+
+    Args:
+        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
+        zero_op: what zero operations are credited with: ``"none"``, their own G_ij = 0, a fair credit beside those of
+            the edge's other candidates; or ``"paper"``, the worst running mean of them, as Appendix B has it.
+        gamma: rate of these running means.
+
+    Raises:
+        ValueError: a bad argument.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        zero_op: Literal["none", "paper"] = "none",
+        gamma: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, **kwargs)
+        self.zero_op = one_of("zero_op", zero_op, ("none", "paper"))
+        self.gamma = positive("gamma", gamma, most=1)
+        self.zero_ops: Tensor
+        self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)
+        self.candidate_ema: Tensor  # [E, J], reward sign
+        self.register_buffer("candidate_ema", torch.zeros(self.mask.shape))
+
+    def sample(self) -> Architecture:
+        """One-hot a ~ p; the gates of the others get their credit, too."""
+        return replace(self.one_hot(self.draw()), inactive="outputs")
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
+        """Σ_j p_ij G_ij ∇θ_i log p_ij."""
+        credit = trials[0].gate_grad  # [E, J], G
+        assert credit is not None
+        if self.zero_op == "paper":
+            reward, self.candidate_ema = functional.credit_zero_ops(
+                -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
+            )
+            credit = -reward
+        p = self.probs
+        return p * (credit - (p * credit).sum(-1, keepdim=True))
