@@ -1,5 +1,6 @@
 """Architecture search for PyTorch Lightning projects: AdvantageNAS and everything it was compared with."""
 
+from advnas_lightning.costs import ArchitectureCost
 from advnas_lightning.loaders import SearchLoader, search_loaders
 from advnas_lightning.searchable import choices, make_searchable
 from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace
@@ -30,6 +31,7 @@ __all__ = [
     "SNAS",
     "AdvantageNAS",
     "Architecture",
+    "ArchitectureCost",
     "CounterfactualNAS",
     "Fixed",
     "Genotype",

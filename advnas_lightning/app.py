@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.errors import InstantiationException
 from hydra.types import HydraContext, RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -32,9 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import Findings, GenotypeFile, Stopwatch, write_json
+from advnas_lightning.callbacks import CostFile, Findings, GenotypeFile, Stopwatch, write_json
 from advnas_lightning.checkpoints import LastCheckpoint, whole_checkpoint
 from advnas_lightning.config import CONFIG_PATH, check_trainer
+from advnas_lightning.costs import UNITS, ArchitectureCost
 from advnas_lightning.loggers import run_loggers
 from advnas_lightning.pictures import ProbabilityPictures
 from advnas_lightning.progress import progress_display
@@ -81,7 +82,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     data.setup("fit")
     strategy = build_strategy(config, data)
     watch = Stopwatch()
-    callbacks = [watch, saving, GenotypeFile(folder / "genotype.json")]
+    callbacks = [watch, saving, GenotypeFile(folder / "genotype.json"), CostFile(folder / "costs.json")]
     callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -116,7 +117,9 @@ def retrain(folder: Path) -> None:
     search = HydraConfig.instance().cfg
     assert isinstance(search, DictConfig)
     # The search's own options mean nothing to strategy=fixed.
-    line = [each for each in search.hydra.overrides.task if not re.match(r"[+~]*(strategy|retrain)\b", each)]
+    line = [
+        each for each in search.hydra.overrides.task if not re.match(r"[+~]*(strategy|retrain|cost(_\w+)?)\b", each)
+    ]
     genotype = str(folder / "genotype.json").replace("'", r"\'")
     line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]
     loader = GlobalHydra.instance().config_loader()
@@ -163,11 +166,29 @@ def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrat
         config.strategy,
         model=model,
         task=instantiate(config.task.objective, **getattr(data, "objective_arguments", {})),
+        cost=build_cost(config),
         which=config.which,
         seed=config.seed,
         **instantiate(config.task.optimization, _convert_="all"),
     )
     return strategy
+
+
+def build_cost(config: DictConfig) -> ArchitectureCost | None:
+    """What architectures cost, if that counts."""
+    options = {"weight": config.cost_weight, "budget": config.cost_budget}
+    if config.cost is None:
+        given = [f"cost_{name}={value}" for name, value in options.items() if value is not None]
+        if given:
+            raise ValueError(f"{' and '.join(given)} of what? Say cost={' or '.join(UNITS)}")
+        return None
+    kind = config.cost
+    if kind not in UNITS and not Path(kind).exists() and "." in kind:
+        try:
+            kind = get_method(kind)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"cost={kind} is neither a file nor a function: {str(error).splitlines()[0]}") from None
+    return ArchitectureCost(kind, rate=config.cost_rate, **options)
 
 
 def summarize(
@@ -199,6 +220,9 @@ def summarize(
         **metrics,
         "params_millions": count_parameters(strategy.derive()) / 1e6,
     }
+    if strategy.cost is not None and strategy.cost.is_measured:
+        selected = strategy.one_hot(strategy.selected_choice()).weights
+        summary |= {"cost": float(strategy.cost.expected(selected)), "cost_weight": float(strategy.cost.weight)}
     for finding in findings:
         summary |= finding.summary(strategy)
     return summary
@@ -218,6 +242,8 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, findings: Sequence[F
         table.add_row(*row)
     console.print(table)
     lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
+    if strategy.cost is not None and "cost" in summary:
+        lines["cost"] = f"{summary['cost']:.6g} {strategy.cost.unit}, at a weight of {summary['cost_weight']:.4g}"
     lines["entropy"] = f"{summary['entropy']:.4f}"
     lines["parameters"] = f"{summary['params_millions']:.6g} M"
     lines["time"] = f"{summary['seconds']:.1f} s"

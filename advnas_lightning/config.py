@@ -37,6 +37,10 @@ class Config:
     )
     retrain: bool = False  # after a search, what it found is trained from scratch: a run in the folder retrained
     retraining: bool = False  # strategy=fixed: a found architecture is trained, nothing is searched
+    cost: str | None = None  # params, macs, latency, memory, a file of costs, or a function's dotted path
+    cost_weight: float | None = None  # of a penalty: λ
+    cost_budget: float | None = None  # or of a constraint, in the cost's unit
+    cost_rate: float = 0.01  # of λ's dual ascent to the budget
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
     checkpoint: Saving = field(default_factory=Saving)
     preset: str = "paper"  # or authors_code

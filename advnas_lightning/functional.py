@@ -136,6 +136,20 @@ def credit_zero_ops(
     return torch.where(zero_ops & eligible.any(-1, keepdim=True), worst, reward), ema
 
 
+def expected_cost_gradient(p: Tensor, cost: Tensor) -> Tensor:
+    """∇θ Σ_i ⟨p_i, c_i⟩ = p_i ∘ (c_i − ⟨p_i, c_i⟩), exactly, for p_i = softmax(θ_i).
+
+    Args:
+        p: ``[E, J]``.
+        cost: ``[E, J]``, c.
+
+    Example:
+        >>> expected_cost_gradient(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
+        tensor([[-0.5000,  0.5000]])
+    """
+    return p * (cost - (p * cost).sum(-1, keepdim=True))
+
+
 def importance_weights(losses: Tensor, scale: float) -> Tensor:
     """PARSEC's ω_k = softmax_k(−scale · L_k) over K draws, ``[K]``.
 

@@ -36,6 +36,10 @@ def test_the_example_project_runs_and_goes_on(tmp_path: Path, monkeypatch: pytes
     for _ in range(2):  # the second time from where the first one ended
         exec(compile(saved, "README.md", "exec"), names)
         assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    (costly,) = [text for language, text in BLOCKS if language == "python" and "ArchitectureCost" in text]
+    exec(compile(costly, "README.md", "exec"), names)
+    assert names["search"].genotype().edges == {"edge": "skip"}  # type: ignore[attr-defined]
+    assert names["search"].cost.costs() == {"edge": {"linear": 72, "skip": 0}}  # type: ignore[attr-defined]
 
 
 def test_a_module_of_ones_own_is_searchable(capsys: pytest.CaptureFixture[str]) -> None:

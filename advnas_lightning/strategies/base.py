@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advnas_lightning import functional, rng
+from advnas_lightning.costs import ArchitectureCost
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.space import Architecture, Genotype, MixedOp, Probabilities, SearchSpace
 from advnas_lightning.strategies.accumulation import MicroBatches, WeightGroup, weighted_mean
@@ -152,6 +153,7 @@ class SearchStrategy(LightningModule):
         max_bad_steps: how many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
             step changes nothing and is counted; the next one ends the run.
         task: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
+        cost: what architectures cost, beside their loss.
         which: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
         seed: of the draws.
 
@@ -180,6 +182,7 @@ class SearchStrategy(LightningModule):
         warmup_epochs: int = 0,
         max_bad_steps: int = 10,
         task: Task | None = None,
+        cost: ArchitectureCost | None = None,
         which: Which | None = None,
         seed: int = 0,
     ) -> None:
@@ -214,6 +217,10 @@ class SearchStrategy(LightningModule):
                 "the module was given through torch.compile, which hides its hooks: compile it in place with"
                 " module.compile(), or compile the candidates"
             )
+        if cost is not None and not isinstance(cost, ArchitectureCost):
+            raise ValueError(f'cost={cost!r} must be an ArchitectureCost, such as ArchitectureCost("macs", weight=0.1)')
+        if cost is not None and not self.searches:
+            raise ValueError(f"{type(self).__name__} has no choice that a cost could change: leave cost out")
         self.space = SearchSpace(model)
         self.model = model
         self.task = Task() if task is None else task
@@ -250,6 +257,9 @@ class SearchStrategy(LightningModule):
         self._loader: SearchLoader | None = None
         self.between_batches: Callable[[], None] | None = None  # called when no step is half done
         self.configure_architecture()
+        self.cost = cost
+        if cost is not None:
+            cost.attach(self)
         if task is None and type(self).loss is SearchStrategy.loss:
             from advnas_lightning.strategies import adopted  # which builds on this module
 
@@ -276,6 +286,15 @@ class SearchStrategy(LightningModule):
 
     def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
         """Called after the θ optimizer's step with θ as it was, ``[E, J]``."""
+
+    @property
+    def cost_weights(self) -> Tensor:
+        """The share of each candidate in an architecture's expected cost, ``[E, J]``: p."""
+        return self.probs
+
+    def cost_gradient(self, slope: Tensor) -> Tensor:
+        """∇θ Σ_i ⟨p_i, c_i⟩ for costs c = ``slope``, ``[E, J]``."""
+        return functional.expected_cost_gradient(self.probs, slope)
 
     # -- what most strategies need -------------------------------------------------------------------------------------
 
@@ -502,6 +521,8 @@ class SearchStrategy(LightningModule):
     def architecture_step(self, batch: Any) -> None:
         """Descend the strategy's estimate of ∇θ E[L]."""
         optimizer = self._optimizer("architecture")
+        if self.cost is not None and not self.cost.is_measured:
+            self.cost.measure(self, batch[0] if isinstance(batch, MicroBatches) else batch)
         with self._unchanged_buffers():
             trials = self.evaluate_draws(batch)
         grads = [trial.gate_grad for trial in trials if trial.gate_grad is not None]
@@ -524,6 +545,8 @@ class SearchStrategy(LightningModule):
             optimizer.zero_grad()
             with torch.no_grad():
                 self.after_theta_step(trials, before)
+            if self.cost is not None:
+                self.cost.ascend(self.cost_weights)
         loss = torch.stack([trial.loss for trial in trials[: self.draws]]).mean()
         self._note_loss("architecture/loss", loss, trials[0].size)
 
@@ -590,7 +613,9 @@ class SearchStrategy(LightningModule):
     def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
         """Gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
         gradient = self.theta_gradient(trials)
-        return None if gradient is None else [gradient]
+        if gradient is None:
+            return None
+        return [gradient if self.cost is None else gradient + self.cost_gradient(self.cost.slope)]
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -868,6 +893,9 @@ class SearchStrategy(LightningModule):
                 f"the checkpoint has the format {of['format']} of another version, and this one reads"
                 f" {CHECKPOINT_FORMAT}: resume with the version that wrote it"
             )
+        if ("cost.weight" in checkpoint["state_dict"]) != (self.cost is not None):
+            had = "no cost" if self.cost is not None else "a cost"
+            raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
         keys = ("rng", "loader", "unfinished_epoch")
         self._to_restore = {key: checkpoint[key] for key in keys if key in checkpoint}
 
@@ -925,6 +953,8 @@ class SearchStrategy(LightningModule):
         self._losses.clear()
         metrics = {f"train/{name}": value.float() for name, value in self.task.take_training().items()}
         metrics |= {name: self._mean_over_ranks(mean) for name, mean in means.items()}
+        if self.cost is not None and self.cost.is_measured:
+            metrics |= {"cost": self.cost.expected(self.cost_weights), "cost_weight": self.cost.weight}
         self.log_now({**metrics, "entropy": self.entropy})
 
     def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:

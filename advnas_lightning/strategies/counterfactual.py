@@ -77,5 +77,4 @@ class CounterfactualNAS(SearchStrategy):
                 -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
             )
             credit = -reward
-        p = self.probs
-        return p * (credit - (p * credit).sum(-1, keepdim=True))
+        return functional.expected_cost_gradient(self.probs, credit)

@@ -150,7 +150,19 @@ class ENAS(REINFORCE):
             log_p_of_draw = log_p.masked_fill(~a.bool(), 0).sum()
             bonus = self.entropy_weight * len(self.space) * functional.entropy(log_p)
             surrogate = self.excess(trial.loss) * log_p_of_draw - bonus
+            if self.cost is not None:
+                surrogate = surrogate + self._cost(log_p, a, self.cost.slope)
         return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
+
+    def _cost(self, log_p: Tensor, a: Tensor, slope: Tensor) -> Tensor:
+        """A scalar whose gradient is, in the mean over a ~ p, that of the expected cost, E[Σ_i ⟨p(·|a_<i), c_i⟩].
+
+        Each edge is taken in closed form given the earlier ones; how these are drawn is left to the score function.
+        """
+        given_earlier = (log_p.exp() * slope).sum(-1)  # [E]
+        chosen = log_p.masked_fill(~a.bool(), 0).sum(-1)  # [E]
+        earlier = chosen.cumsum(0) - chosen
+        return (given_earlier + given_earlier.detach() * earlier).sum()
 
     @torch.no_grad()
     def _conditionals(self, draws: int = 128) -> Tensor:

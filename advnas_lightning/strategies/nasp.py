@@ -52,6 +52,15 @@ class NASP(SearchStrategy):
         """G itself."""
         return trials[0].gate_grad
 
+    @property
+    def cost_weights(self) -> Tensor:
+        """One-hot arg max θ, ``[E, J]``."""
+        return self.one_hot(self.argmax_choice()).weights
+
+    def cost_gradient(self, slope: Tensor) -> Tensor:
+        """Of Σ_i ⟨a_i, c_i⟩ in the gates, as of the loss: c itself."""
+        return slope
+
     def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
         """Project θ on the box."""
         affine = self.projection == "affine"
