@@ -1,13 +1,12 @@
 """The small CIFAR-10 searches as a table: the benchmark accuracy of what they had found after each epoch.
 
-    python -m advnas_lightning -m experiment=cifar10_small task.table=TABLE.csv threads=1 \
-        hydra/launcher=joblib hydra.launcher.n_jobs=2 trainer.enable_progress_bar=false \
+    python -m advnas_lightning -m experiment=cifar10_small task.table=TABLE.csv launcher=joblib \
         strategy=advantage,reinforce,gdas,proxylessnas,parsec,darts seed=0,1,2
     python -m benchmarks.cifar10_table multirun/DATE_TIME
 
 Prints a line for each run: the test accuracy in % of the arg-max cell, and of the process-best one, after each epoch in
 which θ moved; then the found cell, with each operation as one letter in the order of the edges: n(one), s(kip connect),
-1 and 3 (convolutions), a(verage pooling). The launcher is an extra package, hydra-joblib-launcher.
+1 and 3 (convolutions), a(verage pooling).
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The toy task's results as a table: what the paper's Figure 1 plots.
 
-    python -m advnas_lightning -m hydra/launcher=joblib hydra.launcher.n_jobs=2 trainer.enable_progress_bar=false \
-        strategy=advantage,reinforce,enas,parsec,proxylessnas,gdas,darts,snas,nasp,random 'seed=range(10)'
+    python -m advnas_lightning -m experiment=fig1 launcher=joblib trainer.enable_progress_bar=false
     python -m benchmarks.toy_table multirun/DATE_TIME
 
 Prints, for each strategy, the median over its runs of 100 × test loss of the arg-max student at some iterations,
-and the share of edges that equal the teacher's at the end. The launcher is an extra package, hydra-joblib-launcher.
+and the share of edges that equal the teacher's at the end.
 """
 
 from __future__ import annotations

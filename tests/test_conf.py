@@ -216,7 +216,7 @@ def test_the_grids_take_the_papers_settings() -> None:
             config.task.zero_op = False
         assert config.task == plain.task
         assert config.trainer == plain.trainer
-    zero, small = configure("experiment=table4_small"), configure("experiment=cifar10_small")
+    zero, small = configure("experiment=table4_small"), configure("experiment=table2_small")
     assert zero.task.zero_op is True
     zero.task.zero_op = False
     assert (zero.task, zero.trainer) == (small.task, small.trainer)

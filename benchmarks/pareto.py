@@ -1,0 +1,104 @@
+"""Cost-aware searches on CIFAR-10 beside NAS-Bench-201's Pareto front: parameters against accuracy, as a figure.
+
+    python -m advnas_lightning -m experiment=cifar10_small strategy=advantage task.table=TABLE.csv launcher=joblib \
+        cost=params cost_weight=0,0.03,0.1,0.3,1 hydra.sweep.dir=FOLDER
+    python -m benchmarks.pareto FOLDER --table TABLE.csv
+
+Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), and
+the arg-max cell's parameters and accuracy in the benchmark's network, with the best accuracy that so many parameters
+allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from advnas_lightning import Genotype
+from advnas_lightning.benchmarks.nasbench201 import measure
+from advnas_lightning.report.palette import looks
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+
+
+def benchmark(path: Path) -> list[tuple[float, float]]:
+    """Millions of parameters and test accuracy of every cell, by size; parameters add up over the edges."""
+    alike = {
+        name: measure(Genotype.from_nasbench201(f"|{name}~0|+|{name}~0|{name}~1|+|{name}~0|{name}~1|{name}~2|"))
+        for name in OPERATIONS
+    }
+    fixed = alike["none"]["params_millions"]
+    each = {name: (sizes["params_millions"] - fixed) / 6 for name, sizes in alike.items()}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [(Genotype.from_nasbench201(row["arch"]), float(row["cifar10_test"])) for row in csv.DictReader(file)]
+    return sorted((fixed + sum(each[name] for name in cell.values()), accuracy) for cell, accuracy in rows)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The runs below a folder, by strategy and λ."""
+    found = []
+    for path in folder.rglob("summary.json"):
+        summary = json.loads(path.read_text())
+        config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+        if "argmax/cifar10_test" in summary:
+            budget = config.get("cost_budget")
+            found.append({"budget": budget, "weight": config.get("cost_weight"), **summary})
+    return sorted(found, key=lambda run: (run["strategy"], run["weight"] or 0, run["budget"] or 0, run["seed"]))
+
+
+def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[str, Any]], folder: Path) -> None:
+    """The figure."""
+    sizes = [size for size, _ in cells]
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(*zip(*cells, strict=True), s=2, color="#D8D8D8", rasterized=True, label="NAS-Bench-201, every cell")
+    axes.step(sizes, front, where="post", color="#555555", linewidth=1.2, label="its Pareto front")
+    known = looks(run["strategy"] for run in runs)
+    for name, look in known.items():
+        own = [run for run in runs if run["strategy"] == name]
+        points = [(run["argmax/params_millions"], run["argmax/cifar10_test"]) for run in own]
+        axes.scatter(
+            *zip(*points, strict=True), s=46, color=look.colour, marker=look.marker, edgecolors="white",
+            linewidths=0.6, zorder=3, label=look.title,
+        )  # fmt: skip
+        for run, point in zip(own, points, strict=True):
+            marks = {"λ": run["weight"], "B": run["budget"]}
+            text = ", ".join(f"{name} = {value:g}" for name, value in marks.items() if value is not None)
+            axes.annotate(text, point, xytext=(6, -9), textcoords="offset points", fontsize=7.5, color=look.colour)
+    lowest = min([run["argmax/cifar10_test"] for run in runs] + [88.0])
+    axes.set(xlabel="parameters, millions", ylabel="CIFAR-10 test accuracy, %", ylim=(lowest - 1, 95))
+    axes.legend(loc="lower right", fontsize=8)
+    for ending in ("png", "svg"):
+        figure.savefig(folder / f"pareto.{ending}", dpi=160)
+
+
+def main() -> None:
+    """Read, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--table", type=Path, required=True, help="NAS-Bench-201 as a CSV file")
+    arguments = parser.parse_args()
+    cells, runs = benchmark(arguments.table), read(arguments.folder)
+    if not runs:
+        parser.error(f"no finished runs with scores below {arguments.folder}")
+    front = list(accumulate((accuracy for _, accuracy in cells), max))
+    print("| strategy | seed | λ | budget | cost | parameters | accuracy | best of that size |\n" + "| --- " * 8 + "|")
+    for run in runs:
+        size = run["argmax/params_millions"]
+        best = max(top for (millions, _), top in zip(cells, front, strict=True) if millions <= size + 1e-6)
+        weight, cost = run.get("cost_weight"), run.get("cost")
+        fields = [run["strategy"], run["seed"], "" if weight is None else f"{weight:.3g}", run["budget"] or ""]
+        fields += ["" if cost is None else f"{cost:.6g}", f"{size:.3f} M", f"{run['argmax/cifar10_test']:.2f} %"]
+        print("| " + " | ".join(map(str, [*fields, f"{best:.2f} %"])) + " |")
+    draw(cells, front, runs, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
