@@ -44,6 +44,8 @@ class Architecture:
 class _OneHotGates(torch.autograd.Function):
     """What one candidate returned, under a gate of one; in the backward pass, the credit of all candidates' gates.
 
+    So there is no product, whose backward would pass over the memory twice more.
+
     ``forward(row, route, run, others, count, *outputs, *arguments)``: the gates ``[J]``; what the edge does; a function
     that runs a candidate, by its index, on the ``arguments``; the candidates to run so; how many of the tensors are
     outputs.
@@ -56,8 +58,9 @@ class _OneHotGates(torch.autograd.Function):
         ctx.route, ctx.run, ctx.others, ctx.count = route, run, others, count
         ctx.save_for_backward(row, *tensors)
         ctx.set_materialize_grads(False)
-        kind = row.device.type
-        ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+        if others:
+            kind = row.device.type
+            ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
         return tuple(output.clone() for output in tensors[:count])  # no views, so that an operation in place may follow
 
     @staticmethod
@@ -78,7 +81,7 @@ class _OneHotGates(torch.autograd.Function):
 
 
 def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor | float:
-    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output, without the passes over memory of a product and its backward."""
+    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output."""
     total: Tensor | float = 0.0
     for grad, output in zip(grads, outputs, strict=True):
         if grad is not None:
@@ -181,9 +184,9 @@ class MixedOp(nn.Module):
         self._compare(route.paths, outputs, (inputs, kwargs) if kwargs else inputs)
         if route.row is None:
             return outputs[0]
-        return (
-            self._gate(route, outputs[0], inputs, kwargs) if route.unit else self._mix(route.paths, outputs, route.mix)
-        )
+        if route.unit:
+            return self._gate(route, outputs[0], inputs, kwargs)
+        return self._mix(route.paths, outputs, route.mix)
 
     def _gate(self, route: _Route, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An output under a gate of one, which can be differentiated."""

@@ -34,7 +34,6 @@ def has_plugin(launcher: str) -> bool:
     return find_spec("hydra_plugins") is not None and find_spec(name) is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [pytest.param(each, marks=pytest.mark.skipif(not has_plugin(each), reason="no such plugin")) for each in LAUNCHERS],
