@@ -1,0 +1,291 @@
+"""Bias, variance and cost of the strategies' estimates on one supernet, against the exact policy gradient."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advnas_lightning import functional
+from advnas_lightning.strategies import (
+    DARTS,
+    GDAS,
+    NASP,
+    PARSEC,
+    REINFORCE,
+    SNAS,
+    AdvantageNAS,
+    CounterfactualNAS,
+    ProxylessNAS,
+    SearchStrategy,
+)
+from advnas_lightning.strategies.base import whole
+
+ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
+    "advantage": (AdvantageNAS, {"zero_op": "none"}),
+    "advantage-exact": (AdvantageNAS, {"advantage": "exact", "zero_op": "none"}),
+    "counterfactual": (CounterfactualNAS, {}),
+    "reinforce": (REINFORCE, {}),
+    "parsec": (PARSEC, {}),
+    "proxylessnas": (ProxylessNAS, {}),
+    "gdas": (GDAS, {}),
+    "darts": (DARTS, {}),
+    "snas": (SNAS, {}),
+    "nasp": (NASP, {}),
+}
+BURN_IN = 20  # estimates that are not counted: baselines start from nothing
+
+
+@dataclass(frozen=True)
+class Truth:
+    """∇θ E_a[L(a)], averaged over the batches.
+
+    Attributes:
+        gradient: ``[E, J]``.
+        error: the standard error of its norm; 0 where every architecture was tried.
+        by: how it was found.
+    """
+
+    gradient: Tensor
+    error: float
+    by: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One estimator's, against the exact gradient g: ĝ is what it gives to θ in one architecture step.
+
+    Attributes:
+        name: of the estimator.
+        draws: how many estimates it is judged by.
+        seconds: of one architecture step's estimate, median.
+        bias: ‖E ĝ − g‖ / ‖g‖.
+        noise: what ‖mean ĝ − g‖ / ‖g‖ would be without a bias, from so many draws.
+        variance: tr Cov ĝ / ‖g‖².
+        cosine: of the mean with g.
+        draw_cosine: of a single ĝ with g, in the mean.
+        snr: ⟨E ĝ, g/‖g‖⟩² / tr Cov ĝ: of one step, what points along g against what does not stay.
+        edges: by edge, the same bias, variance and cosine.
+    """
+
+    name: str
+    draws: int
+    seconds: float
+    bias: float
+    noise: float
+    variance: float
+    cosine: float
+    draw_cosine: float
+    snr: float
+    edges: Mapping[str, Mapping[str, float]]
+
+    @property
+    def snr_per_second(self) -> float:
+        """The signal-to-noise ratio that a second of architecture steps reaches: their number times one's."""
+        return self.snr / self.seconds
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How well Eq. (7), from one backward pass, ranks what Eq. (6) measures with a forward pass for each edge.
+
+    Attributes:
+        rank_correlation: Spearman's, over all edges and draws.
+        sign_agreement: the share of them in which both have one sign.
+        draws: how many.
+    """
+
+    rank_correlation: float
+    sign_agreement: float
+    draws: int
+
+
+def diagnose(
+    search: SearchStrategy,
+    batches: Sequence[Any],
+    *,
+    strategies: Iterable[str] = tuple(ESTIMATORS),
+    draws: int = 200,
+    exact_draws: int = 2000,
+    progress: float = 0.5,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[Truth, list[Quality], Credit]:
+    """Let strategies estimate ∇θ E_a[L(a)] at a search's θ and weights, which stay as they are.
+
+    Estimators draw alike, and take turns through the batches. Random layers stay random, and add to every variance.
+
+    Args:
+        search: any strategy with a θ, with its network, loss and weights.
+        batches: of architecture steps, on the search's device.
+        strategies: names of :data:`ESTIMATORS`.
+        draws: architecture steps of each.
+        exact_draws: how many unbiased estimates of Eq. (6) stand for the exact gradient, where to try every
+            architecture would take more passes.
+        progress: of the search, for temperatures that fall.
+        seed: of the draws.
+        tell: is told what is done.
+
+    Raises:
+        ValueError: an unknown strategy, no batch, or a search that has no θ.
+    """
+    names = list(strategies)
+    for name in names:
+        if name not in ESTIMATORS:
+            raise ValueError(f"strategies has {name!r}: use some of {', '.join(ESTIMATORS)}")
+    if not isinstance(getattr(search, "theta", None), Tensor):
+        raise ValueError(f"{type(search).__name__} has no θ whose gradient could be compared: use another strategy's")
+    if not batches:
+        raise ValueError("there is no batch to diagnose on: give at least one")
+    whole("draws", draws, least=2)
+    whole("exact_draws", exact_draws, least=2)
+
+    def make(name: str) -> SearchStrategy:
+        return estimator(name, search, progress=progress, seed=seed)
+
+    with torch.random.fork_rng(), search._unchanged_buffers(), _training(search):
+        tell(f"the exact gradient, of {search.space.size} architectures")
+        if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
+            truth = enumerated(search, batches)
+        else:
+            truth = sampled(make("advantage-exact"), batches, exact_draws)
+        qualities = []
+        for name in names:
+            tell(name)
+            qualities.append(_judge(name, make(name), batches, truth, draws))
+        tell("Eq. (7) against Eq. (6)")
+        credit = _compare_credits(make("advantage"), make("advantage-exact"), batches, draws)
+    return truth, qualities, credit
+
+
+def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
+    """A strategy over another one's network, with its θ and its loss."""
+    kind, options = ESTIMATORS[name]
+    given = type(kind.__name__, (kind,), {"progress": progress, "searching": True})
+    made: SearchStrategy = given(
+        search.model, architecture_optimizer=search.architecture_optimizer, task=search.task, seed=seed, **options
+    )
+    made.outcome = search.outcome  # type: ignore[method-assign]  # with whatever loss a user has written
+    made.to(search.device)
+    made.theta.data = search.theta.detach().clone()
+    return made
+
+
+def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
+    """∇θ Σ_a p(a) L(a), from every architecture's loss."""
+    choices = list(itertools.product(*(range(len(row)) for row in search.space.candidates)))
+    losses = torch.zeros(len(choices), device=search.device)
+    with torch.no_grad():
+        for index, choice in enumerate(choices):
+            with search.space.bind(search.one_hot(choice)):
+                losses[index] = sum(search.outcome(batch).loss for batch in batches) / len(batches)
+    with torch.enable_grad():
+        log_p = functional.log_probs(search.theta, search.mask)
+        places = torch.tensor(choices, device=log_p.device)  # [N, E]
+        joint = log_p.expand(len(choices), -1, -1).gather(2, places.unsqueeze(2)).sum((1, 2)).exp()  # [N]
+        (gradient,) = torch.autograd.grad((joint * losses).sum(), search.theta)
+    return Truth(gradient, 0.0, f"all {len(choices)} architectures")
+
+
+def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
+    """The mean of estimates that have no bias."""
+    estimates = torch.stack([each for each, _ in _estimates(exact, batches, draws)])
+    error = float((estimates.var(0).sum() / draws).sqrt())
+    return Truth(estimates.mean(0), error, f"the mean of {draws} estimates of Eq. (6)")
+
+
+def recommend(qualities: Sequence[Quality]) -> str:
+    """Which estimator, and why."""
+    best = max(qualities, key=lambda each: each.snr_per_second)
+    steadiest = max(qualities, key=lambda each: each.cosine)
+    text = (
+        f"{best.name}: in a second of architecture steps its signal along the exact gradient is"
+        f" {math.sqrt(best.snr_per_second):.3g} times its noise, the most of all; its mean's cosine with the exact"
+        f" gradient is {best.cosine:.2f}"
+    )
+    if best.cosine < 0.9 * steadiest.cosine:
+        text += f". Where there is time for many steps, {steadiest.name}: {steadiest.cosine:.2f}"
+    return text
+
+
+# -- inside ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _training(search: SearchStrategy) -> Iterator[None]:
+    modes = {module: module.training for module in search.modules()}
+    search.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _estimates(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:
+    """What θ is given in one architecture step after the other, and in how many seconds."""
+    for index in range(BURN_IN + draws):
+        started = time.perf_counter()
+        gradients = made.architecture_gradients(made.evaluate_draws(batches[index % len(batches)]))
+        if made.device.type != "cpu":
+            getattr(torch, made.device.type).synchronize()
+        made.architecture_steps += 1
+        assert gradients is not None
+        if index >= BURN_IN:
+            yield gradients[0].detach(), time.perf_counter() - started
+
+
+def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth, draws: int) -> Quality:
+    found, seconds = zip(*_estimates(made, batches, draws), strict=True)
+    estimates, g = torch.stack(found).double(), truth.gradient.double()  # [N, E, J], [E, J]
+    edges = {
+        edge: _measure(estimates[:, index], g[index])
+        for index, edge in enumerate(made.space.edges)
+        if len(made.space.candidates[index]) > 1
+    }
+    whole_space = _measure(estimates.flatten(1), g.flatten())
+    return Quality(
+        name=name,
+        draws=draws,
+        seconds=median(seconds),
+        edges={edge: {key: value[key] for key in ("bias", "variance", "cosine")} for edge, value in edges.items()},
+        **whole_space,
+    )
+
+
+def _measure(estimates: Tensor, g: Tensor) -> dict[str, float]:
+    """Of estimates ``[N, K]`` of g ``[K]``."""
+    size = g.norm().clamp(min=torch.finfo(g.dtype).tiny)
+    mean, spread = estimates.mean(0), estimates.var(0).sum()
+    cosine = torch.nn.functional.cosine_similarity
+    along = (mean @ g / size).square()
+    return {
+        "bias": float((mean - g).norm() / size),
+        "noise": float((spread / len(estimates)).sqrt() / size),
+        "variance": float(spread / size.square()),
+        "cosine": float(cosine(mean, g, dim=0)),
+        "draw_cosine": float(cosine(estimates, g.expand_as(estimates), dim=1).mean()),
+        "snr": float(along / spread.clamp(min=torch.finfo(g.dtype).tiny)),
+    }
+
+
+def _compare_credits(taylor: SearchStrategy, exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Credit:
+    first, second = [], []
+    for index in range(draws):
+        batch = batches[index % len(batches)]
+        trials = exact.evaluate_draws(batch)
+        drawn = taylor.evaluate(trials[0].architecture, batch)
+        assert drawn.gate_grad is not None
+        first.append((drawn.gate_grad * drawn.architecture.weights).sum(-1))
+        second.append(trials[0].loss - torch.stack([trial.loss for trial in trials[1:]]))
+    a, b = torch.stack(first).flatten(), torch.stack(second).flatten()
+    ranks = torch.stack([each.argsort().argsort().double() for each in (a, b)])
+    return Credit(float(torch.corrcoef(ranks)[0, 1]), float((a.sign() == b.sign()).double().mean()), draws)
