@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -56,24 +57,26 @@ class _OneHotGates(torch.autograd.Function):
         ctx: Any, row: Tensor, route: _Route, run: RunAgain, others: Sequence[int], count: int, *tensors: Tensor
     ) -> Any:
         ctx.route, ctx.run, ctx.others, ctx.count = route, run, others, count
-        ctx.save_for_backward(row, *tensors)
+        ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
+        ctx.credits = partial(torch.zeros, len(row), dtype=row.dtype, device=row.device)
         if others:
             kind = row.device.type
-            ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+            enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+            ctx.autocast = {"device_type": kind, "enabled": enabled, "dtype": dtype}
         return tuple(output.clone() for output in tensors[:count])  # no views, so that an operation in place may follow
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        row, *tensors = ctx.saved_tensors
+        tensors = ctx.saved_tensors  # once: checkpointing makes them anew
         outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
         (active,) = ctx.route.paths
-        credits = torch.zeros_like(row)
+        credits = ctx.credits()
         if ctx.route.inactive == "ones":
             credits += sum(grad.sum() for grad in grads if grad is not None)
         if ctx.others:
             # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
-            with torch.no_grad(), torch.autocast(row.device.type, cache_enabled=False, **ctx.autocast):
+            with torch.no_grad(), torch.autocast(cache_enabled=False, **ctx.autocast):
                 for index in ctx.others:
                     credits[index] = _inner(grads, ctx.run(index, arguments))  # freed before the next one is made
         credits[active] = _inner(grads, outputs)

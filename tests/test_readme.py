@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from advnas_lightning.app import quote_cells
 from advnas_lightning.benchmarks import nasbench201
+from advnas_lightning.diagnose.__main__ import main as diagnose
 from advnas_lightning.report.__main__ import main as report
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,14 @@ def test_the_example_project_runs_and_goes_on(tmp_path: Path, monkeypatch: pytes
     exec(compile(costly, "README.md", "exec"), names)
     assert names["search"].genotype().edges == {"edge": "skip"}  # type: ignore[attr-defined]
     assert names["search"].cost.costs() == {"edge": {"linear": 72, "skip": 0}}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "advnas_lightning.diagnose " in line])
+def test_every_diagnosis_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=RUN")
+    diagnose([*shlex.split(command)[3:], "draws=2", "exact_draws=2"])
+    assert (tmp_path / "diagnosis" / "diagnosis.png").exists()
 
 
 def test_a_module_of_ones_own_is_searchable(capsys: pytest.CaptureFixture[str]) -> None:

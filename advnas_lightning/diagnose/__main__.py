@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from advnas_lightning import config as _resolvers  # noqa: F401  # which a run's settings use
 from advnas_lightning.app import USER_ERRORS, build_strategy, explain
 from advnas_lightning.callbacks import write_json
 from advnas_lightning.checkpoints import whole_checkpoint
+from advnas_lightning.config import Config
 from advnas_lightning.diagnose.quality import (
     ESTIMATORS,
     Credit,
@@ -69,6 +69,7 @@ def load(path: str | Path, count: int) -> tuple[SearchStrategy, list[Any]]:
     if not settings.is_file():
         raise ValueError(f"ckpt_path={path} is of no run's folder: {settings} is missing")
     config = OmegaConf.load(settings)
+    config = OmegaConf.merge(OmegaConf.structured(Config), config)  # an older run's has no settings that are newer
     assert isinstance(config, DictConfig)
     data = instantiate(config.task.data)
     data.prepare_data()
