@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from cli import SMALL_TOY
@@ -20,6 +21,8 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         source = root
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], check=True)
     (wheel,) = wheels.glob("*.whl")
+    modules = {str(path.relative_to(source)) for path in (source / "advnas_lightning").rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import advnas_lightning; print(advnas_lightning.__file__)"]
