@@ -13,14 +13,16 @@ import pytest
 import torch
 from cli import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from conftest import SmallNet
+from lightning import LightningModule
 from linear_space import Net, batch_of, every_choice, joint, loss_of, make, one_hot_rows, weighted
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import ENAS, REINFORCE, AdvantageNAS
-from advnas_lightning.diagnose import Quality, diagnose, recommend
+from advnas_lightning.diagnose import Quality, diagnose, diagnose_fit, recommend
 from advnas_lightning.diagnose.__main__ import main
 from advnas_lightning.diagnose.quality import ESTIMATORS, _measure, estimator, sampled
-from advnas_lightning.tasks import Regression
+from advnas_lightning.tasks import Classification, Regression
 
 BATCHES = [batch_of(1), batch_of(2)]
 
@@ -94,6 +96,44 @@ def test_a_loss_of_the_users_own_is_used() -> None:
     one, two = (diagnose(each, batches, strategies=["advantage"], draws=5) for each in (search, doubled))
     torch.testing.assert_close(2 * one[0].gradient, two[0].gradient)
     assert one[1][0].bias == pytest.approx(two[1][0].bias, rel=1e-4)
+
+
+class Module(LightningModule):
+    """A user's, with logs and a metric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.accuracy = SmallNet(dropout=0.0), MulticlassAccuracy(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        output = self.net(batch[0])
+        self.accuracy(output, batch[1])
+        self.log("accuracy", self.accuracy, on_epoch=True)
+        return nn.functional.cross_entropy(output, batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_lightning_modules_own_step_is_diagnosed(
+    make_loaders: Any, assert_same: Any, fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    search = AdvantageNAS(Module(), architecture_optimizer=partial(torch.optim.Adam, lr=0.1), warmup_epochs=1)
+    before = copy.deepcopy(dict(search.state_dict()))
+    truth, _, _ = diagnose_fit(search, make_loaders(), batches=2, strategies=["advantage"], draws=3)
+    assert truth.by == "all 8 architectures"
+    assert_same(dict(search.state_dict()), before)
+    plain = AdvantageNAS(
+        search.model.net, task=Classification(3), architecture_optimizer=partial(torch.optim.Adam, lr=0.1)
+    )
+    again, _, _ = diagnose_fit(plain, make_loaders(), batches=2, strategies=["advantage"], draws=3)
+    torch.testing.assert_close(truth.gradient, again.gradient)
+    fit(search, make_loaders(), max_epochs=2)  # it is a search as before
+    assert search.architecture_steps > 0
+    with pytest.raises(ValueError, match=r"batches=0 must be a whole number of at least 1"):
+        diagnose_fit(search, make_loaders(), batches=0)
 
 
 def test_measures_of_estimates_with_a_known_law() -> None:

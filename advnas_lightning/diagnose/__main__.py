@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningDataModule
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -37,7 +37,7 @@ from advnas_lightning.diagnose.quality import (
     Quality,
     Truth,
     _estimates,
-    diagnose,
+    diagnose_fit,
     estimator,
     recommend,
 )
@@ -54,12 +54,8 @@ OPTIONS: dict[str, Any] = {
 COLUMNS = ("bias", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s")
 
 
-def load(path: str | Path, count: int) -> tuple[SearchStrategy, list[Any]]:
-    """The search whose checkpoint it is, as it was, and batches as its architecture steps get them.
-
-    Args:
-        path: the checkpoint, in its run's folder.
-        count: of the batches.
+def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
+    """The search whose checkpoint it is, as it was, and its data.
 
     Raises:
         ValueError: there is no such checkpoint, or its run's settings are not beside it.
@@ -71,27 +67,12 @@ def load(path: str | Path, count: int) -> tuple[SearchStrategy, list[Any]]:
     config = OmegaConf.load(settings)
     config = OmegaConf.merge(OmegaConf.structured(Config), config)  # an older run's has no settings that are newer
     assert isinstance(config, DictConfig)
-    data = instantiate(config.task.data)
+    data: LightningDataModule = instantiate(config.task.data)
     data.prepare_data()
     data.setup("fit")
     search = build_strategy(config, data)
     search.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    batches: list[Any] = []
-    search.warmup_epochs = 0
-    search.weight_step = lambda batch: None  # type: ignore[method-assign]
-    search.architecture_step = batches.append  # type: ignore[method-assign, assignment]
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=2 * count,  # enough also where only every second one is for an architecture step
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(search, datamodule=data)
-    return search.to(trainer.strategy.root_device), batches[:count]
+    return search, data
 
 
 def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
@@ -259,10 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = linear(options["strategies"], options["draws"], options["seed"], folder)
             write_json(folder / "diagnosis.json", found)
         else:
-            search, batches = load(options["ckpt_path"], options["batches"])
-            settings = {name: options[name] for name in ("strategies", "draws", "exact_draws", "progress", "seed")}
+            search, data = load(options["ckpt_path"])
+            names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
             tell = partial(print, "…", file=sys.stderr, flush=True)
-            truth, qualities, credit = diagnose(search, batches, tell=tell, **settings)
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+            settings = {name: options[name] for name in names}
+            truth, qualities, credit = diagnose_fit(search, datamodule=data, tell=tell, **settings)
             show(truth, qualities, credit)
             draw(qualities, folder)
             kept = {"exact": truth.by, "exact_error": truth.error, "credit": asdict(credit)}

@@ -6,12 +6,13 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 
 from advnas_lightning import functional
@@ -164,6 +165,57 @@ def diagnose(
         tell("Eq. (7) against Eq. (6)")
         credit = _compare_credits(make("advantage"), make("advantage-exact"), batches, draws)
     return truth, qualities, credit
+
+
+def diagnose_fit(
+    search: SearchStrategy, train_dataloaders: Any = None, *, datamodule: Any = None, batches: int = 4, **options: Any
+) -> tuple[Truth, list[Quality], Credit]:
+    """:func:`diagnose` on a search's own data, and also where its loss is a LightningModule's ``training_step``.
+
+    A fit goes through the first batches, but takes no step: θ and the weights stay as they are.
+
+    Args:
+        search: any strategy with a θ.
+        train_dataloaders: as in ``Trainer.fit``.
+        datamodule: as in ``Trainer.fit``.
+        batches: of architecture steps, at most.
+        options: those of :func:`diagnose`.
+
+    Raises:
+        ValueError: as :func:`diagnose`.
+    """
+    whole("batches", batches, least=1)
+    found: list[Any] = []
+    result: list[tuple[Truth, list[Quality], Credit]] = []
+
+    def architecture_step(batch: Any) -> None:
+        found.append(batch)
+        is_last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if not result and (len(found) == batches or is_last):
+            with getattr(search, "_silent", nullcontext)():
+                result.append(diagnose(search, found, **options))
+
+    warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
+    search.architecture_step = architecture_step  # type: ignore[method-assign]
+    search.weight_step = lambda batch: None  # type: ignore[method-assign]
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=2 * batches,  # enough also where only every second one is for an architecture step
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        with torch.random.fork_rng():
+            trainer.fit(search, train_dataloaders, datamodule=datamodule)
+    finally:
+        del search.architecture_step, search.weight_step
+        search.warmup_epochs = warmup_epochs
+    if not result:
+        raise ValueError("the data has no batch for an architecture step")
+    return result[0]
 
 
 def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
