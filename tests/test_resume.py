@@ -478,6 +478,15 @@ class InterruptAfter(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def _heeds_interrupts() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would the tests in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 @pytest.mark.parametrize("epoch", [0, 2, 3])  # the last one, too: an evaluation may follow it
 def test_an_interrupt_at_the_end_of_an_epoch(
     epoch: int, small_net: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
