@@ -184,13 +184,16 @@ def linear(names: Sequence[str], draws: int, seed: int, folder: Path) -> dict[st
     figure = Figure(figsize=(6.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     known = looks(name.partition("-")[0] for name in names)
+    none = [name for name, row in found.items() if not any(row.values())]  # which a logarithm cannot show
     for name, row in found.items():
+        if name in none:
+            continue
         look = known[name.partition("-")[0]]
         style = "--" if "-" in name else "-"
-        axes.plot(sizes, [max(v, 1e-6) for v in row.values()], style, color=look.colour, marker=look.marker, label=name)
+        axes.plot(sizes, list(row.values()), style, color=look.colour, marker=look.marker, label=name)
     axes.set(xscale="log", yscale="log", xlabel="number of edges", ylabel="variance of the estimate, per edge")
     axes.set_xticks(sizes, list(map(str, sizes)))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, title=f"0: {', '.join(none)}" if none else None, title_fontsize=8)
     axes.grid(alpha=0.3)
     save(figure, folder)
     return found
