@@ -36,8 +36,8 @@ from advnas_lightning.diagnose.quality import (
     Credit,
     Quality,
     Truth,
-    _estimates,
     diagnose_fit,
+    estimates_of,
     estimator,
     recommend,
 )
@@ -51,7 +51,7 @@ OPTIONS: dict[str, Any] = {
     "ckpt_path": None, "task": None, "strategies": None, "draws": 200, "batches": 4, "progress": 0.5, "seed": 0,
     "exact_draws": 2000, "output": "diagnosis", "threads": None,
 }  # fmt: skip
-COLUMNS = ("bias", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s")
+COLUMNS = ("bias", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s")
 
 
 def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
@@ -80,7 +80,8 @@ def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
     console = Console()
     table = Table("estimator", *COLUMNS, title=f"estimates of ∇θ E[L]; exact: {truth.by}")
     for each in qualities:
-        values = (each.bias, each.variance, each.cosine, each.draw_cosine, each.snr, each.seconds, each.snr_per_second)
+        values = [each.bias, each.variance, each.cosine, each.draw_cosine, each.snr, each.seconds]
+        values += [each.snr_per_second, each.second_cosine]
         table.add_row(each.name, *(f"{value:.3g}" for value in values))
     console.print(table)
     noise = max(each.noise for each in qualities)
@@ -169,7 +170,7 @@ def linear(names: Sequence[str], draws: int, seed: int, folder: Path) -> dict[st
         adam = partial(torch.optim.Adam, lr=1e-3)
         search = LinearSearch(LinearNet(edges, rewards), architecture_optimizer=adam)
         made = estimator(name, search, progress=0.5, seed=seed)
-        estimates = torch.stack([each for each, _ in _estimates(made, [torch.ones(())], draws)])
+        estimates = torch.stack([each for each, _ in estimates_of(made, [torch.ones(())], draws)])
         found[name][str(edges)] = float(estimates.var(0).sum() / edges)
     table = Table("estimator", *map(str, sizes), title="variance per edge, by the number of edges (§4.4)")
     for name, row in found.items():
@@ -178,7 +179,8 @@ def linear(names: Sequence[str], draws: int, seed: int, folder: Path) -> dict[st
     p, r = 1 / len(rewards), torch.tensor(rewards)
     second = p * r.square().sum() * (1 - p)
     constant, slope = float(second - (p * r).square().sum()), float(second)
-    table.add_row("advantage, exactly", *(f"{constant:.3g}" for _ in sizes), end_section=True)
+    table.add_section()
+    table.add_row("advantage, exactly", *(f"{constant:.3g}" for _ in sizes))
     table.add_row("reinforce, exactly", *(f"{constant + slope * (size - 1):.3g}" for size in sizes))
     Console().print(table)
     figure = Figure(figsize=(6.6, 4.2), layout="constrained")

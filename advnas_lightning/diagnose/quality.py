@@ -93,6 +93,11 @@ class Quality:
         """The signal-to-noise ratio that a second of architecture steps reaches: their number times one's."""
         return self.snr / self.seconds
 
+    @property
+    def second_cosine(self) -> float:
+        """Of g with the sum of a second's architecture steps: what noise and bias leave of the direction."""
+        return self.cosine / math.sqrt(1 + self.cosine**2 / self.snr_per_second) if self.snr_per_second else 0.0
+
 
 @dataclass(frozen=True)
 class Credit:
@@ -155,7 +160,7 @@ def diagnose(
     with torch.random.fork_rng(), search._unchanged_buffers(), _training(search):
         tell(f"the exact gradient, of {search.space.size} architectures")
         if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
-            truth = enumerated(search, batches)
+            truth = enumerated(make("reinforce"), batches)
         else:
             truth = sampled(make("advantage-exact"), batches, exact_draws)
         qualities = []
@@ -200,7 +205,7 @@ def diagnose_fit(
     search.weight_step = lambda batch: None  # type: ignore[method-assign]
     trainer = Trainer(
         max_epochs=1,
-        limit_train_batches=2 * batches,  # enough also where only every second one is for an architecture step
+        limit_train_batches=2 * batches * search.accumulate,  # also enough where only every second one is for θ
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -232,13 +237,9 @@ def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) 
 
 
 def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
-    """∇θ Σ_a p(a) L(a), from every architecture's loss."""
+    """∇θ Σ_a p(a) L(a), from every architecture's loss, by a strategy that needs nothing else of it."""
     choices = list(itertools.product(*(range(len(row)) for row in search.space.candidates)))
-    losses = torch.zeros(len(choices), device=search.device)
-    with torch.no_grad():
-        for index, choice in enumerate(choices):
-            with search.space.bind(search.one_hot(choice)):
-                losses[index] = sum(search.outcome(batch).loss for batch in batches) / len(batches)
+    losses = torch.stack([_mean_loss(search, choice, batches) for choice in choices])  # [N]
     with torch.enable_grad():
         log_p = functional.log_probs(search.theta, search.mask)
         places = torch.tensor(choices, device=log_p.device)  # [N, E]
@@ -247,24 +248,27 @@ def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
     return Truth(gradient, 0.0, f"all {len(choices)} architectures")
 
 
+def _mean_loss(search: SearchStrategy, choice: Sequence[int], batches: Sequence[Any]) -> Tensor:
+    return torch.stack([search.evaluate(search.one_hot(choice), batch).loss for batch in batches]).mean()
+
+
 def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
     """The mean of estimates that have no bias."""
-    estimates = torch.stack([each for each, _ in _estimates(exact, batches, draws)])
+    estimates = torch.stack([each for each, _ in estimates_of(exact, batches, draws)])
     error = float((estimates.var(0).sum() / draws).sqrt())
     return Truth(estimates.mean(0), error, f"the mean of {draws} estimates of Eq. (6)")
 
 
 def recommend(qualities: Sequence[Quality]) -> str:
     """Which estimator, and why."""
-    best = max(qualities, key=lambda each: each.snr_per_second)
-    steadiest = max(qualities, key=lambda each: each.cosine)
+    best = max(qualities, key=lambda each: each.second_cosine)
+    truest = max(qualities, key=lambda each: each.cosine)
     text = (
-        f"{best.name}: in a second of architecture steps its signal along the exact gradient is"
-        f" {math.sqrt(best.snr_per_second):.3g} times its noise, the most of all; its mean's cosine with the exact"
-        f" gradient is {best.cosine:.2f}"
+        f"{best.name}: the sum of a second's architecture steps has a cosine of {best.second_cosine:.2f} with the exact"
+        f" gradient, the highest of all; without noise it would be {best.cosine:.2f}"
     )
-    if best.cosine < 0.9 * steadiest.cosine:
-        text += f". Where there is time for many steps, {steadiest.name}: {steadiest.cosine:.2f}"
+    if best.cosine < 0.9 * truest.cosine:
+        text += f". Where there is time for many steps, {truest.name}, which would then reach {truest.cosine:.2f}"
     return text
 
 
@@ -282,7 +286,7 @@ def _training(search: SearchStrategy) -> Iterator[None]:
             module.training = mode
 
 
-def _estimates(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:
+def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:
     """What θ is given in one architecture step after the other, and in how many seconds."""
     for index in range(BURN_IN + draws):
         started = time.perf_counter()
@@ -296,7 +300,7 @@ def _estimates(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iter
 
 
 def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth, draws: int) -> Quality:
-    found, seconds = zip(*_estimates(made, batches, draws), strict=True)
+    found, seconds = zip(*estimates_of(made, batches, draws), strict=True)
     estimates, g = torch.stack(found).double(), truth.gradient.double()  # [N, E, J], [E, J]
     edges = {
         edge: _measure(estimates[:, index], g[index])
@@ -319,13 +323,14 @@ def _measure(estimates: Tensor, g: Tensor) -> dict[str, float]:
     mean, spread = estimates.mean(0), estimates.var(0).sum()
     cosine = torch.nn.functional.cosine_similarity
     along = (mean @ g / size).square()
+    rounding = torch.finfo(g.dtype).eps * mean.square().sum() + torch.finfo(g.dtype).tiny
     return {
         "bias": float((mean - g).norm() / size),
         "noise": float((spread / len(estimates)).sqrt() / size),
         "variance": float(spread / size.square()),
         "cosine": float(cosine(mean, g, dim=0)),
         "draw_cosine": float(cosine(estimates, g.expand_as(estimates), dim=1).mean()),
-        "snr": float(along / spread.clamp(min=torch.finfo(g.dtype).tiny)),
+        "snr": float(along / spread.clamp(min=rounding)),
     }
 
 
