@@ -154,7 +154,7 @@ def test_the_recommendation_weighs_signal_against_time() -> None:
     def quality(name: str, snr: float, seconds: float, cosine: float) -> Quality:
         return Quality(name, 10, seconds, 0.1, 0.1, 1.0, cosine, 0.5, snr, {})
 
-    assert recommend([quality("slow", 4.0, 8.0, 0.95), quality("fast", 1.0, 0.5, 0.9)]).startswith("fast: in a second")
+    assert recommend([quality("slow", 4.0, 8.0, 0.95), quality("fast", 1.0, 0.5, 0.9)]).startswith("fast: the sum of a")
     assert "slow, which would then reach 0.99" in recommend(
         [quality("slow", 1.0, 8.0, 0.99), quality("fast", 1.0, 0.5, 0.5)]
     )
