@@ -46,7 +46,7 @@ class ArchitectureCost(nn.Module):
         kind: ``"params"``, exactly; ``"macs"``, of convolutions and matrix products, by torch's counter;
             ``"latency"``, the median of repeated timings of each candidate in its place, after a warm-up;
             ``"memory"``, of activations; a function of a candidate and of what it is called with that returns a number
-            (c_0 is then 0); or the path of a file that :meth:`save` has written.
+            (c_0 is then 0); or the path of a file with the :meth:`content` of another one, a run's ``costs.json``.
         weight: λ of a penalty.
         budget: B of a constraint, in the cost's own unit.
         rate: of the dual ascent.
@@ -72,6 +72,7 @@ class ArchitectureCost(nn.Module):
                 bound = "of at least" if name == "weight" else "above"
                 raise ValueError(f"{name}={value!r} of a cost must be a finite number {bound} 0")
         self.kind, self.budget, self.rate = kind, budget, rate
+        self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # until a file has another one
         if not callable(kind) and kind not in UNITS and not Path(kind).is_file():
             raise ValueError(
                 f"cost={str(kind)!r} is unknown: use {', '.join(UNITS)}, a function, or the path of a file"
@@ -83,7 +84,7 @@ class ArchitectureCost(nn.Module):
     @property
     def unit(self) -> str:
         """Of the cost."""
-        return UNITS.get(str(self.kind), "")
+        return UNITS.get(self.name, "")
 
     def attach(self, search: SearchStrategy) -> None:
         """Make room for the costs of a search's candidates."""
@@ -209,19 +210,20 @@ class ArchitectureCost(nn.Module):
 
     def costs(self) -> dict[str, dict[str, float]]:
         """c_ij by edge and candidate."""
-        pairs = zip(self._edges, self._candidates, self._rows(), strict=True)
-        return {edge: dict(zip(names, row, strict=True)) for edge, names, row in pairs}
+        rows = zip(self._edges, self._candidates, self._rows(), strict=True)
+        return {edge: dict(zip(names, row, strict=True)) for edge, names, row in rows}
 
     def content(self) -> dict[str, Any]:
         """What a file of costs holds."""
-        kind = self.kind if isinstance(self.kind, str) and self.kind in UNITS else "own"
-        return {"cost": kind, "unit": self.unit, "fixed": float(self.fixed), "edges": self.costs()}
+        return {"cost": self.name, "unit": self.unit, "fixed": float(self.fixed), "edges": self.costs()}
 
     def _load(self, path: Path) -> None:
         try:
             content = json.loads(path.read_text())
-            rows = [[float(content["edges"][edge][name]) for name in names] for edge, names in self._pairs()]
+            pairs = zip(self._edges, self._candidates, strict=True)
+            rows = [[float(content["edges"][edge][name]) for name in names] for edge, names in pairs]
             self.fixed.fill_(float(content["fixed"]))
+            self.name = str(content["cost"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} has no costs for this network ({error!r}): measure them anew, cost=macs"
@@ -229,9 +231,6 @@ class ArchitectureCost(nn.Module):
         for edge, row in enumerate(rows):
             self.table[edge, : len(row)] = torch.tensor(row)
         self._end_measuring()
-
-    def _pairs(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        return zip(self._edges, self._candidates, strict=True)
 
     # -- torch ---------------------------------------------------------------------------------------------------------
 
@@ -242,16 +241,6 @@ class ArchitectureCost(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self.is_measured = state["is_measured"]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ArchitectureCost:
-        """Move, but never convert: in half precision the dual ascent's steps would be lost."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            converted = self._buffers[name]
-            if buffer is not None and converted is not None and converted.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(converted.device)
-        return self
 
 
 class _Whole(nn.Module):

@@ -919,15 +919,16 @@ class SearchStrategy(LightningModule):
         In bfloat16 a θ of 1 would not feel the paper's learning rate of 3e-4: the next numbers are 0.996 and 1.008.
         """
         parameters = [(parameter, parameter.data) for parameter in self._moved_parameters()]
-        buffers = dict(self._buffers)
+        owners: list[nn.Module] = [self] if self.cost is None else [self, self.cost]
+        buffers = [(owner._buffers, name, buffer) for owner in owners for name, buffer in owner._buffers.items()]
         super()._apply(fn, recurse)
         for parameter, data in parameters:
             if parameter.dtype in HALF:
                 parameter.data = data.to(parameter.device)
-        for name, buffer in buffers.items():
-            converted = self._buffers[name]
+        for place, name, buffer in buffers:
+            converted = place[name]
             if buffer is not None and converted is not None and converted.dtype in HALF:
-                self._buffers[name] = buffer.to(converted.device)
+                place[name] = buffer.to(converted.device)
         return self
 
     # -- inside --------------------------------------------------------------------------------------------------------
