@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.callbacks import CostFile, Findings, GenotypeFile, Stopwatch, write_json
+from advnas_lightning.callbacks import Findings, GenotypeFile, Stopwatch, write_json
 from advnas_lightning.checkpoints import LastCheckpoint, whole_checkpoint
 from advnas_lightning.config import CONFIG_PATH, check_trainer
 from advnas_lightning.costs import UNITS, ArchitectureCost
@@ -82,7 +82,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     data.setup("fit")
     strategy = build_strategy(config, data)
     watch = Stopwatch()
-    callbacks = [watch, saving, GenotypeFile(folder / "genotype.json"), CostFile(folder / "costs.json")]
+    callbacks = [watch, saving, GenotypeFile(folder / "genotype.json")]
     callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -100,6 +100,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
         findings = [callback for callback in callbacks if isinstance(callback, Findings)]
         summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
         if trainer.is_global_zero:
+            if strategy.cost is not None and strategy.cost.is_measured:
+                write_json(folder / "costs.json", strategy.cost.content())
             genotype = strategy.genotype(strategy.selected)
             title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
             draw_genotype(genotype, folder / "architecture.png", title=title)

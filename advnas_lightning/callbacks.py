@@ -125,25 +125,6 @@ class GenotypeFile(Callback):
         )
 
 
-class CostFile(Callback):
-    """Writes what the candidates cost, once that is measured: ``cost=PATH`` reads it again.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, if there is something new."""
-        assert isinstance(pl_module, SearchStrategy)
-        cost = pl_module.cost
-        if cost is not None and cost.is_measured and not self.path.exists():
-            write_json(self.path, cost.content())
-
-
 class PeriodicTest(Callback):
     """Logs ``test/loss`` of the arg-max architecture on a fresh test batch every few training batches.
 
