@@ -136,18 +136,18 @@ def credit_zero_ops(
     return torch.where(zero_ops & eligible.any(-1, keepdim=True), worst, reward), ema
 
 
-def expected_cost_gradient(p: Tensor, cost: Tensor) -> Tensor:
-    """∇θ Σ_i ⟨p_i, c_i⟩ = p_i ∘ (c_i − ⟨p_i, c_i⟩), exactly, for p_i = softmax(θ_i).
+def through_softmax(p: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient c in p_i = softmax(θ_i) as one in θ: p_i ∘ (c_i − ⟨p_i, c_i⟩).
 
     Args:
         p: ``[E, J]``.
-        cost: ``[E, J]``, c.
+        gradient: ``[E, J]``, c; or costs, for the gradient of the expected cost Σ_i ⟨p_i, c_i⟩.
 
     Example:
-        >>> expected_cost_gradient(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
+        >>> through_softmax(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([[-0.5000,  0.5000]])
     """
-    return p * (cost - (p * cost).sum(-1, keepdim=True))
+    return p * (gradient - (p * gradient).sum(-1, keepdim=True))
 
 
 def importance_weights(losses: Tensor, scale: float) -> Tensor:
@@ -174,7 +174,7 @@ def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
         tensor([[ 0.2500, -0.2500]])
     """
     q = log_p.masked_fill(~pair, -torch.inf).softmax(-1)  # [E, J]
-    return q * (gate_grad - (q * gate_grad).sum(-1, keepdim=True))
+    return through_softmax(q, gate_grad)
 
 
 def keep_unsampled(before: Tensor, after: Tensor, pair: Tensor) -> Tensor:

@@ -294,7 +294,7 @@ class SearchStrategy(LightningModule):
 
     def cost_gradient(self, slope: Tensor) -> Tensor:
         """∇θ Σ_i ⟨p_i, c_i⟩ for costs c = ``slope``, ``[E, J]``."""
-        return functional.expected_cost_gradient(self.probs, slope)
+        return functional.through_softmax(self.probs, slope)
 
     # -- what most strategies need -------------------------------------------------------------------------------------
 

@@ -77,4 +77,4 @@ class CounterfactualNAS(SearchStrategy):
                 -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
             )
             credit = -reward
-        return functional.expected_cost_gradient(self.probs, credit)
+        return functional.through_softmax(self.probs, credit)
