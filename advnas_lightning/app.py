@@ -169,6 +169,7 @@ def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrat
         model=model,
         task=instantiate(config.task.objective, **getattr(data, "objective_arguments", {})),
         cost=build_cost(config),
+        offload=config.offload,
         which=config.which,
         seed=config.seed,
         **instantiate(config.task.optimization, _convert_="all"),

@@ -41,6 +41,7 @@ class Config:
     cost_weight: float | None = None  # of a penalty: λ
     cost_budget: float | None = None  # or of a constraint, in the cost's unit
     cost_rate: float = 0.01  # of λ's dual ascent to the budget
+    offload: bool = False  # candidates' parameters and their optimizer's state stay in host memory
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
     checkpoint: Saving = field(default_factory=Saving)
     preset: str = "paper"  # or authors_code

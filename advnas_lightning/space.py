@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,10 +60,12 @@ class _OneHotGates(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.credits = partial(torch.zeros, len(row), dtype=row.dtype, device=row.device)
-        if others:
-            kind = row.device.type
+        ctx.autocast = nullcontext
+        kind = row.device.type
+        if others and torch.amp.is_autocast_available(kind):
             enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            ctx.autocast = {"device_type": kind, "enabled": enabled, "dtype": dtype}
+            # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
+            ctx.autocast = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
         return tuple(output.clone() for output in tensors[:count])  # no views, so that an operation in place may follow
 
     @staticmethod
@@ -75,8 +77,7 @@ class _OneHotGates(torch.autograd.Function):
         if ctx.route.inactive == "ones":
             credits += sum(grad.sum() for grad in grads if grad is not None)
         if ctx.others:
-            # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
-            with torch.no_grad(), torch.autocast(cache_enabled=False, **ctx.autocast):
+            with torch.no_grad(), ctx.autocast():
                 for index in ctx.others:
                     credits[index] = _inner(grads, ctx.run(index, arguments))  # freed before the next one is made
         credits[active] = _inner(grads, outputs)
@@ -102,6 +103,7 @@ class _Route:
     row: Tensor | None  # gates [J], or None where a single candidate runs with a gate that nobody differentiates
     unit: bool  # one candidate, gate one
     inactive: Inactive
+    loaded: _Loaded
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran."""
@@ -113,6 +115,27 @@ class _Route:
         stacked = torch.stack(outputs)  # [paths, ...]
         mixed = (gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())).view_as(outputs[0])
         return mixed.permute(0, 3, 1, 2) if images else mixed
+
+
+class _Loaded:
+    """The weights of offloaded candidates that are on the device, while an architecture is bound: each copied once."""
+
+    def __init__(self, ops: Sequence[MixedOp]) -> None:
+        self._ops = ops
+        self._weights: dict[tuple[int, int], dict[nn.Parameter, Tensor]] = {}
+
+    def of(self, op: MixedOp, index: int) -> dict[nn.Parameter, Tensor]:
+        """The weights of a candidate."""
+        if not self._weights:
+            # The first edge that runs sends for the weights of all, which are then on their way ahead of their use.
+            self._weights = {
+                (id(each), path): each.load(path)
+                for each in self._ops
+                if each._edge.route is not None
+                for path in each._edge.route.paths
+            }
+        found = self._weights.get((id(op), index))
+        return op.load(index) if found is None else found  # one that runs for its credit alone is not kept
 
 
 @dataclass
@@ -159,6 +182,8 @@ class MixedOp(nn.Module):
         self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self._edge = _Edge()
+        self.register_buffer("_place", None, persistent=False)  # of offloaded candidates: empty, on the op's device
+        self._place: Tensor | None
         self._last: tuple[Any, Any, int] = (None, None, 0)  # form of an input, form of the output, whose output it was
         # The candidates see one input, and other edges may see it too: whoever overwrote it would change it for them.
         for module in self.candidates.modules():
@@ -169,6 +194,68 @@ class MixedOp(nn.Module):
     def zero_ops(self) -> tuple[bool, ...]:
         """Which candidates declare themselves zero operations."""
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the candidates' parameters stay in host memory, wherever the network is moved."""
+        return self._place is not None
+
+    def offload(self, on: bool = True) -> None:
+        """Keep the candidates' parameters in host memory, pinned where the network is on a GPU.
+
+        A forward pass on a device copies those of the candidates that it runs there, and a backward pass brings their
+        gradients back. Buffers, such as running statistics, move with the network. A candidate must not recompute its
+        own activations in the backward pass: recompute the whole edge.
+
+        Args:
+            on: with false, let them move with the network again, from the next time on.
+        """
+        if on != self.is_offloaded:
+            self._place = torch.empty(0) if on else None
+
+    def load(self, index: int) -> dict[nn.Parameter, Tensor]:
+        """Copies of an offloaded candidate's parameters on the network's device, with a graph to the parameters."""
+        assert self._place is not None
+        weights = self.candidates[self.names[index]].parameters()
+        with torch.inference_mode(False), torch.enable_grad():  # whoever comes first, others may need the graph
+            return {weight: weight.to(self._place.device, non_blocking=True) for weight in weights}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixedOp:
+        """Move or convert; parameters of offloaded candidates come back to host memory, one by one."""
+        if self._place is None:
+            super()._apply(fn, recurse)
+            return self
+        pinned = fn(self._place).is_cuda
+        stay = {id(each) for weight in self.candidates.parameters() for each in (weight, weight.grad)}
+
+        def stays(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in stay:
+                return moved
+            return moved.cpu().pin_memory() if pinned else moved.cpu()
+
+        super()._apply(stays, recurse)
+        return self
+
+    def _run(self, route: _Route, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        candidate = self.candidates[self.names[index]]
+        if self._place is None or self._place.device.type == "cpu":
+            return candidate(*inputs, **kwargs)
+        weights = route.loaded.of(self, index)
+        places = [
+            (module._parameters, name, weight)
+            for module in candidate.modules()
+            for name, weight in module._parameters.items()
+            if weight is not None
+        ]
+        # torch.func.functional_call would leave its own tensors in a module that occurs twice in the candidate.
+        for parameters, name, weight in places:
+            parameters[name] = weights[weight]  # type: ignore[assignment]
+        try:
+            return candidate(*inputs, **kwargs)
+        finally:
+            for parameters, name, weight in places:
+                parameters[name] = weight
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Run the bound candidates on the inputs and mix their outputs, tensor by tensor.
@@ -183,7 +270,7 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
                 " a plain network with genotype.apply(model)"
             )
-        outputs = [self.candidates[self.names[index]](*inputs, **kwargs) for index in route.paths]
+        outputs = [self._run(route, index, inputs, kwargs) for index in route.paths]
         self._compare(route.paths, outputs, (inputs, kwargs) if kwargs else inputs)
         if route.row is None:
             return outputs[0]
@@ -212,7 +299,7 @@ class MixedOp(nn.Module):
             for place, tensor in zip(places, tensors, strict=True):
                 given[place] = tensor
             inputs, kwargs = tree_unflatten(given, form)
-            output = self.candidates[self.names[index]](*inputs, **kwargs)
+            output = self._run(route, index, inputs, kwargs)
             self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
             return list(_floating(output))
 
@@ -314,6 +401,7 @@ class SearchSpace:
         zero_rows = [op.zero_ops + (False,) * (width - len(op.zero_ops)) for op in first.values()]
         self.zero_ops = torch.tensor(zero_rows)  # [E, J]
         self._edges: list[_Edge] = [op._edge for op in first.values()]
+        self._offloaded = [op for op in model.modules() if isinstance(op, MixedOp) and op.is_offloaded]
 
     def __len__(self) -> int:
         """E, the number of edges."""
@@ -349,10 +437,11 @@ class SearchSpace:
         """
         rows = (architecture.weights if gates is None else gates).unbind(0)
         before = [edge.route for edge in self._edges]
+        loaded = _Loaded(self._offloaded)
         for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
             unit = architecture.choice is not None and paths == (architecture.choice[index],)
             row = None if unit and gates is None else rows[index]
-            edge.route = _Route(paths, row, unit, architecture.inactive)
+            edge.route = _Route(paths, row, unit, architecture.inactive, loaded)
         try:
             yield
         except (RuntimeError, TypeError) as error:
@@ -568,7 +657,8 @@ class Genotype(Mapping[str, str]):
         _check(self, {op.name: op.names for op in mixed})
         memo: dict[int, Any] = {}
         for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates
-            memo[id(op)] = copy.deepcopy(op.candidates[self[op.name]], memo)
+            chosen = copy.deepcopy(op.candidates[self[op.name]], memo)
+            memo[id(op)] = chosen if op._place is None else chosen.to(op._place.device)
         plain = copy.deepcopy(model, memo)
         for module in plain.modules():
             if hasattr(module, "_metric_attributes"):  # a LightningModule's cache of its metrics, by their identities

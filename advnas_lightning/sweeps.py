@@ -21,7 +21,7 @@ from rich.table import Table
 SUMMARY, ERROR = "summary.json", "error.txt"
 RETRAINED = "retrained"  # a folder below a search's: the training of what it found
 # Of these settings, none changes what a job finds.
-INDIFFERENT = ("checkpoint", "ckpt_path", "logger", "threads", "trainer.enable_progress_bar")
+INDIFFERENT = ("checkpoint", "ckpt_path", "logger", "offload", "threads", "trainer.enable_progress_bar")
 
 
 class SweepCallback(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_strategy_task_preset(
         assert search.model.head[-1].out_features == 3  # as many as the images have classes
         assert isinstance(instantiate(config.task.callbacks.scores), CellScores)
     assert config.preset == preset
+
+
+@pytest.mark.parametrize("strategy", ["advantage", "fixed"])
+def test_offload(strategy: str) -> None:
+    cell = json.dumps({f"input->{node}": "filter0" for node in range(1, 11)})
+    given = [f"strategy.genotype='{cell}'"] if strategy == "fixed" else []
+    config = configure(f"strategy={strategy}", "offload=true", *given)
+    data = instantiate(config.task.data)
+    data.setup("fit")
+    built = build_strategy(config, data)
+    assert (built.offloaded is not None) == (strategy == "advantage")  # of a fixed choice there is nothing to keep away
 
 
 def test_the_authors_code_preset_is_the_sum_of_its_options() -> None:

@@ -32,12 +32,16 @@ TOLERANCE = 1e-6
 
 ENGINES = [name for name in STRATEGIES if name not in SAME_ENGINE]
 FIRST_ORDER = [name for name in ENGINES if name != "darts-second_order"]  # which accumulates nothing
+OFFLOADED = ("advantage", "counterfactual", "darts-second_order", "proxylessnas")
 OF_VALIDATION = ("advantage", "gdas", "darts", "parsec")
 
 # What the two processes run: each strategy, and each engine with everything that is done to it.
 RUNS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in STRATEGIES},
     **{f"{name}, accumulating": {"name": name, "accumulate": 2} for name in FIRST_ORDER},
+    **{f"{name}, offloaded": {"name": name, "offload": True} for name in OFFLOADED},
+    "advantage, offloaded, accumulating": {"name": "advantage", "offload": True, "accumulate": 2},
+    "advantage, offloaded, adopting": {"name": "advantage", "offload": True, "adopts": 0.4},
     **{f"{name}, one rank not finite": {"name": name, "broken": True} for name in ENGINES},
     **{f"{name}, adopting": {"name": name, "adopts": 0.4} for name in ENGINES},
     **{f"{name}, adopting, validation data": {"name": name, "adopts": "val"} for name in OF_VALIDATION},
@@ -207,6 +211,17 @@ def shares(ranks: int) -> dict[str, Any]:
     return {"theta": search.theta.detach(), **{key: part.fetched for key, part in data.items()}}
 
 
+def weights_of_the_first(rank: int) -> dict[str, Any]:
+    """What ranks start from whose candidates' weights differ."""
+    search = build("advantage", offload=True)
+    with torch.no_grad():
+        for parameter in search.model.parameters():
+            parameter += rank
+    loaders = {key: DataLoader(points(1, seed=1), batch_size=BATCH) for key in ("weights", "architecture")}
+    trainer_of(2, max_epochs=1, limit_train_batches=0).fit(search, loaders)
+    return {name: parameter.detach() for name, parameter in search.model.named_parameters()}
+
+
 def uneven(rank: int = 0, ranks: int = 1) -> dict[str, Any]:
     """What accumulating ranks end with that read 3 and 5 of each batch of 8."""
     search = build("advantage", accumulate=2)
@@ -321,6 +336,13 @@ def test_accumulating_ranks_may_have_batches_of_different_sizes(
 
 
 @pytest.mark.slow
+def test_offloaded_ranks_start_from_the_weights_of_the_first(ranks: list[dict[str, Any]]) -> None:
+    for name, parameter in build("advantage").model.named_parameters():
+        for rank in ranks:
+            assert torch.equal(rank["start"][name], parameter), name
+
+
+@pytest.mark.slow
 def test_lightning_distributes_both_loaders(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["shares"] for rank in ranks)
     assert torch.equal(first["theta"], second["theta"])
@@ -332,4 +354,5 @@ def test_lightning_distributes_both_loaders(ranks: list[dict[str, Any]]) -> None
 if __name__ == "__main__":
     rank = int(os.environ["LOCAL_RANK"])
     results = {run: result(rank=rank, ranks=2, **options) for run, options in RUNS.items()}
-    torch.save({**results, "shares": shares(ranks=2), "uneven": uneven(rank, 2)}, f"{sys.argv[1]}/rank{rank}.pt")
+    results |= {"shares": shares(ranks=2), "uneven": uneven(rank, 2), "start": weights_of_the_first(rank)}
+    torch.save(results, f"{sys.argv[1]}/rank{rank}.pt")

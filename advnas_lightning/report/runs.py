@@ -34,6 +34,7 @@ FREE = (
     "checkpoint",
     "ckpt_path",
     "logger",
+    "offload",
     "retrain",
     "seed",
     "strategy.genotype",

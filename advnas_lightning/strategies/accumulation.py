@@ -40,7 +40,7 @@ class WeightGroup:
         """
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad /= size
+                parameter.grad /= size.to(parameter.grad.device)
 
 
 def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

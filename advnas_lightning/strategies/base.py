@@ -26,6 +26,7 @@ from advnas_lightning.costs import ArchitectureCost
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.space import Architecture, Genotype, MixedOp, Probabilities, SearchSpace
 from advnas_lightning.strategies.accumulation import MicroBatches, WeightGroup, weighted_mean
+from advnas_lightning.strategies.offloading import OffloadedWeights
 from advnas_lightning.strategies.unfinished import UnfinishedEpoch
 from advnas_lightning.tasks import Outcome, Task
 
@@ -154,6 +155,8 @@ class SearchStrategy(LightningModule):
             step changes nothing and is counted; the next one ends the run.
         task: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
         cost: what architectures cost, beside their loss.
+        offload: keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
+            those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
         which: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
         seed: of the draws.
 
@@ -183,6 +186,7 @@ class SearchStrategy(LightningModule):
         max_bad_steps: int = 10,
         task: Task | None = None,
         cost: ArchitectureCost | None = None,
+        offload: bool = False,
         which: Which | None = None,
         seed: int = 0,
     ) -> None:
@@ -221,8 +225,16 @@ class SearchStrategy(LightningModule):
             raise ValueError(f'cost={cost!r} must be an ArchitectureCost, such as ArchitectureCost("macs", weight=0.1)')
         if cost is not None and not self.searches:
             raise ValueError(f"{type(self).__name__} has no choice that a cost could change: leave cost out")
+        if not isinstance(offload, bool):
+            raise ValueError(f"offload={offload!r} must be true or false")
+        for module in model.modules():
+            if isinstance(module, MixedOp):
+                module.offload(offload)
+        self.offloaded = OffloadedWeights(model) if offload else None
         self.space = SearchSpace(model)
         self.model = model
+        if self.offloaded is not None:
+            self._ddp_params_and_buffers_to_ignore = self.offloaded.names(self)
         self.task = Task() if task is None else task
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
         self.weight_scheduler, self.architecture_scheduler = weight_scheduler, architecture_scheduler
@@ -482,6 +494,8 @@ class SearchStrategy(LightningModule):
                     self.zero_weight_gradients(optimizer)
                 group.size += outcome.size
                 self.manual_backward(outcome.loss if self.accumulate == 1 else outcome.size * outcome.loss)
+                if self.offloaded is not None and self.trainer.world_size > 1:
+                    self.offloaded.average(self)
             return outcome.loss
 
         if group.batches == self.accumulate:
@@ -815,6 +829,8 @@ class SearchStrategy(LightningModule):
         """Let a resumed run load its data where it was, also if a schedule has had it loaded from the start."""
         if "loader" in self._to_restore:
             self.trainer.fit_loop._combined_loader = None
+        if self.offloaded is not None and self.trainer.world_size > 1:
+            self.offloaded.share(self)
 
     def on_fit_end(self) -> None:
         """Leave the trainer as it was."""
@@ -826,6 +842,9 @@ class SearchStrategy(LightningModule):
         last = self.trainer.max_epochs
         if self.searches and last is not None and 0 <= last <= self.warmup_epochs and self.warmup_epochs:
             rank_zero_warn(f"θ never moves: warmup_epochs={self.warmup_epochs} leave nothing of max_epochs={last}")
+        states = self._to_restore.pop("optimizer_states", [])
+        for optimizer, state in zip(self.trainer.optimizers, states, strict=False):
+            optimizer.load_state_dict(state)
         if "rng" in self._to_restore:  # only now: what runs before draws numbers too
             rng.restore(self._to_restore.pop("rng"))
         if "unfinished_epoch" in self._to_restore:
@@ -898,6 +917,9 @@ class SearchStrategy(LightningModule):
             raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
         keys = ("rng", "loader", "unfinished_epoch")
         self._to_restore = {key: checkpoint[key] for key in keys if key in checkpoint}
+        if self.offloaded is not None:  # the trainer would move them all to the device, an optimizer beside its weights
+            self._to_restore["optimizer_states"] = states = checkpoint["optimizer_states"]
+            checkpoint["optimizer_states"] = [{**state, "state": {}} for state in states]
 
     @property
     def is_between_steps(self) -> bool:
@@ -970,8 +992,8 @@ class SearchStrategy(LightningModule):
     def _mean_over_ranks(self, value: Tensor) -> Tensor:
         if self._trainer is None or self._trainer.world_size == 1:
             return value
-        reduced: Tensor = self._trainer.strategy.reduce(value, reduce_op="mean")
-        return reduced
+        reduced: Tensor = self._trainer.strategy.reduce(value.to(self.device), reduce_op="mean")
+        return reduced.to(value.device)
 
     def _track_process_best(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
@@ -1007,7 +1029,8 @@ class SearchStrategy(LightningModule):
     def _full_precision(self) -> AbstractContextManager[None]:
         """Draws and gradients of θ are computed outside the trainer's autocast."""
         kind = self.device.type
-        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if on else nullcontext()
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:

@@ -76,7 +76,7 @@ class DARTS(SearchStrategy):
         with self._weights_at(weights, old, step, -xi):  # w' = w − ξ ∇w L_train(w, a)
             trial = self.evaluate(architecture, batch)
             direction = self._weight_gradient(weights, architecture, batch)
-        norm = torch.cat([part.flatten() for part in direction]).norm()
+        norm = torch.stack([part.norm().to(self.device) for part in direction]).norm()  # offloaded ones are elsewhere
         if xi == 0 or norm == 0:
             return [trial]
         epsilon = float(0.01 / norm)

@@ -22,6 +22,7 @@ class Fixed(SearchStrategy):
         genotype: a genotype, a mapping from edge to candidate, or a text as :meth:`Genotype.read` takes it: the path
             of a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
         which: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
+        offload: changes nothing, there are no candidates left.
 
     Raises:
         ValueError: no genotype, an unreadable file, or a genotype that does not fit the model.
@@ -35,6 +36,7 @@ class Fixed(SearchStrategy):
         *,
         genotype: Genotype | Mapping[str, str] | str | Path | None = None,
         which: Which | None = None,
+        offload: bool = False,
         **kwargs: Any,
     ) -> None:
         if genotype is None:

@@ -1,0 +1,56 @@
+"""What is done by hand with parameters that stay in host memory, where they are no one else's concern."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from advnas_lightning.space import MixedOp
+
+if TYPE_CHECKING:
+    from advnas_lightning.strategies.base import SearchStrategy
+
+
+class OffloadedWeights:
+    """The parameters of all candidates of a network, in host memory; and so is what the weight optimizer knows of them.
+
+    Args:
+        model: the network, whose MixedOps are offloaded.
+
+    Raises:
+        ValueError: a candidate shares a parameter with the network around it, which needs it on the device.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        ops = [module for module in model.modules() if isinstance(module, MixedOp)]
+        self.parameters: dict[int, nn.Parameter] = {}  # by id
+        for op in ops:
+            self.parameters |= {id(parameter): parameter for parameter in op.candidates.parameters()}
+        inside = {id(module) for op in ops for module in op.candidates.modules()}
+        for name, module in model.named_modules(remove_duplicate=False):
+            for own, parameter in module.named_parameters(recurse=False):
+                if id(module) not in inside and id(parameter) in self.parameters:
+                    raise ValueError(
+                        f"offload=true: {name}.{own} is also a candidate's parameter: let them share none, or leave"
+                        " offload out"
+                    )
+
+    def names(self, search: SearchStrategy) -> list[str]:
+        """The parameters' names, all of them."""
+        every = search.named_parameters(remove_duplicate=False)
+        return [name for name, parameter in every if id(parameter) in self.parameters]
+
+    def share(self, search: SearchStrategy) -> None:
+        """Give all ranks the parameters of the first, as DDP does with its own."""
+        for parameter in self.parameters.values():
+            there = parameter.detach().to(search.device)
+            torch.distributed.broadcast(there, 0)
+            parameter.data.copy_(there)
+
+    def average(self, search: SearchStrategy) -> None:
+        """Take the mean of all ranks' gradients, as DDP does with those of its own parameters."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.copy_(search._mean_over_ranks(parameter.grad))

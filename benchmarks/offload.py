@@ -1,0 +1,90 @@
+"""The device memory of a search whose candidates' weights wait in host memory, and of one whose weights do not.
+
+    python -m benchmarks.offload [--candidates N N …] [--batch-size N]
+
+Prints the peak of the tensors on the device, in MiB, over an epoch of weight and architecture steps on CIFAR-10's
+network, one cell per stage, with 3×3 convolutions of equal width as candidates and Adam for the weights: parameters,
+gradients, the optimizer's state and activations together. On a GPU it is what PyTorch's allocator says; elsewhere it is
+what a device in software counts (``software_device.py``), which knows nothing of what a kernel needs for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.optim import Adam
+from torch.utils.data import DataLoader, TensorDataset
+
+from advnas_lightning.models import NASBench201
+from advnas_lightning.tasks import Classification
+from benchmarks.memory import STRATEGIES, conv
+from benchmarks.software_device import DEVICE, SoftwareAccelerator, software_device
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def on_device() -> dict[str, Any]:
+    """Arguments of a Trainer on the GPU, or on the device in software."""
+    if torch.cuda.is_available():
+        return {"accelerator": "gpu", "devices": 1}
+    return {"accelerator": SoftwareAccelerator(), "devices": 1, "strategy": SingleDeviceStrategy(DEVICE)}
+
+
+def peak(name: str, candidates: int, *, offload: bool, batch_size: int = 16, batches: int = 3) -> int:
+    """Bytes on the device at most, during an epoch of a search.
+
+    Args:
+        name: of the strategy.
+        candidates: of each edge.
+        offload: whether their weights stay in host memory.
+        batch_size: images per step.
+        batches: steps of either kind.
+    """
+    torch.manual_seed(0)
+    network = NASBench201(cells=1, operations={f"conv{index}": conv for index in range(candidates)})
+    search = STRATEGIES[name](
+        network,
+        weight_optimizer=partial(Adam, lr=1e-3),
+        architecture_optimizer=partial(Adam, lr=3e-4),
+        task=Classification(10),
+        offload=offload,
+    )
+    images = torch.randn(batches * batch_size, 3, 32, 32)
+    data = TensorDataset(images, torch.randint(10, (len(images),)))
+    loaders = {role: DataLoader(data, batch_size=batch_size) for role in ("weights", "architecture")}
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with nullcontext() if torch.cuda.is_available() else software_device() as memory:
+        before = 0 if memory is None else memory.now
+        Trainer(max_epochs=1, **QUIET, **on_device()).fit(search, loaders)
+        return torch.cuda.max_memory_allocated() if memory is None else memory.peak - before
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[4, 32])
+    parser.add_argument("--batch-size", type=int, default=16)
+    arguments = parser.parse_args()
+    for name in STRATEGIES:
+        for candidates in arguments.candidates:
+            sizes = [
+                peak(name, candidates, offload=offload, batch_size=arguments.batch_size) / 2**20
+                for offload in (False, True)
+            ]
+            print(f"{name:<14} {candidates:>3} candidates  {sizes[0]:8.1f} MiB, offloaded {sizes[1]:8.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""A device in software: tensors on it compute on the CPU, know how much memory they take, and mix with no others.
+
+So that what is to happen on an accelerator can be seen where there is none: which tensors are on it, how much memory
+they take together, and that the numbers stay the same. It tells nothing of time.
+
+    with software_device() as memory:
+        network.to(DEVICE)
+        ...
+    print(memory.peak)
+
+It stands in for an accelerator under the name of one of PyTorch's device types that has no kernels of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from lightning.pytorch.accelerators import Accelerator
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("lazy", 0)
+aten = torch.ops.aten
+if not hasattr(torch, DEVICE.type):  # activation checkpointing looks for one
+    torch._register_device_module(DEVICE.type, ModuleType(f"torch.{DEVICE.type}"))
+
+
+class Memory:
+    """Bytes of the storages that tensors on the device refer to.
+
+    Attributes:
+        now: how many there are.
+        peak: how many there were at most.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._holders: Counter[int] = Counter()
+        self._sizes: dict[int, int] = {}
+
+    def hold(self, tensor: OnDevice) -> None:
+        """Count a tensor's storage, once for all tensors that share it, until the last of them is gone."""
+        storage = tensor.data_here.untyped_storage()
+        key = storage.data_ptr()
+        if not self._holders[key]:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        self._holders[key] += 1
+        weakref.finalize(tensor, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            self.now -= self._sizes.pop(key)
+
+
+class OnDevice(Tensor):
+    """A tensor on the device; ``data_here`` is the tensor on the CPU that it computes with."""
+
+    memory = Memory()
+    data_here: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls: type[OnDevice], data: Tensor) -> OnDevice:
+        """Put ``data`` on the device as it is, without a copy."""
+        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            data.size(),
+            strides=data.stride(),
+            storage_offset=data.storage_offset(),
+            dtype=data.dtype,
+            device=DEVICE,
+        )
+        made.data_here = data
+        cls.memory.hold(made)
+        return made
+
+    def __init__(self, data: Tensor) -> None:
+        pass
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A file holds what it would of any tensor that is mapped to the CPU."""
+        return self.data_here.__reduce_ex__(protocol)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"OnDevice({self.data_here})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(function, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    """Sees what makes tensors on the device, too."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(function, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """What asks no dispatcher: numbers from and to Python go by way of the CPU."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is Tensor.tolist:
+            return _here(args[0]).tolist()
+        if function is Tensor.__getitem__ and isinstance(args[1], list):
+            return args[0][torch.tensor(args[1]).to(args[0].device)]
+        if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
+            return function(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
+        return function(*args, **kwargs)
+
+
+def compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run an operation on the CPU; its results are on the device if its tensors are, or if it is told so.
+
+    Raises:
+        RuntimeError: tensors on the device and beside it, other than numbers.
+    """
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    there = [isinstance(each, OnDevice) for each in tensors]
+    here_args, here_kwargs = tree_map(_here, (args, kwargs))
+    if function is aten.copy_.default:
+        here_args[0].copy_(here_args[1])
+        return args[0]
+    moves = function is aten._to_copy.default
+    if not moves and any(there) and not all(on or each.dim() == 0 for on, each in zip(there, tensors, strict=True)):
+        raise RuntimeError(f"{function} has tensors on {DEVICE} and on the CPU")
+    device = kwargs.get("device")
+    to_device = any(there) if device is None else torch.device(device).type == DEVICE.type
+    if device is not None:
+        here_kwargs |= {"device": torch.device("cpu")}
+    result = function(*here_args, **here_kwargs)
+    if not to_device:
+        return result
+    result = tree_map(_there, result)
+    return return_and_correct_aliasing(function, args, kwargs, result) if any(there) and not moves else result
+
+
+def _here(value: Any) -> Any:
+    return value.data_here if isinstance(value, OnDevice) else value
+
+
+def _there(value: Any) -> Any:
+    return OnDevice(value) if isinstance(value, Tensor) and not isinstance(value, OnDevice) else value
+
+
+@contextmanager
+def software_device() -> Iterator[Memory]:
+    """Let the device be there; gives its memory, whose ``peak`` starts anew."""
+    gc.collect()  # what an earlier use has left in cycles
+    with _Functions(), _Mode():
+        OnDevice.memory.peak = OnDevice.memory.now
+        yield OnDevice.memory
+
+
+class SoftwareAccelerator(Accelerator):
+    """For ``Trainer(accelerator=SoftwareAccelerator())``."""
+
+    def setup_device(self, device: torch.device) -> None:
+        """Nothing to do."""
+
+    def teardown(self) -> None:
+        """Nothing to do."""
+
+    def get_device_stats(self, device: Any) -> dict[str, Any]:
+        """The memory that is taken."""
+        return {"bytes": OnDevice.memory.now}
+
+    @staticmethod
+    def parse_devices(devices: Any) -> int:
+        """How many are wanted."""
+        return int(devices)
+
+    @staticmethod
+    def get_parallel_devices(devices: int) -> list[torch.device]:
+        """The device."""
+        return [DEVICE] * devices
+
+    @staticmethod
+    def auto_device_count() -> int:
+        """There is one."""
+        return 1
+
+    @staticmethod
+    def is_available() -> bool:
+        """Always."""
+        return True
+
+    @staticmethod
+    def name() -> str:
+        """For messages."""
+        return "software"
