@@ -89,7 +89,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     check_trainer(settings)
     callbacks.append(ProbabilityPictures())
     if settings["enable_progress_bar"] is not False:
-        callbacks.append(progress_display())
+        callbacks.append(progress_display(parallel_job(folder)))
     for callback in instantiate(config.trainer.callbacks) or []:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
@@ -108,6 +108,13 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
             write_json(folder / SUMMARY, summary)  # the last file: a run that has it is finished
             show(summary, strategy, findings, folder)
     return summary
+
+
+def parallel_job(folder: Path) -> str:
+    """The name of a job that others run beside: its folder in the sweep's; of any other run: nothing."""
+    settings = HydraConfig.get()
+    alone = settings.mode != RunMode.MULTIRUN or settings.launcher._target_.endswith(".BasicLauncher")
+    return "" if alone else os.path.relpath(folder, settings.sweep.dir)
 
 
 def retrain(folder: Path) -> None:

@@ -15,9 +15,13 @@ from advnas_lightning.strategies import SearchStrategy
 PERIOD = 0.25  # seconds between two drawings: a toy step takes a hundredth of one
 
 
-def progress_display() -> ProgressBar:
-    """What suits the standard output."""
-    return SearchProgressBar() if sys.stdout.isatty() else EpochLines()
+def progress_display(job: str = "") -> ProgressBar:
+    """What suits the standard output.
+
+    Args:
+        job: the name of a run that may share it with others: each line begins with it.
+    """
+    return SearchProgressBar() if sys.stdout.isatty() and not job else EpochLines(job)
 
 
 def cell(search: SearchStrategy) -> str:
@@ -62,10 +66,15 @@ class SearchProgressBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """A line at the end of each epoch, for files and pipes."""
+    """A line at the end of each epoch, for files and pipes.
 
-    def __init__(self) -> None:
+    Args:
+        job: what it begins with, beside others' lines.
+    """
+
+    def __init__(self, job: str = "") -> None:
         super().__init__()
+        self._job = job
         self._is_enabled = True
 
     def disable(self) -> None:
@@ -89,4 +98,5 @@ class EpochLines(ProgressBar):
             "cell": cell(pl_module),
         }
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        print(place, *(f"{name} {value}" for name, value in values.items()), sep="  ", flush=True)
+        parts = [self._job, place, *(f"{name} {value}" for name, value in values.items())]
+        print("  ".join(filter(None, parts)), flush=True)

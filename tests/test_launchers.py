@@ -62,3 +62,8 @@ def test_launcher(launcher: str, tmp_path: Path) -> None:
     assert (tmp_path / "sweep/toy/fixed/1/error.txt").read_text().startswith("genotype=None: say what to train with")
     assert re.search(r"^│ 1 +│ sweep/toy/fixed/1 +│ genotype=None: say what", sweep.stdout, re.MULTILINE)
     assert "2 of 3 jobs have finished: sweep" in sweep.stdout
+    if launcher == "joblib":  # whose jobs share the output
+        lines = [line.split("  ")[:2] for line in sweep.stdout.splitlines() if "epoch " in line]
+        jobs = [["toy/advantage/0", "epoch 1/2"], ["toy/advantage/0", "epoch 2/2"]]
+        assert [line for line in lines if line[0] == "toy/advantage/0"] == jobs
+        assert {job for job, _ in lines} == {"toy/advantage/0", "toy/gdas/2"}

@@ -54,7 +54,7 @@ def test_a_display_may_be_switched_off(
 def test_a_terminal_gets_a_live_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("advnas_lightning.app.progress_display", SearchProgressBar)
+    monkeypatch.setattr("advnas_lightning.app.progress_display", lambda job: SearchProgressBar())
     monkeypatch.setenv("COLUMNS", "400")
     drawn: list[dict[str, Any]] = []
     get_metrics = SearchProgressBar.get_metrics
@@ -68,10 +68,13 @@ def test_a_terminal_gets_a_live_line(
     assert re.search(r"Epoch 1/1.*200/200.*entropy: .*cell: filter\d", printed)
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, SearchProgressBar), (False, EpochLines)])
-def test_the_output_decides(terminal: bool, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "job", "kind"),
+    [(True, "", SearchProgressBar), (False, "", EpochLines), (True, "toy/gdas/2", EpochLines)],  # others draw there too
+)
+def test_the_output_decides(terminal: bool, job: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    assert type(progress_display()) is kind
+    assert type(progress_display(job)) is kind
 
 
 def test_a_likelier_candidate_is_darker() -> None:
