@@ -159,6 +159,31 @@ def test_a_checkpoint_holds_the_result(
     assert loaded.genotype("process_best") == search.genotype("process_best")
 
 
+@pytest.mark.parametrize("how", ["validated", "loaded"])
+def test_a_checkpoint_that_was_evaluated_leaves_a_new_search_its_whole_epoch(
+    how: str, make_search: Make, make_loaders: Make, small_net: Make, fit: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    class Save(Callback):
+        def on_train_batch_start(self, trainer: Trainer, search: LightningModule, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 2:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    fit(make_search("advantage"), make_loaders(), callbacks=[Save()])
+    search = make_search("advantage")
+    if how == "validated":
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        validating = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
+        validating.validate(search, make_loaders()["weights"], ckpt_path=tmp_path / "middle.ckpt", verbose=False)
+    else:
+        search = type(search).load_from_checkpoint(
+            tmp_path / "middle.ckpt", model=small_net(), task=search.task, strict=False, **OPTIMIZERS
+        )
+    loaders = make_loaders()
+    fit(search, loaders)
+    assert loaders["weights"].dataset.fetched == 24
+    assert search.weight_steps == 2 + 4  # those of the checkpoint are counted
+
+
 def other_space(first: str, second: str, candidates: tuple[str, ...]) -> nn.Module:
     return nn.Sequential(*(MixedOp(name, {c: nn.Linear(4, 4) for c in candidates}) for name in (first, second)))
 

@@ -915,10 +915,12 @@ class SearchStrategy(LightningModule):
         if ("cost.weight" in checkpoint["state_dict"]) != (self.cost is not None):
             had = "no cost" if self.cost is not None else "a cost"
             raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
+        if self._trainer is None or self.trainer.state.fn != "fit":  # what is evaluated does not go on
+            return
         keys = ("rng", "loader", "unfinished_epoch")
         self._to_restore = {key: checkpoint[key] for key in keys if key in checkpoint}
-        if self.offloaded is not None:  # the trainer would move them all to the device, an optimizer beside its weights
-            self._to_restore["optimizer_states"] = states = checkpoint["optimizer_states"]
+        if self.offloaded is not None:  # an optimizer puts each part beside its weight; the trainer would move it all
+            self._to_restore["optimizer_states"] = states = checkpoint.get("optimizer_states", [])
             checkpoint["optimizer_states"] = [{**state, "state": {}} for state in states]
 
     @property
