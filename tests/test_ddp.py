@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from conftest import CLASSES, SAME_ENGINE, STRATEGIES, CountingData, SmallNet
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
@@ -218,7 +218,14 @@ def weights_of_the_first(rank: int) -> dict[str, Any]:
         for parameter in search.model.parameters():
             parameter += rank
     loaders = {key: DataLoader(points(1, seed=1), batch_size=BATCH) for key in ("weights", "architecture")}
-    trainer_of(2, max_epochs=1, limit_train_batches=0).fit(search, loaders)
+
+    class Look(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            distributed: Any = trainer.strategy.model
+            candidates = {name for name, _ in search.named_parameters() if ".candidates." in name}
+            assert distributed.parameters_to_ignore == candidates  # on a GPU it would refuse what lies beside it
+
+    trainer_of(2, max_epochs=1, limit_train_batches=0, callbacks=[Look()]).fit(search, loaders)
     return {name: parameter.detach() for name, parameter in search.model.named_parameters()}
 
 

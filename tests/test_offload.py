@@ -429,6 +429,10 @@ def test_a_weight_that_is_also_outside_is_refused(make_search: Make) -> None:
     net.head.weight = net.cells[0][0].candidates["linear"].weight
     with pytest.raises(ValueError, match=r"head\.weight is also a candidate's parameter"):
         make_search("advantage", net, offload=True)
+    net = SmallNet()
+    net.dropout = nn.Sequential(net.cells[0][0].candidates["linear"])
+    with pytest.raises(ValueError, match=r"dropout\.0\.weight is also a candidate's parameter"):
+        make_search("advantage", net, offload=True)
 
 
 def test_offload_is_true_or_false(make_search: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,32 +26,37 @@ class OffloadedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         ops = [module for module in model.modules() if isinstance(module, MixedOp)]
-        self.parameters: dict[int, nn.Parameter] = {}  # by id
-        for op in ops:
-            self.parameters |= {id(parameter): parameter for parameter in op.candidates.parameters()}
-        inside = {id(module) for op in ops for module in op.candidates.modules()}
-        for name, module in model.named_modules(remove_duplicate=False):
-            for own, parameter in module.named_parameters(recurse=False):
-                if id(module) not in inside and id(parameter) in self.parameters:
-                    raise ValueError(
-                        f"offload=true: {name}.{own} is also a candidate's parameter: let them share none, or leave"
-                        " offload out"
-                    )
+        # Each once, and in the same order on all ranks
+        self.parameters = dict.fromkeys(parameter for op in ops for parameter in op.candidates.parameters())
+        for name, parameter in _outside(model):
+            if parameter in self.parameters:
+                raise ValueError(
+                    f"offload=true: {name} is also a candidate's parameter: let them share none, or leave offload out"
+                )
 
     def names(self, search: SearchStrategy) -> list[str]:
         """The parameters' names, all of them."""
         every = search.named_parameters(remove_duplicate=False)
-        return [name for name, parameter in every if id(parameter) in self.parameters]
+        return [name for name, parameter in every if parameter in self.parameters]
 
     def share(self, search: SearchStrategy) -> None:
         """Give all ranks the parameters of the first, as DDP does with its own."""
-        for parameter in self.parameters.values():
+        for parameter in self.parameters:
             there = parameter.detach().to(search.device)
             torch.distributed.broadcast(there, 0)
             parameter.data.copy_(there)
 
     def average(self, search: SearchStrategy) -> None:
         """Take the mean of all ranks' gradients, as DDP does with those of its own parameters."""
-        for parameter in self.parameters.values():
+        for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.copy_(search._mean_over_ranks(parameter.grad))
+
+
+def _outside(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of the network around its MixedOps, by name."""
+    for name, parameter in module.named_parameters(recurse=False):
+        yield f"{prefix}{name}", parameter
+    for name, child in module.named_children():
+        if not isinstance(child, MixedOp):
+            yield from _outside(child, f"{prefix}{name}.")
