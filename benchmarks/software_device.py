@@ -30,8 +30,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("lazy", 0)
 aten = torch.ops.aten
-if not hasattr(torch, DEVICE.type):  # activation checkpointing looks for one
-    torch._register_device_module(DEVICE.type, ModuleType(f"torch.{DEVICE.type}"))
+if not hasattr(torch, DEVICE.type):  # what torch.cuda is for CUDA
+    _module = ModuleType(f"torch.{DEVICE.type}")
+    _module.synchronize = lambda: None  # type: ignore[attr-defined]
+    torch._register_device_module(DEVICE.type, _module)
 
 
 class Memory:

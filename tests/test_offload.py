@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from advnas_lightning import AdvantageNAS, ArchitectureCost, MixedOp, SearchStrategy
 from advnas_lightning.checkpoints import LastCheckpoint
+from advnas_lightning.diagnose import diagnose
 from advnas_lightning.tasks import Classification
 from benchmarks.offload import on_device, peak
 from benchmarks.software_device import DEVICE, Memory, OnDevice, software_device
@@ -402,6 +403,21 @@ def test_costs_are_the_same(kind: str, device: Memory, make_search: Make, make_l
         fit(make_search("advantage", cost=cost, offload=offload), make_loaders(), **on_device())
         tables.append(cost.costs())
     assert tables[0] == tables[1]
+
+
+def test_a_diagnosis_leaves_the_weights_where_they_are(device: Memory, make_search: Make, assert_same: Make) -> None:
+    found = []
+    for offload in (False, True):
+        search = make_search("advantage", SmallNet(dropout=0.0), offload=offload)
+        torch.manual_seed(0)
+        search.model.load_state_dict(SmallNet(dropout=0.0).state_dict())
+        search.to(DEVICE)
+        batch = torch.ones(6, FEATURES).cumsum(0).to(DEVICE), torch.arange(6).to(DEVICE) % CLASSES
+        _, qualities, _ = diagnose(search, [batch], strategies=["advantage", "counterfactual", "darts"], draws=4)
+        found.append({quality.name: (quality.bias, quality.variance) for quality in qualities})
+        place = "cpu" if offload else DEVICE.type
+        assert {weight.device.type for weight in offloaded(search).values()} == {place}
+    assert_same(*found)
 
 
 def test_a_network_can_be_searched_without_afterwards(make_search: Make, device: Memory) -> None:

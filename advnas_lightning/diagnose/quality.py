@@ -228,7 +228,12 @@ def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) 
     kind, options = ESTIMATORS[name]
     given = type(kind.__name__, (kind,), {"progress": progress, "searching": True})
     made: SearchStrategy = given(
-        search.model, architecture_optimizer=search.architecture_optimizer, task=search.task, seed=seed, **options
+        search.model,
+        architecture_optimizer=search.architecture_optimizer,
+        task=search.task,
+        offload=search.offloaded is not None,
+        seed=seed,
+        **options,
     )
     made.outcome = search.outcome  # type: ignore[method-assign]  # with whatever loss a user has written
     made.to(search.device)
