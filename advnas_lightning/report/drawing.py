@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
-CHAIN_STEP = 1.7  # between the nodes of a chain, whose straight arrows must be longer than their labels
+CHAIN_STEP = 2.0  # between the nodes of a chain, wide enough for the labels of its straight arrows
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-# NAS-Bench-201's operations, short enough to leave something of their arrows.
+# NAS-Bench-201's operations, short enough to stand between two nodes.
 SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
 CUT = {"none", "zero"}  # operations that stand for no edge
 CUT_COLOUR = "#b0b0b0"
@@ -124,13 +124,14 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
         )
         axes.add_patch(arrow)
         share = 0.5 if chain else 0.7
+        above = chain and height == 0  # on a straight arrow between neighbours the label would leave nothing of it
         axes.text(
             x0 + share * (x1 - x0),
-            y0 + share * (y1 - y0) + height,
+            y0 + share * (y1 - y0) + (0.05 if above else height),
             candidate,
             ha="center",
-            va="center",
-            bbox=LABEL,
+            va="bottom" if above else "center",
+            bbox=None if above else LABEL,  # nor may it hide the ends of the arcs
             fontsize=size,
             color="#8a8a8a" if candidate in CUT else "black",
             zorder=3,
