@@ -53,7 +53,7 @@ def check(name: str, make_search: Make, make_loaders: Make, fit: Make, assert_sa
     def result(*, offload: bool, **trainer: Any) -> tuple[dict[str, Any], dict[str, float]]:
         search = make_search(name, weight_optimizer=ADAM, offload=offload, **options)
         torch.manual_seed(3)  # of the dropout
-        fitted = fit(search, make_loaders(), make_loaders()["weights"], max_epochs=2, **trainer)
+        fitted = fit(search, make_loaders(), make_loaders()["weights"], **trainer)
         return ends(search), {key: float(value) for key, value in fitted.callback_metrics.items()}
 
     with software_device():
