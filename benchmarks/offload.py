@@ -11,20 +11,17 @@ what a device in software counts (``software_device.py``), which knows nothing o
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning.models import NASBench201
 from advnas_lightning.tasks import Classification
 from benchmarks.memory import STRATEGIES, conv
-from benchmarks.software_device import DEVICE, SoftwareAccelerator, software_device
+from benchmarks.software_device import on_device, software_device
 
 QUIET = {
     "logger": False,
@@ -34,14 +31,9 @@ QUIET = {
 }
 
 
-def on_device() -> dict[str, Any]:
-    """Arguments of a Trainer on the GPU, or on the device in software."""
-    if torch.cuda.is_available():
-        return {"accelerator": "gpu", "devices": 1}
-    return {"accelerator": SoftwareAccelerator(), "devices": 1, "strategy": SingleDeviceStrategy(DEVICE)}
-
-
-def peak(name: str, candidates: int, *, offload: bool, batch_size: int = 16, batches: int = 3) -> int:
+def peak(
+    name: str, candidates: int, *, offload: bool, batch_size: int = 16, batches: int = 3, gpu: bool = False
+) -> int:
     """Bytes on the device at most, during an epoch of a search.
 
     Args:
@@ -50,6 +42,7 @@ def peak(name: str, candidates: int, *, offload: bool, batch_size: int = 16, bat
         offload: whether their weights stay in host memory.
         batch_size: images per step.
         batches: steps of either kind.
+        gpu: on a GPU, instead of the device in software.
     """
     torch.manual_seed(0)
     network = NASBench201(cells=1, operations={f"conv{index}": conv for index in range(candidates)})
@@ -63,12 +56,14 @@ def peak(name: str, candidates: int, *, offload: bool, batch_size: int = 16, bat
     images = torch.randn(batches * batch_size, 3, 32, 32)
     data = TensorDataset(images, torch.randint(10, (len(images),)))
     loaders = {role: DataLoader(data, batch_size=batch_size) for role in ("weights", "architecture")}
-    if torch.cuda.is_available():
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
-    with nullcontext() if torch.cuda.is_available() else software_device() as memory:
-        before = 0 if memory is None else memory.now
+        Trainer(max_epochs=1, accelerator="gpu", devices=1, **QUIET).fit(search, loaders)
+        return torch.cuda.max_memory_allocated()
+    with software_device() as memory:
+        before = memory.now
         Trainer(max_epochs=1, **QUIET, **on_device()).fit(search, loaders)
-        return torch.cuda.max_memory_allocated() if memory is None else memory.peak - before
+        return memory.peak - before
 
 
 def main() -> None:
@@ -77,10 +72,11 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[4, 32])
     parser.add_argument("--batch-size", type=int, default=16)
     arguments = parser.parse_args()
+    gpu = torch.cuda.is_available()
     for name in STRATEGIES:
         for candidates in arguments.candidates:
             sizes = [
-                peak(name, candidates, offload=offload, batch_size=arguments.batch_size) / 2**20
+                peak(name, candidates, offload=offload, batch_size=arguments.batch_size, gpu=gpu) / 2**20
                 for offload in (False, True)
             ]
             print(f"{name:<14} {candidates:>3} candidates  {sizes[0]:8.1f} MiB, offloaded {sizes[1]:8.1f}", flush=True)

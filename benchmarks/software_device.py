@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -168,7 +169,7 @@ def software_device() -> Iterator[Memory]:
 
 
 class SoftwareAccelerator(Accelerator):
-    """For ``Trainer(accelerator=SoftwareAccelerator())``."""
+    """What Lightning asks of a device, see :func:`on_device`."""
 
     def setup_device(self, device: torch.device) -> None:
         """Nothing to do."""
@@ -204,3 +205,8 @@ class SoftwareAccelerator(Accelerator):
     def name() -> str:
         """For messages."""
         return "software"
+
+
+def on_device() -> dict[str, Any]:
+    """Arguments of a Trainer on the device."""
+    return {"accelerator": SoftwareAccelerator(), "devices": 1, "strategy": SingleDeviceStrategy(DEVICE)}

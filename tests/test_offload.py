@@ -23,8 +23,8 @@ from advnas_lightning import AdvantageNAS, ArchitectureCost, MixedOp, SearchStra
 from advnas_lightning.checkpoints import LastCheckpoint
 from advnas_lightning.diagnose import diagnose
 from advnas_lightning.tasks import Classification
-from benchmarks.offload import on_device, peak
-from benchmarks.software_device import DEVICE, Memory, OnDevice, software_device
+from benchmarks.offload import peak
+from benchmarks.software_device import DEVICE, Memory, OnDevice, on_device, software_device
 
 Make = Callable[..., Any]
 ADAM = partial(Adam, lr=0.01)
