@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -68,7 +67,7 @@ class TeacherData(LightningDataModule):
         generator = _generator(seed, "teacher")
         self.teacher: Genotype = space.genotype(torch.randint(candidates, (nodes,), generator=generator).tolist())
         self._network = self.teacher.apply(network)
-        self._chunk: tuple[Any, Any] = (None, None)
+        self._chunks: dict[str, tuple[int, tuple[Tensor, Tensor]]] = {}  # by purpose, the last one with its number
 
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
         """Batches for the architecture steps."""
@@ -95,9 +94,9 @@ class TeacherData(LightningDataModule):
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
         # The teacher is so small that calling it costs more than its arithmetic, so batches are made in chunks.
         number, place = divmod(index, CHUNK)
-        if self._chunk[0] != (purpose, number):
-            self._chunk = ((purpose, number), self._make_chunk(purpose, number))
-        images, outputs = self._chunk[1]
+        if purpose not in self._chunks or self._chunks[purpose][0] != number:
+            self._chunks[purpose] = number, self._make_chunk(purpose, number)
+        _, (images, outputs) = self._chunks[purpose]
         return images[place], outputs[place]
 
     @torch.no_grad()
