@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Network = TypeVar("Network", bound=nn.Module)
 Inactive = Literal["none", "ones", "outputs"]
-RunAgain = Callable[[int, Sequence[Tensor]], list[Tensor]]
+RunOthers = Callable[[Sequence[Tensor]], Iterator[tuple[int, list[Tensor]]]]
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,25 @@ class Architecture:
 
 
 class _OneHotGates(torch.autograd.Function):
-    """What one candidate returned, under a gate of one; in the backward pass, the credit of all candidates' gates.
+    """What one candidate returned, under a gate of one; in the backward pass, the credit of the gates.
 
     So there is no product, whose backward would pass over the memory twice more.
 
-    ``forward(row, route, run, others, count, *outputs, *arguments)``: the gates ``[J]``; what the edge does; a function
-    that runs a candidate, by its index, on the ``arguments``; the candidates to run so; how many of the tensors are
+    ``forward(gates, route, others, count, *outputs, *arguments)``: the gates ``[J]``, or the active one, a scalar; what
+    the edge does; what runs the other candidates on the ``arguments``, if they are to run; how many of the tensors are
     outputs.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, row: Tensor, route: _Route, run: RunAgain, others: Sequence[int], count: int, *tensors: Tensor
-    ) -> Any:
-        ctx.route, ctx.run, ctx.others, ctx.count = route, run, others, count
+    def forward(ctx: Any, gates: Tensor, route: _Route, others: RunOthers | None, count: int, *tensors: Tensor) -> Any:
+        ctx.route, ctx.others, ctx.count = route, others, count
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.credits = partial(torch.zeros, len(row), dtype=row.dtype, device=row.device)
+        ctx.one = gates.dim() == 0
+        ctx.zeros = partial(torch.zeros, gates.shape, dtype=gates.dtype, device=gates.device)
         ctx.autocast = nullcontext
-        kind = row.device.type
-        if others and torch.amp.is_autocast_available(kind):
+        kind = gates.device.type
+        if others is not None and torch.amp.is_autocast_available(kind):
             enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
             # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
             ctx.autocast = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
@@ -72,27 +71,43 @@ class _OneHotGates(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
         tensors = ctx.saved_tensors  # once: checkpointing makes them anew
         outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
+        if all(grad is None for grad in grads):  # what followed has not used it
+            return (None,) * (4 + len(tensors))
+        credit = _inner(grads, outputs)
+        if ctx.one:
+            return credit, None, None, None, *grads
         (active,) = ctx.route.paths
-        credits = ctx.credits()
+        credits = list(ctx.zeros().unbind())  # of a padded row, too
         if ctx.route.inactive == "ones":
-            credits += sum(grad.sum() for grad in grads if grad is not None)
-        if ctx.others:
+            ones = reduce(torch.add, [_sum(grad) for grad in grads if grad is not None])
+            credits = [ones] * len(credits)
+        if ctx.others is not None:
             with torch.no_grad(), ctx.autocast():
-                for index in ctx.others:
-                    credits[index] = _inner(grads, ctx.run(index, arguments))  # freed before the next one is made
-        credits[active] = _inner(grads, outputs)
-        return credits, None, None, None, None, *grads, *(None for _ in arguments)
+                for index, others in ctx.others(arguments):
+                    credits[index] = _inner(grads, others)
+                    del others  # before the next one is made
+        credits[active] = credit
+        return torch.stack(credits), None, None, None, *grads, *(None for _ in arguments)
 
 
-def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor | float:
-    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output."""
-    total: Tensor | float = 0.0
-    for grad, output in zip(grads, outputs, strict=True):
-        if grad is not None:
-            # Credits are summed in full precision: a half could overflow.
-            credit = (grad * output.conj()).sum(dtype=torch.promote_types(grad.dtype, torch.float32))
-            total = total + credit.real
-    return total
+def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
+    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output, scalar."""
+    credits = [_product(grad, output) for grad, output in zip(grads, outputs, strict=True) if grad is not None]
+    return reduce(torch.add, credits)
+
+
+def _product(grad: Tensor, output: Tensor) -> Tensor:
+    """Re⟨∂L/∂y, y⟩, scalar."""
+    if torch.promote_types(grad.dtype, torch.float32) != grad.dtype:
+        return _sum(grad * output.conj())
+    if output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last):  # as they lie in memory
+        grad, output = grad.permute(0, 2, 3, 1), output.permute(0, 2, 3, 1)
+    return torch.vdot(output.reshape(-1), grad.reshape(-1)).real  # one pass, without a tensor of products
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The real part of a sum in single precision at least: a half could overflow."""
+    return values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).real
 
 
 @dataclass
@@ -100,15 +115,17 @@ class _Route:
     """What one edge does in one forward pass."""
 
     paths: tuple[int, ...]
-    row: Tensor | None  # gates [J], or None where a single candidate runs with a gate that nobody differentiates
+    gates: Tensor | None  # [J]; or the active one's, a scalar; or None, where one runs and nobody asks for its gate
     unit: bool  # one candidate, gate one
     inactive: Inactive
     loaded: _Loaded
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran."""
-        assert self.row is not None
-        gates = self.row if len(self.paths) == len(self.row) else self.row[list(self.paths)]
+        assert self.gates is not None
+        gates = self.gates
+        if len(self.paths) < len(gates):
+            gates = torch.stack([gates[path] for path in self.paths])  # a list as an index would wait for the device
         images = outputs[0].dim() == 4 and outputs[0].is_contiguous(memory_format=torch.channels_last)
         if images:  # stacked as they lie in memory, so that what follows finds their format again
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
@@ -272,7 +289,7 @@ class MixedOp(nn.Module):
             )
         outputs = [self._run(route, index, inputs, kwargs) for index in route.paths]
         self._compare(route.paths, outputs, (inputs, kwargs) if kwargs else inputs)
-        if route.row is None:
+        if route.gates is None:
             return outputs[0]
         if route.unit:
             return self._gate(route, outputs[0], inputs, kwargs)
@@ -285,25 +302,27 @@ class MixedOp(nn.Module):
             return output
         arguments: list[Any] = []
         form: Any = None
-        others: list[int] = []
         if route.inactive == "outputs":
             arguments, form = tree_flatten((inputs, kwargs))
-            others = [index for index in range(len(self.names)) if index not in route.paths]
         places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
         tensors = [arguments[place].detach() for place in places]
         for place in places:
             arguments[place] = None  # only the graph holds it, until it has been used
 
-        def run(index: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+        def run_others(tensors: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
             given = list(arguments)
             for place, tensor in zip(places, tensors, strict=True):
                 given[place] = tensor
             inputs, kwargs = tree_unflatten(given, form)
-            output = self._run(route, index, inputs, kwargs)
-            self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
-            return list(_floating(output))
+            for index in range(len(self.names)):
+                if index not in route.paths:
+                    output = self._run(route, index, inputs, kwargs)
+                    self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
+                    yield index, list(_floating(output))
+                    del output
 
-        gated = iter(_OneHotGates.apply(route.row, route, run, others, len(outputs), *outputs, *tensors))
+        others = run_others if route.inactive == "outputs" else None
+        gated = iter(_OneHotGates.apply(route.gates, route, others, len(outputs), *outputs, *tensors))
         return self._mix(route.paths, [output], lambda _: next(gated))
 
     def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
@@ -436,12 +455,16 @@ class SearchSpace:
             gates: ``[E, J]``, the gates to differentiate; without them the network is run for its weights alone.
         """
         rows = (architecture.weights if gates is None else gates).unbind(0)
+        actives = rows
+        if gates is not None and architecture.choice is not None and architecture.inactive == "none":
+            # One-hot gates: a product picks the active ones, without sending their indices to the device.
+            actives = (architecture.weights * gates).sum(-1).unbind(0)
         before = [edge.route for edge in self._edges]
         loaded = _Loaded(self._offloaded)
         for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
             unit = architecture.choice is not None and paths == (architecture.choice[index],)
-            row = None if unit and gates is None else rows[index]
-            edge.route = _Route(paths, row, unit, architecture.inactive, loaded)
+            own = None if unit and gates is None else actives[index] if unit else rows[index]
+            edge.route = _Route(paths, own, unit, architecture.inactive, loaded)
         try:
             yield
         except (RuntimeError, TypeError) as error:

@@ -11,6 +11,7 @@ what a device in software counts (``software_device.py``), which knows nothing o
 from __future__ import annotations
 
 import argparse
+import logging
 from functools import partial
 
 import torch
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[4, 32])
     parser.add_argument("--batch-size", type=int, default=16)
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     gpu = torch.cuda.is_available()
     for name in STRATEGIES:
         for candidates in arguments.candidates:

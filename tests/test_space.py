@@ -658,6 +658,30 @@ def test_in_place_after_a_skip_leaves_the_edges_input_alone() -> None:
     assert x.grad.tolist() == [-4, 2 * 7 + 2, 2 * 11 + 6]
 
 
+def test_an_output_without_a_gradient_gives_no_credit() -> None:
+    """Such as behind an arg max, a function that passes none on."""
+
+    class Blocked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> None:  # type: ignore[override]
+            return None
+
+    net = nn.ModuleList(MixedOp(name, {"twice": Scale(2.0), "skip": nn.Identity()}) for name in "ab")
+    space = SearchSpace(net)
+    for inactive in ("none", "ones", "outputs"):
+        architecture = replace(space.one_hot([0, 1]), inactive=inactive)
+        gates = architecture.weights.double().requires_grad_()
+        with space.bind(architecture, gates):
+            loss = (net[1](X) + Blocked.apply(net[0](X))).sum()
+        (gradient,) = torch.autograd.grad(loss, gates)
+        assert not gradient[0].any()
+        torch.testing.assert_close(gradient[1, 1], X.sum())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_gates_credit_is_summed_in_full_precision(dtype: torch.dtype) -> None:
     edge = MixedOp("a", {"skip": nn.Identity(), "other": nn.Identity()})

@@ -26,7 +26,7 @@ from advnas_lightning.costs import ArchitectureCost
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.space import Architecture, Genotype, MixedOp, Probabilities, SearchSpace
 from advnas_lightning.strategies.accumulation import MicroBatches, WeightGroup, weighted_mean
-from advnas_lightning.strategies.offloading import OffloadedWeights
+from advnas_lightning.strategies.offloading import OffloadedWeights, WaitingCopies
 from advnas_lightning.strategies.unfinished import UnfinishedEpoch
 from advnas_lightning.tasks import Outcome, Task
 
@@ -519,7 +519,8 @@ class SearchStrategy(LightningModule):
                 group.take_mean(self.model.parameters(), self._mean_over_ranks(size))
             return loss
 
-        with suppress(SkippedStep):
+        unscaling = WaitingCopies() if self.offloaded is not None and self._scaler is not None else nullcontext()
+        with suppress(SkippedStep), unscaling:
             self.step_weights(self._optimizer("weights") if "weights" in self._roles else None, finish)
             self.weight_steps += 1
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from advnas_lightning.space import MixedOp
 
@@ -51,6 +52,25 @@ class OffloadedWeights:
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.copy_(search._mean_over_ranks(parameter.grad))
+
+
+class WaitingCopies(TorchFunctionMode):
+    """Waits for what is copied to host memory.
+
+    PyTorch's GradScaler sends its scale there and, before that has arrived, divides the gradients there by it.
+
+    Example:
+        >>> with WaitingCopies():
+        ...     torch.ones(1).to(device=torch.device("cpu"), non_blocking=True)
+        tensor([1.])
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call ``func``."""
+        kwargs = kwargs or {}
+        if func is Tensor.to and kwargs.get("device") == torch.device("cpu"):
+            kwargs = {**kwargs, "non_blocking": False}
+        return func(*args, **kwargs)
 
 
 def _outside(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Parameter]]:
