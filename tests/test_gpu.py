@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -177,6 +178,31 @@ def test_waiting_is_seen() -> None:
     """So the test above can fail."""
     with pytest.raises(RuntimeError, match="synchroniz"), no_waiting():
         torch.ones(1, device="cuda").item()
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["by channel", "channels last"])
+def test_the_gradients_of_cells_are_those_of_a_cpu(layout: torch.memory_format, make_search: Make) -> None:
+    """PyTorch's own kernels are wrong for some of them, see ``AvgPool``."""
+    torch.manual_seed(0)
+    network = NASBench201(cells=1, channels=4, zero_op=True)
+    images, labels = torch.randn(8, 3, 16, 16).contiguous(memory_format=layout), torch.arange(8)
+    found = []
+    for place in ("cpu", "cuda"):
+        search = make_search("darts", copy.deepcopy(network), task=Classification(10)).to(place)
+        gates = search.probs.requires_grad_()
+        with search.space.bind(search.mixture(search.probs), gates):
+            search.outcome((images.to(place), labels.to(place))).loss.backward()
+        grads = {name: weight.grad for name, weight in search.model.named_parameters()}
+        found.append({name: grad.cpu() for name, grad in {**grads, "gates": gates.grad}.items()})
+    assert len(found[0]) > 50
+    for name, grad in found[0].items():
+        tolerance = 1e-3 * grad.abs().max().item() + 1e-6
+        torch.testing.assert_close(
+            found[1][name], grad, rtol=0, atol=tolerance, msg=lambda text, at=name: f"{at}: {text}"
+        )
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OPERATIONS", "ReLUConvBN", "Zero"]
+__all__ = ["OPERATIONS", "AvgPool", "ReLUConvBN", "Zero"]
 
 
 class ReLUConvBN(nn.Sequential):
@@ -32,6 +32,24 @@ class ReLUConvBN(nn.Sequential):
             nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(outputs, affine=affine, track_running_stats=running_statistics),
         )
+
+
+class AvgPool(nn.AvgPool2d):
+    """3×3 average pooling that keeps the image's size; the padding is not counted.
+
+    PyTorch's CUDA kernel gives wrong gradients, silently, where a padded image is channels-last
+    (https://github.com/pytorch/pytorch/issues/188344), and its MPS one for any such image: so beside a CPU, images are
+    laid out channel by channel for it. Without that, searches on a GPU find cells of poolings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(3, stride=1, padding=1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From and to ``[B, C, H, W]``, in the same memory format."""
+        if x.device.type == "cpu" or x.is_contiguous():
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
 class Zero(nn.Module):
@@ -58,7 +76,5 @@ OPERATIONS: dict[str, Callable[..., nn.Module]] = {
     "skip_connect": partial(_without_parameters, nn.Identity),
     "nor_conv_1x1": partial(_conv, 1),
     "nor_conv_3x3": partial(_conv, 3),
-    "avg_pool_3x3": partial(
-        _without_parameters, partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=False)
-    ),
+    "avg_pool_3x3": partial(_without_parameters, AvgPool),
 }

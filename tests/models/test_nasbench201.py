@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from advnas_lightning.models.nasbench201 import NASBench201
 from advnas_lightning.models.ops import OPERATIONS, ReLUConvBN
 from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace, count_macs
+from benchmarks.software_device import DEVICE, software_device
 
 EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -248,6 +249,26 @@ def operation(name: str, channels: int = 4, **options: bool) -> nn.Module:
 
 def test_operations_are_the_benchmarks_in_its_order() -> None:
     assert tuple(OPERATIONS) == NAMES
+
+
+def test_beside_a_cpu_images_are_pooled_channel_by_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PyTorch's gradients of padded channels-last images are wrong."""
+    pooled: list[bool] = []
+    pool = F.avg_pool2d
+    monkeypatch.setattr(F, "avg_pool2d", lambda x, *rest: pooled.append(x.is_contiguous()) or pool(x, *rest))
+    images = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(2, 3, 6, 6)
+    found = []
+    with software_device():
+        for x in (images.clone(), images.to(DEVICE)):
+            x.requires_grad_()
+            output = operation("avg_pool_3x3")(x)
+            assert output.is_contiguous(memory_format=torch.channels_last)
+            (output * weights.to(x.device)).sum().backward()
+            assert x.grad is not None
+            found.append((output.detach().cpu(), x.grad.cpu()))
+    torch.testing.assert_close(*found)
+    assert pooled == [False, True]
 
 
 def test_average_pooling_does_not_count_the_padding() -> None:
