@@ -296,6 +296,19 @@ def test_strategies_without_a_gradient_name_it_too(kind: type[SearchStrategy], l
         fit(search_with(spoil, kind), pair())
 
 
+def test_edges_that_a_network_detaches_are_no_part_of_its_loss(fit: Fit) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = network(), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.inner(x).detach())
+
+    with one_line("loss", "do not detach"):
+        fit(Search(Detached(), **OPTIMIZERS), pair())
+
+
 def test_a_draw_without_parameters_is_no_loss_without_a_graph(fit: Fit) -> None:
     edge = MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()})
     search = Search(nn.Sequential(edge, nn.Softsign()), **OPTIMIZERS)

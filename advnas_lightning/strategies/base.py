@@ -485,9 +485,7 @@ class SearchStrategy(LightningModule):
                 self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
                 if optimizer is None or not outcome.loss.requires_grad:
                     if optimizer is not None and self._has_weights_outside_edges():
-                        raise ValueError(
-                            f"{self.loss_name} gives a loss without a graph: do not detach what it is made of"
-                        )
+                        raise self._no_graph()
                     self.skipped_weight_steps += 1  # only candidates without parameters were drawn
                     raise SkippedStep
                 if group.size == 0:
@@ -589,13 +587,18 @@ class SearchStrategy(LightningModule):
         with torch.set_grad_enabled(self.needs_gate_grad), self.space.bind(architecture, gates):
             outcome = self.outcome(batch)
             if gates is not None:
-                if not outcome.loss.requires_grad:
+                (gate_grad,) = self.differentiate(outcome.loss, [gates]) if outcome.loss.requires_grad else [None]
+                if gate_grad is None:
                     raise self._no_graph()
-                loss = outcome.loss if self._scaler is None else self._scaler.scale(outcome.loss)
-                (gate_grad,) = torch.autograd.grad(loss, gates)
-                if self._scaler is not None:
-                    gate_grad = gate_grad / self._scaler.get_scale()
         return outcome.loss.detach(), gate_grad, outcome.size
+
+    def differentiate(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """∂L/∂x for each of the inputs, ``None`` where L does not depend on it; in half precision by way of a scale."""
+        if self._scaler is None:
+            return list(torch.autograd.grad(loss, inputs, allow_unused=True))
+        gradients = torch.autograd.grad(self._scaler.scale(loss), inputs, allow_unused=True)
+        scale = self._scaler.get_scale()
+        return [None if gradient is None else gradient / scale for gradient in gradients]
 
     @property
     def loss_name(self) -> str:

@@ -91,8 +91,7 @@ class DARTS(SearchStrategy):
 
     def _weight_gradient(self, weights: Sequence[Tensor], architecture: Architecture, batch: Any) -> list[Tensor]:
         with torch.enable_grad(), self.space.bind(architecture):
-            loss = self.outcome(batch).loss
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            gradients = self.differentiate(self.outcome(batch).loss, weights)
         return [
             torch.zeros_like(weight) if gradient is None else self._mean_over_ranks(gradient)
             for weight, gradient in zip(weights, gradients, strict=True)

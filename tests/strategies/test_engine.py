@@ -881,3 +881,20 @@ def test_the_loss_scaling_of_half_precision_changes_no_architecture_step(
     assert largest > 0
     for part, expected in zip(scaled, plain, strict=True):
         torch.testing.assert_close(part, expected, rtol=0.05, atol=0.05 * largest)
+
+
+def test_a_scaled_loss_changes_no_gradient_of_weights(
+    make_search: Make, make_loaders: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that second-order DARTS looks ahead by."""
+    search = make_search("darts-second_order")
+    search.model.eval()  # no dropout
+    weights = list(search.model.parameters())
+    batch = next(iter(make_loaders()["weights"]))
+    plain = search._weight_gradient(weights, search.sample(), batch)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    monkeypatch.setattr(type(search), "_scaler", scaler)
+    scaled = search._weight_gradient(weights, search.sample(), batch)
+    assert any(part.any() for part in plain)
+    for part, expected in zip(scaled, plain, strict=True):
+        torch.testing.assert_close(part, expected)
