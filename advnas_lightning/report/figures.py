@@ -202,10 +202,13 @@ def _entropy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
     ]
     figure, strategies = _draw(panels, look)
     for axes in figure.axes:
-        axes.set_ylim(bottom=0)
+        lowest, highest = axes.get_ylim()
+        if lowest < 0.8 * highest:  # else a search has hardly begun, and its curves would lie on each other
+            axes.set_ylim(bottom=0)
     caption = (
         "Entropy of an edge's probabilities, mean over the edges, by epoch (Appendix H): median over the seeds, and the"
         " band between the quartiles. 0 is a search whose choice is made."
+        + (" Not all axes begin there." if any(axes.get_ylim()[0] for axes in figure.axes) else "")
         + (" θ moves from the dotted line on." if any(panel.warmup for panel in panels) else "")
     )
     return Plot("fig4", "Figure 4: entropy by epoch", caption, figure, strategies)

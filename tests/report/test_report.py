@@ -56,6 +56,16 @@ def test_the_page_needs_no_other_file(report: Path) -> None:
         assert (report / target).exists(), target
 
 
+@pytest.mark.parametrize(("done", "enlarged"), [(3, True), (40, False)])
+def test_entropies_of_searches_that_have_hardly_begun_are_enlarged(done: int, enlarged: bool, tmp_path: Path) -> None:
+    for strategy in ("advantage", "gdas"):
+        write_run(tmp_path / "runs" / strategy, strategy=strategy, task="toy", epochs=40, done=done)
+    main([str(tmp_path / "runs"), "--output", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "0 is a search whose choice is made." in page
+    assert ("Not all axes begin there." in page) == enlarged
+
+
 def test_what_was_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "runs" / "0")
     write_run(tmp_path / "runs" / "1", seed=1, done=3)
