@@ -15,10 +15,11 @@ import torch
 from cli import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
 from conftest import CLASSES, FEATURES
 from lightning.pytorch import Callback, Trainer
+from test_offload import ADAM, Places, check_going_on, ends, expected
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD
 
-from advnas_lightning import Architecture, ArchitectureCost, SearchStrategy
+from advnas_lightning import Architecture, ArchitectureCost
 from advnas_lightning.checkpoints import LastCheckpoint
 from advnas_lightning.models import NASBench201
 from advnas_lightning.tasks import Classification
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 Make = Callable[..., Any]
 GPU = {"accelerator": "gpu", "devices": 1}
-ADAM = partial(Adam, lr=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,6 @@ def _repeatable() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = True
-
-
-def ends(search: SearchStrategy) -> dict[str, Any]:
-    """What a search has learned, on the CPU."""
-    state = search.state_dict()
-    extra = state.pop("_extra_state")
-    return {**{name: value.cpu() for name, value in state.items()}, "extra": extra}
 
 
 def test_a_search_ends_as_on_the_cpu(
@@ -82,54 +75,14 @@ def test_offloading_changes_no_number(
         )
 
 
-class Places(Callback):
-    """Notes where weights, gradients and optimizer state are at the end of each batch."""
-
-    def __init__(self) -> None:
-        self.kinds: set[tuple[str, str]] = set()
-        self.pinned: set[bool] = set()
-
-    def on_train_batch_end(self, trainer: Trainer, search: Any, *_: Any) -> None:
-        names = {weight: name for name, weight in search.named_parameters()}
-        for weight, name in names.items():
-            kind = "candidates" if ".candidates." in name else "others"
-            self.kinds.add((kind, weight.device.type))
-            if kind == "candidates":
-                self.pinned.add(weight.is_pinned())
-            if weight.grad is not None:
-                self.kinds.add((f"gradients of {kind}", weight.grad.device.type))
-        for weight, state in trainer.optimizers[0].state.items():
-            kind = "candidates" if ".candidates." in names[weight] else "others"
-            self.kinds.add((f"state of {kind}", state["exp_avg"].device.type))
-
-
+@pytest.mark.parametrize("at", [2, 4], ids=["middle", "end"])
 def test_host_memory_is_pinned_and_keeps_what_is_the_candidates_also_after_a_crash(
-    make_search: Make, make_loaders: Make, fit: Make, tmp_path: Path, assert_same: Make
+    at: int, make_search: Make, make_loaders: Make, fit: Make, tmp_path: Path, assert_same: Make
 ) -> None:
-    class Crash(Callback):
-        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-            if trainer.fit_loop.epoch_loop.total_batch_idx == 2:
-                raise InterruptedError
-
-    def run(*callbacks: Callback, **options: Any) -> dict[str, Any]:
-        search = make_search("advantage", weight_optimizer=ADAM, offload=True)
-        torch.manual_seed(3)
-        options |= {"callbacks": list(callbacks), "enable_checkpointing": True, **GPU}
-        fit(search, make_loaders(), max_epochs=2, default_root_dir=tmp_path, **options)
-        return ends(search)
-
-    places, resumed_places = Places(), Places()
-    straight = run(places)
-    with pytest.raises(InterruptedError):
-        run(LastCheckpoint(tmp_path, every_n_steps=1), Crash())
-    assert_same(run(resumed_places, ckpt_path=tmp_path / "last.ckpt"), straight)
-    expected = {
-        (f"{what}{kind}", place)
-        for what in ("", "gradients of ", "state of ")
-        for kind, place in (("candidates", "cpu"), ("others", "cuda"))
-    }
-    assert places.kinds == resumed_places.kinds == expected
-    assert places.pinned == resumed_places.pinned == {True}
+    places = Places()
+    check_going_on(at, places, lambda: GPU, make_search, make_loaders, fit, tmp_path, assert_same)
+    assert places.kinds == expected("cuda")
+    assert places.pinned == {True}
 
 
 @pytest.mark.parametrize("name", ["advantage", "counterfactual"])
@@ -260,8 +213,8 @@ def test_the_loss_scaling_of_half_precision_changes_no_step(
     for parts, references in ((half[:thetas], plain[:thetas]), (half[thetas:], plain[thetas:])):
         largest = max(part.abs().max().item() for part in references)
         assert largest > 0
-        for part, expected in zip(parts, references, strict=True):
-            torch.testing.assert_close(part, expected, rtol=0.05, atol=0.05 * largest)
+        for part, reference in zip(parts, references, strict=True):
+            torch.testing.assert_close(part, reference, rtol=0.05, atol=0.05 * largest)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true"])

@@ -85,6 +85,7 @@ class Places(Callback):
 
     def __init__(self) -> None:
         self.kinds: set[tuple[str, str]] = set()
+        self.pinned: set[bool] = set()  # whether candidates' weights are
         self.steps = 0  # of the optimizer
 
     def on_train_batch_end(self, trainer: Trainer, search: Any, *_: Any) -> None:
@@ -92,6 +93,8 @@ class Places(Callback):
         for weight, name in names.items():
             kind = "candidates" if ".candidates." in name else "others"
             self.kinds.add((kind, weight.device.type))
+            if kind == "candidates":
+                self.pinned.add(weight.is_pinned())
             if weight.grad is not None:
                 self.kinds.add((f"gradients of {kind}", weight.grad.device.type))
         for weight, state in trainer.optimizers[0].state.items():
@@ -100,11 +103,10 @@ class Places(Callback):
             self.steps = max(self.steps, int(state["step"]))
 
 
-EXPECTED = {
-    (f"{what}{kind}", place)
-    for what in ("", "gradients of ", "state of ")
-    for kind, place in (("candidates", "cpu"), ("others", DEVICE.type))
-}
+def expected(device: str) -> set[tuple[str, str]]:
+    """What :class:`Places` notes."""
+    kinds = (("candidates", "cpu"), ("others", device))
+    return {(f"{what}{kind}", place) for what in ("", "gradients of ", "state of ") for kind, place in kinds}
 
 
 def test_what_is_where(make_search: Make, make_loaders: Make, fit: Make, device: Memory) -> None:
@@ -112,14 +114,30 @@ def test_what_is_where(make_search: Make, make_loaders: Make, fit: Make, device:
     fit(
         make_search("advantage", weight_optimizer=ADAM, offload=True), make_loaders(), callbacks=[places], **on_device()
     )
-    assert places.kinds == EXPECTED
+    assert places.kinds == expected(DEVICE.type)
 
 
 @pytest.mark.parametrize("at", [2, 4], ids=["middle", "end"])
 def test_a_search_goes_on_and_nothing_has_moved(
     at: int, make_search: Make, make_loaders: Make, fit: Make, device: Memory, tmp_path: Path, assert_same: Make
 ) -> None:
-    """Lightning moves the state of an optimizer to its device when it resumes."""
+    places = Places()
+    check_going_on(at, places, on_device, make_search, make_loaders, fit, tmp_path, assert_same)
+    assert places.kinds == expected(DEVICE.type)
+    assert places.steps == 8
+
+
+def check_going_on(
+    at: int,
+    places: Places,
+    device: Callable[[], dict[str, Any]],
+    make_search: Make,
+    make_loaders: Make,
+    fit: Make,
+    tmp_path: Path,
+    assert_same: Make,
+) -> None:
+    """Lightning moves the state of an optimizer to its device when it resumes; ``places`` are those after that."""
 
     class Crash(Callback):
         def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -129,18 +147,16 @@ def test_a_search_goes_on_and_nothing_has_moved(
     def run(*callbacks: Callback, offload: bool = True, **options: Any) -> Any:
         search = make_search("advantage", weight_optimizer=ADAM, offload=offload)
         torch.manual_seed(3)
-        options |= {"callbacks": list(callbacks), "enable_checkpointing": True, **on_device()}
+        options |= {"callbacks": list(callbacks), "enable_checkpointing": True, **device()}
         return search, fit(search, make_loaders(), max_epochs=2, default_root_dir=tmp_path, **options)
 
     straight, _ = run()
     saving = LastCheckpoint(tmp_path, every_n_steps=1)
     with pytest.raises(InterruptedError):
         run(saving, Crash())
-    checkpoint, places = shutil.copy(tmp_path / "last.ckpt", tmp_path / "crash.ckpt"), Places()
+    checkpoint = shutil.copy(tmp_path / "last.ckpt", tmp_path / "crash.ckpt")
     resumed, _ = run(places, ckpt_path=checkpoint)
     assert_same(ends(resumed), ends(straight))
-    assert places.kinds == EXPECTED
-    assert places.steps == 8
     without, _ = run(offload=False, ckpt_path=checkpoint)
     assert_same(ends(without), ends(straight))
 
