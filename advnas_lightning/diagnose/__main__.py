@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -51,7 +52,7 @@ OPTIONS: dict[str, Any] = {
     "ckpt_path": None, "task": None, "strategies": None, "draws": 200, "batches": 4, "progress": 0.5, "seed": 0,
     "exact_draws": 2000, "output": "diagnosis", "threads": None,
 }  # fmt: skip
-COLUMNS = ("bias", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s")
+COLUMNS = ("bias", "its noise", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s")
 
 
 def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
@@ -77,18 +78,18 @@ def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
 
 def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
     """Print."""
-    console = Console()
+    whole_table = not sys.stdout.isatty() and "COLUMNS" not in os.environ  # for which a file has room
+    console = Console(width=140 if whole_table else None)
     table = Table("estimator", *COLUMNS, title=f"estimates of ∇θ E[L]; exact: {truth.by}")
     for each in qualities:
-        values = [each.bias, each.variance, each.cosine, each.draw_cosine, each.snr, each.seconds]
+        values = [each.bias, each.noise, each.variance, each.cosine, each.draw_cosine, each.snr, each.seconds]
         values += [each.snr_per_second, each.second_cosine]
         table.add_row(each.name, *(f"{value:.3g}" for value in values))
     console.print(table)
-    noise = max(each.noise for each in qualities)
     size = float(truth.gradient.norm())
     console.print(
-        f"A bias of {noise + truth.error / max(size, 1e-30):.2g} or less may be the noise of {qualities[0].draws}"
-        f" draws. ‖∇θ E[L]‖ = {size:.3g}.",
+        f"Without any bias, {qualities[0].draws} draws would show “its noise”, and what is taken for exact is"
+        f" {truth.error / max(size, 1e-30):.2g} off. ‖∇θ E[L]‖ = {size:.3g}.",
         highlight=False,
     )
     console.print(
