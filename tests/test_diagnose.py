@@ -45,6 +45,8 @@ def test_a_small_space_is_enumerated() -> None:
     truth, qualities, _ = diagnose(search, BATCHES, strategies=["reinforce"], draws=2)
     torch.testing.assert_close(truth.gradient.double(), true_gradient(search), rtol=1e-5, atol=1e-6)  # float32 losses
     assert (truth.error, truth.by) == (0, "all 24 architectures")
+    rise = (-true_gradient(search)).masked_fill(~search.space.mask, -math.inf).argmax(1).tolist()
+    assert truth.raises == dict(search.space.genotype(rise))
     assert [each.name for each in qualities] == ["reinforce"]
 
 
@@ -59,7 +61,7 @@ def test_a_large_space_is_sampled_without_bias() -> None:
 
 def test_what_is_unbiased_is_found_to_be_and_what_is_not_is_not() -> None:
     search = search_net()
-    _, qualities, _ = diagnose(search, BATCHES, draws=400)
+    truth, qualities, _ = diagnose(search, BATCHES, draws=400)
     by_name = {each.name: each for each in qualities}
     assert list(by_name) == list(ESTIMATORS)
     # The noise is the root mean square of what a mean without bias is off by: three of it is more than enough.
@@ -70,6 +72,7 @@ def test_what_is_unbiased_is_found_to_be_and_what_is_not_is_not() -> None:
     assert by_name["darts"].variance == pytest.approx(by_name["darts"].noise ** 2 * 400)
     assert by_name["counterfactual"].variance < by_name["advantage"].variance  # no draw of its own edge adds to it
     assert all(each.seconds > 0 and set(each.edges) == {"a", "b", "c"} for each in qualities)
+    assert by_name["advantage-exact"].agreement(truth) == 3  # the noise is far below what sets the candidates apart
 
 
 def test_nothing_is_changed(make_search: Any, assert_same: Any) -> None:
@@ -210,6 +213,8 @@ def test_a_runs_checkpoint_is_diagnosed(
     assert "… darts" in printed.err
     content = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert list(content["estimators"]) == ["advantage", "darts"]
+    assert "The exact gradient raises most: " in printed.out
+    assert set(content["exact_raises"]) == set(content["estimators"]["darts"]["edges"])
     assert (tmp_path / "out" / "diagnosis.png").stat().st_size > 5000
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == saved
 

@@ -52,7 +52,10 @@ OPTIONS: dict[str, Any] = {
     "ckpt_path": None, "task": None, "strategies": None, "draws": 200, "batches": 4, "progress": 0.5, "seed": 0,
     "exact_draws": 2000, "output": "diagnosis", "threads": None,
 }  # fmt: skip
-COLUMNS = ("bias", "its noise", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s")
+COLUMNS = (
+    "bias", "its noise", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s",
+    "as exact",
+)  # fmt: skip
 
 
 def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
@@ -84,13 +87,19 @@ def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
     for each in qualities:
         values = [each.bias, each.noise, each.variance, each.cosine, each.draw_cosine, each.snr, each.seconds]
         values += [each.snr_per_second, each.second_cosine]
-        table.add_row(each.name, *(f"{value:.3g}" for value in values))
+        table.add_row(each.name, *(f"{value:.3g}" for value in values), f"{each.agreement(truth)}/{len(truth.raises)}")
     console.print(table)
     size = float(truth.gradient.norm())
     console.print(
         f"Without any bias, {qualities[0].draws} draws would show “its noise”, and what is taken for exact is"
         f" {truth.error / max(size, 1e-30):.2g} off. ‖∇θ E[L]‖ = {size:.3g}.",
         highlight=False,
+    )
+    choices = ", ".join(f"{edge} {candidate}" for edge, candidate in truth.raises.items())
+    console.print(
+        f"The exact gradient raises most: {choices}. “As exact”: on how many edges an estimator's mean does the same.",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"Eq. (7) against Eq. (6): rank correlation {credit.rank_correlation:.3f}, same sign in"
@@ -254,7 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             truth, qualities, credit = diagnose_fit(search, datamodule=data, tell=tell, **settings)
             show(truth, qualities, credit)
             draw(qualities, folder)
-            kept = {"exact": truth.by, "exact_error": truth.error, "credit": asdict(credit)}
+            kept = {"exact": truth.by, "exact_error": truth.error, "exact_raises": truth.raises}
+            kept["credit"] = asdict(credit)
             write_json(
                 folder / "diagnosis.json", {**kept, "estimators": {each.name: asdict(each) for each in qualities}}
             )

@@ -16,6 +16,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from advnas_lightning import functional
+from advnas_lightning.space import SearchSpace
 from advnas_lightning.strategies import (
     DARTS,
     GDAS,
@@ -53,11 +54,13 @@ class Truth:
         gradient: ``[E, J]``.
         error: the standard error of its norm; 0 where every architecture was tried.
         by: how it was found.
+        raises: by edge, the candidate whose θ descent along it raises most.
     """
 
     gradient: Tensor
     error: float
     by: str
+    raises: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Quality:
         cosine: of the mean with g.
         draw_cosine: of a single ĝ with g, in the mean.
         snr: ⟨E ĝ, g/‖g‖⟩² / tr Cov ĝ: of one step, what points along g against what does not stay.
-        edges: by edge, the same bias, variance and cosine.
+        edges: by edge, the same bias, variance and cosine, and the candidate whose θ the mean ĝ raises most.
     """
 
     name: str
@@ -86,7 +89,7 @@ class Quality:
     cosine: float
     draw_cosine: float
     snr: float
-    edges: Mapping[str, Mapping[str, float]]
+    edges: Mapping[str, Mapping[str, Any]]
 
     @property
     def snr_per_second(self) -> float:
@@ -97,6 +100,10 @@ class Quality:
     def second_cosine(self) -> float:
         """Of g with the sum of a second's architecture steps: what noise and bias leave of the direction."""
         return self.cosine / math.sqrt(1 + self.cosine**2 / self.snr_per_second) if self.snr_per_second else 0.0
+
+    def agreement(self, truth: Truth) -> int:
+        """On how many edges it raises the candidate that the exact gradient raises."""
+        return sum(self.edges[edge]["raises"] == candidate for edge, candidate in truth.raises.items())
 
 
 @dataclass(frozen=True)
@@ -250,7 +257,7 @@ def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
         places = torch.tensor(choices, device=log_p.device)  # [N, E]
         joint = log_p.expand(len(choices), -1, -1).gather(2, places.unsqueeze(2)).sum((1, 2)).exp()  # [N]
         (gradient,) = torch.autograd.grad((joint * losses).sum(), search.theta)
-    return Truth(gradient, 0.0, f"all {len(choices)} architectures")
+    return Truth(gradient, 0.0, f"all {len(choices)} architectures", raised(search.space, gradient))
 
 
 def _mean_loss(search: SearchStrategy, choice: Sequence[int], batches: Sequence[Any]) -> Tensor:
@@ -261,7 +268,14 @@ def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
     """The mean of estimates that have no bias."""
     estimates = torch.stack([each for each, _ in estimates_of(exact, batches, draws)])
     error = float((estimates.var(0).sum() / draws).sqrt())
-    return Truth(estimates.mean(0), error, f"the mean of {draws} estimates of Eq. (6)")
+    gradient = estimates.mean(0)
+    return Truth(gradient, error, f"the mean of {draws} estimates of Eq. (6)", raised(exact.space, gradient))
+
+
+def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:
+    """By edge, the candidate whose θ rises most in descent along a gradient ``[E, J]``; edges of one have no choice."""
+    rows = zip(space.edges, space.candidates, gradient, strict=True)
+    return {edge: names[int(row[: len(names)].argmin())] for edge, names, row in rows if len(names) > 1}
 
 
 def recommend(qualities: Sequence[Quality]) -> str:
@@ -307,17 +321,17 @@ def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> It
 def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth, draws: int) -> Quality:
     found, seconds = zip(*estimates_of(made, batches, draws), strict=True)
     estimates, g = torch.stack(found).double(), truth.gradient.double()  # [N, E, J], [E, J]
-    edges = {
-        edge: _measure(estimates[:, index], g[index])
-        for index, edge in enumerate(made.space.edges)
-        if len(made.space.candidates[index]) > 1
-    }
+    edges: dict[str, dict[str, Any]] = {}
+    for edge, candidate in raised(made.space, estimates.mean(0)).items():
+        index = made.space.edges.index(edge)
+        own = _measure(estimates[:, index], g[index])
+        edges[edge] = {**{key: own[key] for key in ("bias", "variance", "cosine")}, "raises": candidate}
     whole_space = _measure(estimates.flatten(1), g.flatten())
     return Quality(
         name=name,
         draws=draws,
         seconds=median(seconds),
-        edges={edge: {key: value[key] for key in ("bias", "variance", "cosine")} for edge, value in edges.items()},
+        edges=edges,
         **whole_space,
     )
 
