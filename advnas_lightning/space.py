@@ -100,9 +100,13 @@ def _product(grad: Tensor, output: Tensor) -> Tensor:
     """Re⟨∂L/∂y, y⟩, scalar."""
     if torch.promote_types(grad.dtype, torch.float32) != grad.dtype:
         return _sum(grad * output.conj())
-    if output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last):  # as they lie in memory
+    if _is_channels_last(output):  # as they lie in memory
         grad, output = grad.permute(0, 2, 3, 1), output.permute(0, 2, 3, 1)
     return torch.vdot(output.reshape(-1), grad.reshape(-1)).real  # one pass, without a tensor of products
+
+
+def _is_channels_last(output: Tensor) -> bool:
+    return output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -126,7 +130,7 @@ class _Route:
         gates = self.gates
         if len(self.paths) < len(gates):
             gates = torch.stack([gates[path] for path in self.paths])  # a list as an index would wait for the device
-        images = outputs[0].dim() == 4 and outputs[0].is_contiguous(memory_format=torch.channels_last)
+        images = _is_channels_last(outputs[0])
         if images:  # stacked as they lie in memory, so that what follows finds their format again
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
         stacked = torch.stack(outputs)  # [paths, ...]
