@@ -198,7 +198,7 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
             kind = get_method(kind)
         except (ImportError, ValueError) as error:
             raise ValueError(f"cost={kind} is neither a file nor a function: {str(error).splitlines()[0]}") from None
-    return ArchitectureCost(kind, rate=config.cost_rate, **options)
+    return ArchitectureCost(kind, rate=config.cost_rate, damping=config.cost_damping, **options)
 
 
 def summarize(

@@ -40,7 +40,8 @@ class Config:
     cost: str | None = None  # params, macs, latency, memory, a file of costs, or a function's dotted path
     cost_weight: float | None = None  # of a penalty: λ
     cost_budget: float | None = None  # or of a constraint, in the cost's unit
-    cost_rate: float = 0.01  # of λ's dual ascent to the budget
+    cost_rate: float = 0.003  # of λ's dual ascent to the budget
+    cost_damping: float = 10.0  # of it, against swings
     offload: bool = False  # candidates' parameters and their optimizer's state stay in host memory
     ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
     checkpoint: Saving = field(default_factory=Saving)

@@ -35,9 +35,16 @@ class ArchitectureCost(nn.Module):
     """The expected cost C(p) = c_0 + Σ_i ⟨p_i, c_i⟩ as a penalty or a constraint of a search.
 
     A penalty adds λ C(p)/C_max to the loss, C_max the cost of the most expensive architecture, so that λ is in the
-    loss's units whatever the cost's are. A constraint C(p) ≤ B adapts λ by dual ascent, after each architecture step:
-    λ ← max(0, λ + rate (C(p) − B)/B), from 0. The gradient in θ is exact where edges are drawn independently: by all
+    loss's units whatever the cost's are. The gradient in θ is exact where edges are drawn independently: by all
     strategies but ENAS.
+
+    A constraint C(p) ≤ B adapts λ by dual ascent on the augmented Lagrangian (Nocedal and Wright, Numerical
+    Optimization, ch. 17), after each architecture step. With the excess x = (C(p) − B)/B, and μ from 0,
+
+        μ ← max(0, μ + rate x),  λ = max(0, μ + damping x).
+
+    Without the damping, θ answers to λ later than λ to C(p), and the two swing around each other. What meets B is the
+    expected cost: the arg max's comes close to it as p sharpens.
 
     All c_ij are measured once, at the first architecture step, in the user's network, on its batch and device, in the
     network's own mode; edges that share a name add up. c_0 is what the network costs beside its edges.
@@ -49,7 +56,8 @@ class ArchitectureCost(nn.Module):
             (c_0 is then 0); or the path of a file with the :meth:`content` of another one, a run's ``costs.json``.
         weight: λ of a penalty.
         budget: B of a constraint, in the cost's own unit.
-        rate: of the dual ascent.
+        rate: of the dual ascent, in the loss's units.
+        damping: how much of λ the excess is worth at once, in the loss's units; 0 is plain dual ascent.
 
     Raises:
         ValueError: a bad argument; not exactly one of ``weight`` and ``budget``.
@@ -61,17 +69,19 @@ class ArchitectureCost(nn.Module):
         *,
         weight: float | None = None,
         budget: float | None = None,
-        rate: float = 0.01,
+        rate: float = 0.003,
+        damping: float = 10.0,
     ) -> None:
         super().__init__()
         if (weight is None) == (budget is None):
             raise ValueError(f"weight={weight!r}, budget={budget!r}: give a cost one of them")
-        for name, value in {"weight": weight, "budget": budget, "rate": rate}.items():
+        for name, value in {"weight": weight, "budget": budget, "rate": rate, "damping": damping}.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-            if value is not None and (not number or (value == 0 and name != "weight")):
-                bound = "of at least" if name == "weight" else "above"
+            may_be_zero = name in ("weight", "damping")
+            if value is not None and (not number or (value == 0 and not may_be_zero)):
+                bound = "of at least" if may_be_zero else "above"
                 raise ValueError(f"{name}={value!r} of a cost must be a finite number {bound} 0")
-        self.kind, self.budget, self.rate = kind, budget, rate
+        self.kind, self.budget, self.rate, self.damping = kind, budget, rate, damping
         self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # until a file has another one
         if not callable(kind) and kind not in UNITS and not Path(kind).is_file():
             raise ValueError(
@@ -79,6 +89,8 @@ class ArchitectureCost(nn.Module):
             )
         self.weight: Tensor  # λ
         self.register_buffer("weight", torch.tensor(0.0 if weight is None else float(weight)))
+        self.multiplier: Tensor  # μ
+        self.register_buffer("multiplier", torch.tensor(0.0))
         self.is_measured = False
 
     @property
@@ -116,7 +128,8 @@ class ArchitectureCost(nn.Module):
         """The dual ascent's step, if there is a budget."""
         if self.budget is not None:
             excess = (self.expected(probs) - self.budget) / self.budget
-            self.weight.add_(self.rate * excess).clamp_(min=0)
+            self.multiplier.add_(self.rate * excess).clamp_(min=0)
+            self.weight.copy_((self.multiplier + self.damping * excess).clamp(min=0))
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 
