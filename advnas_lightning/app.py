@@ -232,7 +232,9 @@ def summarize(
     }
     if strategy.cost is not None and strategy.cost.is_measured:
         selected = strategy.one_hot(strategy.selected_choice()).weights
-        summary |= {"cost": float(strategy.cost.expected(selected)), "cost_weight": float(strategy.cost.weight)}
+        costs = {"cost": selected, "expected_cost": strategy.cost_weights}
+        summary |= {name: float(strategy.cost.expected(weights)) for name, weights in costs.items()}
+        summary["cost_weight"] = float(strategy.cost.weight)
     for finding in findings:
         summary |= finding.summary(strategy)
     return summary
@@ -254,6 +256,9 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, findings: Sequence[F
     lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
     if strategy.cost is not None and "cost" in summary:
         lines["cost"] = f"{summary['cost']:.6g} {strategy.cost.unit}, at a weight of {summary['cost_weight']:.4g}"
+        lines["expected cost"] = f"{summary['expected_cost']:.6g}"
+        if strategy.cost.budget is not None:
+            lines["expected cost"] += f", of a budget of {strategy.cost.budget:.6g}"
     lines["entropy"] = f"{summary['entropy']:.4f}"
     lines["parameters"] = f"{summary['params_millions']:.6g} M"
     lines["time"] = f"{summary['seconds']:.1f} s"

@@ -4,9 +4,9 @@
         cost=params cost_weight=0,0.03,0.1,0.3,1 hydra.sweep.dir=FOLDER
     python -m benchmarks.pareto FOLDER --table TABLE.csv
 
-Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), and
-the arg-max cell's parameters and accuracy in the benchmark's network, with the best accuracy that so many parameters
-allow.
+Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), the
+expected cost and the arg-max cell's, and that cell's parameters and accuracy in the benchmark's network, with the best
+accuracy that so many parameters allow.
 """
 
 from __future__ import annotations
@@ -89,13 +89,15 @@ def main() -> None:
     if not runs:
         parser.error(f"no finished runs with scores below {arguments.folder}")
     front = list(accumulate((accuracy for _, accuracy in cells), max))
-    print("| strategy | seed | λ | budget | cost | parameters | accuracy | best of that size |\n" + "| --- " * 8 + "|")
+    print("| strategy | seed | λ | budget | expected cost | cost | parameters | accuracy | best of that size |")
+    print("| --- " * 9 + "|")
     for run in runs:
         size = run["argmax/params_millions"]
         best = max(top for (millions, _), top in zip(cells, front, strict=True) if millions <= size + 1e-6)
-        weight, cost = run.get("cost_weight"), run.get("cost")
+        weight, costs = run.get("cost_weight"), [run.get("expected_cost"), run.get("cost")]
         fields = [run["strategy"], run["seed"], "" if weight is None else f"{weight:.3g}", run["budget"] or ""]
-        fields += ["" if cost is None else f"{cost:.6g}", f"{size:.3f} M", f"{run['argmax/cifar10_test']:.2f} %"]
+        fields += ["" if cost is None else f"{cost:.6g}" for cost in costs]
+        fields += [f"{size:.3f} M", f"{run['argmax/cifar10_test']:.2f} %"]
         print("| " + " | ".join(map(str, [*fields, f"{best:.2f} %"])) + " |")
     draw(cells, front, runs, arguments.folder)
 

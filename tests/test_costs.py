@@ -314,7 +314,9 @@ def test_a_run_counts_costs_and_leaves_them(
     assert read(folder / "own", "costs.json")["edges"]["0->1"]["skip_connect"] == 3  # one in each of three cells
 
 
-def test_a_budgeted_run_goes_on_bit_for_bit(folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any) -> None:
+def test_a_budgeted_run_goes_on_bit_for_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [*SMALL_CIFAR10, "cost=macs", "cost_budget=15000", "cost_rate=1", "task.epochs=3"]
     launch(monkeypatch, *arguments, "hydra.run.dir=straight")
     crash = f"+trainer.callbacks=[{{_target_: test_crash.CrashAt, batch: {steps(folder / 'straight') - 2}}}]"
@@ -322,7 +324,11 @@ def test_a_budgeted_run_goes_on_bit_for_bit(folder: Path, monkeypatch: pytest.Mo
         launch(monkeypatch, *arguments, "checkpoint.every_n_steps=1", crash, "hydra.run.dir=crashed")
     launch(monkeypatch, *arguments, "hydra.run.dir=crashed", "ckpt_path=last")
     assert_same_end(folder / "crashed", folder / "straight", assert_same)
-    assert read(folder / "straight", "summary.json")["cost_weight"] > 0
+    summary = read(folder / "straight", "summary.json")
+    assert summary["cost_weight"] > 0
+    assert f"expected cost {summary['expected_cost']:.6g}, of a budget of 15000" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(
