@@ -254,7 +254,7 @@ class Spendthrift:
         return functional.through_softmax(self.probs, -0.1 * self.cost.table / self.cost.table.amax(-1).sum())
 
 
-@pytest.mark.parametrize("lr", [0.002, 0.02, 0.1])
+@pytest.mark.parametrize("lr", [0.005, 0.1])
 def test_a_budget_is_used_up_without_swings(
     lr: float, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:
@@ -263,8 +263,8 @@ def test_a_budget_is_used_up_without_swings(
         cost = ArchitectureCost("params", budget=120, damping=damping)
         spent = recorded(cost)
         search = make_search("advantage", mixin=Spendthrift, cost=cost, architecture_optimizer=adam)
-        fit(search, make_loaders(weights=8, architecture=8), max_epochs=80)
-        worst[damping] = max(abs(each - 120) / 120 for each in spent[320:])  # in the second half
+        fit(search, make_loaders(weights=8, architecture=8), max_epochs=40)
+        worst[damping] = max(abs(each - 120) / 120 for each in spent[160:])  # in the second half
     assert worst[10] < 0.02
     assert worst[0] > 0.05
 

@@ -29,8 +29,9 @@ class CounterfactualNAS(SearchStrategy):
 
     **Its bias** is that of Eq. (7), a first-order view of L, and one more: g_i belongs to the network in which the
     drawn candidate runs, and credits candidates in whose networks it would be another one. So unless L is affine in
-    y_i, it differs from AdvantageNAS's gradient in the mean, too. On Penn Treebank
-    (``experiment=table3_small``) it ends with sigmoids on all edges, a worse cell than AdvantageNAS's.
+    y_i, it differs from AdvantageNAS's gradient in the mean, too. ``python -m advnas_lightning.diagnose`` measures both
+    against the exact gradient of a supernet. To be close to that one helps as far as the shared weights rank candidates
+    well: where θ moves from the first step (``experiment=table3_small``), it ends with what untrained weights favour.
 
     **Its relatives.** It is the straight-through estimator of a categorical draw: ∂L/∂a at one-hot gates, pulled back
     through a = softmax(θ). DARTS uses the same line at a = p, with all candidates mixed and kept for the backward pass.
