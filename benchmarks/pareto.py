@@ -53,6 +53,13 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: (run["strategy"], run["weight"] or 0, run["budget"] or 0, run["seed"]))
 
 
+def label(run: dict[str, Any]) -> str:
+    """What a run was told of costs."""
+    if run["budget"] is not None:
+        return f"B = {run['budget']:g}"
+    return f"λ = {run['weight'] or 0:g}"
+
+
 def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[str, Any]], folder: Path) -> None:
     """The figure."""
     sizes = [size for size, _ in cells]
@@ -68,10 +75,12 @@ def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[s
             *zip(*points, strict=True), s=46, color=look.colour, marker=look.marker, edgecolors="white",
             linewidths=0.6, zorder=3, label=look.title,
         )  # fmt: skip
-        for run, point in zip(own, points, strict=True):
-            marks = {"λ": run["weight"], "B": run["budget"]}
-            text = ", ".join(f"{name} = {value:g}" for name, value in marks.items() if value is not None)
-            axes.annotate(text, point, xytext=(6, -9), textcoords="offset points", fontsize=7.5, color=look.colour)
+        for point in sorted(set(points)):  # one label for all the runs that found a cell of this size and accuracy
+            here = [run for run, its in zip(own, points, strict=True) if its == point]
+            text = "\n".join(dict.fromkeys(map(label, here)))
+            axes.annotate(
+                text, point, xytext=(6, -5), textcoords="offset points", fontsize=7.5, color=look.colour, va="top"
+            )
     lowest = min([run["argmax/cifar10_test"] for run in runs] + [88.0])
     axes.set(xlabel="parameters, millions", ylabel="CIFAR-10 test accuracy, %", ylim=(lowest - 1, 95))
     axes.legend(loc="lower right", fontsize=8)
