@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from advnas_lightning import functional
 from advnas_lightning.space import MixedOp
 from advnas_lightning.tasks import Outcome
 
@@ -29,6 +30,7 @@ UNITS = {
     "memory": "MiB that a batch's forward pass keeps for the backward pass",
 }
 WARM_UP, REPEATS = 3, 10  # timings of a candidate in each place
+TIGHT = 0.95  # of a budget that binds, what a network should use
 
 
 class ArchitectureCost(nn.Module):
@@ -43,8 +45,9 @@ class ArchitectureCost(nn.Module):
 
         μ ← max(0, μ + rate x),  λ = max(0, μ + damping x).
 
-    Without the damping, θ answers to λ later than λ to C(p), and the two swing around each other. What meets B is the
-    expected cost: the arg max's comes close to it as p sharpens.
+    Without the damping, θ answers to λ later than λ to C(p), and the two swing around each other. As p may still be far
+    from one-hot in the end, the network that is found is the most probable one that costs at most B (:meth:`within`),
+    and process-best is the best one of those.
 
     All c_ij are measured once, at the first architecture step, in the user's network, on its batch and device, in the
     network's own mode; edges that share a name add up. c_0 is what the network costs beside its edges.
@@ -130,6 +133,31 @@ class ArchitectureCost(nn.Module):
             excess = (self.expected(probs) - self.budget) / self.budget
             self.multiplier.add_(self.rate * excess).clamp_(min=0)
             self.weight.copy_((self.multiplier + self.damping * excess).clamp(min=0))
+
+    def allows(self, weights: Tensor) -> Tensor:
+        """Whether an architecture is within the budget, scalar bool; without a budget it is.
+
+        Args:
+            weights: one-hot, ``[E, J]``.
+        """
+        return self.expected(weights) <= (float("inf") if self.budget is None else self.budget)
+
+    def within(self, choice: list[int], log_probs: Tensor) -> list[int]:
+        """The most probable architecture within the budget; where the budget binds (μ > 0), that uses 95 % of it.
+
+        Args:
+            choice: the most probable one of all, which it is without a budget, and before the costs are known.
+            log_probs: ``[E, J]``.
+        """
+        if self.budget is None or not self.is_measured:
+            return choice
+        rows, fixed = self._rows(), float(self.fixed)
+        spent = fixed + sum(row[index] for row, index in zip(rows, choice, strict=True))
+        least = TIGHT * self.budget if self.multiplier > 0 else 0.0
+        if least <= spent <= self.budget:
+            return choice
+        found = functional.best_within(log_probs.tolist(), rows, least - fixed, self.budget - fixed)
+        return choice if found is None else found
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 

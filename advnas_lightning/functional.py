@@ -7,6 +7,7 @@ where an edge has a candidate; masked entries of θ are ignored and get no gradi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -58,6 +59,45 @@ def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
     best = theta == theta.amax(-1, keepdim=True)  # [E, J]
     chosen: list[int] = tie_breaker.masked_fill(~(best & mask), -torch.inf).argmax(-1).tolist()
     return chosen
+
+
+def best_within(
+    scores: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], least: float, most: float
+) -> list[int] | None:
+    """One candidate per edge with the greatest sum of scores, of those choices whose costs sum to ``least`` … ``most``.
+
+    Where there are none, of those that cost at most ``most``. A knapsack problem, by dynamic programming over the
+    edges. Of beginnings whose costs differ by less than a thousandth of ``most`` only the best goes on.
+
+    Args:
+        scores: by edge and candidate.
+        costs: alike, of at least 0.
+        least: of the sum of costs.
+        most: of the sum of costs.
+
+    Returns:
+        Their indices, or ``None`` where all cost more than ``most``.
+
+    Example:
+        >>> best_within([[0.0, 3.0], [0.0, 2.0]], [[0, 5], [0, 4]], least=0, most=8)
+        [1, 0]
+    """
+    rest = sum(map(min, costs))  # what the edges that are left cost at least
+    beginnings: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}  # score, cost, choice
+    for own_scores, own_costs in zip(scores, costs, strict=True):
+        rest -= min(own_costs)
+        longer: dict[int, tuple[float, float, tuple[int, ...]]] = {}
+        for score, cost, choice in beginnings.values():
+            for index, value in enumerate(own_costs):
+                total = cost + value
+                if total + rest <= most:
+                    place = int(1000 * total / most) if most else 0
+                    entry = (score + own_scores[index], total, (*choice, index))
+                    longer[place] = max(longer.get(place, entry), entry)
+        beginnings = longer
+    ends = list(beginnings.values())
+    best = max([end for end in ends if end[1] >= least] or ends, default=None)
+    return None if best is None else list(best[2])
 
 
 def treat_zero_op(

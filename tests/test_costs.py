@@ -16,6 +16,7 @@ import torch
 from cli import SMALL_CIFAR10, launch, read, write_images
 from conftest import STRATEGIES
 from lightning import Trainer
+from linear_space import every_choice
 from test_crash import assert_same_end, steps
 from torch import Tensor, nn
 
@@ -245,6 +246,35 @@ def test_a_budget_is_met(
     fit(search, make_loaders(weights=8, architecture=8), max_epochs=80)
     assert start > 130
     assert fmean(spent[-160:]) <= 120 * 1.05  # a mean, as a noisy estimate of the loss moves θ to and fro
+
+
+@pytest.mark.parametrize("binds", [False, True])
+def test_what_is_found_is_the_most_probable_architecture_within_the_budget(binds: bool, make_search: Make) -> None:
+    search = make_search("advantage", cost=ArchitectureCost("params", budget=1e9))
+    cost = measured(search)
+    cost.multiplier.fill_(float(binds))
+    weights = {choice: search.one_hot(choice).weights for choice in every_choice(search.space)}
+    totals = {choice: float(cost.expected(each)) for choice, each in weights.items()}
+    generator = torch.Generator().manual_seed(0)
+    for budget in [*totals.values(), *(1.04 * total for total in totals.values())]:
+        search.theta.data = 3 * torch.randn(search.theta.shape, generator=generator)
+        cost.budget = budget
+        chances = {choice: float((search.log_probs.detach() * each).nansum()) for choice, each in weights.items()}
+        allowed = {choice for choice, total in totals.items() if total <= budget}
+        assert all(bool(cost.allows(weights[choice])) == (choice in allowed) for choice in totals)
+        close = {choice for choice in allowed if totals[choice] >= 0.95 * budget}
+        assert tuple(search.argmax_choice()) == max(close if binds else allowed, key=chances.__getitem__)
+
+
+def test_process_best_is_within_the_budget(
+    make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
+) -> None:
+    search = make_search("advantage", cost=ArchitectureCost("params", budget=100))
+    fit(search, make_loaders(), max_epochs=8)
+    cost = search.cost
+    assert cost is not None
+    assert search.process_best is not None
+    assert cost.allows(search.one_hot(search.space.choice(search.process_best)).weights)
 
 
 class Spendthrift:

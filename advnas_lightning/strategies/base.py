@@ -348,9 +348,14 @@ class SearchStrategy(LightningModule):
         (gradient,) = torch.autograd.grad(trial.architecture.relaxed, self.theta, trial.gate_grad)
         return gradient
 
-    def argmax_choice(self) -> list[int]:
+    def most_probable(self) -> list[int]:
         """The arg max_j θ_ij per edge; ties are broken by ``seed``."""
         return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
+
+    def argmax_choice(self) -> list[int]:
+        """The most probable architecture, of those within the budget where the cost has one."""
+        choice = self.most_probable()
+        return choice if self.cost is None else self.cost.within(choice, self.log_probs.detach())
 
     # -- what a user calls ---------------------------------------------------------------------------------------------
 
@@ -1006,6 +1011,8 @@ class SearchStrategy(LightningModule):
             choice = trial.architecture.choice
             if choice is not None:
                 better = trial.loss < self.best_loss  # stays on the device; false for nan
+                if self.cost is not None:
+                    better &= self.cost.allows(trial.architecture.weights)
                 index = torch.tensor(choice, device=self.best_choice.device)
                 self.best_choice = torch.where(better, index, self.best_choice)
                 self.best_loss = torch.where(better, trial.loss.to(self.best_loss.dtype), self.best_loss)

@@ -123,7 +123,7 @@ class ENAS(REINFORCE):
         return self.controller.draw(1, self.generator)[0].tolist()
 
     @torch.no_grad()
-    def argmax_choice(self) -> list[int]:
+    def most_probable(self) -> list[int]:
         """Greedy decoding."""
         return self.controller.draw(1, None)[0].tolist()
 

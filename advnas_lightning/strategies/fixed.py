@@ -58,7 +58,7 @@ class Fixed(SearchStrategy):
         """The trained network itself."""
         return self.model
 
-    def argmax_choice(self) -> list[int]:
+    def most_probable(self) -> list[int]:
         """The given choice."""
         return list(self._choice)
 

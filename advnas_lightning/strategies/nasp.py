@@ -55,7 +55,7 @@ class NASP(SearchStrategy):
     @property
     def cost_weights(self) -> Tensor:
         """One-hot arg max θ, ``[E, J]``."""
-        return self.one_hot(self.argmax_choice()).weights
+        return self.one_hot(self.most_probable()).weights
 
     def cost_gradient(self, slope: Tensor) -> Tensor:
         """Of Σ_i ⟨a_i, c_i⟩ in the gates, as of the loss: c itself."""
