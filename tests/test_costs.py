@@ -433,6 +433,6 @@ def test_half_precision_keeps_the_costs(make_search: Make) -> None:
     before = copy.deepcopy(measured(search).state_dict())
     search.bfloat16()
     assert {name: value.dtype for name, value in search.cost.named_buffers()} == dict.fromkeys(
-        ("weight", "table", "fixed"), torch.float32
+        ("weight", "multiplier", "table", "fixed"), torch.float32
     )
     torch.testing.assert_close(search.cost.state_dict()["table"], before["table"], rtol=0, atol=0)
