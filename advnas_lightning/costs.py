@@ -143,7 +143,7 @@ class ArchitectureCost(nn.Module):
         return self.expected(weights) <= (float("inf") if self.budget is None else self.budget)
 
     def within(self, choice: list[int], log_probs: Tensor) -> list[int]:
-        """The most probable architecture within the budget; where the budget binds (μ > 0), of those that use 95 % of it.
+        """The most probable architecture within the budget; where that binds (μ > 0), of those that use 95 % of it.
 
         Args:
             choice: the most probable one of all, which it is without a budget, and before the costs are known.

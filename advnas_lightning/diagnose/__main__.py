@@ -111,19 +111,21 @@ def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
 
 def draw(qualities: Sequence[Quality], folder: Path) -> None:
     """Bias against noise of one step: near the origin is better, below the diagonal noise outweighs bias."""
-    figure = Figure(figsize=(6.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     known = looks(each.name.partition("-")[0] for each in qualities)
     for each in qualities:
         look = known[each.name.partition("-")[0]]
         x, y = math.sqrt(max(each.variance, 1e-12)), max(each.bias, each.noise)
         face = "none" if "-" in each.name else look.colour
-        axes.scatter(x, y, s=60, marker=look.marker, edgecolors=look.colour, facecolors=face, zorder=3)
-        axes.annotate(each.name, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=8)
+        axes.scatter(
+            x, y, s=60, marker=look.marker, edgecolors=look.colour, facecolors=face, zorder=3, label=each.name
+        )
     axes.set(xscale="log", yscale="log", xlabel="standard deviation of one step / ‖∇θ E[L]‖")
     axes.set_ylabel("bias / ‖∇θ E[L]‖, or the noise of its estimate")
     axes.grid(alpha=0.3)
-    axes.margins(0.15)
+    axes.margins(0.1)
+    figure.legend(loc="outside right upper", fontsize=8)
     save(figure, folder)
 
 
