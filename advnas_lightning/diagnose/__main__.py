@@ -118,9 +118,7 @@ def draw(qualities: Sequence[Quality], folder: Path) -> None:
         look = known[each.name.partition("-")[0]]
         x, y = math.sqrt(max(each.variance, 1e-12)), max(each.bias, each.noise)
         face = "none" if "-" in each.name else look.colour
-        axes.scatter(
-            x, y, s=60, marker=look.marker, edgecolors=look.colour, facecolors=face, zorder=3, label=each.name
-        )
+        axes.scatter(x, y, s=60, marker=look.marker, edgecolors=look.colour, facecolors=face, zorder=3, label=each.name)
     axes.set(xscale="log", yscale="log", xlabel="standard deviation of one step / ‖∇θ E[L]‖")
     axes.set_ylabel("bias / ‖∇θ E[L]‖, or the noise of its estimate")
     axes.grid(alpha=0.3)
