@@ -30,7 +30,7 @@ UNITS = {
     "memory": "MiB that a batch's forward pass keeps for the backward pass",
 }
 WARM_UP, REPEATS = 3, 10  # timings of a candidate in each place
-TIGHT = 0.95  # of a budget that binds, what a network should use
+TIGHT = 0.95  # the share of a budget from which on it counts as used up
 
 
 class ArchitectureCost(nn.Module):
@@ -143,7 +143,7 @@ class ArchitectureCost(nn.Module):
         return self.expected(weights) <= (float("inf") if self.budget is None else self.budget)
 
     def within(self, choice: list[int], log_probs: Tensor) -> list[int]:
-        """The most probable architecture within the budget; where that binds (μ > 0), of those that use 95 % of it.
+        """The most probable architecture within the budget, which uses 95 % of it where the expected cost does.
 
         Args:
             choice: the most probable one of all, which it is without a budget, and before the costs are known.
@@ -153,7 +153,8 @@ class ArchitectureCost(nn.Module):
             return choice
         rows, fixed = self._rows(), float(self.fixed)
         spent = fixed + sum(row[index] for row, index in zip(rows, choice, strict=True))
-        least = TIGHT * self.budget if self.multiplier > 0 else 0.0
+        binds = float(self.expected(log_probs.exp())) >= TIGHT * self.budget
+        least = TIGHT * self.budget if binds else 0.0
         if least <= spent <= self.budget:
             return choice
         found = functional.best_within(log_probs.tolist(), rows, least - fixed, self.budget - fixed)

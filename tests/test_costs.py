@@ -248,22 +248,29 @@ def test_a_budget_is_met(
     assert fmean(spent[-160:]) <= 120 * 1.05  # a mean, as a noisy estimate of the loss moves θ to and fro
 
 
-@pytest.mark.parametrize("binds", [False, True])
-def test_what_is_found_is_the_most_probable_architecture_within_the_budget(binds: bool, make_search: Make) -> None:
-    search = make_search("advantage", cost=ArchitectureCost("params", budget=1e9))
-    cost = measured(search)
-    cost.multiplier.fill_(float(binds))
+def test_what_is_found_is_the_most_probable_architecture_within_the_budget(make_search: Make) -> None:
+    search = make_search("advantage", cost=ArchitectureCost("params", budget=1))
+    cost = search.cost
+    assert cost is not None
+    cost.budget = None
+    measured(search)
     weights = {choice: search.one_hot(choice).weights for choice in every_choice(search.space)}
     totals = {choice: float(cost.expected(each)) for choice, each in weights.items()}
     generator = torch.Generator().manual_seed(0)
-    for budget in [*totals.values(), *(1.04 * total for total in totals.values())]:
+    binding = []
+    for total in totals.values():
         search.theta.data = 3 * torch.randn(search.theta.shape, generator=generator)
-        cost.budget = budget
         chances = {choice: float((search.log_probs.detach() * each).nansum()) for choice, each in weights.items()}
-        allowed = {choice for choice, total in totals.items() if total <= budget}
-        assert all(bool(cost.allows(weights[choice])) == (choice in allowed) for choice in totals)
-        close = {choice for choice in allowed if totals[choice] >= 0.95 * budget}
-        assert tuple(search.argmax_choice()) == max(close if binds else allowed, key=chances.__getitem__)
+        expected = float(cost.expected(search.probs))
+        for budget in (total, 1.04 * total, max(1.01 * expected, min(totals.values()))):
+            cost.budget = budget
+            allowed = {choice for choice, its in totals.items() if its <= budget}
+            assert all(bool(cost.allows(weights[choice])) == (choice in allowed) for choice in totals)
+            close = {choice for choice in allowed if totals[choice] >= 0.95 * budget}
+            binding.append(expected >= 0.95 * budget and close < allowed)
+            best = max((binding[-1] and close) or allowed, key=chances.__getitem__)
+            assert tuple(search.argmax_choice()) == best
+    assert {True, False} == set(binding)
 
 
 def test_process_best_is_within_the_budget(
