@@ -143,7 +143,9 @@ class ArchitectureCost(nn.Module):
         return self.expected(weights) <= (float("inf") if self.budget is None else self.budget)
 
     def within(self, choice: list[int], log_probs: Tensor) -> list[int]:
-        """The most probable architecture within the budget, which uses 95 % of it where the expected cost does.
+        """The most probable architecture within the budget; where the expected cost uses 95 % of it, of those that do.
+
+        If none does, it is of those that use the most.
 
         Args:
             choice: the most probable one of all, which it is without a budget, and before the costs are known.

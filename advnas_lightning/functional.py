@@ -66,7 +66,7 @@ def best_within(
 ) -> list[int] | None:
     """One candidate per edge with the greatest sum of scores, of those choices whose costs sum to ``least`` … ``most``.
 
-    Where there are none, of those that cost at most ``most``. A knapsack problem, by dynamic programming over the
+    Where there are none, of those that come closest from below. A knapsack problem, by dynamic programming over the
     edges. Of beginnings whose costs differ by less than a thousandth of ``most`` only the best goes on.
 
     Args:
@@ -95,9 +95,11 @@ def best_within(
                     entry = (score + own_scores[index], total, (*choice, index))
                     longer[place] = max(longer.get(place, entry), entry)
         beginnings = longer
-    ends = list(beginnings.values())
-    best = max([end for end in ends if end[1] >= least] or ends, default=None)
-    return None if best is None else list(best[2])
+    if not beginnings:
+        return None
+    least = min(least, max(cost for _, cost, _ in beginnings.values()))
+    _, _, best = max(end for end in beginnings.values() if end[1] >= least)
+    return list(best)
 
 
 def treat_zero_op(
