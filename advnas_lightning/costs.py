@@ -160,7 +160,7 @@ class ArchitectureCost(nn.Module):
         if least <= spent <= self.budget:
             return choice
         found = functional.best_within(log_probs.tolist(), rows, least - fixed, self.budget - fixed)
-        return choice if found is None else found
+        return [row.index(min(row)) for row in rows] if found is None else found  # which rounding may have excluded
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 

@@ -374,7 +374,7 @@ class SearchStrategy(LightningModule):
 
         Args:
             which: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest
-                single minibatch loss of an architecture step so far.
+                single minibatch loss of an architecture step so far; both within the budget of a cost that has one.
 
         Raises:
             ValueError: another ``which``, or ``"process_best"`` of a search that has evaluated no one-hot architecture.
