@@ -245,7 +245,10 @@ def test_a_budget_is_met(
     start = float(measured(search).expected(search.cost_weights))
     fit(search, make_loaders(weights=8, architecture=8), max_epochs=80)
     assert start > 130
-    assert fmean(spent[-160:]) <= 120 * 1.05  # a mean, as a noisy estimate of the loss moves θ to and fro
+    assert fmean(spent[-160:]) <= 120 * 1.05
+    if name != "enas":  # whose noise moves the controller to and fro by more than that
+        assert float(cost.expected(search.cost_weights)) <= 120 * 1.05
+    assert cost.allows(search.one_hot(search.argmax_choice()).weights)
 
 
 def test_what_is_found_is_the_most_probable_architecture_within_the_budget(make_search: Make) -> None:
@@ -303,7 +306,7 @@ def test_a_budget_is_used_up_without_swings(
         search = make_search("advantage", mixin=Spendthrift, cost=cost, architecture_optimizer=adam)
         fit(search, make_loaders(weights=8, architecture=8), max_epochs=40)
         worst[damping] = max(abs(each - 120) / 120 for each in spent[160:])  # in the second half
-    assert worst[10] < 0.02
+    assert worst[10] < 0.02  # an excess of 1 % is worth λ = 0.1 at once, all that the preference is
     assert worst[0] > 0.05
 
 
