@@ -1,7 +1,7 @@
 """Cost-aware searches on CIFAR-10 beside NAS-Bench-201's Pareto front: parameters against accuracy, as a figure.
 
     python -m advnas_lightning -m experiment=cifar10_small strategy=advantage task.table=TABLE.csv launcher=joblib \
-        cost=params cost_weight=0,0.03,0.1,0.3,1 hydra.sweep.dir=FOLDER
+        cost=params cost_weight=0.01,0.03,0.06,0.1,0.3 hydra.sweep.dir=FOLDER
     python -m benchmarks.pareto FOLDER --table TABLE.csv
 
 Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), the
