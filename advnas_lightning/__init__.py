@@ -1,9 +1,8 @@
 """Architecture search for PyTorch Lightning projects: AdvantageNAS and everything it was compared with."""
 
-from advnas_lightning.costs import ArchitectureCost
+from advnas_lightning.cost import ArchitectureCost
 from advnas_lightning.loaders import SearchLoader, search_loaders
-from advnas_lightning.searchable import choices, make_searchable
-from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace
+from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace, choices, make_searchable
 from advnas_lightning.strategies import (
     DARTS,
     ENAS,

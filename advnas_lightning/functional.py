@@ -61,7 +61,7 @@ def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
     return chosen
 
 
-def best_within(
+def knapsack_argmax(
     scores: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], least: float, most: float
 ) -> list[int] | None:
     """One candidate per edge with the greatest sum of scores, of those choices whose costs sum to ``least`` … ``most``.
@@ -79,7 +79,7 @@ def best_within(
         Their indices, or ``None`` where all cost more than ``most``.
 
     Example:
-        >>> best_within([[0.0, 3.0], [0.0, 2.0]], [[0, 5], [0, 4]], least=0, most=8)
+        >>> knapsack_argmax([[0.0, 3.0], [0.0, 2.0]], [[0, 5], [0, 4]], least=0, most=8)
         [1, 0]
     """
     rest = sum(map(min, costs))  # what the edges that are left cost at least
@@ -178,7 +178,7 @@ def credit_zero_ops(
     return torch.where(zero_ops & eligible.any(-1, keepdim=True), worst, reward), ema
 
 
-def through_softmax(p: Tensor, gradient: Tensor) -> Tensor:
+def softmax_vjp(p: Tensor, gradient: Tensor) -> Tensor:
     """A gradient c in p_i = softmax(θ_i) as one in θ: p_i ∘ (c_i − ⟨p_i, c_i⟩).
 
     Args:
@@ -186,7 +186,7 @@ def through_softmax(p: Tensor, gradient: Tensor) -> Tensor:
         gradient: ``[E, J]``, c; or costs, for the gradient of the expected cost Σ_i ⟨p_i, c_i⟩.
 
     Example:
-        >>> through_softmax(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
+        >>> softmax_vjp(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
         tensor([[-0.5000,  0.5000]])
     """
     return p * (gradient - (p * gradient).sum(-1, keepdim=True))
@@ -216,7 +216,7 @@ def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
         tensor([[ 0.2500, -0.2500]])
     """
     q = log_p.masked_fill(~pair, -torch.inf).softmax(-1)  # [E, J]
-    return through_softmax(q, gate_grad)
+    return softmax_vjp(q, gate_grad)
 
 
 def keep_unsampled(before: Tensor, after: Tensor, pair: Tensor) -> Tensor:

@@ -87,6 +87,25 @@ class SearchLoader(CombinedLoader):
             loaders = loaders.iterables
         return cls(loaders if isinstance(loaders, dict) else {"weights": loaders})
 
+    def check_roles(self, strategy: str, *, weights: bool, architecture: bool) -> None:
+        """Check that there are batches for the steps that a strategy takes.
+
+        Args:
+            strategy: its name, for the message.
+            weights: whether it takes weight steps.
+            architecture: whether it takes architecture steps.
+
+        Raises:
+            MisconfigurationException: there are none for one of them.
+        """
+        asked = 'train on {"weights": loader, "architecture": loader}'
+        if architecture and not (self.alternate or "architecture" in self.iterables):
+            raise MisconfigurationException(f"{strategy} has no batches for its architecture steps: {asked}")
+        if "weights" in self.iterables and sized_len(self.iterables["weights"]) == 0:
+            raise MisconfigurationException("the weights loader is empty: an epoch is one pass over it")
+        if "weights" not in self.iterables and weights:
+            raise MisconfigurationException(f"{strategy} has no batches for its weight steps: {asked}")
+
     def architecture_steps(self, batches: int) -> int:
         """How many of an epoch's first ``batches`` are for an architecture step."""
         if self.alternate:

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from advnas_lightning import DARTS, AdvantageNAS, CounterfactualNAS
-from advnas_lightning.models import NASBench201
-from advnas_lightning.models.ops import ReLUConvBN
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
+from advnas_lightning.tasks.cifar10 import NASBench201
+from advnas_lightning.tasks.cifar10.operations import ReLUConvBN
 
 STRATEGIES = {"advantage": AdvantageNAS, "counterfactual": CounterfactualNAS, "darts": DARTS}
 
@@ -39,7 +39,7 @@ def step_memory(name: str, candidates: int, cells: int, batch_size: int) -> floa
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = NASBench201(cells=cells, operations={f"conv{index}": conv for index in range(candidates)})
     adam = partial(torch.optim.Adam, lr=3e-4)
-    search = STRATEGIES[name](network, architecture_optimizer=adam, task=Classification(10))
+    search = STRATEGIES[name](network, architecture_optimizer=adam, objective=Classification(10))
     search.to(device)
     batch = (torch.randn(batch_size, 3, 32, 32, device=device), torch.randint(10, (batch_size,), device=device))
     small = (batch[0][:2], batch[1][:2])

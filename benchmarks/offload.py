@@ -19,8 +19,8 @@ from lightning import Trainer
 from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
 
-from advnas_lightning.models import NASBench201
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
+from advnas_lightning.tasks.cifar10 import NASBench201
 from benchmarks.memory import STRATEGIES, conv
 from benchmarks.software_device import on_device, software_device
 
@@ -51,7 +51,7 @@ def peak(
         network,
         weight_optimizer=partial(Adam, lr=1e-3),
         architecture_optimizer=partial(Adam, lr=3e-4),
-        task=Classification(10),
+        objective=Classification(10),
         offload=offload,
     )
     images = torch.randn(batches * batch_size, 3, 32, 32)

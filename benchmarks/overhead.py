@@ -22,10 +22,11 @@ from lightning import Callback, Trainer
 from torch.nn import functional as F
 
 from advnas_lightning import REINFORCE, AdvantageNAS, Architecture, CounterfactualNAS
-from advnas_lightning.app import keep_memory
-from advnas_lightning.data import CIFAR10, PennTreebank, TeacherData
-from advnas_lightning.models import NASBench201, RecurrentLM, ToyNetwork
-from advnas_lightning.tasks import Classification, LanguageModelling, Regression
+from advnas_lightning.cli.process import keep_memory
+from advnas_lightning.objectives import Classification, LanguageModelling, Regression
+from advnas_lightning.tasks.cifar10 import CIFAR10, NASBench201
+from advnas_lightning.tasks.ptb import PennTreebank, RecurrentLM
+from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
 
 WARM_UP = 3  # iterations of a round that are not counted
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -53,7 +54,7 @@ def toy(steps: int) -> None:
     for _ in range(3):
         data, clock = TeacherData(batches=steps), Clock()
         adam = partial(torch.optim.Adam, lr=1e-3)
-        search = AdvantageNAS(ToyNetwork(), architecture_optimizer=adam, task=Regression(), zero_op="none")
+        search = AdvantageNAS(ToyNetwork(), architecture_optimizer=adam, objective=Regression(), zero_op="none")
         trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, callbacks=[clock], **QUIET)
         trainer.fit(search, datamodule=data)
         engine += clock.seconds
@@ -114,7 +115,7 @@ def ptb_search(model: RecurrentLM) -> AdvantageNAS:
     """AdvantageNAS at the paper's settings."""
     return AdvantageNAS(
         model,
-        task=LanguageModelling(),
+        objective=LanguageModelling(),
         weight_optimizer=partial(torch.optim.SGD, lr=20.0),
         architecture_optimizer=partial(torch.optim.Adam, lr=3e-3),
         weight_clip=0.25,
@@ -263,7 +264,7 @@ def cifar10_search(kind: Any, cells: int) -> Any:
     """A strategy at the paper's settings, its θ kept where all operations are drawn alike."""
     return kind(
         NASBench201(cells=cells),
-        task=Classification(10),
+        objective=Classification(10),
         weight_optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
         architecture_optimizer=partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.999), weight_decay=3e-3),
         weight_clip=1.0,

@@ -1,7 +1,7 @@
 """Cost-aware searches on CIFAR-10 beside NAS-Bench-201's Pareto front: parameters against accuracy, as a figure.
 
     python -m advnas_lightning -m experiment=cifar10_small strategy=advantage task.table=TABLE.csv launcher=joblib \
-        cost=params cost_weight=0.01,0.03,0.06,0.1,0.3 hydra.sweep.dir=FOLDER
+        cost=params cost_penalty=0.01,0.03,0.06,0.1,0.3 hydra.sweep.dir=FOLDER
     python -m benchmarks.pareto FOLDER --table TABLE.csv
 
 Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), the
@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from advnas_lightning import Genotype
-from advnas_lightning.benchmarks.nasbench201 import measure
 from advnas_lightning.report.palette import looks
+from advnas_lightning.tasks.cifar10.nasbench201 import measure
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
@@ -49,7 +49,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
         config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
         if "argmax/cifar10_test" in summary:
             budget = config.get("cost_budget")
-            found.append({"budget": budget, "weight": config.get("cost_weight"), **summary})
+            found.append({"budget": budget, "weight": config.get("cost_penalty"), **summary})
     return sorted(found, key=lambda run: (run["strategy"], run["weight"] or 0, run["budget"] or 0, run["seed"]))
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     for run in runs:
         size = run["argmax/params_millions"]
         best = max(top for (millions, _), top in zip(cells, front, strict=True) if millions <= size + 1e-6)
-        weight, costs = run.get("cost_weight"), [run.get("expected_cost"), run.get("cost")]
+        weight, costs = run.get("cost_penalty"), [run.get("expected_cost"), run.get("cost")]
         fields = [run["strategy"], run["seed"], "" if weight is None else f"{weight:.3g}", run["budget"] or ""]
         fields += ["" if cost is None else f"{cost:.6g}" for cost in costs]
         fields += [f"{size:.3f} M", f"{run['argmax/cifar10_test']:.2f} %"]

@@ -24,8 +24,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from advnas_lightning import config  # registers what conf/ builds on
-from advnas_lightning.models.ops import OPERATIONS
 from advnas_lightning.report import palette
+from advnas_lightning.tasks.cifar10.operations import OPERATIONS
 
 STRATEGIES = tuple(name for name in palette.STRATEGIES if name != "fixed")
 CELL_OPERATIONS = tuple(OPERATIONS)

@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from advnas_lightning import REINFORCE, AdvantageNAS, Architecture, SearchStrategy, Trial
-from advnas_lightning.data import TeacherData
-from advnas_lightning.models import ToyNetwork
-from advnas_lightning.tasks import Regression
+from advnas_lightning.objectives import Regression
+from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
 
 
 class RLOO(SearchStrategy):
@@ -38,7 +37,7 @@ class RLOO(SearchStrategy):
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """1/K Σ_k (L_k − mean of the other L) ∇θ log p(a_k)."""
-        a = torch.stack([trial.architecture.weights for trial in trials])  # [K, E, J]
+        a = torch.stack([trial.architecture.gates for trial in trials])  # [K, E, J]
         losses = torch.stack([trial.loss for trial in trials])  # [K]
         excess = (losses - losses.mean()) / (len(losses) - 1)  # [K], L_k − mean of the other L, over K
         return torch.einsum("k,kej->ej", excess, a - self.probs)
@@ -48,7 +47,7 @@ def right_edges(strategy: type[SearchStrategy], epochs: int, seed: int) -> int:
     """How many edges of what a strategy finds equal the teacher's."""
     data = TeacherData(seed=seed)
     search = strategy(
-        ToyNetwork(seed=seed), architecture_optimizer=partial(Adam, lr=1e-3), task=Regression(), seed=seed
+        ToyNetwork(seed=seed), architecture_optimizer=partial(Adam, lr=1e-3), objective=Regression(), seed=seed
     )
     trainer = Trainer(
         accelerator="cpu",

@@ -37,8 +37,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning import AdvantageNAS, Genotype, MixedOp, search_loaders
-from advnas_lightning.data import PennTreebank
-from advnas_lightning.space import count_macs, count_parameters
+from advnas_lightning.cost import count_macs, count_parameters
+from advnas_lightning.tasks.ptb import PennTreebank
 
 CONTEXT, BATCH_SIZE, LEARNING_RATE = 64, 32, 3e-3
 EPOCHS, WARMUP_EPOCHS = 10, 5  # of the search

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advnas_lightning.app import main
+from advnas_lightning.cli.main import main
 
 SMALL_TOY = ["task.epochs=2", "task.data.batches=10", "task.data.batch_size=10", "task.data.test_batches=2"]
 SMALL_PTB = [

@@ -31,7 +31,7 @@ from advnas_lightning import (
     RandomSearch,
     SearchStrategy,
 )
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
 
 FEATURES, CLASSES = 4, 3
 GENOTYPE = {"first": "block", "second": "linear"}
@@ -49,7 +49,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "enas": (ENAS, {"hidden_size": 8}),
     "enas-bounded": (ENAS, {"hidden_size": 8, "temperature": 5.0, "tanh_constant": 2.5, "entropy_weight": 0.1}),
     "parsec": (PARSEC, {"samples": 3}),
-    "parsec-authors_code": (PARSEC, {"samples": 3, "weights": "authors_code"}),
+    "parsec-authors_code": (PARSEC, {"samples": 3, "weighting": "authors_code"}),
     "proxylessnas": (ProxylessNAS, {}),
     "proxylessnas-binary": (ProxylessNAS, {"gates": "binary"}),
     "gdas": (GDAS, {}),
@@ -208,7 +208,7 @@ def make_search(small_net: Callable[..., nn.Module]) -> Callable[..., SearchStra
         shared = {
             "weight_optimizer": partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-2),
             "architecture_optimizer": partial(Adam, lr=0.1, weight_decay=1e-3),
-            "task": Classification(CLASSES),
+            "objective": Classification(CLASSES),
         }
         return kind(small_net() if model is None else model, **{**shared, **own, **options})
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from advnas_lightning import Architecture, MixedOp, SearchSpace, SearchStrategy
-from advnas_lightning.tasks import Outcome, Task
+from advnas_lightning.objectives import Objective, Outcome
 
 S = TypeVar("S", bound=SearchStrategy)
 Mix = Callable[[MixedOp, Tensor], Tensor]
@@ -113,7 +113,7 @@ class TableNet(nn.Module):
         return torch.stack([edge(table) for edge in self.edges])
 
 
-class Cost(Task):
+class Cost(Objective):
     """A loss of the network's output alone; by default minus its sum, so that r(a) = Σ r_iᵀ a_i (§4.4)."""
 
     def __init__(self, cost: Callable[[Tensor], Tensor] = lambda y: -y.sum(), size: int = 1) -> None:
@@ -138,7 +138,7 @@ def every_choice(space: SearchSpace) -> list[tuple[int, ...]]:
 
 def in_double(architecture: Architecture) -> Architecture:
     """The package's one-hot gates are float32: with these an estimate is exact to float64."""
-    return replace(architecture, weights=architecture.weights.double())
+    return replace(architecture, gates=architecture.gates.double())
 
 
 def row_probs(theta: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -42,11 +42,11 @@ from advnas_lightning import (
     SearchSpace,
     SearchStrategy,
 )
-from advnas_lightning.benchmarks.nasbench201 import open_table
-from advnas_lightning.checkpoints import LastCheckpoint
-from advnas_lightning.models import NASBench201
-from advnas_lightning.models.recurrent import RecurrentLM
-from advnas_lightning.tasks import Classification, Outcome, Task
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.objectives import Classification, Objective, Outcome
+from advnas_lightning.tasks.cifar10 import NASBench201
+from advnas_lightning.tasks.cifar10.nasbench201 import open_table
+from advnas_lightning.tasks.ptb import RecurrentLM
 
 Fit = Callable[..., Trainer]
 NAN, INF = float("nan"), float("inf")
@@ -124,9 +124,9 @@ OPTIMIZERS: dict[str, Any] = {
         (AdvantageNAS, {"weight_clip": NAN}, "weight_clip=nan"),
         (AdvantageNAS, {"weight_clip": INF}, "weight_clip=inf"),
         (AdvantageNAS, {"architecture_clip": True}, "architecture_clip=True"),
-        (AdvantageNAS, {"which": 1}, "which=1"),
-        (AdvantageNAS, {"task": "classification"}, "task='classification'"),
-        (AdvantageNAS, {"task": Classification}, "task="),  # not the class, but one made from it
+        (AdvantageNAS, {"select": 1}, "select=1"),
+        (AdvantageNAS, {"objective": "classification"}, "objective='classification'"),
+        (AdvantageNAS, {"objective": Classification}, "objective="),  # not the class, but one made from it
         (AdvantageNAS, {"weight_optimizer": "sgd"}, "weight_optimizer is a str: give a factory"),
         (AdvantageNAS, {"weight_scheduler": StepLR(SGD([nn.Parameter(torch.ones(1))]), 1)}, "weight_scheduler is a"),
         (Fixed, {"genotype": 3}, "not 3"),
@@ -326,24 +326,24 @@ def test_a_bad_loss_of_an_evaluation_is_named(kind: str, fit: Fit) -> None:
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_loss_is_the_mean_of_at_least_one_term(size: Any, fit: Fit) -> None:
-    class Own(Task):
+    class Own(Objective):
         def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
             return Outcome(F.cross_entropy(model(batch[0]), batch[1]), size)
 
     with one_line(f"size={size}"):
-        fit(AdvantageNAS(network(), **OPTIMIZERS, task=Own()), pair(), loader())
+        fit(AdvantageNAS(network(), **OPTIMIZERS, objective=Own()), pair(), loader())
 
 
 @pytest.mark.parametrize("kind", ["one per sample", "a number", "nothing"])
 def test_a_tasks_loss_is_named_too(kind: str, fit: Fit) -> None:
     spoil, named = LOSSES[kind]
 
-    class Own(Task):
+    class Own(Objective):
         def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
             return Outcome(spoil(F.cross_entropy(model(batch[0]), batch[1], reduction="none")), 6)
 
     with one_line("loss", named):
-        fit(AdvantageNAS(network(), **OPTIMIZERS, task=Own()), pair(), loader())
+        fit(AdvantageNAS(network(), **OPTIMIZERS, objective=Own()), pair(), loader())
 
 
 # -- candidates ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,12 @@ from lightning import LightningModule, Trainer
 from torch.optim import Adam
 
 from advnas_lightning import AdvantageNAS, Genotype, SearchStrategy
-from advnas_lightning.callbacks import CellScores, Findings, PeriodicTest, Stopwatch, TeacherComparison, write_json
-from advnas_lightning.models import NASBench201
-from advnas_lightning.models.toy import ToyNetwork
+from advnas_lightning.callbacks.summary import Stopwatch, SummaryCallback
+from advnas_lightning.runs import write_json
+from advnas_lightning.tasks.cifar10 import NASBench201
+from advnas_lightning.tasks.cifar10.scores import CellScores
+from advnas_lightning.tasks.toy import ToyNetwork
+from advnas_lightning.tasks.toy.callbacks import PeriodicTest, TeacherComparison
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -60,14 +63,14 @@ def search_that_found(
         for row, index in zip(search.theta, search.space.choice(Genotype(argmax)), strict=True):
             row[index] += 1
         if best is not None:
-            search.best_choice.copy_(torch.tensor(search.space.choice(Genotype(best))))
-            search.best_loss.fill_(0.5)
+            search.best.choice.copy_(torch.tensor(search.space.choice(Genotype(best))))
+            search.best.loss.fill_(0.5)
     return search
 
 
 def test_a_callback_may_have_nothing_to_say() -> None:
     search = search_that_found(ToyNetwork(nodes=1, candidates=2), {"input->1": "filter0"})
-    findings = Findings()
+    findings = SummaryCallback()
     assert (findings.summary(search), findings.columns(search), findings.lines(search)) == ({}, {}, {})
 
 
@@ -85,7 +88,7 @@ TEACHER = {"input->1": "filter2", "input->2": "filter0", "input->3": "filter1"}
 def test_the_selected_edges_are_compared_with_the_teachers(which: str, right: int) -> None:
     argmax = {"input->1": "filter2", "input->2": "filter3", "input->3": "filter1"}
     best = {"input->1": "filter2", "input->2": "filter1", "input->3": "filter0"}
-    search = search_that_found(ToyNetwork(nodes=3, candidates=4), argmax, best, which=which)
+    search = search_that_found(ToyNetwork(nodes=3, candidates=4), argmax, best, select=which)
     found = comparison(search, TEACHER)
     assert found.summary(search) == {"edges_right": right, "argmax/edges_right": 2, "edges": 3}
     marks = {"argmax": ["✓", "", "✓"], "process_best": ["✓", "", ""]}

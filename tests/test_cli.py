@@ -166,7 +166,7 @@ def test_a_found_cell_is_retrained(folder: Path, monkeypatch: pytest.MonkeyPatch
     content["process_best"] = dict.fromkeys(content["argmax"], "zero")
     content["argmax"] = dict.fromkeys(content["argmax"], "tanh")
     path.write_text(json.dumps(content))
-    launch(monkeypatch, "strategy=fixed", f"strategy.genotype={path}", f"which={which}", *SMALL_PTB,
+    launch(monkeypatch, "strategy=fixed", f"strategy.genotype={path}", f"select={which}", *SMALL_PTB,
            "task.data.root=text", "hydra.run.dir=retrained")  # fmt: skip
     summary = read(folder / "retrained", "summary.json")
     assert read(folder / "retrained", "genotype.json")["argmax"] == content[which]
@@ -199,7 +199,7 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         (["task.optimization.warmup_epochs=soon"], "warmup_epochs='soon'"),
         (["task.optimization.architecture_optimizer.lr=-1"], "-1"),
         (["trainer.accelerator=abacus"], "abacus"),
-        (["which=best"], "which='best'"),
+        (["select=best"], "select='best'"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
         (["task=ptb", "task.data.root=nowhere"], "nowhere"),
         (["strategy=fixed"], "strategy.genotype"),
@@ -222,7 +222,7 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         (fixed(CELL.replace("skip_connect~1|+", "skip_connect~1+")), "'|nor_conv_3x3~0|skip_connect~1': node 2"),
         (fixed(CELL.replace("avg_pool_3x3", "max_pool_3x3")), "edge '0->3' has no candidate 'max_pool_3x3'"),
         (fixed(CELL.replace("avg_pool_3x3", "none")), "edge '0->3' has no candidate 'none'"),
-        (fixed(CELL, "which=process_best"), "which='process_best'"),
+        (fixed(CELL, "select=process_best"), "select='process_best'"),
         (fixed("text/ptb.test.txt"), "text/ptb.test.txt is not a genotype file"),
     ],
 )

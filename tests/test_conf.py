@@ -17,10 +17,11 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from advnas_lightning import MixedOp, sweeps
-from advnas_lightning.app import build_strategy
-from advnas_lightning.callbacks import CellScores
+from advnas_lightning import MixedOp
+from advnas_lightning.cli import sweeps
+from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.strategies import SearchStrategy
+from advnas_lightning.tasks.cifar10.scores import CellScores
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -97,9 +98,9 @@ def test_the_authors_code_preset_is_the_sum_of_its_options() -> None:
     assert (paper.strategy.zero_op, authors.strategy.zero_op) == ("paper", "authors_code")
     assert (paper.task.model.hidden_max_norm, authors.task.model.hidden_max_norm) == (25.0, None)
     assert (paper.task.objective.loss_reduction, authors.task.objective.loss_reduction) == ("mean", "sum_time")
-    assert configure("strategy=parsec", "preset=authors_code").strategy.weights == "authors_code"
-    chosen = configure("strategy=parsec", "preset=authors_code", "strategy.weights=importance")
-    assert chosen.strategy.weights == "importance"  # the command line has the last word
+    assert configure("strategy=parsec", "preset=authors_code").strategy.weighting == "authors_code"
+    chosen = configure("strategy=parsec", "preset=authors_code", "strategy.weighting=importance")
+    assert chosen.strategy.weighting == "importance"  # the command line has the last word
 
 
 @pytest.mark.parametrize("trainer", members("trainer"))
@@ -150,7 +151,11 @@ def test_the_papers_settings_on_cifar10(tmp_path: Path) -> None:
     ]
     assert search.space.candidates == (("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),) * 6
     assert not any(norm.track_running_stats for norm in norms(search))
-    assert (search.warmup_epochs, search.weight_clip, search.architecture_clip) == (50, 1.0, 1.0)
+    assert (search.warmup_epochs, search.optimizations["weights"].clip, search.optimizations["architecture"].clip) == (
+        50,
+        1.0,
+        1.0,
+    )
     (weights, architecture), schedules = search.configure_optimizers()
     assert isinstance(weights, torch.optim.SGD)
     assert weights.param_groups[0].items() >= {
@@ -180,14 +185,14 @@ def test_the_benchmarks_training(tmp_path: Path) -> None:
     assert (data.batch_size, data.retraining) == (256, True)
     assert all(norm.affine and norm.track_running_stats for norm in norms(search))
     assert len(norms(search)) == 2 * 15 + 2 * 2 + 2
-    assert search.weight_clip is None
+    assert search.optimizations["weights"].clip is None
     (weights,), (schedule,) = search.configure_optimizers()
     assert weights.param_groups[0].items() >= {
         "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4
     }.items()  # fmt: skip
     assert schedule["scheduler"].T_max == 200
     config, data, search = cifar10(tmp_path, *overrides)
-    assert (config.trainer.max_epochs, data.batch_size, search.weight_clip) == (100, 64, 1.0)
+    assert (config.trainer.max_epochs, data.batch_size, search.optimizations["weights"].clip) == (100, 64, 1.0)
     assert all(norm.affine and norm.track_running_stats for norm in norms(search))  # whatever the settings
 
 

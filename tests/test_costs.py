@@ -21,9 +21,10 @@ from test_crash import assert_same_end, steps
 from torch import Tensor, nn
 
 from advnas_lightning import ENAS, NASP, AdvantageNAS, ArchitectureCost, Genotype, MixedOp, SearchStrategy, functional
-from advnas_lightning.models import NASBench201
-from advnas_lightning.space import count_macs, count_parameters
-from advnas_lightning.tasks import Classification
+from advnas_lightning.cost import count_macs, count_parameters
+from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.objectives import Classification
+from advnas_lightning.tasks.cifar10 import NASBench201
 
 Make = Callable[..., SearchStrategy]
 BATCH = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
@@ -32,25 +33,20 @@ SEARCHING = [name for name, (kind, _) in STRATEGIES.items() if kind.searches]
 
 def measured(search: SearchStrategy) -> ArchitectureCost:
     assert search.cost is not None
-    search.cost.measure(search, BATCH)
+    search.cost.measure(search.model, search.evaluator, BATCH)
     return search.cost
 
 
 # -- the gradient ------------------------------------------------------------------------------------------------------
 
 
-class Partway:
-    """What needs a trainer elsewhere."""
-
-    progress, searching = 0.5, True
-
-
 @pytest.mark.parametrize("name", sorted({*SEARCHING} - {"darts-second_order"}))  # which needs a fit: see below
 def test_the_gradient_of_every_strategy_is_that_of_the_expected_cost(name: str, make_search: Make) -> None:
     kind, _ = STRATEGIES[name]
     gradients = []
-    for cost in (None, ArchitectureCost("params", weight=0.7)):
-        search = make_search(name, mixin=Partway, cost=cost).double()
+    for cost in (None, ArchitectureCost("params", penalty=0.7)):
+        search = make_search(name, cost=cost).double()
+        search.clock = SearchClock(progress=0.5)
         for parameter in search.architecture_parameters():
             parameter.data.normal_(generator=torch.Generator().manual_seed(3))
         if cost is not None:
@@ -82,7 +78,7 @@ def test_the_gradient_of_every_strategy_is_that_of_the_expected_cost(name: str, 
 
 
 def test_enas_descends_the_expected_cost_in_the_mean(make_search: Make) -> None:
-    search = make_search("enas", cost=ArchitectureCost("params", weight=0.7), entropy_weight=0)
+    search = make_search("enas", cost=ArchitectureCost("params", penalty=0.7), entropy_weight=0)
     measured(search)
     search.double()
     with torch.no_grad():
@@ -96,10 +92,10 @@ def test_enas_descends_the_expected_cost_in_the_mean(make_search: Make) -> None:
     truth = torch.autograd.grad((probs * costs).sum(), parameters)
     estimates = [torch.zeros_like(parameter) for parameter in parameters]
     for p, choice in zip(probs.detach(), choices, strict=True):
-        a = search.one_hot(choice).weights.double()
+        a = search.one_hot(choice).gates.double()
         with torch.enable_grad():
             row = search.controller(torch.tensor([choice]))[0]
-            gradient = torch.autograd.grad(search._cost(row, a, slope), parameters)
+            gradient = torch.autograd.grad(search._expected(row, a, slope), parameters)
         for total, part in zip(estimates, gradient, strict=True):
             total += p * part
     for estimate, reference in zip(estimates, truth, strict=True):
@@ -111,18 +107,23 @@ def test_enas_descends_the_expected_cost_in_the_mean(make_search: Make) -> None:
 
 
 def test_parameters_are_exact(make_search: Make) -> None:
-    search = make_search("advantage", cost=ArchitectureCost("params", weight=1))
+    search = make_search("advantage", cost=ArchitectureCost("params", penalty=1))
     cost = measured(search)
     for choice in [(0, 0), (1, 1), (2, 0), (3, 1)]:
         derived = search.space.genotype(choice).apply(search.model)
-        assert float(cost.expected(search.one_hot(choice).weights)) == count_parameters(derived)
-    assert cost.costs()["first"] == {"linear": 60, "tanh": 0, "block": 2 * (25 + 10 + 30), "zero": 0}  # in two cells
+        assert float(cost.expected(search.one_hot(choice).gates)) == count_parameters(derived)
+    assert cost.result().edges["first"] == {
+        "linear": 60,
+        "tanh": 0,
+        "block": 2 * (25 + 10 + 30),
+        "zero": 0,
+    }  # in two cells
 
 
 def test_multiply_accumulates_are_exact(make_search: Make) -> None:
-    search = make_search("advantage", cost=ArchitectureCost("macs", weight=1))
+    search = make_search("advantage", cost=ArchitectureCost("macs", penalty=1))
     cost = measured(search)
-    assert cost.costs() == {
+    assert cost.result().edges == {
         "first": {"linear": 50, "tanh": 0, "block": 100, "zero": 0},
         "second": {"linear": 50, "skip": 0},
     }
@@ -145,16 +146,16 @@ class Image(nn.Module):
 
 def image_search(cost: ArchitectureCost) -> tuple[SearchStrategy, tuple[Tensor, Tensor]]:
     adam = partial(torch.optim.Adam, lr=0.1)
-    search = AdvantageNAS(Image(), architecture_optimizer=adam, task=Classification(2), cost=cost)
+    search = AdvantageNAS(Image(), architecture_optimizer=adam, objective=Classification(2), cost=cost)
     batch = torch.randn(4, 2, 8, 8), torch.tensor([0, 1, 0, 1])
-    cost.measure(search, batch)
+    cost.measure(search.model, search.evaluator, batch)
     return search, batch
 
 
 def test_memory_is_what_a_backward_pass_needs() -> None:
-    search, _ = image_search(ArchitectureCost("memory", weight=1))
+    search, _ = image_search(ArchitectureCost("memory", penalty=1))
     activation = 4 * 2 * 8 * 8 * 4 / 2**20  # MiB
-    costs = search.cost.costs()["edge"]
+    costs = search.cost.result().edges["edge"]
     assert costs["conv"] == pytest.approx(2 * activation)  # at two places: its input
     assert costs["skip"] == 0
     # the inputs of convolution and normalization, the dropout's mask or factor, tanh's output; and statistics
@@ -168,12 +169,12 @@ def test_latency_tells_slow_from_fast_and_times_each_place() -> None:
             return x
 
     model = nn.Sequential(*(MixedOp("a", {"slow": Slow(), "fast": nn.Identity()}) for _ in range(2)))
-    cost = ArchitectureCost("latency", weight=1)
+    cost = ArchitectureCost("latency", penalty=1)
     search = AdvantageNAS(
-        model, architecture_optimizer=partial(torch.optim.Adam, lr=0.1), task=Classification(3), cost=cost
+        model, architecture_optimizer=partial(torch.optim.Adam, lr=0.1), objective=Classification(3), cost=cost
     )
-    cost.measure(search, (torch.randn(2, 3), torch.tensor([0, 1])))
-    costs = cost.costs()["a"]
+    cost.measure(search.model, search.evaluator, (torch.randn(2, 3), torch.tensor([0, 1])))
+    costs = cost.result().edges["a"]
     assert 6 <= costs["slow"] < 60  # milliseconds; the upper bound leaves room for a busy machine
     assert costs["fast"] < 3
 
@@ -182,11 +183,11 @@ def test_a_function_of_the_users() -> None:
     def own(candidate: nn.Module, x: Tensor) -> float:
         return x.shape[-1] * sum(1 for _ in candidate.modules())
 
-    search, _ = image_search(ArchitectureCost(own, weight=1))
-    assert search.cost.costs()["edge"] == {"conv": 16, "deep": 80, "skip": 16}
-    assert (float(search.cost.fixed), search.cost.content()["cost"]) == (0, "own")
+    search, _ = image_search(ArchitectureCost(own, penalty=1))
+    assert search.cost.result().edges["edge"] == {"conv": 16, "deep": 80, "skip": 16}
+    assert (float(search.cost.fixed), search.cost.result().content()["cost"]) == (0, "own")
     with pytest.raises(ValueError, match=r"cost of candidate 'conv' is None: return a number"):
-        image_search(ArchitectureCost(lambda candidate, x: None, weight=1))
+        image_search(ArchitectureCost(lambda candidate, x: None, penalty=1))
 
 
 @pytest.mark.parametrize("kind", ["params", "macs", "latency", "memory"])
@@ -194,7 +195,7 @@ def test_measuring_changes_nothing_else(
     kind: str, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer], assert_same: Any
 ) -> None:
     ends = []
-    for cost in (None, ArchitectureCost(kind, weight=0)):
+    for cost in (None, ArchitectureCost(kind, penalty=0)):
         torch.manual_seed(0)
         search = make_search("advantage", cost=cost)
         fit(search, make_loaders(), max_epochs=2)
@@ -209,13 +210,13 @@ def test_measuring_changes_nothing_else(
 def recorded(cost: ArchitectureCost) -> list[float]:
     """A list that grows by the expected cost in every step of the dual ascent."""
     spent: list[float] = []
-    ascend = cost.ascend
+    ascend = cost.after_step
 
     def record(probs: Tensor) -> None:
         spent.append(float(cost.expected(probs)))
         ascend(probs)
 
-    cost.ascend = record  # type: ignore[method-assign]
+    cost.after_step = record  # type: ignore[method-assign]
     return spent
 
 
@@ -225,12 +226,12 @@ def test_the_dual_ascent_is_the_stated_one(make_search: Make) -> None:
     measured(search)
     excess = (float(cost.expected(search.probs)) - 100) / 100
     for step in (1, 2, 3):
-        cost.ascend(search.probs)
-        assert float(cost.weight) == pytest.approx((0.5 * step + 2) * excess)
-    cheapest = search.one_hot((1, 1)).weights
+        cost.after_step(search.probs)
+        assert float(cost.penalty) == pytest.approx((0.5 * step + 2) * excess)
+    cheapest = search.one_hot((1, 1)).gates
     for _ in range(100):
-        cost.ascend(cheapest)
-    assert float(cost.weight) == float(cost.multiplier) == 0  # never negative
+        cost.after_step(cheapest)
+    assert float(cost.penalty) == float(cost.multiplier) == 0  # never negative
 
 
 @pytest.mark.parametrize(
@@ -242,13 +243,13 @@ def test_a_budget_is_met(
     cost = ArchitectureCost("params", budget=120)
     spent = recorded(cost)
     search = make_search(name, cost=cost, architecture_optimizer=partial(torch.optim.Adam, lr=0.02), seed=1)
-    start = float(measured(search).expected(search.cost_weights))
+    start = float(measured(search).expected(search.expected_gates))
     fit(search, make_loaders(weights=8, architecture=8), max_epochs=80)
     assert start > 130
     assert fmean(spent[-160:]) <= 120 * 1.05
     if name != "enas":  # whose noise moves the controller to and fro by more than that
-        assert float(cost.expected(search.cost_weights)) <= 120 * 1.05
-    assert cost.allows(search.one_hot(search.argmax_choice()).weights)
+        assert float(cost.expected(search.expected_gates)) <= 120 * 1.05
+    assert cost.allows(search.one_hot(search.argmax_choice()).gates)
 
 
 def test_what_is_found_is_the_most_probable_architecture_within_the_budget(make_search: Make) -> None:
@@ -257,7 +258,7 @@ def test_what_is_found_is_the_most_probable_architecture_within_the_budget(make_
     assert cost is not None
     cost.budget = None
     measured(search)
-    weights = {choice: search.one_hot(choice).weights for choice in every_choice(search.space)}
+    weights = {choice: search.one_hot(choice).gates for choice in every_choice(search.space)}
     totals = {choice: float(cost.expected(each)) for choice, each in weights.items()}
     generator = torch.Generator().manual_seed(0)
     binding = []
@@ -285,14 +286,14 @@ def test_process_best_is_within_the_budget(
     cost = search.cost
     assert cost is not None
     assert search.process_best is not None
-    assert cost.allows(search.one_hot(search.space.choice(search.process_best)).weights)
+    assert cost.allows(search.one_hot(search.space.choice(search.process_best)).gates)
 
 
 class Spendthrift:
     """A strategy whose loss, without noise, falls by 0.1 from free candidates to the most expensive ones."""
 
     def theta_gradient(self: Any, trials: Any) -> Tensor:
-        return functional.through_softmax(self.probs, -0.1 * self.cost.table / self.cost.table.amax(-1).sum())
+        return functional.softmax_vjp(self.probs, -0.1 * self.cost.table / self.cost.table.amax(-1).sum())
 
 
 @pytest.mark.parametrize("lr", [0.005, 0.1])
@@ -314,7 +315,7 @@ def test_a_budget_is_used_up_without_swings(
 def test_a_penalty_that_outweighs_the_loss_finds_the_cheapest_architecture(
     name: str, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:
-    search = make_search(name, cost=ArchitectureCost("macs", weight=100))
+    search = make_search(name, cost=ArchitectureCost("macs", penalty=100))
     fit(search, make_loaders(weights=8, architecture=8), max_epochs=4)
     found = search.genotype()
     assert (found["first"] in ("tanh", "zero"), found["second"]) == (True, "skip")
@@ -338,8 +339,8 @@ def own(candidate: nn.Module, x: Tensor) -> float:
 def test_a_run_counts_costs_and_leaves_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch(monkeypatch, *SMALL_CIFAR10, "cost=macs", "cost_weight=0.5", "retrain=true", "hydra.run.dir=run")
-    assert re.search(r"^cost +\d+ multiply-accumulates per term of the loss, at a weight of 0.5$",
+    launch(monkeypatch, *SMALL_CIFAR10, "cost=macs", "cost_penalty=0.5", "retrain=true", "hydra.run.dir=run")
+    assert re.search(r"^cost +\d+ multiply-accumulates per term of the loss, at a penalty of 0.5$",
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
     summary, costs = read(folder / "run", "summary.json"), read(folder / "run", "costs.json")
     assert costs["edges"]["0->1"]["skip_connect"] == 0
@@ -347,9 +348,9 @@ def test_a_run_counts_costs_and_leaves_them(
     network = cell.apply(NASBench201(classes=3, cells=1, channels=2))
     assert summary["cost"] == count_macs(network, torch.zeros(1, 3, 8, 8))
     log = (folder / "run" / "metrics.csv").read_text()
-    assert "cost_weight" in log.splitlines()[0]
+    assert "cost_penalty" in log.splitlines()[0]
     assert read(folder / "run" / "retrained", "summary.json")["strategy"] == "fixed"
-    launch(monkeypatch, *SMALL_CIFAR10, "cost=run/costs.json", "cost_weight=0.5", "hydra.run.dir=again")
+    launch(monkeypatch, *SMALL_CIFAR10, "cost=run/costs.json", "cost_penalty=0.5", "hydra.run.dir=again")
     assert read(folder / "again", "summary.json")["cost"] == summary["cost"]
     launch(monkeypatch, *SMALL_CIFAR10, "cost=test_costs.own", "cost_budget=20", "hydra.run.dir=own")
     assert read(folder / "own", "costs.json")["edges"]["0->1"]["skip_connect"] == 3  # one in each of three cells
@@ -366,7 +367,7 @@ def test_a_budgeted_run_goes_on_bit_for_bit(
     launch(monkeypatch, *arguments, "hydra.run.dir=crashed", "ckpt_path=last")
     assert_same_end(folder / "crashed", folder / "straight", assert_same)
     summary = read(folder / "straight", "summary.json")
-    assert summary["cost_weight"] > 0
+    assert summary["cost_penalty"] > 0
     assert f"expected cost {summary['expected_cost']:.6g}, of a budget of 15000" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -375,14 +376,14 @@ def test_a_budgeted_run_goes_on_bit_for_bit(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["cost_weight=1"], "cost_weight=1.0 of what? Say cost=params or macs or latency or memory"),
-        (["cost=macs"], "weight=None, budget=None: give a cost one of them"),
-        (["cost=flops", "cost_weight=1"], "cost='flops' is unknown: use params"),
-        (["cost=no.such", "cost_weight=1"], "cost=no.such is neither a file nor a function: Error"),
-        (["cost=images", "cost_weight=1"], "cost='images' is unknown"),
+        (["cost_penalty=1"], "cost_penalty=1.0 of what? Say cost=params or macs or latency or memory"),
+        (["cost=macs"], "penalty=None, budget=None: give a cost one of them"),
+        (["cost=flops", "cost_penalty=1"], "cost='flops' is unknown: use params"),
+        (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: Error"),
+        (["cost=images", "cost_penalty=1"], "cost='images' is unknown"),
         (["cost=macs", "cost_budget=1"], "cost_budget=1 is below what the cheapest architecture costs"),
-        (["cost=broken.json", "cost_weight=1"], "broken.json has no costs for this network"),
-        (["cost=macs", "cost_weight=1", "strategy=random"], "RandomSearch has no choice that a cost could change"),
+        (["cost=broken.json", "cost_penalty=1"], "broken.json has no costs for this network"),
+        (["cost=macs", "cost_penalty=1", "strategy=random"], "RandomSearch has no choice that a cost could change"),
     ],
 )
 def test_bad_settings_are_named(
@@ -403,14 +404,14 @@ def test_bad_settings_are_named(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "weight=None, budget=None: give a cost one of them"),
-        ({"weight": 1, "budget": 2}, "weight=1, budget=2: give a cost one of them"),
-        ({"weight": -1}, "weight=-1 of a cost must be a finite number of at least 0"),
-        ({"budget": 0}, "budget=0 of a cost must be a finite number above 0"),
-        ({"weight": 1, "rate": 0}, "rate=0 of a cost must be a finite number above 0"),
-        ({"budget": 1, "damping": -1}, "damping=-1 of a cost must be a finite number of at least 0"),
-        ({"weight": float("nan")}, "weight=nan of a cost must be"),
-        ({"weight": True}, "weight=True of a cost must be"),
+        ({}, "penalty=None, budget=None: give a cost one of them"),
+        ({"penalty": 1, "budget": 2}, "penalty=1, budget=2: give a cost one of them"),
+        ({"penalty": -1}, "penalty=-1 must be a finite number of at least 0"),
+        ({"budget": 0}, "budget=0 must be a finite number above 0"),
+        ({"penalty": 1, "rate": 0}, "rate=0 must be a finite number above 0"),
+        ({"budget": 1, "damping": -1}, "damping=-1 must be a finite number of at least 0"),
+        ({"penalty": float("nan")}, "penalty=nan must be"),
+        ({"penalty": True}, "penalty=True must be"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], says: str) -> None:
@@ -420,7 +421,7 @@ def test_bad_options_are_named(options: dict[str, Any], says: str) -> None:
 
 def test_a_bad_kind_is_named() -> None:
     with pytest.raises(ValueError, match=r"cost='flops' is unknown: use params, macs, latency, memory, a function, or"):
-        ArchitectureCost("flops", weight=1)
+        ArchitectureCost("flops", penalty=1)
 
 
 def test_a_budget_that_nothing_meets_is_refused(make_search: Make) -> None:
@@ -436,14 +437,14 @@ def test_a_cost_that_is_none_or_changes_nothing_is_refused(make_search: Make) ->
         make_search("advantage", cost="macs")
     for name in ("fixed", "random"):
         with pytest.raises(ValueError, match=r"has no choice that a cost could change"):
-            make_search(name, cost=ArchitectureCost("macs", weight=1))
+            make_search(name, cost=ArchitectureCost("macs", penalty=1))
 
 
 def test_half_precision_keeps_the_costs(make_search: Make) -> None:
-    search = make_search("advantage", cost=ArchitectureCost("params", weight=0.123))
+    search = make_search("advantage", cost=ArchitectureCost("params", penalty=0.123))
     before = copy.deepcopy(measured(search).state_dict())
     search.bfloat16()
     assert {name: value.dtype for name, value in search.cost.named_buffers()} == dict.fromkeys(
-        ("weight", "multiplier", "table", "fixed"), torch.float32
+        ("penalty", "multiplier", "table", "fixed"), torch.float32
     )
     torch.testing.assert_close(search.cost.state_dict()["table"], before["table"], rtol=0, atol=0)

@@ -255,7 +255,7 @@ def test_last_starts_a_run_that_has_not_begun(folder: Path, monkeypatch: pytest.
         (["ckpt_path=other/last.ckpt"], "there is no checkpoint other/last.ckpt: name the checkpoints/last.ckpt of a"),
         (["ckpt_path=run/checkpoints/last.ckpt", "strategy=gdas"], "is of AdvantageNAS search, and this is GDAS"),
         (["ckpt_path=run/checkpoints/last.ckpt", "task.data.nodes=3", "task.model.nodes=3"], "search space is"),
-        (["ckpt_path=old.ckpt"], "the checkpoint has the format 0 of another version, and this one reads 1"),
+        (["ckpt_path=old.ckpt"], "the checkpoint has the format 0 of another version, and this one reads 2"),
         (["ckpt_path=foreign.ckpt"], "the checkpoint is of no search of this package"),
         (["checkpoint.every_n_steps=0"], "every_n_steps=0 must be above 0, or null"),
         (["checkpoint.every_n_minutes=-1"], "every_n_minutes=-1.0 must be above 0, or null"),

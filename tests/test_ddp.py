@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import advnas_lightning
 from advnas_lightning import SearchStrategy, search_loaders
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
 
 BATCH, EPOCHS = 8, 3
 WEIGHTS, ARCHITECTURE = 3, 2  # batches in each loader
@@ -120,7 +120,9 @@ def build(name: str, *, adopts: bool = False, **more: Any) -> SearchStrategy:
     torch.manual_seed(0)
     # what is random, or averaged over a rank's batch alone, would differ
     model: nn.Module = Classifier() if adopts else SmallNet(dropout=0.0, norm=False)
-    own = {} if adopts else {"weight_optimizer": partial(SGD, lr=0.1, momentum=0.9), "task": Classification(CLASSES)}
+    own = (
+        {} if adopts else {"weight_optimizer": partial(SGD, lr=0.1, momentum=0.9), "objective": Classification(CLASSES)}
+    )
     return kind(
         model,
         # Adam's first steps are the signs of its gradients; with this ε a rounding error cannot turn one

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import ENAS, REINFORCE, AdvantageNAS
-from advnas_lightning.diagnose import Quality, diagnose, diagnose_fit, recommend
+from advnas_lightning.diagnose import EstimatorStatistics, diagnose, diagnose_fit, recommend
 from advnas_lightning.diagnose.__main__ import main
 from advnas_lightning.diagnose.quality import ESTIMATORS, _measure, estimator, sampled
-from advnas_lightning.tasks import Classification, Regression
+from advnas_lightning.objectives import Classification, Regression
 
 BATCHES = [batch_of(1), batch_of(2)]
 
 
 def search_net() -> Any:
-    return make(AdvantageNAS, Net(), task=Regression())
+    return make(AdvantageNAS, Net(), objective=Regression())
 
 
 def true_gradient(search: Any) -> Tensor:
@@ -130,7 +130,7 @@ def test_a_lightning_modules_own_step_is_diagnosed(
     assert truth.by == "all 8 architectures"
     assert_same(dict(search.state_dict()), before)
     plain = AdvantageNAS(
-        search.model.net, task=Classification(3), architecture_optimizer=partial(torch.optim.Adam, lr=0.1)
+        search.model.net, objective=Classification(3), architecture_optimizer=partial(torch.optim.Adam, lr=0.1)
     )
     again, _, _ = diagnose_fit(plain, make_loaders(), batches=2, strategies=["advantage"], draws=3)
     torch.testing.assert_close(truth.gradient, again.gradient)
@@ -154,8 +154,8 @@ def test_measures_of_estimates_with_a_known_law() -> None:
 
 
 def test_the_recommendation_weighs_signal_against_time() -> None:
-    def quality(name: str, snr: float, seconds: float, cosine: float) -> Quality:
-        return Quality(name, 10, seconds, 0.1, 0.1, 1.0, cosine, 0.5, snr, {})
+    def quality(name: str, snr: float, seconds: float, cosine: float) -> EstimatorStatistics:
+        return EstimatorStatistics(name, 10, seconds, 0.1, 0.1, 1.0, cosine, 0.5, snr, {})
 
     assert recommend([quality("slow", 4.0, 8.0, 0.95), quality("fast", 1.0, 0.5, 0.9)]).startswith("fast: the sum of a")
     assert "slow, which would then reach 0.99" in recommend(
@@ -173,7 +173,7 @@ def test_bad_arguments_are_named(make_search: Any) -> None:
     with pytest.raises(ValueError, match=r"there is no batch"):
         diagnose(search, [])
     with pytest.raises(ValueError, match=r"ENAS has no θ whose gradient could be compared"):
-        diagnose(make(ENAS, Net(), task=Regression()), BATCHES)
+        diagnose(make(ENAS, Net(), objective=Regression()), BATCHES)
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

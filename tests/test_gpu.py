@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from advnas_lightning import Architecture, ArchitectureCost
-from advnas_lightning.checkpoints import LastCheckpoint
-from advnas_lightning.models import NASBench201
-from advnas_lightning.tasks import Classification
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.objectives import Classification
+from advnas_lightning.tasks.cifar10 import NASBench201
 from benchmarks.offload import peak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -115,7 +115,7 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("offload", [False, True], ids=["", "offload"])
 @pytest.mark.parametrize("kind", ["none", "ones", "outputs", "two paths", "dense"])
 def test_an_evaluation_never_waits_for_the_device(kind: str, offload: bool, make_search: Make) -> None:
-    search = make_search("advantage", NASBench201(cells=1, channels=4), task=Classification(10), offload=offload)
+    search = make_search("advantage", NASBench201(cells=1, channels=4), objective=Classification(10), offload=offload)
     search.to("cuda")
     batch = torch.randn(4, 3, 32, 32, device="cuda"), torch.randint(10, (4,), device="cuda")
     architecture = search.one_hot([1] * 6)  # 1×1 convolutions
@@ -149,7 +149,7 @@ def test_the_gradients_of_cells_are_those_of_a_cpu(layout: torch.memory_format, 
     images, labels = torch.randn(8, 3, 16, 16).contiguous(memory_format=layout), torch.arange(8)
     found = []
     for place in ("cpu", "cuda"):
-        search = make_search("darts", copy.deepcopy(network), task=Classification(10)).to(place)
+        search = make_search("darts", copy.deepcopy(network), objective=Classification(10)).to(place)
         gates = search.probs.requires_grad_()
         with search.space.bind(search.mixture(search.probs), gates):
             search.outcome((images.to(place), labels.to(place))).loss.backward()
@@ -177,7 +177,7 @@ def test_counterfactual_credit_is_that_of_the_dense_network(
     class Compared:
         def evaluate_draws(self, batch: Any) -> Any:
             (trial,) = trials = super().evaluate_draws(batch)
-            dense = Architecture(trial.architecture.weights, self.space.all_paths)
+            dense = Architecture(trial.architecture.gates, self.space.all_paths)
             compared.append((trial.gate_grad, self.evaluate(dense, batch).gate_grad))
             return trials
 
@@ -288,7 +288,7 @@ def test_a_run_from_the_command_line(
 
 
 def test_costs_in_seconds_are_those_of_the_device(make_search: Make, make_loaders: Make, fit: Make) -> None:
-    cost = ArchitectureCost("latency", weight=0.1)
+    cost = ArchitectureCost("latency", penalty=0.1)
     fit(make_search("advantage", cost=cost), make_loaders(), **GPU)
     seconds = cost.costs()
     assert all(value >= 0 for row in seconds.values() for value in row.values())

@@ -535,7 +535,7 @@ def test_every_precision_that_lightning_has_on_a_cpu(precision: str, train: Make
     assert set(noted) == {PRECISIONS[precision]}
     assert len(noted) == 24 + 8
     assert (search.weight_steps, search.architecture_steps) == (12, 12)
-    assert search.bad_steps == {"weight": 0, "architecture": 0}
+    assert search.guard.total == {"weight": 0, "architecture": 0}
     assert search.theta.isfinite().all()
     assert search.theta.ne(1).all(-1).any()
     assert trainer.callback_metrics["val_loss"].isfinite()
@@ -915,14 +915,14 @@ def test_averaged_weights_leave_the_best_architecture_alone(train: Make) -> None
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             assert isinstance(pl_module, SearchStrategy)
-            self.best = pl_module.genotype("process_best"), float(pl_module.best_loss)
+            self.best = pl_module.genotype("process_best"), float(pl_module.best.loss)
 
     noted, search = Both(), search_of()
     try:
         train(search, max_epochs=4, callbacks=[noted, EMAWeightAveraging(decay=0.9)])
     except MisconfigurationException:
         return
-    assert (search.genotype("process_best"), float(search.best_loss)) == noted.best
+    assert (search.genotype("process_best"), float(search.best.loss)) == noted.best
 
 
 def test_a_plain_network_that_was_found_may_be_averaged(train: Make) -> None:

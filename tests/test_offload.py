@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from advnas_lightning import AdvantageNAS, ArchitectureCost, MixedOp, SearchStrategy
-from advnas_lightning.checkpoints import LastCheckpoint
+from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.diagnose import diagnose
-from advnas_lightning.strategies.offloading import WaitingCopies
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
+from advnas_lightning.space.offload import WaitingCopies
 from benchmarks.offload import peak
 from benchmarks.software_device import DEVICE, Memory, OnDevice, on_device, software_device
 
@@ -236,7 +236,7 @@ def test_a_recurrent_edge_is_copied_once_for_all_steps(device: Memory, loads: Co
     nets = []
     for offload in (False, True):
         torch.manual_seed(0)
-        search = AdvantageNAS(Net(), architecture_optimizer=ADAM, task=Classification(CLASSES), offload=offload)
+        search = AdvantageNAS(Net(), architecture_optimizer=ADAM, objective=Classification(CLASSES), offload=offload)
         search.to(DEVICE)
         torch.manual_seed(1)
         (trial,) = step(search, 7, 4)
@@ -428,9 +428,9 @@ def test_numbers_are_converted_in_host_memory(make_search: Make, device: Memory)
 def test_costs_are_the_same(kind: str, device: Memory, make_search: Make, make_loaders: Make, fit: Make) -> None:
     tables = []
     for offload in (False, True):
-        cost = ArchitectureCost(kind, weight=0.1)
+        cost = ArchitectureCost(kind, penalty=0.1)
         fit(make_search("advantage", cost=cost, offload=offload), make_loaders(), **on_device())
-        tables.append(cost.costs())
+        tables.append(cost.result().edges)
     assert tables[0] == tables[1]
 
 

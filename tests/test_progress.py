@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cli import SMALL_TOY, read, runs
 
-from advnas_lightning.app import main
-from advnas_lightning.pictures import draw_probabilities
-from advnas_lightning.progress import EpochLines, SearchProgressBar, progress_display
+from advnas_lightning.callbacks.pictures import draw_probabilities
+from advnas_lightning.callbacks.progress import EpochLines, SearchProgressBar, progress_display
+from advnas_lightning.cli.main import main
 
 NAMES = {"tensorboard": ["tensorboard"], "wandb": ["wandb", "logger.offline=true"], "mlflow": ["mlflow"]}
 
@@ -54,7 +54,7 @@ def test_a_display_may_be_switched_off(
 def test_a_terminal_gets_a_live_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("advnas_lightning.app.progress_display", lambda job: SearchProgressBar())
+    monkeypatch.setattr("advnas_lightning.cli.run.progress_display", lambda job: SearchProgressBar())
     monkeypatch.setenv("COLUMNS", "400")
     drawn: list[dict[str, Any]] = []
     get_metrics = SearchProgressBar.get_metrics

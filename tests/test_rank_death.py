@@ -19,7 +19,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from test_crash import assert_same_end, steps
 
-from advnas_lightning.checkpoints import whole_checkpoint
+from advnas_lightning.callbacks.checkpoint import intact_checkpoint
 
 MINUTE = 60
 WARM = 5  # batches
@@ -133,7 +133,7 @@ def test_a_run_goes_on_from_whatever_ended_its_processes(folder: Path, start: St
         print(f"{number.name} for {ranks}: {time.monotonic() - since:.1f} s, status {process.returncode}\n{output}")
         assert process.returncode != 0
         assert "Traceback" not in output
-        assert whole_checkpoint(last) == last
+        assert intact_checkpoint(last) == last
         torch.load(last, weights_only=True)
         if number == signal.SIGKILL:
             assert re.search(DIED, output, re.MULTILINE)

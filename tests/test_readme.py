@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from advnas_lightning.tasks.cifar10 import nasbench201
 from cli import SMALL_TOY, launch, read
 from hydra import compose, initialize_config_dir
 
-from advnas_lightning.app import quote_cells
-from advnas_lightning.benchmarks import nasbench201
+from advnas_lightning.cli.main import quote_cells
 from advnas_lightning.diagnose.__main__ import main as diagnose
 from advnas_lightning.report.__main__ import main as report
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 COMMANDS = [line for lang, text in BLOCKS if lang == "bash" for line in text.replace("\\\n", " ").splitlines()]
 RUNS = [line for line in COMMANDS[2:] if "-m advnas_lightning " in line and "--config-dir" not in line]
-TABLES = [line for line in COMMANDS if "advnas_lightning.benchmarks.nasbench201 " in line]
+TABLES = [line for line in COMMANDS if "advnas_lightning.tasks.cifar10.nasbench201 " in line]
 
 
 def test_the_first_two_commands_are_set_up_and_test() -> None:

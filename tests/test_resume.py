@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
-from advnas_lightning.checkpoints import LastCheckpoint
-from advnas_lightning.loggers import RunLog
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.callbacks.run_log import RunLog
 
 Make = Callable[..., Any]
 OPTIMIZERS = {
@@ -151,7 +151,7 @@ def test_a_checkpoint_holds_the_result(
     search = make_search("reinforce")
     search.load_state_dict(checkpoint["state_dict"])
     assert search.process_best is not None
-    assert search.best_choice.tolist() == checkpoint["state_dict"]["best_choice"].tolist()
+    assert search.best.choice.tolist() == checkpoint["state_dict"]["best.choice"].tolist()
     loaded = type(search).load_from_checkpoint(
         tmp_path / "run" / "last.ckpt", model=small_net(), weights_only=True, strict=False, **OPTIMIZERS
     )
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_was_evaluated_leaves_a_new_search_its_whole_epoch(
         validating.validate(search, make_loaders()["weights"], ckpt_path=tmp_path / "middle.ckpt", verbose=False)
     else:
         search = type(search).load_from_checkpoint(
-            tmp_path / "middle.ckpt", model=small_net(), task=search.task, strict=False, **OPTIMIZERS
+            tmp_path / "middle.ckpt", model=small_net(), objective=search.objective, strict=False, **OPTIMIZERS
         )
     loaders = make_loaders()
     fit(search, loaders)

@@ -19,7 +19,7 @@ from torch.optim import SGD, Adam
 from torchvision.models import resnet18
 
 from advnas_lightning import AdvantageNAS, Genotype, MixedOp, SearchSpace, choices, make_searchable
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
 
 Rules = Mapping[Any, Callable[[Any], Any]]
 
@@ -119,10 +119,10 @@ def test_resnet_in_a_few_lines() -> None:
     assert torch.equal(original(model).apply(model).eval()(x), untouched(x))
     model.train()
     architecture = space.one_hot([len(row) - 1 for row in space.candidates])
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates):
         model(x).square().mean().backward()
-    assert (gates.grad.ne(0) == architecture.weights.bool()).all()
+    assert (gates.grad.ne(0) == architecture.gates.bool()).all()
 
     genotype = space.genotype([len(row) - 1 for row in space.candidates])
     plain = genotype.apply(model)
@@ -244,7 +244,7 @@ def test_a_search_trains_what_was_made_searchable(make_loaders: Callable[..., An
     make_searchable(model, {nn.Linear: linears, nn.ReLU: activations})
     search = AdvantageNAS(
         model,
-        task=Classification(4),
+        objective=Classification(4),
         weight_optimizer=partial(SGD, lr=0.1),
         architecture_optimizer=partial(Adam, lr=0.1),
     )

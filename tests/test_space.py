@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 from advnas_lightning import Architecture, Genotype, MixedOp, SearchSpace
-from advnas_lightning.space import count_macs, count_parameters
+from advnas_lightning.cost import count_macs, count_parameters
 
 
 class Scale(nn.Module):
@@ -84,7 +84,7 @@ def dense(space: SearchSpace, seed: int = 0) -> Architecture:
 
 
 def gate_gradient(model: nn.Module, space: SearchSpace, architecture: Architecture) -> Tensor:
-    gates = architecture.weights.double().requires_grad_()
+    gates = architecture.gates.double().requires_grad_()
     with space.bind(architecture, gates):
         return torch.autograd.grad(loss_of(model), gates)[0]
 
@@ -126,7 +126,7 @@ def test_cells_and_time_steps_of_one_name_share_a_row() -> None:
     space = SearchSpace(model)
     architecture = dense(space)
     gradient = gate_gradient(model, space, architecture)
-    torch.testing.assert_close(gradient, finite_differences(model, space, architecture.weights), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, finite_differences(model, space, architecture.gates), rtol=1e-6, atol=1e-7)
     assert gradient.shape == (3, 3)
     assert gradient[0].ne(0).all()
 
@@ -137,7 +137,7 @@ def test_a_one_hot_gate_has_the_dense_networks_gradient(choice: tuple[int, ...])
     space = SearchSpace(model)
     one_hot = space.one_hot(choice)
     gradient = gate_gradient(model, space, one_hot)
-    expected = finite_differences(model, space, one_hot.weights.double()) * one_hot.weights
+    expected = finite_differences(model, space, one_hot.gates.double()) * one_hot.gates
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -145,7 +145,7 @@ def test_inactive_candidates_count_as_ones_where_asked() -> None:
     model = nn.Sequential(MixedOp("a", scales(2, 3)))
     space = SearchSpace(model)
     hot = space.one_hot([1])
-    gradient = gate_gradient(model, space, Architecture(hot.weights, hot.paths, hot.choice, inactive="ones"))
+    gradient = gate_gradient(model, space, Architecture(hot.gates, hot.paths, hot.choice, inactive="ones"))
     x = torch.linspace(-1, 2, 6, dtype=torch.double)
     expected = torch.stack([(2 * 3 * x).sum(), (2 * 3 * x * 3 * x).sum()])  # L = Σ y², y = 3x
     torch.testing.assert_close(gradient[0], expected)
@@ -156,7 +156,7 @@ def test_only_bound_candidates_run_forward_and_backward() -> None:
         model = Ragged()
         space = SearchSpace(model)
         architecture = space.one_hot([1, 0, 0])
-        gates = architecture.weights.double().requires_grad_() if with_gates else None
+        gates = architecture.gates.double().requires_grad_() if with_gates else None
         with space.bind(architecture, gates):
             loss_of(model).backward()
         assert model.calls() == {
@@ -198,7 +198,7 @@ def test_what_follows_an_edge_may_work_in_place(dense_gates: bool) -> None:
     x = torch.randn(5, 3, dtype=torch.double)
     gradients = []
     for relu in (nn.ReLU(inplace=False), nn.ReLU(inplace=True)):
-        gates = architecture.weights.double().requires_grad_()
+        gates = architecture.gates.double().requires_grad_()
         with space.bind(architecture, gates):
             gradients.append(torch.autograd.grad(relu(edge(x)).square().sum(), gates)[0])
     assert torch.equal(*gradients)
@@ -395,23 +395,23 @@ def test_load_reads_a_runs_file(tmp_path: Path) -> None:
     path = write(tmp_path / "genotype.json", content)
     assert Genotype.load(path) == Genotype({"a": "y"})
     assert Genotype.load(str(path), "argmax") == Genotype({"a": "x"})
-    assert Genotype.load(path, which="process_best") == Genotype({"a": "y"})
-    with pytest.raises(ValueError, match="which='worst'"):
-        Genotype.load(path, which="worst")
+    assert Genotype.load(path, select="process_best") == Genotype({"a": "y"})
+    with pytest.raises(ValueError, match="select='worst'"):
+        Genotype.load(path, select="worst")
 
 
 def test_load_says_when_there_is_no_process_best(tmp_path: Path) -> None:
     path = write(tmp_path / "genotype.json", {"selected": "argmax", "argmax": {"a": "x"}, "process_best": None})
     assert Genotype.load(path) == Genotype({"a": "x"})
     with pytest.raises(ValueError, match=f"{path}.*no process_best"):
-        Genotype.load(path, which="process_best")
+        Genotype.load(path, select="process_best")
 
 
 def test_load_reads_a_lone_genotype(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.json", {"a": "x"})
     assert Genotype.load(path) == Genotype({"a": "x"})
-    with pytest.raises(ValueError, match="which='argmax'"):
-        Genotype.load(path, which="argmax")
+    with pytest.raises(ValueError, match="select='argmax'"):
+        Genotype.load(path, select="argmax")
 
 
 @pytest.mark.parametrize(
@@ -542,12 +542,12 @@ def test_read_takes_what_a_user_would_write(tmp_path: Path) -> None:
     for source in (text, f" {text}\n", cell.to_json(), f"\n{cell.to_json()}", run, str(run), lone, str(lone)):
         assert Genotype.read(source) == cell
     assert Genotype.read(run, "process_best") == Genotype({"a": "b"})
-    assert Genotype.read(str(run), which="argmax") == cell
+    assert Genotype.read(str(run), select="argmax") == cell
 
 
 @pytest.mark.parametrize("source", ["|none~0|", '{"0->1": "none"}'])
 def test_read_has_nothing_to_choose_in_one_genotype(source: str) -> None:
-    with pytest.raises(ValueError, match="which='argmax'") as caught:
+    with pytest.raises(ValueError, match="select='argmax'") as caught:
         Genotype.read(source, "argmax")
     assert source in str(caught.value)
 
@@ -648,7 +648,7 @@ def test_in_place_after_a_skip_leaves_the_edges_input_alone() -> None:
     architecture = space.one_hot([0])
     x = torch.tensor([-2.0, 1.0, 3.0], requires_grad=True)
     node = x * 1
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates):
         y = edge(node).mul_(2).relu_()
     assert node.tolist() == [-2, 1, 3]
@@ -674,7 +674,7 @@ def test_an_output_without_a_gradient_gives_no_credit() -> None:
     space = SearchSpace(net)
     for inactive in ("none", "ones", "outputs"):
         architecture = replace(space.one_hot([0, 1]), inactive=inactive)
-        gates = architecture.weights.double().requires_grad_()
+        gates = architecture.gates.double().requires_grad_()
         with space.bind(architecture, gates):
             loss = (net[1](X) + Blocked.apply(net[0](X))).sum()
         (gradient,) = torch.autograd.grad(loss, gates)
@@ -687,7 +687,7 @@ def test_a_gates_credit_is_summed_in_full_precision(dtype: torch.dtype) -> None:
     edge = MixedOp("a", {"skip": nn.Identity(), "other": nn.Identity()})
     space = SearchSpace(edge)
     architecture = space.one_hot([1])
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     x = torch.full((1001,), 16.0, dtype=dtype)
     with space.bind(architecture, gates):
         y = edge(x)
@@ -702,13 +702,13 @@ def test_a_single_path_equals_a_dense_draw_of_the_same_gates() -> None:
     space = SearchSpace(model)
     one_hot = space.one_hot([2, 0, 1])
     gradients = []
-    for architecture in (one_hot, Architecture(one_hot.weights, space.all_paths)):
+    for architecture in (one_hot, Architecture(one_hot.gates, space.all_paths)):
         model.zero_grad()
-        gates = one_hot.weights.double().requires_grad_()
+        gates = one_hot.gates.double().requires_grad_()
         with space.bind(architecture, gates):
             loss_of(model).backward()
         weights = [p.grad for p in model.parameters() if p.grad is not None and p.grad.any()]
-        gradients.append([*weights, gates.grad * one_hot.weights])
+        gradients.append([*weights, gates.grad * one_hot.gates])
     assert len(gradients[0]) == 5  # two cells, b, c, and the gates
     torch.testing.assert_close(*gradients)
 
@@ -755,7 +755,7 @@ def test_one_gate_serves_all_tensors_that_a_candidate_returns() -> None:
         expected, credit = by_hand(edge, choice, X)
         for gated in (True, False):
             architecture = space.one_hot([choice])
-            gates = architecture.weights.double().requires_grad_() if gated else None
+            gates = architecture.gates.double().requires_grad_() if gated else None
             with space.bind(architecture, gates):
                 output = edge(X, shift=0.5)
             torch.testing.assert_close(tensors(output), tensors(expected), rtol=0, atol=0)
@@ -772,8 +772,8 @@ def test_inactive_ones_are_added_to_every_tensor_that_a_candidate_returns() -> N
     edge = MixedOp("a", {"one": Parts(0.7), "two": Parts(-0.4)})
     space = SearchSpace(edge)
     hot = space.one_hot([1])
-    gates = hot.weights.double().requires_grad_()
-    with space.bind(Architecture(hot.weights, hot.paths, hot.choice, inactive="ones"), gates):
+    gates = hot.gates.double().requires_grad_()
+    with space.bind(Architecture(hot.gates, hot.paths, hot.choice, inactive="ones"), gates):
         (gradient,) = torch.autograd.grad(parts_loss(edge(X, shift=0.5)), gates)
     output, credit = by_hand(edge, 1, X)
     ones = sum(g.sum() for g in torch.autograd.grad(parts_loss(output), tensors(output)))
@@ -793,7 +793,7 @@ def test_inactive_outputs_give_all_gates_the_dense_networks_gradient(choice: tup
     model = Ragged()
     space = SearchSpace(model)
     gradient = gate_gradient(model, space, outputs_credited(space, choice))
-    expected = finite_differences(model, space, space.one_hot(choice).weights.double())
+    expected = finite_differences(model, space, space.one_hot(choice).gates.double())
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
     assert (gradient != 0).tolist() == [[True, True, True], [True, False, False], [False, True, False]]
 
@@ -801,7 +801,7 @@ def test_inactive_outputs_give_all_gates_the_dense_networks_gradient(choice: tup
 def test_inactive_outputs_of_every_tensor_that_a_candidate_returns() -> None:
     edge = MixedOp("a", {"one": Parts(0.7), "two": Parts(-0.4)})
     space = SearchSpace(edge)
-    gates = space.one_hot([1]).weights.double().requires_grad_()
+    gates = space.one_hot([1]).gates.double().requires_grad_()
     with space.bind(outputs_credited(space, [1]), gates):
         (gradient,) = torch.autograd.grad(parts_loss(edge(X, shift=0.5)), gates)
     output, credit = by_hand(edge, 1, X)
@@ -847,7 +847,7 @@ def test_counterfactual_passes_run_under_the_forward_passs_autocast() -> None:
 
     model = nn.Sequential(MixedOp("a", {"one": Note(6, 6), "two": Note(6, 6)}))
     space = SearchSpace(model)
-    gates = space.one_hot([0]).weights.requires_grad_()
+    gates = space.one_hot([0]).gates.requires_grad_()
     with space.bind(outputs_credited(space, [0]), gates):
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(torch.ones(2, 6)).float().square().sum()
@@ -868,7 +868,7 @@ def test_counterfactual_passes_under_activation_checkpointing() -> None:
     space = SearchSpace(model)
     architecture = outputs_credited(space, (1, 0, 1))
     expected = gate_gradient(model, space, architecture)
-    gates = architecture.weights.double().requires_grad_()
+    gates = architecture.gates.double().requires_grad_()
     with space.bind(architecture, gates):
         output = checkpoint(model, torch.linspace(-1, 2, 6, dtype=torch.double), use_reentrant=False)
         (gradient,) = torch.autograd.grad(output.square().sum(), gates)
@@ -878,7 +878,7 @@ def test_counterfactual_passes_under_activation_checkpointing() -> None:
 def test_an_input_that_is_overwritten_before_it_is_needed_is_noticed() -> None:
     edge = MixedOp("a", {"one": nn.Identity(), "two": nn.Tanh()})
     space = SearchSpace(edge)
-    gates = space.one_hot([0]).weights.requires_grad_()
+    gates = space.one_hot([0]).gates.requires_grad_()
     with space.bind(outputs_credited(space, [0]), gates):
         x = torch.ones(3)
         loss = edge(x).sum()
@@ -890,7 +890,7 @@ def test_an_input_that_is_overwritten_before_it_is_needed_is_noticed() -> None:
 def test_a_counterfactual_output_of_another_shape_is_refused() -> None:
     edge = MixedOp("a", {"one": nn.Identity(), "two": nn.Linear(3, 1)})
     space = SearchSpace(edge)
-    gates = space.one_hot([0]).weights.requires_grad_()
+    gates = space.one_hot([0]).gates.requires_grad_()
     with (
         space.bind(outputs_credited(space, [0]), gates),
         pytest.raises(ValueError, match=r"'a' differ in their outputs"),
@@ -925,7 +925,7 @@ def test_outputs_keep_their_containers_types(kind: str) -> None:
     edge = MixedOp("a", {"one": Wrap(), "two": Wrap()})
     space = SearchSpace(edge)
     architecture = space.one_hot([1]) if kind != "dense" else Architecture(torch.full((1, 2), 0.5), space.all_paths)
-    gates = None if kind == "single" else architecture.weights.double().requires_grad_()
+    gates = None if kind == "single" else architecture.gates.double().requires_grad_()
     with space.bind(architecture, gates):
         maximum, ordered, named, shape, packed = edge(X)
     expected = Wrap()(X)
@@ -962,8 +962,8 @@ def test_a_complex_output_gets_its_credit() -> None:
     space = SearchSpace(edge)
     one_hot = space.one_hot([0])
     for paths in (((0,),), space.all_paths):
-        gates = one_hot.weights.double().requires_grad_()
-        with space.bind(Architecture(one_hot.weights, paths, one_hot.choice if len(paths[0]) == 1 else None), gates):
+        gates = one_hot.gates.double().requires_grad_()
+        with space.bind(Architecture(one_hot.gates, paths, one_hot.choice if len(paths[0]) == 1 else None), gates):
             (gradient,) = torch.autograd.grad(torch.fft.irfft(edge(X)).pow(3).sum(), gates)
         torch.testing.assert_close(gradient[0, 0], 3 * X.pow(3).sum())  # L(a) = Σ (a x)³
 
@@ -977,7 +977,7 @@ def test_integers_pass_through_a_plain_output(dense_gates: bool) -> None:
     edge = MixedOp("a", {"one": Sign(), "two": Sign()})
     space = SearchSpace(edge)
     architecture = Architecture(torch.full((1, 2), 0.5), space.all_paths) if dense_gates else space.one_hot([1])
-    with space.bind(architecture, architecture.weights.clone().requires_grad_()):
+    with space.bind(architecture, architecture.gates.clone().requires_grad_()):
         assert torch.equal(edge(X), X > 0)
 
 
@@ -1031,7 +1031,7 @@ SHAPES = (r"edge 'a'", r"torch\.Size\(\[2, 4\]\)", r"torch\.Size\(\[2, 5\]\)", "
 def run(edge: MixedOp, choice: int, x: Tensor, *, gated: bool = False) -> Any:
     space = SearchSpace(edge)
     architecture = space.one_hot([choice])
-    with space.bind(architecture, architecture.weights.clone().requires_grad_() if gated else None):
+    with space.bind(architecture, architecture.gates.clone().requires_grad_() if gated else None):
         return edge(x)
 
 
@@ -1125,7 +1125,7 @@ def test_an_activation_in_place_leaves_the_edges_input_alone(kind: str) -> None:
         space = SearchSpace(edge)
         for choice in (0, 1, 2) if kind == "single" else (None,):
             architecture = dense(space) if choice is None else space.one_hot([choice])
-            gates = architecture.weights.double().requires_grad_()
+            gates = architecture.gates.double().requires_grad_()
             x = X.clone().requires_grad_()
             node = x * 1
             with space.bind(architecture, gates):

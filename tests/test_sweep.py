@@ -166,7 +166,7 @@ def test_what_a_search_found_is_trained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
 ) -> None:
     write_ptb(folder / "text")
-    arguments = [*RETRAIN, "strategy=gdas", "strategy.tau_max=5.0", "which=argmax"]
+    arguments = [*RETRAIN, "strategy=gdas", "strategy.tau_max=5.0", "select=argmax"]
     launch(monkeypatch, *arguments, 'hydra.run.dir="it\'s one"')
     search, retrained = folder / "it's one", folder / "it's one" / "retrained"
     assert read(retrained, "genotype.json")["argmax"] == read(search, "genotype.json")["argmax"]

@@ -12,9 +12,9 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import Fixed, SearchStrategy
-from advnas_lightning.data.ptb import PennTreebank, Windows
-from advnas_lightning.models.recurrent import RecurrentLM
-from advnas_lightning.tasks import Classification, LanguageModelling, Outcome, Regression, Task
+from advnas_lightning.objectives import Classification, LanguageModelling, Objective, Outcome, Regression
+from advnas_lightning.tasks.ptb import PennTreebank, RecurrentLM
+from advnas_lightning.tasks.ptb.data import Windows
 
 
 def outcome(loss: float, size: int) -> Outcome:
@@ -60,12 +60,12 @@ def test_a_task_keeps_no_graph() -> None:
 
 
 def test_a_task_without_a_loss_says_what_to_define() -> None:
-    with pytest.raises(NotImplementedError, match=r"task=.*loss\(batch\)"):
-        Task()(nn.Identity(), None)
+    with pytest.raises(NotImplementedError, match=r"objective=.*loss\(batch\)"):
+        Objective()(nn.Identity(), None)
 
 
 def test_a_task_of_ones_own() -> None:
-    class Top2(Task):
+    class Top2(Objective):
         def make_metrics(self) -> dict[str, Metric]:
             return {"top2": MulticlassAccuracy(4, average="micro", top_k=2)}
 
@@ -193,7 +193,7 @@ def test_perplexity_of_a_fixed_network_under_a_trainer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     supernet = RecurrentLM(words=data.words, embedding_size=4, hidden_size=5)
     genotype = dict.fromkeys(supernet.edges, "tanh")
-    search = Fixed(supernet, genotype=genotype, task=LanguageModelling("sum_time"))
+    search = Fixed(supernet, genotype=genotype, objective=LanguageModelling("sum_time"))
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -229,13 +229,13 @@ def scored(right: list[bool]) -> Outcome:
 
 def test_training_metrics_are_those_since_they_were_last_taken() -> None:
     task = Classification(4)
-    assert task.take_training() == {}
+    assert task.pop_training_metrics() == {}
     task.update_training(scored([True, False, False]))
     task.update_training(scored([True]))
-    assert task.take_training() == {"accuracy": pytest.approx(2 / 4)}  # over images, not over batches
-    assert task.take_training() == {}
+    assert task.pop_training_metrics() == {"accuracy": pytest.approx(2 / 4)}  # over images, not over batches
+    assert task.pop_training_metrics() == {}
     task.update_training(scored([False, False]))
-    assert task.take_training() == {"accuracy": 0.0}
+    assert task.pop_training_metrics() == {"accuracy": 0.0}
 
 
 def test_training_and_evaluation_do_not_mix() -> None:
@@ -244,14 +244,14 @@ def test_training_and_evaluation_do_not_mix() -> None:
     task.update(scored([False, False, False]))
     assert task.compute()["accuracy"].item() == 0
     task.reset()
-    assert task.take_training() == {"accuracy": 1.0}
+    assert task.pop_training_metrics() == {"accuracy": 1.0}
     assert not task.state_dict()  # nothing of it in a checkpoint
 
 
 def test_a_task_without_metrics_has_none_of_training() -> None:
     task = Regression()
     task.update_training(outcome(1.0, 3))
-    assert task.take_training() == {}
+    assert task.pop_training_metrics() == {}
 
 
 @pytest.mark.parametrize("name", ["advantage", "parsec", "darts-second_order"])
@@ -272,7 +272,7 @@ def test_a_search_logs_the_accuracy_of_its_weight_steps(
         def outcome(self, batch: Any) -> Outcome:
             result = super().outcome(batch)  # type: ignore[misc]
             if getattr(self, "stepping", False):
-                right = (result.scores.argmax(1) == batch[1]).sum().item()
+                right = (result.preds.argmax(1) == batch[1]).sum().item()
                 self.counted = (self.counted[0] + right, self.counted[1] + len(batch[1]))
             return result
 

@@ -28,25 +28,26 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from advnas_lightning.app import USER_ERRORS, build_strategy, explain
-from advnas_lightning.callbacks import write_json
-from advnas_lightning.checkpoints import whole_checkpoint
-from advnas_lightning.config import Config
+from advnas_lightning.callbacks.checkpoint import intact_checkpoint
+from advnas_lightning.cli.config import Config
+from advnas_lightning.cli.main import USER_ERRORS, explain
+from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.diagnose.quality import (
     ESTIMATORS,
     Credit,
-    Quality,
+    EstimatorStatistics,
     Truth,
     diagnose_fit,
     estimates_of,
     estimator,
     recommend,
 )
+from advnas_lightning.objectives import Outcome
 from advnas_lightning.report.palette import looks
+from advnas_lightning.runs import RunFolder, write_json
 from advnas_lightning.space import MixedOp
 from advnas_lightning.strategies import AdvantageNAS, SearchStrategy
-from advnas_lightning.strategies.base import whole
-from advnas_lightning.tasks import Outcome
+from advnas_lightning.validate import check_int
 
 OPTIONS: dict[str, Any] = {
     "ckpt_path": None, "task": None, "strategies": None, "draws": 200, "batches": 4, "progress": 0.5, "seed": 0,
@@ -64,8 +65,8 @@ def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
     Raises:
         ValueError: there is no such checkpoint, or its run's settings are not beside it.
     """
-    checkpoint = whole_checkpoint(path)
-    settings = checkpoint.resolve().parents[1] / ".hydra" / "config.yaml"
+    checkpoint = intact_checkpoint(path)
+    settings = RunFolder(checkpoint.resolve().parents[1]).config
     if not settings.is_file():
         raise ValueError(f"ckpt_path={path} is of no run's folder: {settings} is missing")
     config = OmegaConf.load(settings)
@@ -79,7 +80,7 @@ def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
     return search, data
 
 
-def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
+def show(truth: Truth, qualities: Sequence[EstimatorStatistics], credit: Credit) -> None:
     """Print."""
     whole_table = not sys.stdout.isatty() and "COLUMNS" not in os.environ  # for which a file has room
     console = Console(width=140 if whole_table else None)
@@ -109,7 +110,7 @@ def show(truth: Truth, qualities: Sequence[Quality], credit: Credit) -> None:
     console.print(f"Recommended: {recommend(qualities)}.", highlight=False, soft_wrap=True)
 
 
-def draw(qualities: Sequence[Quality], folder: Path) -> None:
+def draw(qualities: Sequence[EstimatorStatistics], folder: Path) -> None:
     """Bias against noise of one step: near the origin is better, below the diagonal noise outweighs bias."""
     figure = Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -236,7 +237,7 @@ def read_options(arguments: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"strategies has {', '.join(unknown)}: use some of {', '.join(ESTIMATORS)}")
     for name, least in {"draws": 2, "batches": 1, "exact_draws": 2}.items():
-        whole(name, options[name], least=least)
+        check_int(name, options[name], least=least)
     return options
 
 
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = read_options(sys.argv[1:] if arguments is None else arguments)
         if options["threads"] is not None:
-            torch.set_num_threads(whole("threads", options["threads"], least=1))
+            torch.set_num_threads(check_int("threads", options["threads"], least=1))
         folder = Path(options["output"])
         if options["task"] == "linear":
             found = linear(options["strategies"], options["draws"], options["seed"], folder)
@@ -257,10 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             search, data = load(options["ckpt_path"])
             names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
-            tell = partial(print, "…", file=sys.stderr, flush=True)
+            on_progress = partial(print, "…", file=sys.stderr, flush=True)
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             settings = {name: options[name] for name in names}
-            truth, qualities, credit = diagnose_fit(search, datamodule=data, tell=tell, **settings)
+            truth, qualities, credit = diagnose_fit(search, datamodule=data, on_progress=on_progress, **settings)
             show(truth, qualities, credit)
             draw(qualities, folder)
             kept = {"exact": truth.by, "exact_error": truth.error, "exact_raises": truth.raises}

@@ -6,16 +6,21 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from lightning import Trainer
-from torch import Tensor
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torchmetrics.functional.regression import spearman_corrcoef
 
 from advnas_lightning import functional
+from advnas_lightning.engine.steps import SearchClock, WaitingBatches
+from advnas_lightning.loaders import BATCH_HOOKS
+from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.space import SearchSpace
 from advnas_lightning.strategies import (
     DARTS,
@@ -29,7 +34,7 @@ from advnas_lightning.strategies import (
     ProxylessNAS,
     SearchStrategy,
 )
-from advnas_lightning.strategies.base import whole
+from advnas_lightning.validate import check_int
 
 ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage": (AdvantageNAS, {"zero_op": "none"}),
@@ -64,7 +69,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Quality:
+class EstimatorStatistics:
     """One estimator's, against the exact gradient g: ĝ is what it gives to θ in one architecture step.
 
     Attributes:
@@ -121,6 +126,9 @@ class Credit:
     draws: int
 
 
+Diagnosis = tuple[Truth, list[EstimatorStatistics], Credit]
+
+
 def diagnose(
     search: SearchStrategy,
     batches: Sequence[Any],
@@ -130,8 +138,8 @@ def diagnose(
     exact_draws: int = 2000,
     progress: float = 0.5,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
-) -> tuple[Truth, list[Quality], Credit]:
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Diagnosis:
     """Let strategies estimate ∇θ E_a[L(a)] at a search's θ and weights, which stay as they are.
 
     Estimators draw alike, and take turns through the batches. Random layers stay random, and add to every variance.
@@ -145,7 +153,7 @@ def diagnose(
             architecture would take more passes.
         progress: of the search, for temperatures that fall.
         seed: of the draws.
-        tell: is told what is done.
+        on_progress: is called with what is being done, in words.
 
     Raises:
         ValueError: an unknown strategy, no batch, or a search that has no θ.
@@ -158,30 +166,30 @@ def diagnose(
         raise ValueError(f"{type(search).__name__} has no θ whose gradient could be compared: use another strategy's")
     if not batches:
         raise ValueError("there is no batch to diagnose on: give at least one")
-    whole("draws", draws, least=2)
-    whole("exact_draws", exact_draws, least=2)
+    check_int("draws", draws, least=2)
+    check_int("exact_draws", exact_draws, least=2)
 
     def make(name: str) -> SearchStrategy:
         return estimator(name, search, progress=progress, seed=seed)
 
-    with torch.random.fork_rng(), search._unchanged_buffers(), _training(search):
-        tell(f"the exact gradient, of {search.space.size} architectures")
+    with torch.random.fork_rng(), search.evaluator.no_trace(), _training(search):
+        on_progress(f"the exact gradient, of {search.space.size} architectures")
         if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
             truth = enumerated(make("reinforce"), batches)
         else:
             truth = sampled(make("advantage-exact"), batches, exact_draws)
         qualities = []
         for name in names:
-            tell(name)
+            on_progress(name)
             qualities.append(_judge(name, make(name), batches, truth, draws))
-        tell("Eq. (7) against Eq. (6)")
+        on_progress("Eq. (7) against Eq. (6)")
         credit = _compare_credits(make("advantage"), make("advantage-exact"), batches, draws)
     return truth, qualities, credit
 
 
 def diagnose_fit(
     search: SearchStrategy, train_dataloaders: Any = None, *, datamodule: Any = None, batches: int = 4, **options: Any
-) -> tuple[Truth, list[Quality], Credit]:
+) -> Diagnosis:
     """:func:`diagnose` on a search's own data, and also where its loss is a LightningModule's ``training_step``.
 
     A fit goes through the first batches, but takes no step: θ and the weights stay as they are.
@@ -196,20 +204,10 @@ def diagnose_fit(
     Raises:
         ValueError: as :func:`diagnose`.
     """
-    whole("batches", batches, least=1)
-    found: list[Any] = []
-    result: list[tuple[Truth, list[Quality], Credit]] = []
-
-    def architecture_step(batch: Any) -> None:
-        found.append(batch)
-        is_last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if not result and (len(found) == batches or is_last):
-            with getattr(search, "_silent", nullcontext)():
-                result.append(diagnose(search, found, **options))
-
+    check_int("batches", batches, least=1)
+    collector = _Collector(search, batches, lambda found: diagnose(search, found, **options))
     warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
-    search.architecture_step = architecture_step  # type: ignore[method-assign]
-    search.weight_step = lambda batch: None  # type: ignore[method-assign]
+    search.evaluator.is_evaluating = True  # so that nothing is logged
     trainer = Trainer(
         max_epochs=1,
         limit_train_batches=2 * batches * search.accumulate,  # also enough where only every second one is for θ
@@ -221,28 +219,26 @@ def diagnose_fit(
     )
     try:
         with torch.random.fork_rng():
-            trainer.fit(search, train_dataloaders, datamodule=datamodule)
+            trainer.fit(collector, train_dataloaders, datamodule=datamodule)
     finally:
-        del search.architecture_step, search.weight_step
-        search.warmup_epochs = warmup_epochs
-    if not result:
+        search.warmup_epochs, search.evaluator.is_evaluating = warmup_epochs, False
+    if collector.result is None:
         raise ValueError("the data has no batch for an architecture step")
-    return result[0]
+    return collector.result
 
 
 def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
     """A strategy over another one's network, with its θ and its loss."""
     kind, options = ESTIMATORS[name]
-    given = type(kind.__name__, (kind,), {"progress": progress, "searching": True})
-    made: SearchStrategy = given(
+    made = kind(
         search.model,
-        architecture_optimizer=search.architecture_optimizer,
-        task=search.task,
+        architecture_optimizer=search.optimizations["architecture"].factory,
+        objective=_LossOf(search.outcome),
         offload=search.offloaded is not None,
         seed=seed,
         **options,
     )
-    made.outcome = search.outcome  # type: ignore[method-assign]  # with whatever loss a user has written
+    made.clock = SearchClock(progress=progress)
     made.to(search.device)
     made.theta.data = search.theta.detach().clone()
     return made
@@ -278,8 +274,8 @@ def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:
     return {edge: names[int(row[: len(names)].argmin())] for edge, names, row in rows if len(names) > 1}
 
 
-def recommend(qualities: Sequence[Quality]) -> str:
-    """Which estimator, and why."""
+def recommend(qualities: Sequence[EstimatorStatistics]) -> str:
+    """Selection estimator, and why."""
     best = max(qualities, key=lambda each: each.second_cosine)
     truest = max(qualities, key=lambda each: each.cosine)
     text = (
@@ -292,6 +288,52 @@ def recommend(qualities: Sequence[Quality]) -> str:
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
+
+
+class _LossOf(Objective):
+    """Whatever loss a search has: an objective's, a user's own, or a LightningModule's ``training_step``."""
+
+    def __init__(self, outcome: Callable[[Any], Outcome]) -> None:
+        super().__init__()
+        self._outcome = outcome
+
+    def forward(self, model: nn.Module, batch: Any) -> Outcome:
+        return self._outcome(batch)
+
+
+class _Collector(LightningModule):
+    """Goes through a search's training batches as a fit of it does, and takes no step.
+
+    Args:
+        search: whose data and hooks they are.
+        batches: how many batches of architecture steps to collect.
+        use: is called with them while the fit is running, and its result kept.
+    """
+
+    def __init__(self, search: SearchStrategy, batches: int, use: Callable[[list[Any]], Diagnosis]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.search, self.batches = search, batches
+        self.result: Diagnosis | None = None
+        self._use, self._waiting = use, WaitingBatches(search.accumulate)
+        self._found: list[Any] = []
+        for name in (*BATCH_HOOKS, "prepare_data", "train_dataloader"):
+            if is_overridden(name, search):
+                setattr(self, name, getattr(search, name))
+
+    def configure_callbacks(self) -> list[Callback]:
+        return self.search.configure_callbacks()
+
+    def configure_optimizers(self) -> Any:
+        return self.search.configure_optimizers()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        last = self.trainer.is_last_batch
+        ready = self._waiting.add(batch.get("architecture"), last=last)
+        if ready is not None:
+            self._found.append(ready)
+        if self.result is None and self._found and (last or len(self._found) == self.batches):
+            self.result = self._use(self._found)
 
 
 @contextmanager
@@ -318,7 +360,7 @@ def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> It
             yield gradients[0].detach(), time.perf_counter() - started
 
 
-def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth, draws: int) -> Quality:
+def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth, draws: int) -> EstimatorStatistics:
     found, seconds = zip(*estimates_of(made, batches, draws), strict=True)
     estimates, g = torch.stack(found).double(), truth.gradient.double()  # [N, E, J], [E, J]
     edges: dict[str, dict[str, Any]] = {}
@@ -327,7 +369,7 @@ def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth
         own = _measure(estimates[:, index], g[index])
         edges[edge] = {**{key: own[key] for key in ("bias", "variance", "cosine")}, "raises": candidate}
     whole_space = _measure(estimates.flatten(1), g.flatten())
-    return Quality(
+    return EstimatorStatistics(
         name=name,
         draws=draws,
         seconds=median(seconds),
@@ -360,8 +402,8 @@ def _compare_credits(taylor: SearchStrategy, exact: SearchStrategy, batches: Seq
         trials = exact.evaluate_draws(batch)
         drawn = taylor.evaluate(trials[0].architecture, batch)
         assert drawn.gate_grad is not None
-        first.append((drawn.gate_grad * drawn.architecture.weights).sum(-1))
+        first.append((drawn.gate_grad * drawn.architecture.gates).sum(-1))
         second.append(trials[0].loss - torch.stack([trial.loss for trial in trials[1:]]))
     a, b = torch.stack(first).flatten(), torch.stack(second).flatten()
-    ranks = torch.stack([each.argsort().argsort().double() for each in (a, b)])
-    return Credit(float(torch.corrcoef(ranks)[0, 1]), float((a.sign() == b.sign()).double().mean()), draws)
+    # Equal credits share a rank: many are 0, those of zero operations and of edges before a normalization.
+    return Credit(float(spearman_corrcoef(a, b)), float((a.sign() == b.sign()).double().mean()), draws)

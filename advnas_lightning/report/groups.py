@@ -1,4 +1,4 @@
-"""Which runs are repetitions of each other: of one strategy, under one setting, with different seeds."""
+"""Selection runs are repetitions of each other: of one strategy, under one setting, with different seeds."""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from advnas_lightning.report.figures import Plot
 from advnas_lightning.report.palette import looks, rank
-from advnas_lightning.report.runs import CONFIG, OVERRIDES, Collection, Run
+from advnas_lightning.report.runs import Collection, Run
 from advnas_lightning.report.tables import Table
+from advnas_lightning.runs import CONFIG, OVERRIDES
 
 __all__ = ["write_page"]
 

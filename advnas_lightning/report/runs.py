@@ -16,10 +16,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from advnas_lightning.runs import CHOICES, CONFIG, GENOTYPE, METRICS, OVERRIDES, SUMMARY, decides_result
+
 __all__ = ["Collection", "Curve", "Run", "collect", "find_folders", "read_run"]
 
-CONFIG, CHOICES, OVERRIDES = ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"
-SUMMARY, GENOTYPE, METRICS = "summary.json", "genotype.json", "metrics.csv"
 # What each curve is a function of. Epochs are counted from 0 in the file, and from 1 here: after so many epochs.
 CURVES = {
     "test/loss": "step",
@@ -28,25 +28,6 @@ CURVES = {
     "entropy": "epoch",
     "seconds": "epoch",
 }
-# What may differ between repetitions: it decides where and how a run is made, and not what it finds.
-FREE = (
-    "callbacks",
-    "checkpoint",
-    "ckpt_path",
-    "logger",
-    "offload",
-    "retrain",
-    "seed",
-    "strategy.genotype",
-    "task.callbacks",
-    "task.data.num_workers",
-    "task.data.root",
-    "task.table",
-    "task.threads",
-    "threads",
-)
-# Of the Trainer's arguments, those that decide what a run finds.
-BINDING = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run", "precision")
 # libyaml's is ten times as fast, but not in every build of PyYAML.
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -124,7 +105,7 @@ class Run:
     @cached_property
     def binding(self) -> dict[str, str]:
         """The settings that decide what a run with this seed finds, as texts."""
-        return {key: str(value) for key, value in self.settings.items() if _binds(key)}
+        return {key: str(value) for key, value in self.settings.items() if decides_result(key, repetitions=True)}
 
     @property
     def epochs(self) -> int:
@@ -256,12 +237,6 @@ def read_run(folder: Path) -> Run:
         changed=max(((folder / name).stat().st_mtime for name in files if (folder / name).exists()), default=0.0),
         origin=Path(choices.get("hydra.runtime.cwd", ""), str(origin)) if retrained else None,
     )
-
-
-def _binds(key: str) -> bool:
-    if key.startswith("trainer."):
-        return key.removeprefix("trainer.") in BINDING
-    return not any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

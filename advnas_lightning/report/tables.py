@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from advnas_lightning.report import published
+from advnas_lightning import published
+from advnas_lightning.published import Published
 from advnas_lightning.report.groups import Group, group
 from advnas_lightning.report.palette import Look, looks, rank
-from advnas_lightning.report.published import Published
 from advnas_lightning.report.runs import Run, Unreadable, read_run
 from advnas_lightning.report.statistics import Interval, Paired, bootstrap_interval, mean_and_deviation, paired
 

@@ -1,7 +1,8 @@
 """The search strategies: one file each, over one engine."""
 
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.strategies.advantage import AdvantageNAS
-from advnas_lightning.strategies.base import SearchStrategy, Trial
 from advnas_lightning.strategies.counterfactual import CounterfactualNAS
 from advnas_lightning.strategies.darts import DARTS
 from advnas_lightning.strategies.enas import ENAS

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+from advnas_lightning.validate import check_one_of, check_positive
 
 
 class AdvantageNAS(SearchStrategy):
@@ -42,10 +44,10 @@ class AdvantageNAS(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        self.advantage = one_of("advantage", advantage, ("taylor", "exact"))
-        self.baseline = one_of("baseline", baseline, ("none", "ema"))
-        self.zero_op = one_of("zero_op", zero_op, ("paper", "authors_code", "none"))
-        self.gamma = positive("gamma", gamma, most=1)
+        self.advantage = check_one_of("advantage", advantage, ("taylor", "exact"))
+        self.baseline = check_one_of("baseline", baseline, ("none", "ema"))
+        self.zero_op = check_one_of("zero_op", zero_op, ("paper", "authors_code", "none"))
+        self.gamma = check_positive("gamma", gamma, most=1)
         self.needs_gate_grad = advantage == "taylor"
         self.zero_ops: Tensor
         self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)
@@ -66,15 +68,15 @@ class AdvantageNAS(SearchStrategy):
         if self.advantage == "exact":
             drawn = trials[0].architecture
             for edge in range(len(self.space)):
-                weights = drawn.weights.clone()
-                weights[edge] = 0
-                trials.append(self.evaluate(Architecture(weights, drawn.paths), batch))
+                gates = drawn.gates.clone()
+                gates[edge] = 0
+                trials.append(self.evaluate(Architecture(gates, drawn.paths), batch))
         return trials
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """A_i ∇θ_i log p(a), Algorithm 1 line 9, with A_i in loss sign."""
         drawn, *without_edge = trials
-        a = drawn.architecture.weights  # [E, J]
+        a = drawn.architecture.gates  # [E, J]
         if drawn.gate_grad is not None:
             cost = (drawn.gate_grad * a).sum(-1)  # [E], −A_i of Eq. (7)
         else:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive
+from advnas_lightning.validate import check_one_of, check_positive
 
 
 class CounterfactualNAS(SearchStrategy):
@@ -59,8 +61,8 @@ class CounterfactualNAS(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        self.zero_op = one_of("zero_op", zero_op, ("none", "paper"))
-        self.gamma = positive("gamma", gamma, most=1)
+        self.zero_op = check_one_of("zero_op", zero_op, ("none", "paper"))
+        self.gamma = check_positive("gamma", gamma, most=1)
         self.zero_ops: Tensor
         self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)
         self.candidate_ema: Tensor  # [E, J], reward sign
@@ -79,4 +81,4 @@ class CounterfactualNAS(SearchStrategy):
                 -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
             )
             credit = -reward
-        return functional.through_softmax(self.probs, credit)
+        return functional.softmax_vjp(self.probs, credit)

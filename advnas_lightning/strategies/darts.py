@@ -11,8 +11,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from advnas_lightning.engine.evaluation import SkippedStep, Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, SkippedStep, Trial
+from advnas_lightning.validate import check_bool
 
 
 class DARTS(SearchStrategy):
@@ -26,8 +28,7 @@ class DARTS(SearchStrategy):
 
     def __init__(self, model: nn.Module, *, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        if not isinstance(second_order, bool):
-            raise ValueError(f"second_order={second_order!r} must be true or false")
+        check_bool("second_order", second_order)
         if second_order and self.accumulate > 1:
             raise ValueError(
                 f"accumulate={self.accumulate}: second_order=true looks ahead on a single weight batch: use"
@@ -36,17 +37,17 @@ class DARTS(SearchStrategy):
         self.second_order = second_order
         self._weights_batch: Any = None  # the last one, which a second-order step looks ahead on
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """As in every strategy; keeps the weight batch."""
         if self.second_order:
             self._weights_batch = batch.get("weights", self._weights_batch)
-        super().training_step(batch, batch_idx)
+        return super().training_step(batch, batch_idx)
 
     @property
     def is_resumable(self) -> bool:
         """Not between the two batches of a pair, of which the second step looks ahead on the first."""
-        pair = self.second_order and self.searching and self._loader is not None and self._loader.alternate
-        return super().is_resumable and not (pair and (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % 2)
+        pair = self.second_order and self.searching and self._alternates()
+        return super().is_resumable and not (pair and (self.clock.batch_idx + 1) % 2)
 
     def sample(self) -> Architecture:
         """Gates p."""
@@ -60,54 +61,50 @@ class DARTS(SearchStrategy):
         """The mixture's gate gradient; with ``second_order`` that of L(w − ξ ∇w L_train)."""
         return self._evaluate_unrolled(batch) if self.second_order else super().evaluate_draws(batch)
 
+    def _alternates(self) -> bool:
+        """Whether one loader's batches are for the two kinds of step in turn."""
+        return self._loader is not None and self._loader.alternate
+
     def _evaluate_unrolled(self, batch: Any) -> list[Trial]:
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        alternate = self._loader is not None and self._loader.alternate
-        if self._weights_batch is None and alternate:
+        if self._weights_batch is None and self._alternates():
             raise SkippedStep  # resumed between the two batches of a pair, from a checkpoint that was not to be taken
         if not self.trains_weights or not weights or self._weights_batch is None:
             raise MisconfigurationException(
                 "second_order=true looks one weight step ahead, and here no weights are trained: use second_order=false"
             )
-        xi = self._optimizer("weights").param_groups[0]["lr"]
+        xi = self.optimizations["weights"].optimizer.param_groups[0]["lr"]
         architecture = self.sample()
         old = [weight.detach().clone() for weight in weights]
-        step = self._weight_gradient(weights, architecture, self._weights_batch)
-        with self._weights_at(weights, old, step, -xi):  # w' = w − ξ ∇w L_train(w, a)
+        step = self.evaluator.weight_gradients(architecture, self._weights_batch, weights)
+        with _weights_at(weights, old, step, -xi):  # w' = w − ξ ∇w L_train(w, a)
             trial = self.evaluate(architecture, batch)
-            direction = self._weight_gradient(weights, architecture, batch)
+            direction = self.evaluator.weight_gradients(architecture, batch, weights)
         norm = torch.stack([part.norm().to(self.device) for part in direction]).norm()  # offloaded ones are elsewhere
         if xi == 0 or norm == 0:
             return [trial]
         epsilon = float(0.01 / norm)
-        with self._weights_at(weights, old, direction, epsilon):
+        with _weights_at(weights, old, direction, epsilon):
             plus = self.evaluate(architecture, self._weights_batch).gate_grad
-        with self._weights_at(weights, old, direction, -epsilon):
+        with _weights_at(weights, old, direction, -epsilon):
             minus = self.evaluate(architecture, self._weights_batch).gate_grad
         assert trial.gate_grad is not None
         assert plus is not None
         assert minus is not None
         return [replace(trial, gate_grad=trial.gate_grad - xi * (plus - minus) / (2 * epsilon))]
 
-    def _weight_gradient(self, weights: Sequence[Tensor], architecture: Architecture, batch: Any) -> list[Tensor]:
-        with torch.enable_grad(), self.space.bind(architecture):
-            gradients = self.differentiate(self.outcome(batch).loss, weights)
-        return [
-            torch.zeros_like(weight) if gradient is None else self._mean_over_ranks(gradient)
-            for weight, gradient in zip(weights, gradients, strict=True)
-        ]
 
-    @contextmanager
-    def _weights_at(
-        self, weights: Sequence[Tensor], old: list[Tensor], direction: list[Tensor], by: float
-    ) -> Iterator[None]:
-        """Run with w + by · direction, then give the weights back bit for bit."""
-        try:
-            with torch.no_grad():
-                for weight, part in zip(weights, direction, strict=True):
-                    weight.add_(part, alpha=by)
-            yield
-        finally:
-            with torch.no_grad():
-                for weight, value in zip(weights, old, strict=True):
-                    weight.copy_(value)
+@contextmanager
+def _weights_at(
+    weights: Sequence[Tensor], old: Sequence[Tensor], direction: Sequence[Tensor], by: float
+) -> Iterator[None]:
+    """Run with w + by · direction, then give the weights back bit for bit."""
+    try:
+        with torch.no_grad():
+            for weight, part in zip(weights, direction, strict=True):
+                weight.add_(part, alpha=by)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, old, strict=True):
+                weight.copy_(value)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
-from advnas_lightning.strategies.base import Trial, positive, whole
+from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.strategies.reinforce import REINFORCE
+from advnas_lightning.validate import check_int, check_positive
 
 
 class Controller(nn.Module):
@@ -104,12 +105,12 @@ class ENAS(REINFORCE):
         **kwargs: Any,
     ) -> None:
         self._options = {
-            "hidden_size": whole("hidden_size", hidden_size, least=1),
-            "temperature": positive("temperature", temperature),
-            "tanh_constant": tanh_constant if tanh_constant is None else positive("tanh_constant", tanh_constant),
+            "hidden_size": check_int("hidden_size", hidden_size, least=1),
+            "temperature": check_positive("temperature", temperature),
+            "tanh_constant": tanh_constant if tanh_constant is None else check_positive("tanh_constant", tanh_constant),
         }
         super().__init__(model, **kwargs)
-        self.entropy_weight = positive("entropy_weight", entropy_weight, zero=True)
+        self.entropy_weight = check_positive("entropy_weight", entropy_weight, zero=True)
 
     def configure_architecture(self) -> None:
         """A controller in place of θ, initialised from ``seed``."""
@@ -123,7 +124,7 @@ class ENAS(REINFORCE):
         return self.controller.draw(1, self.generator)[0].tolist()
 
     @torch.no_grad()
-    def most_probable(self) -> list[int]:
+    def most_probable_choice(self) -> list[int]:
         """Greedy decoding."""
         return self.controller.draw(1, None)[0].tolist()
 
@@ -144,18 +145,18 @@ class ENAS(REINFORCE):
     def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor]:
         """(L − b) ∇ log p(a), less the entropy bonus's gradient, in the controller's weights."""
         (trial,) = trials
-        a = trial.architecture.weights  # [E, J]
+        a = trial.architecture.gates  # [E, J]
         with torch.enable_grad():
             log_p = self.controller(a.argmax(-1).unsqueeze(0))[0]  # [E, J]
             log_p_of_draw = log_p.masked_fill(~a.bool(), 0).sum()
             bonus = self.entropy_weight * len(self.space) * functional.entropy(log_p)
             surrogate = self.excess(trial.loss) * log_p_of_draw - bonus
-            if self.cost is not None:
-                surrogate = surrogate + self._cost(log_p, a, self.cost.slope)
+            for term in self.terms:
+                surrogate = surrogate + self._expected(log_p, a, term.slope)
         return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
 
-    def _cost(self, log_p: Tensor, a: Tensor, slope: Tensor) -> Tensor:
-        """A scalar whose gradient is, in the mean over a ~ p, that of the expected cost, E[Σ_i ⟨p(·|a_<i), c_i⟩].
+    def _expected(self, log_p: Tensor, a: Tensor, slope: Tensor) -> Tensor:
+        """A scalar whose gradient is, in the mean over a ~ p, that of E[Σ_i ⟨p(·|a_<i), c_i⟩], c the ``slope``.
 
         Each edge is taken in closed form given the earlier ones; how these are drawn is left to the score function.
         """

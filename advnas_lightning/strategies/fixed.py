@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.engine.policy import Selection
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture, Genotype
-from advnas_lightning.strategies.base import SearchStrategy, Which
 
 
 class Fixed(SearchStrategy):
@@ -21,7 +22,7 @@ class Fixed(SearchStrategy):
             :class:`SearchStrategy`.
         genotype: a genotype, a mapping from edge to candidate, or a text as :meth:`Genotype.read` takes it: the path
             of a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
-        which: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
+        select: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
         offload: changes nothing, there are no candidates left.
 
     Raises:
@@ -35,15 +36,18 @@ class Fixed(SearchStrategy):
         model: nn.Module,
         *,
         genotype: Genotype | Mapping[str, str] | str | Path | None = None,
-        which: Which | None = None,
+        select: Selection | None = None,
         offload: bool = False,
         **kwargs: Any,
     ) -> None:
         if genotype is None:
             raise ValueError("genotype=None: say what to train with strategy.genotype=PATH/genotype.json")
-        self._genotype = Genotype.read(genotype, which) if isinstance(genotype, str | Path) else Genotype(genotype)
+        self._genotype = Genotype.read(genotype, select) if isinstance(genotype, str | Path) else Genotype(genotype)
         super().__init__(model, **kwargs)
-        self.model = self._genotype.apply(model)
+
+    def network_to_train(self, model: nn.Module) -> nn.Module:
+        """The found network, without MixedOps."""
+        return self._genotype.apply(model)
 
     def configure_architecture(self) -> None:
         """Nothing to learn: the choice is given."""
@@ -52,13 +56,13 @@ class Fixed(SearchStrategy):
     @property
     def log_probs(self) -> Tensor:
         """0 for the given candidates and −∞ for all others, ``[E, J]``."""
-        return self.one_hot(self._choice).weights.log()
+        return self.one_hot(self._choice).gates.log()
 
     def derive(self) -> nn.Module:
         """The trained network itself."""
         return self.model
 
-    def most_probable(self) -> list[int]:
+    def most_probable_choice(self) -> list[int]:
         """The given choice."""
         return list(self._choice)
 

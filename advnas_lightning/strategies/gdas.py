@@ -9,8 +9,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.policy import Selection
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, falling, one_of
+from advnas_lightning.validate import check_one_of, check_temperatures
 
 
 class GDAS(SearchStrategy):
@@ -27,7 +30,7 @@ class GDAS(SearchStrategy):
         ValueError: a bad argument.
     """
 
-    selects: ClassVar[Which] = "process_best"
+    default_select: ClassVar[Selection] = "process_best"
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class GDAS(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        self.inactive = one_of("inactive", inactive, ("ones", "none"))
-        self.tau_max, self.tau_min = falling(tau_max, tau_min)
+        self.inactive = check_one_of("inactive", inactive, ("ones", "none"))
+        self.tau_max, self.tau_min = check_temperatures(tau_max, tau_min)
 
     @property
     def temperature(self) -> float:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.steps import Term
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of
+from advnas_lightning.validate import check_one_of
 
 
 class NASP(SearchStrategy):
@@ -31,7 +34,7 @@ class NASP(SearchStrategy):
 
     def __init__(self, model: nn.Module, *, projection: Literal["affine", "clip"] = "affine", **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        self.projection = one_of("projection", projection, ("affine", "clip"))
+        self.projection = check_one_of("projection", projection, ("affine", "clip"))
         if projection == "clip":
             torch.nn.init.constant_(self.theta, 0.5)
 
@@ -41,7 +44,7 @@ class NASP(SearchStrategy):
 
     def sample_for_weights(self) -> Architecture:
         """One-hot arg max θ; uniform while θ says nothing."""
-        if not self.searching:
+        if not self.clock.searching:
             return self.one_hot(
                 torch.multinomial(self.mask.cpu().float(), 1, generator=self.generator).flatten().tolist()
             )
@@ -53,15 +56,15 @@ class NASP(SearchStrategy):
         return trials[0].gate_grad
 
     @property
-    def cost_weights(self) -> Tensor:
+    def expected_gates(self) -> Tensor:
         """One-hot arg max θ, ``[E, J]``."""
-        return self.one_hot(self.most_probable()).weights
+        return self.one_hot(self.most_probable_choice()).gates
 
-    def cost_gradient(self, slope: Tensor) -> Tensor:
-        """Of Σ_i ⟨a_i, c_i⟩ in the gates, as of the loss: c itself."""
-        return slope
+    def term_gradient(self, term: Term) -> Tensor:
+        """The gradient of a term in the gates, as that of the loss."""
+        return term.slope
 
-    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         """Project θ on the box."""
         affine = self.projection == "affine"
         self.theta.copy_(functional.project_affine(self.theta, self.mask) if affine else self.theta.clamp(0, 1))

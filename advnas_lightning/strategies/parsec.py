@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of, positive, whole
+from advnas_lightning.validate import check_int, check_one_of, check_positive
 
 
 class PARSEC(SearchStrategy):
@@ -21,7 +23,7 @@ class PARSEC(SearchStrategy):
         samples: K, the draws per θ update.
         scale: what multiplies the mean loss in ω = softmax_k(−scale · L_k): ``"batch"``, the number of terms of the
             minibatch, makes ω the importance weights of the minibatch's likelihood, as PARSEC has it; or a number.
-        weights: ``"importance"``: all K draws are evaluated on one minibatch and θ descends −Σ ω_k (a^k − p).
+        weighting: ``"importance"``: all K draws are evaluated on one minibatch and θ descends −Σ ω_k (a^k − p).
             ``"authors_code"``: the K draws come from K successive architecture steps, with weight steps in between, and
             θ descends Σ ω_k (a^k − p) with ω = softmax_k(+L_k).
 
@@ -37,15 +39,15 @@ class PARSEC(SearchStrategy):
         *,
         samples: int = 8,
         scale: float | Literal["batch"] = "batch",
-        weights: Literal["importance", "authors_code"] = "importance",
+        weighting: Literal["importance", "authors_code"] = "importance",
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        self.samples = whole("samples", samples, least=1)
-        self.scale = scale if scale == "batch" else positive("scale", scale)
-        self.weights = one_of("weights", weights, ("importance", "authors_code"))
-        self.draws = self.samples if weights == "importance" else 1
-        kept = self.samples if weights == "authors_code" else 0
+        self.samples = check_int("samples", samples, least=1)
+        self.scale = scale if scale == "batch" else check_positive("scale", scale)
+        self.weighting = check_one_of("weighting", weighting, ("importance", "authors_code"))
+        self.draws = self.samples if weighting == "importance" else 1
+        kept = self.samples if weighting == "authors_code" else 0
         self.kept_draws: Tensor  # [K, E, J]
         self.register_buffer("kept_draws", torch.zeros(kept, *self.mask.shape))
         self.kept_losses: Tensor  # [K]
@@ -57,9 +59,9 @@ class PARSEC(SearchStrategy):
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
         """−Σ_k ω_k (a^k − p), the gradient of the negative log of the mean likelihood."""
-        draws = torch.stack([trial.architecture.weights for trial in trials])  # [K, E, J]
+        draws = torch.stack([trial.architecture.gates for trial in trials])  # [K, E, J]
         losses = torch.stack([trial.loss for trial in trials])  # [K]
-        if self.weights == "importance":
+        if self.weighting == "importance":
             scale = trials[0].size if self.scale == "batch" else float(self.scale)
             return -self._weighted(functional.importance_weights(losses, scale), draws)
         place = self.architecture_steps % self.samples

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, one_of
+from advnas_lightning.validate import check_one_of
 
 
 class ProxylessNAS(SearchStrategy):
@@ -30,7 +32,7 @@ class ProxylessNAS(SearchStrategy):
 
     def __init__(self, model: nn.Module, *, gates: Literal["two_hot", "binary"] = "two_hot", **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        self.gates = one_of("gates", gates, ("two_hot", "binary"))
+        self.gates = check_one_of("gates", gates, ("two_hot", "binary"))
 
     def sample(self) -> Architecture:
         """Two indices per edge from the multinomial p without replacement."""
@@ -43,7 +45,7 @@ class ProxylessNAS(SearchStrategy):
             return Architecture(self._of_pairs(paths).to(log_p.dtype), paths)
         q = self.probs * self._of_pairs(paths)
         choice = torch.multinomial(q.cpu(), 1, generator=self.generator).squeeze(1).tolist()
-        return Architecture(self.one_hot(choice).weights, paths, choice=tuple(choice))
+        return Architecture(self.one_hot(choice).gates, paths, choice=tuple(choice))
 
     def sample_for_weights(self) -> Architecture:
         """The same two gates, or one-hot a ~ p with binary gates."""
@@ -57,9 +59,10 @@ class ProxylessNAS(SearchStrategy):
             trial.gate_grad, self.log_probs.detach(), self._of_pairs(trial.architecture.paths)
         )
 
-    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         """Shift the pair's logits so that the candidates not drawn keep their probabilities."""
-        self.theta.copy_(functional.keep_unsampled(before, self.theta, self._of_pairs(trials[0].architecture.paths)))
+        (theta,) = before
+        self.theta.copy_(functional.keep_unsampled(theta, self.theta, self._of_pairs(trials[0].architecture.paths)))
 
     def _of_pairs(self, paths: Sequence[Sequence[int]]) -> Tensor:
         pair = torch.zeros(self.mask.shape, dtype=torch.bool)  # [E, J]

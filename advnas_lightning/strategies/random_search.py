@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy
 
 
 class RandomSearch(SearchStrategy):

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.policy import Selection
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, Which, one_of, positive
+from advnas_lightning.validate import check_one_of, check_positive
 
 
 class REINFORCE(SearchStrategy):
@@ -25,7 +28,7 @@ class REINFORCE(SearchStrategy):
         ValueError: a bad argument.
     """
 
-    selects: ClassVar[Which] = "process_best"
+    default_select: ClassVar[Selection] = "process_best"
     needs_gate_grad = False
 
     def __init__(
@@ -38,9 +41,9 @@ class REINFORCE(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        self.gamma = positive("gamma", gamma, most=1)
-        self.baseline_init = one_of("baseline_init", baseline_init, ("first", "zero"))
-        self.baseline_update = one_of("baseline_update", baseline_update, ("after", "before"))
+        self.gamma = check_positive("gamma", gamma, most=1)
+        self.baseline_init = check_one_of("baseline_init", baseline_init, ("first", "zero"))
+        self.baseline_update = check_one_of("baseline_update", baseline_update, ("after", "before"))
         self.baseline: Tensor  # scalar; nan until the first loss
         self.register_buffer("baseline", torch.tensor(torch.nan if baseline_init == "first" else 0.0))
 
@@ -51,7 +54,7 @@ class REINFORCE(SearchStrategy):
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """(L − b) ∇θ log p(a)."""
         (trial,) = trials
-        return self.excess(trial.loss) * (trial.architecture.weights - self.probs)
+        return self.excess(trial.loss) * (trial.architecture.gates - self.probs)
 
     def excess(self, loss: Tensor) -> Tensor:
         """L − b, scalar; moves b on."""

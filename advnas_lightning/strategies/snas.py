@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space import Architecture
-from advnas_lightning.strategies.base import SearchStrategy, Trial, falling
+from advnas_lightning.validate import check_temperatures
 
 
 class SNAS(SearchStrategy):
@@ -26,7 +28,7 @@ class SNAS(SearchStrategy):
 
     def __init__(self, model: nn.Module, *, tau_max: float = 1.0, tau_min: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        self.tau_max, self.tau_min = falling(tau_max, tau_min)
+        self.tau_max, self.tau_min = check_temperatures(tau_max, tau_min)
 
     @property
     def temperature(self) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning import MixedOp, SearchStrategy
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
 
 
 class Net(nn.Module):
@@ -55,7 +55,7 @@ def rings(seed: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
 def main(config: DictConfig) -> None:
     """Search as configured; the genotype is left in the run's folder."""
     seed_everything(config.seed, verbose=False)
-    search: SearchStrategy = instantiate(config.search, model=Net(config.width), task=Classification(2))
+    search: SearchStrategy = instantiate(config.search, model=Net(config.width), objective=Classification(2))
     trainer = Trainer(accelerator="cpu", max_epochs=config.epochs, logger=False, enable_checkpointing=False)
     trainer.fit(search, {"weights": rings(1, shuffle=True), "architecture": rings(2, shuffle=True)})
     trainer.test(search, rings(3, shuffle=False))

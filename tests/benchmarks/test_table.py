@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from advnas_lightning.benchmarks.nasbench201 import (
+from advnas_lightning.space import Genotype
+from advnas_lightning.tasks.cifar10.nasbench201 import (
     COLUMNS,
     TEST_COLUMNS,
     CSVTable,
@@ -19,7 +20,6 @@ from advnas_lightning.benchmarks.nasbench201 import (
     measure,
     open_table,
 )
-from advnas_lightning.space import Genotype
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 REAL = DATA / "nasbench201.csv"

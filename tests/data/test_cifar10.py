@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 
 from advnas_lightning import AdvantageNAS
-from advnas_lightning.data import cifar10
-from advnas_lightning.data.cifar10 import CIFAR10, flip_and_crop
-from advnas_lightning.models import NASBench201
-from advnas_lightning.tasks import Classification
+from advnas_lightning.objectives import Classification
+from advnas_lightning.tasks.cifar10 import CIFAR10, NASBench201
+from advnas_lightning.tasks.cifar10 import data as cifar10
+from advnas_lightning.tasks.cifar10.data import flip_and_crop
 
 CLASSES = ("ant", "bee", "cow")
 Pictures = dict[str, np.ndarray]  # by part: [N, H, W, 3], in the order of the files
@@ -877,7 +877,7 @@ def test_a_search_resumes_bit_for_bit(
         torch.manual_seed(5)
         search = AdvantageNAS(
             NASBench201(classes=3, cells=1, channels=2),
-            task=Classification(3),
+            objective=Classification(3),
             weight_optimizer=partial(SGD, lr=0.1, momentum=0.9, nesterov=True),
             architecture_optimizer=partial(Adam, lr=0.1, betas=(0.5, 0.999)),
             weight_scheduler=partial(CosineAnnealingLR, T_max=2),

@@ -9,10 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from advnas_lightning.data import ptb
-from advnas_lightning.data.ptb import ENDED, PennTreebank, Windows
 from advnas_lightning.loaders import SearchLoader
-from advnas_lightning.tasks import Window
+from advnas_lightning.objectives import Window
+from advnas_lightning.tasks.ptb import PennTreebank
+from advnas_lightning.tasks.ptb import data as ptb
+from advnas_lightning.tasks.ptb.data import ENDED, Windows
 
 TEXTS = {
     "train": " the cat sat on the mat \n the dog sat \n on on the cat\n",

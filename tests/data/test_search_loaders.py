@@ -181,7 +181,7 @@ class Noting:
 
 @pytest.fixture
 def noting(make_search: Make) -> Make:
-    return partial(make_search, "advantage", mixin=Noting, task=None)
+    return partial(make_search, "advantage", mixin=Noting, objective=None)
 
 
 def same(left: list[Any], right: list[Any]) -> bool:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from advnas_lightning import AdvantageNAS
-from advnas_lightning.data.toy import TeacherData
-from advnas_lightning.models.toy import ToyNetwork
-from advnas_lightning.tasks import Regression
+from advnas_lightning.objectives import Regression
+from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
 
 SIZES = {"nodes": 3, "candidates": 4, "batch_size": 5, "batches": 3, "test_batches": 2}
 
@@ -115,7 +114,7 @@ def test_a_fit_reads_fresh_batches_also_after_a_resume(fit: Callable[..., Traine
         notes = Notes()
         saving = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
         search = AdvantageNAS(
-            ToyNetwork(nodes=3, candidates=4), architecture_optimizer=partial(Adam, lr=0.1), task=Regression()
+            ToyNetwork(nodes=3, candidates=4), architecture_optimizer=partial(Adam, lr=0.1), objective=Regression()
         )
         data = TeacherData(**SIZES)
         fit(search, data, max_epochs=epochs, callbacks=[notes, saving], enable_checkpointing=True, ckpt_path=resume)

@@ -109,11 +109,11 @@ def test_each_of_its_edges_gets_credit() -> None:
     model = runpy.run_path(str(EXAMPLES / "searchable_classifier.py"))["Classifier"](10)
     search = AdvantageNAS(model, architecture_optimizer=partial(SGD, lr=0.1))
     draw = search.sample()
-    gates = draw.weights.clone().requires_grad_()
+    gates = draw.gates.clone().requires_grad_()
     with search.space.bind(draw, gates):
         loss = nn.functional.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8))
     (gradient,) = torch.autograd.grad(loss, gates)
-    credits = (gradient * draw.weights).sum(-1)  # [E]
+    credits = (gradient * draw.gates).sum(-1)  # [E]
     assert credits.abs().min() > 1e-3  # with a normalization right behind an edge: some 1e-6
 
 
@@ -199,7 +199,7 @@ def test_a_hydra_app_takes_a_strategy_from_our_group(
     assert {name: getattr(search, name) for name in options} == options
     assert search.model.net[0].out_features == 4
     assert search.weight_steps == search.architecture_steps == 40
-    assert search.architecture_optimizer.keywords["lr"] == 0.2
+    assert search.optimizations["architecture"].factory.keywords["lr"] == 0.2
     genotype = json.loads((tmp_path / "run" / "genotype.json").read_text())
     assert genotype == dict(search.genotype(search.selected))
     assert genotype["second layer"] in ("layer", "skip")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import Genotype, MixedOp, SearchSpace
-from advnas_lightning.space import count_parameters
+from advnas_lightning.cost import count_parameters
 
 PATH = Path(__file__).parents[2] / "examples" / "transformer.py"
 VOCABULARY, WIDTH, STEPS = 11, 8, 10

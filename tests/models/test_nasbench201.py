@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advnas_lightning.models.nasbench201 import NASBench201
-from advnas_lightning.models.ops import OPERATIONS, ReLUConvBN
-from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace, count_macs
+from advnas_lightning.cost import count_macs
+from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace
+from advnas_lightning.tasks.cifar10 import NASBench201
+from advnas_lightning.tasks.cifar10.operations import OPERATIONS, ReLUConvBN
 from benchmarks.software_device import DEVICE, software_device
 
 EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
@@ -419,7 +420,7 @@ def test_only_the_chosen_candidates_run_and_in_every_cell(edges: dict[str, str],
     space = SearchSpace(model)
     calls = record_calls(model)
     architecture = one_hot(space, edges)
-    gates = architecture.weights.clone().requires_grad_() if with_gates else None
+    gates = architecture.gates.clone().requires_grad_() if with_gates else None
     with space.bind(architecture, gates):
         F.cross_entropy(model(pictures()), labels()).backward()
     assert sorted(calls) == sorted((cell, edge, op) for cell in range(6) for edge, op in edges.items())
@@ -428,7 +429,7 @@ def test_only_the_chosen_candidates_run_and_in_every_cell(edges: dict[str, str],
             for parameter in candidate.parameters():
                 assert (parameter.grad is not None) == (name == edges[op.name])
     if with_gates:
-        chosen = architecture.weights.bool()
+        chosen = architecture.gates.bool()
         assert not gates.grad[~chosen].any()
 
 
@@ -449,7 +450,7 @@ def test_a_gates_gradient_is_that_of_a_plain_product(edges: dict[str, str]) -> N
     model = make(cells=2, stages=2)
     space = SearchSpace(model)
     architecture = one_hot(space, edges)
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates):
         F.cross_entropy(model(pictures()), labels()).backward()
 
@@ -474,7 +475,7 @@ def test_a_gates_gradient_is_that_of_a_plain_product(edges: dict[str, str]) -> N
         torch.testing.assert_close(gates.grad[index, choice], by_autograd, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(gates.grad[index, choice], by_formula, rtol=1e-8, atol=1e-12)
     if "none" not in edges.values():
-        assert gates.grad[architecture.weights.bool()].all()
+        assert gates.grad[architecture.gates.bool()].all()
 
 
 @pytest.mark.parametrize("edges", cells()[3:7], ids=lambda edges: "-".join(edges.values()))
@@ -482,12 +483,12 @@ def test_a_gates_gradient_equals_finite_differences(edges: dict[str, str]) -> No
     model = make(stages=2)
     space = SearchSpace(model)
     architecture = one_hot(space, edges)
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates):
         F.cross_entropy(model(pictures()), labels()).backward()
 
     def loss_at(index: int, step: float) -> Tensor:
-        moved = architecture.weights.clone()
+        moved = architecture.gates.clone()
         moved[index, architecture.choice[index]] += step
         with torch.no_grad(), space.bind(Architecture(moved, space.all_paths)):
             return F.cross_entropy(model(pictures()), labels())
@@ -510,7 +511,7 @@ def test_under_autocast_a_gates_gradient_is_in_full_precision() -> None:
 
     gradients = []
     for enabled in (False, True):
-        gates = architecture.weights.clone().requires_grad_()
+        gates = architecture.gates.clone().requires_grad_()
         with space.bind(architecture, gates), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             if enabled:
                 for op in mixed_ops(model):
@@ -563,7 +564,7 @@ def step_bytes(candidates: int, kind: str) -> int:
     architecture = space.one_hot([candidates - 1] * 6)
     if kind == "dense":
         architecture = Architecture(torch.full(space.mask.shape, 1 / candidates), space.all_paths)
-    gates = None if kind == "weights" else architecture.weights.clone().requires_grad_()
+    gates = None if kind == "weights" else architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates), saved_bytes(model) as total:
         loss = F.cross_entropy(model(pictures(16, dtype=torch.float)), labels())
     loss.backward()
@@ -613,7 +614,7 @@ def test_weights_and_activations_are_channels_last(edges: dict[str, str]) -> Non
     seen, seen_plain = layouts(model), layouts(plain)
     images = pictures()
     assert not images.is_contiguous(memory_format=torch.channels_last)
-    for gates in (None, architecture.weights.clone().requires_grad_()):
+    for gates in (None, architecture.gates.clone().requires_grad_()):
         with space.bind(architecture, gates):
             F.cross_entropy(model(images), labels()).backward()
     plain(images)

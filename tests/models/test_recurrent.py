@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advnas_lightning.models.recurrent import RecurrentLM
+from advnas_lightning.objectives import LanguageModelling, Window
 from advnas_lightning.space import Architecture, Genotype, SearchSpace
-from advnas_lightning.tasks import LanguageModelling, Window
+from advnas_lightning.tasks.ptb import RecurrentLM
 
 CANDIDATES = ("identity", "tanh", "sigmoid", "relu", "zero")
 ACTS = {
@@ -36,7 +36,7 @@ def draw(space: SearchSpace, choice: tuple[int, ...] | None) -> Architecture:
     """One-hot, or gates for all candidates at once."""
     if choice is not None:
         one_hot = space.one_hot(choice)
-        return Architecture(one_hot.weights.double(), one_hot.paths, choice=choice)
+        return Architecture(one_hot.gates.double(), one_hot.paths, choice=choice)
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(space.mask.shape, generator=generator, dtype=torch.double).softmax(1)
     return Architecture(weights, (tuple(range(len(CANDIDATES))),) * len(space))
@@ -91,7 +91,7 @@ def test_equals_a_slow_loop(choice: tuple[int, ...] | None, max_norm: float | No
     hidden = torch.randn(STREAMS, 5, dtype=torch.double)
     with torch.no_grad(), space.bind(architecture):
         logits, after = model(tokens, hidden)
-        expected, expected_after = reference(model, architecture.weights, tokens, hidden, max_norm)
+        expected, expected_after = reference(model, architecture.gates, tokens, hidden, max_norm)
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(after, expected_after, rtol=1e-10, atol=1e-12)
 
@@ -105,7 +105,7 @@ def test_any_number_of_nodes_equals_a_slow_loop(nodes: int) -> None:
     tokens, _ = text()
     with torch.no_grad(), space.bind(architecture):
         logits, _ = model(tokens)
-        expected, _ = reference(model, architecture.weights, tokens, torch.zeros(STREAMS, 5).double(), 25.0)
+        expected, _ = reference(model, architecture.gates, tokens, torch.zeros(STREAMS, 5).double(), 25.0)
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -125,7 +125,7 @@ def test_gate_gradient_equals_finite_differences(choice: tuple[int, ...] | None,
     space = SearchSpace(model)
     tokens, targets = text()
     architecture = draw(space, choice)
-    gates = architecture.weights.clone().requires_grad_()
+    gates = architecture.gates.clone().requires_grad_()
     with space.bind(architecture, gates):
         loss = F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten())
         (gradient,) = torch.autograd.grad(loss, gates)
@@ -141,7 +141,7 @@ def test_gate_gradient_equals_finite_differences(choice: tuple[int, ...] | None,
             continue  # did not run: no gradient
         step = torch.zeros_like(gradient)
         step[edge, j] = 1e-5
-        expected[edge, j] = (loss_at(architecture.weights + step) - loss_at(architecture.weights - step)) / 2e-5
+        expected[edge, j] = (loss_at(architecture.gates + step) - loss_at(architecture.gates - step)) / 2e-5
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 

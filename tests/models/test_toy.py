@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advnas_lightning.data.toy import TeacherData
-from advnas_lightning.models.toy import Filter, ToyNetwork
 from advnas_lightning.space import Architecture, SearchSpace
+from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
+from advnas_lightning.tasks.toy.model import Filter
 
 NODES, CANDIDATES = 4, 5
 
@@ -62,7 +62,7 @@ def test_one_hot_equals_the_convolutions(choice: tuple[int, ...]) -> None:
     with space.bind(architecture):
         output = model(images())
     assert output.shape == (6,)
-    torch.testing.assert_close(output, reference(model, architecture.weights.double(), images()))
+    torch.testing.assert_close(output, reference(model, architecture.gates.double(), images()))
 
 
 def test_a_mixture_equals_the_convolutions_with_tanh_after_the_mixing() -> None:
@@ -80,7 +80,7 @@ def test_gate_gradient_equals_finite_differences(choice: tuple[int, ...] | None)
     space = SearchSpace(model)
     targets = torch.linspace(-1, 1, 6, dtype=torch.double)
     architecture = Architecture(mixture(space), space.all_paths) if choice is None else space.one_hot(choice)
-    gates = architecture.weights.double().requires_grad_()
+    gates = architecture.gates.double().requires_grad_()
     with space.bind(architecture, gates):
         (gradient,) = torch.autograd.grad(F.mse_loss(model(images()), targets), gates)
     expected = torch.zeros_like(gradient)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from folders import write_run
 
-from advnas_lightning.report.published import PARAMETERS_2, TABLE_3
+from advnas_lightning.published import PARAMETERS_2, TABLE_3
 from advnas_lightning.report.runs import collect
 from advnas_lightning.report.statistics import bootstrap_interval, mean_and_deviation, paired, quartiles
 from advnas_lightning.report.tables import TABLES, Table, build_table

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning import AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
-from advnas_lightning.checkpoints import LastCheckpoint
-from advnas_lightning.tasks import Classification
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.objectives import Classification
 
 Make = Callable[..., Any]
 OPTIMIZERS = {
@@ -111,10 +111,12 @@ def test_a_bad_batch_costs_its_whole_step(make_search: Make, small_net: Make, fi
                     return outcome._replace(loss=outcome.loss * float("nan"))
             return outcome
 
-    search = make_search("reinforce", small_net(), task=Broken(3), accumulate=4, weight_optimizer=partial(SGD, lr=0.1))
+    search = make_search(
+        "reinforce", small_net(), objective=Broken(3), accumulate=4, weight_optimizer=partial(SGD, lr=0.1)
+    )
     with pytest.warns(UserWarning, match="a weight step is left out"):
         fit(search, {"weights": loader(64, 4, 1), "architecture": loader(64, 4, 2)})
-    assert search.bad_steps == {"weight": 1, "architecture": 0}
+    assert search.guard.total == {"weight": 1, "architecture": 0}
     assert (search.weight_steps, search.architecture_steps) == (3, 4)
     assert all(parameter.isfinite().all() for parameter in search.parameters())
 

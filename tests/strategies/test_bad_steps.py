@@ -71,7 +71,7 @@ def test_a_bad_step_changes_nothing(
     with pytest.warns(UserWarning, match=f"a {kind} step is left out"):
         fit(search, make_loaders(weights=3, architecture=3))
     assert unchanged == [False, True, False]
-    assert search.bad_steps == {"weight": 0, "architecture": 0, kind: 1}
+    assert search.guard.total == {"weight": 0, "architecture": 0, kind: 1}
     assert (search.weight_steps, search.architecture_steps) == ((2, 3) if kind == "weight" else (3, 2))
     assert all(bool(value.isfinite().all()) for value in snapshot(search).values())
 
@@ -82,7 +82,7 @@ def test_a_gate_gradient_alone_is_bad_enough(
     search = make_search("advantage", mixin=poisoned("Bad", {1, 3}, gradient_only=True))
     with pytest.warns(UserWarning, match="an? architecture step is left out"):
         fit(search, make_loaders(weights=3, architecture=3))
-    assert search.bad_steps == {"weight": 0, "architecture": 2}
+    assert search.guard.total == {"weight": 0, "architecture": 2}
     assert bool(search.theta.isfinite().all())
 
 
@@ -97,7 +97,7 @@ def test_a_good_step_in_between_starts_the_count_anew(
 ) -> None:
     search = make_search("advantage", mixin=poisoned("Bad", {0, 2, 6, 8}), max_bad_steps=2)
     fit(search, make_loaders(weights=6, architecture=6))
-    assert search.bad_steps == {"weight": 4, "architecture": 0}
+    assert search.guard.total == {"weight": 4, "architecture": 0}
 
 
 @pytest.mark.parametrize("which", ["weight_optimizer", "architecture_optimizer"])

@@ -36,7 +36,7 @@ from advnas_lightning import (
     SearchStrategy,
     Trial,
 )
-from advnas_lightning.tasks import Classification, Outcome
+from advnas_lightning.objectives import Classification, Outcome
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -79,7 +79,7 @@ def architecture_side(search: SearchStrategy) -> Any:
     mine = {
         key: value
         for key, value in search.state_dict().items()
-        if not key.startswith(("model.", "task.")) and key != "_extra_state"
+        if not key.startswith(("model.", "objective.")) and key != "_extra_state"
     }
     state = {"search": mine, "optimizer": [optimizer.state_dict() for optimizer in search.trainer.optimizers[1:]]}
     if search.searches:
@@ -150,7 +150,7 @@ def test_an_architecture_step_restores_buffers_that_a_forward_replaces(make_load
             assert torch.equal(before, self.model.mean)
 
     search = Both(
-        Averaging(), weight_optimizer=partial(SGD, lr=0.1), architecture_optimizer=Adam, task=Classification(3)
+        Averaging(), weight_optimizer=partial(SGD, lr=0.1), architecture_optimizer=Adam, objective=Classification(3)
     )
     fit(search, make_loaders())
     assert search.model.mean.any()
@@ -467,7 +467,7 @@ def test_a_draw_without_parameters_skips_the_weight_step(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
     model = nn.Sequential(MixedOp("first", {"tanh": nn.Tanh(), "linear": nn.Linear(4, 4)}), nn.Softsign())
-    search = make_search(name, model, task=Classification(4), weight_clip=1.0)
+    search = make_search(name, model, objective=Classification(4), weight_clip=1.0)
     fit(search, make_loaders(weights=12, architecture=12))
     assert search.weight_steps + search.skipped_weight_steps == 12
     assert search.weight_steps > 0
@@ -481,7 +481,7 @@ def test_a_network_without_parameters_skips_every_weight_step(
 ) -> None:
     options = {"genotype": {"first": "tanh"}} if name == "fixed" else {}
     model = nn.Sequential(MixedOp("first", {"tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}))
-    search = make_search(name, model, task=Classification(4), **options)
+    search = make_search(name, model, objective=Classification(4), **options)
     fit(search, make_loaders())
     assert (search.weight_steps, search.skipped_weight_steps) == (0, 4)
     assert search.architecture_steps == (4 if search.searches else 0)
@@ -521,7 +521,7 @@ def test_draws_come_from_the_strategys_own_generator(
         torch.manual_seed(noise)
         search = make_search(engine, small_net(dropout=0.0), seed=seed)
         fit(search, make_loaders(weights=2), callbacks=[Noise(noise)])
-        return {key: value for key, value in search.state_dict().items() if not key.startswith("task.")}
+        return {key: value for key, value in search.state_dict().items() if not key.startswith("objective.")}
 
     first = run(seed=0, noise=0)
     assert_same(run(seed=0, noise=3), first)
@@ -608,7 +608,7 @@ def test_evaluations_do_not_train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             trainer = fit(search, make_loaders(), valid, max_epochs=2)
-        states.append({key: value for key, value in search.state_dict().items() if not key.startswith("task.")})
+        states.append({key: value for key, value in search.state_dict().items() if not key.startswith("objective.")})
         metrics.append(set(trainer.callback_metrics) & {"val/loss", "val/accuracy"})
     assert_same(*states)
     assert metrics == [{"val/loss", "val/accuracy"}, set()]
@@ -617,8 +617,8 @@ def test_evaluations_do_not_train(
 class Evaluated:
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         trial = super().evaluate(architecture, batch)
-        if architecture.weights.sum(-1).eq(1).all() and architecture.weights.amax(-1).eq(1).all():
-            self.trials.append((trial.loss.item(), tuple(architecture.weights.argmax(-1).tolist())))
+        if architecture.gates.sum(-1).eq(1).all() and architecture.gates.amax(-1).eq(1).all():
+            self.trials.append((trial.loss.item(), tuple(architecture.gates.argmax(-1).tolist())))
         return trial
 
 
@@ -638,13 +638,13 @@ def test_process_best_is_the_lowest_one_hot_loss_of_an_architecture_step(
         assert search.genotype("process_best") == search.space.genotype(min(search.trials)[1])
         own = "process_best" if isinstance(search, REINFORCE | GDAS) else "argmax"
         assert search.selected == own
-    with pytest.raises(ValueError, match="which='best'"):
+    with pytest.raises(ValueError, match="select='best'"):
         search.genotype("best")
 
 
 def test_which_overrides_the_strategys_own_selection(make_search: Make, make_loaders: Make, fit: Fit) -> None:
     for name, which in (("advantage", "process_best"), ("reinforce", "argmax")):
-        search = make_search(name, which=which)
+        search = make_search(name, select=which)
         assert search.selected == "argmax"  # while there is no other
         fit(search, make_loaders())
         assert search.selected == which
@@ -663,7 +663,7 @@ def test_a_nan_loss_is_never_the_process_best(make_search: Make, make_loaders: M
 
     search = make_search("advantage", mixin=Nan, weight_optimizer=None)
     fit(search, make_loaders(weights=4))
-    assert search.best_loss.isfinite()
+    assert search.best.loss.isfinite()
     assert search.process_best is not None
 
 
@@ -721,7 +721,7 @@ def test_any_logging_interval(every: int, make_search: Make, make_loaders: Make,
         (AdvantageNAS, {"weight_clip": 0}, "weight_clip=0"),
         (AdvantageNAS, {"architecture_clip": -1.0}, r"architecture_clip=-1\.0"),
         (AdvantageNAS, {"architecture_clip": "1"}, "architecture_clip='1'"),
-        (AdvantageNAS, {"which": "best"}, r"which='best'.*argmax or process_best"),
+        (AdvantageNAS, {"select": "best"}, r"select='best'.*argmax or process_best"),
         (AdvantageNAS, {"advantage": "eq7"}, r"advantage='eq7'.*taylor or exact"),
         (AdvantageNAS, {"baseline": "A2"}, r"baseline='A2'.*none or ema"),
         (AdvantageNAS, {"zero_op": True}, "zero_op=True"),
@@ -740,7 +740,7 @@ def test_any_logging_interval(every: int, make_search: Make, make_loaders: Make,
         (PARSEC, {"samples": 2.5}, r"samples=2\.5"),
         (PARSEC, {"scale": 0}, "scale=0"),
         (PARSEC, {"scale": "tokens"}, "scale='tokens'"),
-        (PARSEC, {"weights": "authors"}, r"weights='authors'.*importance or authors_code"),
+        (PARSEC, {"weighting": "authors"}, r"weighting='authors'.*importance or authors_code"),
         (ProxylessNAS, {"gates": "three_hot"}, r"gates='three_hot'.*two_hot or binary"),
         (GDAS, {"inactive": "zeros"}, r"inactive='zeros'.*ones or none"),
         (GDAS, {"tau_max": 0}, "tau_max=0"),
@@ -766,7 +766,7 @@ def test_a_model_without_edges_is_refused() -> None:
 
 def test_without_a_loss_the_strategy_says_what_to_define(make_loaders: Make, fit: Fit) -> None:
     search = AdvantageNAS(Net(), architecture_optimizer=Adam, weight_optimizer=partial(SGD, lr=0.1))
-    with pytest.raises(NotImplementedError, match=r"task=.*loss\(batch\)"):
+    with pytest.raises(NotImplementedError, match=r"objective=.*loss\(batch\)"):
         fit(search, make_loaders())
 
 
@@ -848,7 +848,7 @@ def test_the_mathematics_of_a_step_is_in_full_precision_under_autocast(
             gradient = super().theta_gradient(trials)
             with torch.autocast("cpu", enabled=False):
                 omega = torch.stack([-trial.size * trial.loss for trial in trials]).softmax(0)
-                mean = sum(w * trial.architecture.weights for w, trial in zip(omega, trials, strict=True))
+                mean = sum(w * trial.architecture.gates for w, trial in zip(omega, trials, strict=True))
                 torch.testing.assert_close(gradient, self.probs - mean)
             return gradient
 
@@ -891,10 +891,10 @@ def test_a_scaled_loss_changes_no_gradient_of_weights(
     search.model.eval()  # no dropout
     weights = list(search.model.parameters())
     batch = next(iter(make_loaders()["weights"]))
-    plain = search._weight_gradient(weights, search.sample(), batch)
+    plain = search.evaluator.weight_gradients(search.sample(), batch, weights)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    monkeypatch.setattr(type(search), "_scaler", scaler)
-    scaled = search._weight_gradient(weights, search.sample(), batch)
+    monkeypatch.setattr(type(search.evaluator.precision), "scaler", scaler)
+    scaled = search.evaluator.weight_gradients(search.sample(), batch, weights)
     assert any(part.any() for part in plain)
     for part, expected in zip(scaled, plain, strict=True):
         torch.testing.assert_close(part, expected)

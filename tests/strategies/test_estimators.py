@@ -47,8 +47,9 @@ from advnas_lightning import (
     Trial,
     functional,
 )
+from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.objectives import Regression
 from advnas_lightning.strategies.enas import Controller
-from advnas_lightning.tasks import Regression
 
 BATCH = batch_of(1)
 SIZES = Net.sizes
@@ -57,20 +58,13 @@ WIDTH = max(SIZES)
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
-class PartwayGDAS(GDAS):
-    progress = 0.9  # needs no Trainer
-
-
-class PartwaySNAS(SNAS):
-    progress = 0.6
-
-
-class SearchingNASP(NASP):
-    searching = True
+PROGRESS = {GDAS: 0.9, SNAS: 0.6}  # of the search, for the temperatures
 
 
 def build(strategy: type[SearchStrategy], **options: Any) -> Any:
-    return make(strategy, Net(), task=Regression(), **options)
+    made = make(strategy, Net(), objective=Regression(), **options)
+    made.clock = SearchClock(progress=PROGRESS.get(strategy, 0.0))
+    return made
 
 
 def try_choice(strategy: SearchStrategy, choice: Sequence[int], batch: Any = BATCH) -> Trial:
@@ -217,7 +211,7 @@ def table_of(seed: int) -> Tensor:
 
 def taylor_expectation(cost: Callable[[Tensor], Tensor], **options: Any) -> tuple[Tensor, Tensor, SearchStrategy]:
     """The expected Taylor estimate, the exact gradient, and the strategy, on a table of outputs."""
-    strategy = make(AdvantageNAS, TableNet(SIZES), task=Cost(cost), **options)
+    strategy = make(AdvantageNAS, TableNet(SIZES), objective=Cost(cost), **options)
     table = table_of(3)
 
     def estimate(choice: tuple[int, ...]) -> Tensor:
@@ -285,8 +279,8 @@ def counterfactual_estimates(strategy: SearchStrategy, batch: Any) -> Callable[[
 def test_counterfactual_is_unbiased_and_varies_less_where_the_loss_is_affine_in_each_edge() -> None:
     """Rao-Blackwell: the mean over an edge's own draw of AdvantageNAS's estimate, given the other edges'."""
     advantage, truth, _ = taylor_expectation(multilinear)
-    strategy = make(CounterfactualNAS, TableNet(SIZES), task=Cost(multilinear))
-    plain = make(AdvantageNAS, TableNet(SIZES), task=Cost(multilinear))
+    strategy = make(CounterfactualNAS, TableNet(SIZES), objective=Cost(multilinear))
+    plain = make(AdvantageNAS, TableNet(SIZES), objective=Cost(multilinear))
     table = table_of(3)
     estimate = counterfactual_estimates(strategy, table)
     torch.testing.assert_close(expected(strategy, estimate, SIZES), truth, rtol=0, atol=1e-12)
@@ -469,7 +463,7 @@ def parsec_reference(strategy: Any, losses: Sequence[float], scale: float) -> Te
 
 @pytest.mark.parametrize(("scale", "factor"), [(1, 1.0), (0.4, 0.4), ("batch", 7.0)])
 def test_parsec_is_self_normalised_importance_weighting(scale: Any, factor: float) -> None:
-    strategy = make(PARSEC, Net(), task=SevenTerms(), samples=5, scale=scale)
+    strategy = make(PARSEC, Net(), objective=SevenTerms(), samples=5, scale=scale)
     trials = [try_choice(strategy, choice) for choice in DRAWS]
     losses = [trial.loss.item() for trial in trials]
     assert max(losses) - min(losses) > 0.1
@@ -506,7 +500,7 @@ def test_parsec_evaluates_all_its_draws_on_one_minibatch() -> None:
 
 
 def test_parsec_authors_code_gathers_its_draws_over_steps_and_favours_large_losses() -> None:
-    strategy = build(PARSEC, samples=len(DRAWS), weights="authors_code")
+    strategy = build(PARSEC, samples=len(DRAWS), weighting="authors_code")
     assert len(strategy.evaluate_draws(BATCH)) == 1
     for cycle in range(2):  # the second one must forget the first one's draws
         losses = []
@@ -525,7 +519,7 @@ def test_parsec_authors_code_gathers_its_draws_over_steps_and_favours_large_loss
 @pytest.mark.parametrize("inactive", ["ones", "none"])
 @pytest.mark.parametrize("seed", range(4))
 def test_gdas_is_the_straight_through_gumbel_softmax(inactive: str, seed: int) -> None:
-    strategy = build(PartwayGDAS, inactive=inactive, tau_max=6.0, tau_min=1.0, seed=seed)
+    strategy = build(GDAS, inactive=inactive, tau_max=6.0, tau_min=1.0, seed=seed)
     theta, noise = theta_of(strategy), same_noise(strategy)
     tau = 6.0 * 0.1 + 1.0 * 0.9
     log_p = masked_softmax(theta).log()  # −∞ on the padding
@@ -548,7 +542,7 @@ def test_gdas_is_the_straight_through_gumbel_softmax(inactive: str, seed: int) -
 def test_gdas_counts_inactive_operations_only_when_told_to() -> None:
     gradients = []
     for inactive in ("ones", "none"):
-        strategy = build(PartwayGDAS, inactive=inactive)
+        strategy = build(GDAS, inactive=inactive)
         gradients.append(strategy.theta_gradient([strategy.evaluate(strategy.sample(), BATCH)]))
     assert (gradients[0] - gradients[1]).abs().max() > 1e-3
 
@@ -558,13 +552,13 @@ def test_darts_is_autograd_through_the_softmax() -> None:
     theta = theta_of(strategy)
     (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(masked_softmax(theta)), BATCH), theta)
     (trial,) = strategy.evaluate_draws(BATCH)
-    torch.testing.assert_close(trial.architecture.weights, masked_softmax(theta).detach(), **EXACT)
+    torch.testing.assert_close(trial.architecture.gates, masked_softmax(theta).detach(), **EXACT)
     torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_snas_is_autograd_through_the_concrete_sample(seed: int) -> None:
-    strategy = build(PartwaySNAS, seed=seed)
+    strategy = build(SNAS, seed=seed)
     theta, noise = theta_of(strategy), same_noise(strategy)
     tau = (1 + math.cos(0.6 * math.pi)) / 2
     log_p = masked_softmax(theta).log()
@@ -572,7 +566,7 @@ def test_snas_is_autograd_through_the_concrete_sample(seed: int) -> None:
     gates = torch.stack([nn.functional.pad(row, (0, WIDTH - len(row))) for row in rows])
     (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(gates), BATCH), theta)
     (trial,) = strategy.evaluate_draws(BATCH)
-    torch.testing.assert_close(trial.architecture.weights, gates.detach(), **EXACT)
+    torch.testing.assert_close(trial.architecture.gates, gates.detach(), **EXACT)
     torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
 
 
@@ -602,7 +596,7 @@ def test_proxylessnas_pulls_the_gate_gradient_back_through_the_renormalised_pair
         assert architecture.choice is not None
         assert all(j in pair for j, pair in zip(architecture.choice, pairs, strict=True))
         forward = one_hot_rows(architecture.choice, WIDTH)
-    torch.testing.assert_close(architecture.weights.double(), forward, rtol=0, atol=0)
+    torch.testing.assert_close(architecture.gates.double(), forward, rtol=0, atol=0)
     mix = weighted(straight_through(theta, pairs, forward), pairs)
     (reference,) = torch.autograd.grad(loss_of(strategy.model, mix, BATCH), theta)
     trial = strategy.evaluate(in_double(architecture), BATCH)
@@ -611,7 +605,7 @@ def test_proxylessnas_pulls_the_gate_gradient_back_through_the_renormalised_pair
 
 
 def test_nasp_takes_the_gate_gradient_at_the_best_one_hot() -> None:
-    strategy = build(SearchingNASP)
+    strategy = build(NASP)
     best = tuple(int(strategy.theta[e, :size].argmax()) for e, size in enumerate(SIZES))
     architecture = strategy.sample()
     assert architecture.choice == best
@@ -639,8 +633,12 @@ def test_darts_second_order_is_the_gradient_through_one_weight_step() -> None:
     net = Net(seed=4)
     module = AsModule(copy.deepcopy(net))
     start = {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
-    strategy = make(DARTS, net, task=Regression(), second_order=True, weight_optimizer=partial(torch.optim.SGD, lr=xi))
-    strategy.architecture_optimizer = partial(torch.optim.SGD, lr=1.0)  # so that θ's step is minus its gradient
+    strategy = make(
+        DARTS, net, objective=Regression(), second_order=True, weight_optimizer=partial(torch.optim.SGD, lr=xi)
+    )
+    strategy.optimizations["architecture"].factory = partial(
+        torch.optim.SGD, lr=1.0
+    )  # so that θ's step is minus its gradient
     theta = theta_of(strategy)
     fit(strategy, [train], valid=[valid])
     gradient = theta.detach() - strategy.theta.detach()
@@ -699,7 +697,7 @@ def test_gate_gradient_is_the_central_difference(kind: str) -> None:
         for j in paths:
             losses = []
             for sign in (1, -1):
-                gates = architecture.weights.clone()
+                gates = architecture.gates.clone()
                 gates[edge, j] += sign * h
                 losses.append(loss_of(strategy.model, weighted(gates, architecture.paths), BATCH).item())
             reference[edge, j] = (losses[0] - losses[1]) / (2 * h)
@@ -713,7 +711,7 @@ def test_gate_gradient_is_the_central_difference(kind: str) -> None:
 
 def test_gate_gradient_of_a_shared_edge_is_the_sum_over_its_places() -> None:
     strategy = build(AdvantageNAS)
-    net, gates = strategy.model, architectures()["dense"].weights
+    net, gates = strategy.model, architectures()["dense"].gates
     sites = [gates.clone().requires_grad_(), gates.clone().requires_grad_()]
 
     def mix(op: Any, x: Tensor) -> Tensor:
@@ -758,9 +756,7 @@ def test_entropy_and_probabilities_of_a_saturated_theta_are_finite(size: float) 
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "strategy_class", [AdvantageNAS, REINFORCE, PARSEC, ProxylessNAS, PartwayGDAS, DARTS, PartwaySNAS]
-)
+@pytest.mark.parametrize("strategy_class", [AdvantageNAS, REINFORCE, PARSEC, ProxylessNAS, GDAS, DARTS, SNAS])
 def test_estimates_of_a_saturated_theta_are_finite(strategy_class: type[SearchStrategy]) -> None:
     strategy = build(strategy_class)
     strategy.theta.data.zero_()
@@ -798,14 +794,14 @@ def test_architectures_are_drawn_with_their_probability(strategy_class: type[Sea
 
 
 def test_random_search_draws_uniformly_whatever_the_rows_lengths() -> None:
-    strategy = RandomSearch(Net(), task=Regression(), seed=11)
+    strategy = RandomSearch(Net(), objective=Regression(), seed=11)
     counts = counts_of([strategy.sample().choice for _ in range(N)], every_choice(strategy.space))
     assert surprise(counts, UNIFORM) < 1
 
 
 def test_gdas_index_is_drawn_with_probability_p() -> None:
     """The Gumbel-max trick: dividing by the temperature changes no arg max."""
-    strategy = build_mild(PartwayGDAS)
+    strategy = build_mild(GDAS)
     with torch.no_grad():
         counts = counts_of([strategy.sample().choice for _ in range(N)], every_choice(strategy.space))
     assert surprise(counts, joint(strategy.theta.detach(), SIZES)) < 1
@@ -813,9 +809,9 @@ def test_gdas_index_is_drawn_with_probability_p() -> None:
 
 
 def test_snas_sample_is_largest_with_probability_p() -> None:
-    strategy = build_mild(PartwaySNAS)
+    strategy = build_mild(SNAS)
     with torch.no_grad():
-        largest = [tuple(strategy.sample().weights.argmax(1).tolist()) for _ in range(N)]
+        largest = [tuple(strategy.sample().gates.argmax(1).tolist()) for _ in range(N)]
     counts = counts_of(largest, every_choice(strategy.space))
     assert surprise(counts, joint(strategy.theta.detach(), SIZES)) < 1
     assert surprise(counts, UNIFORM) > 1
@@ -862,7 +858,7 @@ def test_proxylessnas_binary_gate_is_drawn_from_the_renormalised_pair() -> None:
 def test_proxylessnas_weight_steps_run_the_pair_or_one_operation() -> None:
     pair = build_mild(ProxylessNAS).sample_for_weights()
     assert pair.choice is None
-    assert pair.weights.sum(1).tolist() == [2, 2, 2]
+    assert pair.gates.sum(1).tolist() == [2, 2, 2]
     binary = build_mild(ProxylessNAS, gates="binary")
     draws = [binary.sample_for_weights() for _ in range(N)]
     assert all(len(path) == 1 for draw in draws for path in draw.paths)
@@ -877,13 +873,13 @@ def test_gumbel_noise_is_standard_gumbel() -> None:
     assert surprise(torch.bincount(cells, minlength=10), torch.full((10,), 0.1)) < 1
 
 
-@pytest.mark.parametrize("strategy_class", [AdvantageNAS, PartwayGDAS, PartwaySNAS, ProxylessNAS, ENAS])
+@pytest.mark.parametrize("strategy_class", [AdvantageNAS, GDAS, SNAS, ProxylessNAS, ENAS])
 def test_draws_depend_on_the_seed_alone(strategy_class: type[SearchStrategy]) -> None:
     def drawn(seed: int) -> list[Any]:
         strategy = build(strategy_class, seed=seed)
         torch.rand(seed + 1)  # whoever else draws numbers does not matter
         with torch.no_grad():
-            return [replace(strategy.sample(), relaxed=None).weights.tolist() for _ in range(8)]
+            return [replace(strategy.sample(), relaxed=None).gates.tolist() for _ in range(8)]
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)

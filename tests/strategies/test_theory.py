@@ -47,7 +47,7 @@ class Space:
         baseline: float = 0.0,
     ) -> None:
         exact = {"advantage": "exact", "zero_op": "none"} if strategy is AdvantageNAS else {}
-        self.strategy = make(strategy, TableNet(sizes), task=Cost(lambda y: -reward(y)), **exact)
+        self.strategy = make(strategy, TableNet(sizes), objective=Cost(lambda y: -reward(y)), **exact)
         self.sizes, self.table, self.reward, self.baseline = tuple(sizes), table, reward, baseline
         self.choices = every_choice(self.strategy.space)
         outputs = [torch.stack([table[e, j] for e, j in enumerate(choice)]) for choice in self.choices]

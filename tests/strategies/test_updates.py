@@ -29,7 +29,8 @@ from advnas_lightning import (
     Trial,
     functional,
 )
-from advnas_lightning.tasks import Outcome, Regression
+from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.objectives import Outcome, Regression
 
 # -- the zero operation, Appendix B ------------------------------------------------------------------------------------
 #
@@ -126,7 +127,7 @@ def test_zero_op_rule_and_baseline_in_advantage_nas(rule: str, baseline: str, ad
     strategy = make(
         AdvantageNAS,
         TableNet(EDGE_SIZES, ZERO_OPS),
-        task=Cost(),
+        objective=Cost(),
         gamma=0.5,
         zero_op=rule,
         baseline=baseline,
@@ -178,10 +179,10 @@ def row_probs_padded(theta: Tensor, sizes: Sequence[int]) -> Tensor:
 class WatchedProxylessNAS(ProxylessNAS):
     """Notes θ before the step, after the optimizer and after the shift."""
 
-    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         moved = self.theta.detach().clone()
         super().after_theta_step(trials, before)
-        self.seen.append((trials[0].architecture, before, moved, self.theta.detach().clone()))
+        self.seen.append((trials[0].architecture, *before, moved, self.theta.detach().clone()))
 
 
 @pytest.mark.parametrize("gates", ["two_hot", "binary"])
@@ -190,7 +191,7 @@ def test_proxylessnas_leaves_the_probabilities_of_what_it_did_not_draw(gates: st
     sizes = (4, 1, 2, 3)
     adam = partial(torch.optim.Adam, lr=0.1, betas=(0.5, 0.999), weight_decay=0.05)
     cost = Cost(lambda y: (y.sum() - 1).square())
-    strategy = WatchedProxylessNAS(TableNet(sizes), architecture_optimizer=adam, gates=gates, task=cost).double()
+    strategy = WatchedProxylessNAS(TableNet(sizes), architecture_optimizer=adam, gates=gates, objective=cost).double()
     strategy.theta.data.normal_(generator=torch.Generator().manual_seed(7))
     strategy.seen = []
     generator = torch.Generator().manual_seed(2)
@@ -203,7 +204,7 @@ def test_proxylessnas_leaves_the_probabilities_of_what_it_did_not_draw(gates: st
             assert torch.equal(before, previous)
         previous = after
         assert [len(paths) for paths in architecture.paths] == [2, 1, 2, 2]
-        assert architecture.weights[1, 0] == 1  # an edge with a single candidate runs that one, alone
+        assert architecture.gates[1, 0] == 1  # an edge with a single candidate runs that one, alone
         pair = torch.zeros(4, 4, dtype=torch.bool)
         for edge, paths in enumerate(architecture.paths):
             pair[edge, list(paths)] = True
@@ -225,7 +226,7 @@ def test_proxylessnas_leaves_the_probabilities_of_what_it_did_not_draw(gates: st
 
 
 class WatchedNASP(NASP):
-    def after_theta_step(self, trials: Sequence[Trial], before: Tensor) -> None:
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         moved = self.theta.detach().clone()
         super().after_theta_step(trials, before)
         self.seen.append((moved, self.theta.detach().clone()))
@@ -242,7 +243,7 @@ def by_hand(row: Tensor) -> Tensor:
 def test_nasp_keeps_theta_in_the_box(projection: str) -> None:
     sizes = (4, 1, 2, 3)
     sgd = partial(torch.optim.SGD, lr=0.2)
-    strategy = WatchedNASP(TableNet(sizes), architecture_optimizer=sgd, projection=projection, task=Cost())
+    strategy = WatchedNASP(TableNet(sizes), architecture_optimizer=sgd, projection=projection, objective=Cost())
     assert (strategy.theta == (1.0 if projection == "affine" else 0.5)).all()
     strategy.seen = []
     tables = list(torch.randn(60, 4, 4, 1, generator=torch.Generator().manual_seed(2)))
@@ -272,29 +273,22 @@ def test_nasp_affine_projection_of_a_ragged_row_by_hand() -> None:
     assert projected[2].tolist() == [0.25, 0.5, 1.0]
 
 
-class SearchingNASP(NASP):
-    searching = True  # needs no Trainer
-
-
-class WaitingNASP(NASP):
-    searching = False
-
-
 def test_nasp_breaks_ties_at_random() -> None:
     """Among the best alone, evenly, in both kinds of step; θ starts with nothing but ties."""
-    strategy = make(SearchingNASP, TableNet((4, 2)))
+    strategy = make(NASP, TableNet((4, 2)))
     strategy.theta.data.copy_(torch.tensor([[1.0, 0.5, 1.0, 1.0], [0.2, 0.1, 9.0, 9.0]]))
     for sample in (strategy.sample, strategy.sample_for_weights):
         counts = Counter(sample().choice for _ in range(600))
         assert set(counts) == {(0, 0), (2, 0), (3, 0)}
         assert surprise(torch.tensor(list(counts.values())), torch.full((3,), 1 / 3)) < 1
-    fresh = SearchingNASP(TableNet((4, 2)), architecture_optimizer=partial(torch.optim.Adam, lr=0.1))
+    fresh = NASP(TableNet((4, 2)), architecture_optimizer=partial(torch.optim.Adam, lr=0.1))
     assert len({fresh.sample().choice for _ in range(200)}) == 8
 
 
 def test_nasp_draws_uniformly_in_the_warm_up() -> None:
     """However clear θ is, and whatever the rows' lengths."""
-    strategy = make(WaitingNASP, TableNet((4, 2)))
+    strategy = make(NASP, TableNet((4, 2)))
+    strategy.clock = SearchClock(searching=False)
     strategy.theta.data[:, 1] = 7.0
     cells = every_choice(strategy.space)
     counts = Counter(strategy.sample_for_weights().choice for _ in range(1000))
@@ -322,7 +316,7 @@ def test_reinforce_baseline_by_hand(init: str, update: str, strategy_class: type
         trial = Trial(architecture, torch.tensor(loss, dtype=torch.double), None, 1)
         gradients = strategy.architecture_gradients([trial])
         if strategy_class is REINFORCE:
-            expected = [excess * (architecture.weights - strategy.probs)]
+            expected = [excess * (architecture.gates - strategy.probs)]
         else:
             log_p = strategy.controller(torch.tensor([[1, 2, 0]]))[0]
             score = log_p[0, 1] + log_p[1, 2] + log_p[2, 0]
@@ -336,7 +330,7 @@ def test_reinforce_baseline_by_hand(init: str, update: str, strategy_class: type
 @pytest.mark.parametrize("warmup_epochs", [0, 1])
 def test_reinforce_baseline_is_fed_by_architecture_steps_only(warmup_epochs: int) -> None:
     sgd = partial(torch.optim.SGD, lr=0.01)
-    strategy = make(REINFORCE, Net(), task=Regression(), weight_optimizer=sgd, warmup_epochs=warmup_epochs)
+    strategy = make(REINFORCE, Net(), objective=Regression(), weight_optimizer=sgd, warmup_epochs=warmup_epochs)
     batches = [batch_of(seed) for seed in range(3)]
     fit(strategy, batches)
     assert strategy.weight_steps == 3
@@ -352,14 +346,14 @@ class WatchedPARSEC(PARSEC):
         self.seen.append(self.theta.detach().clone())
 
 
-@pytest.mark.parametrize(("weights", "moves"), [("importance", [0, 1, 2, 3, 4, 5, 6]), ("authors_code", [2, 5])])
-def test_parsec_moves_theta_at_every_step_or_at_every_kth(weights: str, moves: list[int]) -> None:
+@pytest.mark.parametrize(("weighting", "moves"), [("importance", [0, 1, 2, 3, 4, 5, 6]), ("authors_code", [2, 5])])
+def test_parsec_moves_theta_at_every_step_or_at_every_kth(weighting: str, moves: list[int]) -> None:
     strategy = WatchedPARSEC(
         Net(),
-        task=Regression(),
+        objective=Regression(),
         architecture_optimizer=partial(torch.optim.SGD, lr=1.0),
         samples=3,
-        weights=weights,
+        weighting=weighting,
     ).double()
     strategy.seen = [strategy.theta.detach().clone()]
     batches = [batch_of(seed) for seed in range(7)]
@@ -398,7 +392,7 @@ def test_snas_temperature_is_a_cosine_with_a_floor() -> None:
         assert strategy.temperature == 1e-3
     strategy.progress = 0.97  # 2.2e-3 does not
     assert strategy.temperature == pytest.approx((1 + math.cos(0.97 * math.pi)) / 2, rel=1e-12)
-    assert strategy.sample().weights.isfinite().all()
+    assert strategy.sample().gates.isfinite().all()
 
 
 @pytest.mark.parametrize("option", ["tau_max", "tau_min"])
@@ -416,7 +410,7 @@ class WatchedGDAS(GDAS):
 
 def test_temperature_falls_with_the_architecture_steps_and_not_in_the_warm_up() -> None:
     sgd = partial(torch.optim.SGD, lr=0.01)
-    strategy = make(WatchedGDAS, Net(), task=Regression(), weight_optimizer=sgd, warmup_epochs=1)
+    strategy = make(WatchedGDAS, Net(), objective=Regression(), weight_optimizer=sgd, warmup_epochs=1)
     strategy.seen = []
     batches = [batch_of(seed) for seed in range(4)]
     after = []
@@ -476,7 +470,7 @@ ONE_HOT: list[tuple[type[SearchStrategy], dict[str, Any]]] = [
     (REINFORCE, {}),
     (ENAS, {}),
     (PARSEC, {}),
-    (PARSEC, {"weights": "authors_code", "samples": 2}),
+    (PARSEC, {"weighting": "authors_code", "samples": 2}),
     (ProxylessNAS, {"gates": "binary"}),
     (GDAS, {}),
     (NASP, {}),
@@ -492,17 +486,17 @@ NEVER: list[tuple[type[SearchStrategy], dict[str, Any]]] = [
 def test_process_best_is_the_one_hot_with_the_lowest_loss_so_far(
     strategy_class: type[SearchStrategy], options: dict[str, Any]
 ) -> None:
-    strategy = make(watched(strategy_class), Net(), task=Regression(), **options).float()
+    strategy = make(watched(strategy_class), Net(), objective=Regression(), **options).float()
     assert strategy.process_best is None
     strategy.seen = []
     batches = [tuple(part.float() for part in batch_of(seed)) for seed in range(6)]
     fit(strategy, batches, epochs=2)
-    one_hot = [trial for trial in strategy.seen if (trial.architecture.weights.sum(1) == 1).all()]
+    one_hot = [trial for trial in strategy.seen if (trial.architecture.gates.sum(1) == 1).all()]
     assert len(one_hot) >= 12
     losses = [trial.loss.item() for trial in one_hot]
     best = one_hot[losses.index(min(losses))].architecture
-    assert strategy.process_best == strategy.space.genotype(best.weights.argmax(1).tolist())
-    assert strategy.best_loss.item() == min(losses)
+    assert strategy.process_best == strategy.space.genotype(best.gates.argmax(1).tolist())
+    assert strategy.best.loss.item() == min(losses)
     assert strategy.genotype("process_best") == strategy.process_best
     if options == {"advantage": "exact"}:  # an architecture with an edge cut is none of the space, however good
         assert min(trial.loss for trial in strategy.seen) < min(losses)
@@ -512,7 +506,7 @@ def test_process_best_is_the_one_hot_with_the_lowest_loss_so_far(
 def test_process_best_is_none_where_no_one_hot_is_evaluated(
     strategy_class: type[SearchStrategy], options: dict[str, Any]
 ) -> None:
-    strategy = make(strategy_class, Net(), task=Regression(), which="process_best", **options)
+    strategy = make(strategy_class, Net(), objective=Regression(), select="process_best", **options)
     batches = [batch_of(seed) for seed in range(3)]
     fit(strategy, batches)
     assert strategy.architecture_steps == 3
@@ -537,12 +531,12 @@ def test_process_best_is_none_where_no_one_hot_is_evaluated(
     ],
 )
 def test_the_kind_of_genotype_that_is_selected_by_default(strategy_class: type[SearchStrategy], selects: str) -> None:
-    assert make(strategy_class, Net()).which == selects
+    assert make(strategy_class, Net()).select == selects
 
 
 @pytest.mark.parametrize(("strategy_class", "options"), ONE_HOT + NEVER)
 def test_every_strategy_searches_in_float64(strategy_class: type[SearchStrategy], options: dict[str, Any]) -> None:
-    strategy = make(strategy_class, Net(), task=Regression(), **options)
+    strategy = make(strategy_class, Net(), objective=Regression(), **options)
     before = [parameter.detach().clone() for parameter in strategy.architecture_parameters()]
     fit(strategy, [batch_of(seed) for seed in range(2)])
     for was, parameter in zip(before, strategy.architecture_parameters(), strict=True):
@@ -552,7 +546,7 @@ def test_every_strategy_searches_in_float64(strategy_class: type[SearchStrategy]
 
 def test_exact_advantage_reports_the_loss_of_the_draw() -> None:
     """The networks with an edge cut are for the credit alone: their losses are no architecture's."""
-    strategy = make(watched(AdvantageNAS), Net(), task=Regression(), advantage="exact")
+    strategy = make(watched(AdvantageNAS), Net(), objective=Regression(), advantage="exact")
     strategy.seen = []
     fit(strategy, [batch_of(0)])
     losses = [trial.loss.item() for trial in strategy.seen]
@@ -574,9 +568,9 @@ class Overflowing(Regression):
 
 
 def test_process_best_is_never_a_draw_that_diverged() -> None:
-    strategy = make(watched(PARSEC), Net(), task=Overflowing(), samples=4)
+    strategy = make(watched(PARSEC), Net(), objective=Overflowing(), samples=4)
     strategy.seen = []
     with torch.no_grad():
-        strategy._track_process_best(strategy.evaluate_draws(batch_of(0)))
-    assert strategy.best_loss.item() == 3.0
+        strategy.best.see(strategy.evaluate_draws(batch_of(0)))
+    assert strategy.best.loss.item() == 3.0
     assert strategy.process_best == strategy.space.genotype(strategy.seen[1].architecture.choice)

@@ -1,1 +1,0 @@
-"""Published benchmarks that score a found architecture without training it."""

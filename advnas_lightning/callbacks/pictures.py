@@ -1,0 +1,81 @@
+"""A search's probabilities as pictures, for loggers that show some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from advnas_lightning.engine.strategy import SearchStrategy
+
+NAME = "probabilities"
+
+
+class ProbabilityPictures(Callback):
+    """Logs the probabilities of all candidates as a picture to TensorBoard, Weights & Biases and MLflow.
+
+    Args:
+        pictures: how many in a run, at most; the last one is that of the last epoch.
+    """
+
+    def __init__(self, pictures: int = 10) -> None:
+        self.pictures = pictures
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, if it is time and somebody shows it."""
+        loggers = [each for each in trainer.loggers if isinstance(each, MLFlowLogger | TensorBoardLogger | WandbLogger)]
+        epochs = trainer.max_epochs or 0
+        period = max(1, -(-epochs // self.pictures))
+        if not loggers or (epochs - trainer.current_epoch - 1) % period:
+            return
+        assert isinstance(pl_module, SearchStrategy)
+        picture = draw_probabilities(pl_module.probabilities())
+        for logger in loggers:
+            log_picture(logger, picture, pl_module.clock.batches)
+
+
+def draw_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> np.ndarray[Any, Any]:
+    """A row per edge, a cell per candidate, darker for likelier.
+
+    Args:
+        probabilities: by edge and candidate.
+
+    Returns:
+        The picture's pixels, ``[height, width, 3]``.
+
+    Example:
+        >>> draw_probabilities({"first": {"linear": 0.9, "skip": 0.1}, "second": {"only": 1.0}}).shape
+        (110, 640, 3)
+    """
+    width = max(map(len, probabilities.values()))
+    table = np.full((len(probabilities), width), np.nan)
+    figure = Figure(figsize=(max(6.4, 1.1 * width), 0.3 + 0.4 * len(probabilities)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for row, candidates in enumerate(probabilities.values()):
+        table[row, : len(candidates)] = list(candidates.values())
+        for column, (name, probability) in enumerate(candidates.items()):
+            colour = "white" if probability > 0.5 else "black"
+            axes.text(column, row, f"{name} {probability:.2f}", color=colour, ha="center", va="center", fontsize=7)
+    axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(probabilities)), list(probabilities))
+    axes.set_xticks([])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # [H, W, 3]
+
+
+def log_picture(logger: Logger, picture: np.ndarray[Any, Any], step: int) -> None:
+    """Each logger has its own call for it."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(NAME, picture, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(NAME, [picture], step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, picture, f"{NAME}/step_{step:08}.png")

@@ -1,0 +1,102 @@
+"""How far a search is: a live line in a terminal, a plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+
+from advnas_lightning.engine.strategy import SearchStrategy
+
+PERIOD = 0.25  # seconds between two drawings: a toy step takes a hundredth of one
+
+
+def progress_display(job: str = "") -> ProgressBar:
+    """What suits the standard output.
+
+    Args:
+        job: the name of a run that may share it with others: each line begins with it.
+    """
+    return SearchProgressBar() if sys.stdout.isatty() and not job else EpochLines(job)
+
+
+def cell(search: SearchStrategy) -> str:
+    """The arg max's candidates, in the order of the edges.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp, RandomSearch
+        >>> edges = (MixedOp(name, {"skip": nn.Identity(), "relu": nn.ReLU()}) for name in ("first", "second"))
+        >>> len(cell(RandomSearch(nn.Sequential(*edges))).split())  # a tie, broken by the seed
+        2
+    """
+    return " ".join(search.genotype().values())
+
+
+class SearchProgressBar(RichProgressBar):
+    """Lightning's rich bar, with the entropy and the current cell beside the losses and scores that are logged for it.
+
+    It is drawn a few times a second, so that short steps are not slowed by it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=round(1 / PERIOD))  # rich draws in a thread of its own, so often a second
+        self._drawn = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Draw, unless that was just done."""
+        now = time.monotonic()
+        if now - self._drawn >= PERIOD or trainer.is_last_batch:
+            self._drawn = now
+            super().on_train_batch_end(trainer, *args)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The logged values, the entropy and the cell; a run's folder has no version number to show."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        if isinstance(pl_module, SearchStrategy):
+            metrics |= {"entropy": float(pl_module.entropy), "cell": cell(pl_module)}
+        return metrics
+
+
+class EpochLines(ProgressBar):
+    """A line at the end of each epoch, for files and pipes.
+
+    Args:
+        job: what it begins with, beside others' lines.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        super().__init__()
+        self._job = job
+        self._is_enabled = True
+
+    def disable(self) -> None:
+        """Print nothing: Lightning asks this of all processes but the first."""
+        self._is_enabled = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._is_enabled = True
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's values and the current cell."""
+        if not self._is_enabled:
+            return
+        assert isinstance(pl_module, SearchStrategy)
+        values = {
+            "step": str(pl_module.clock.batches),
+            **{name: f"{value:.4g}" for name, value in trainer.callback_metrics.items()},
+            "entropy": f"{pl_module.entropy:.4g}",  # the search logs it after its callbacks' turn
+            "cell": cell(pl_module),
+        }
+        place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        parts = [self._job, place, *(f"{name} {value}" for name, value in values.items())]
+        print("  ".join(filter(None, parts)), flush=True)

@@ -1,0 +1,92 @@
+"""The command line: ``python -m advnas_lightning``."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from advnas_lightning.cli.config import CONFIG_PATH
+from advnas_lightning.cli.process import lost_process
+from advnas_lightning.cli.retrain import retrain
+from advnas_lightning.cli.run import run
+from advnas_lightning.cli.sweeps import is_finished
+from advnas_lightning.runs import RunFolder
+
+# What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
+USER_ERRORS = (
+    FloatingPointError,
+    InstantiationException,
+    MisconfigurationException,
+    OmegaConfBaseException,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
+
+def explain(error: Exception) -> str | None:
+    """In one line, what the user can do something about; ``None``: the error is a mistake in the code."""
+    if not isinstance(error, USER_ERRORS):
+        return lost_process(error) if isinstance(error, RuntimeError) else None
+    # Hydra wraps what a constructor said; its own last line names the key.
+    message = str(error.__cause__ or error).strip().replace("\n", " ")
+    key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
+    return message + (f" ({key})" if key.startswith("full_key") else "")
+
+
+def quote_cells(argument: str) -> str:
+    """Put NAS-Bench-201's cells in quotes: Hydra's grammar has no bare ``~``, which they are full of.
+
+    Example:
+        >>> quote_cells("strategy.genotype=|none~0|,|skip_connect~0|")
+        'strategy.genotype="|none~0|","|skip_connect~0|"'
+    """
+    return re.sub(r"(?<=[=,])\|[^,'\"]*(?=,|$)", r'"\g<0>"', argument)
+
+
+def main() -> None:
+    """The command line."""
+    sys.argv[1:] = map(quote_cells, sys.argv[1:])
+    _main()
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
+def _main(config: DictConfig) -> None:
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    is_job = settings.mode == RunMode.MULTIRUN
+    files = RunFolder(folder)
+    if is_job and is_finished(folder):
+        print(f"{os.path.relpath(folder)} has finished before")
+        return
+    files.error.unlink(missing_ok=True)
+    try:
+        if not (is_job and files.has_summary):
+            run(config, folder)
+        if config.retrain and not config.retraining:
+            retrain(folder)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
+    except Exception as error:
+        message = explain(error)
+        if is_job:  # the others go on
+            message = message or f"{type(error).__name__}: {error}".splitlines()[0]
+            files.save_error(message, error)
+            print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)
+            return
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,143 @@
+"""One run: build it from a configuration, fit, and write its results into its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_method, instantiate
+from lightning import Callback, LightningDataModule, Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.callbacks.checkpoint import intact_checkpoint
+from advnas_lightning.callbacks.pictures import ProbabilityPictures
+from advnas_lightning.callbacks.progress import progress_display
+from advnas_lightning.callbacks.run_log import run_loggers
+from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
+from advnas_lightning.cli.config import check_trainer
+from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
+from advnas_lightning.cli.summary import show, summarize
+from advnas_lightning.cost import UNITS, ArchitectureCost
+from advnas_lightning.report.drawing import draw_genotype
+from advnas_lightning.runs import RunFolder, write_json
+from advnas_lightning.strategies import SearchStrategy
+from advnas_lightning.validate import check_int
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Search, or retrain, as configured.
+
+    Args:
+        config: the composed configuration, see ``conf/config.yaml``.
+        folder: where the run's files go.
+
+    Returns:
+        What ``summary.json`` holds.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(check_int("threads", config.threads, least=1))
+    quiet()
+    keep_memory()
+    end_with_first_rank()
+    seed_everything(config.seed, verbose=False)
+    files = RunFolder(folder)
+    saving = LastCheckpoint(files.checkpoints, **config.checkpoint)
+    checkpoint = find_checkpoint(config.ckpt_path, saving)
+    data: LightningDataModule = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    strategy = build_strategy(config, data)
+    watch = Stopwatch()
+    callbacks = [watch, saving, GenotypeFile(files.genotype)]
+    callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
+    settings = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    check_trainer(settings)
+    callbacks.append(ProbabilityPictures())
+    if settings["enable_progress_bar"] is not False:
+        callbacks.append(progress_display(parallel_job(folder)))
+    for callback in instantiate(config.trainer.callbacks) or []:
+        if not isinstance(callback, Callback):
+            raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
+        callbacks.append(callback)
+    with run_loggers(instantiate(config.logger), folder) as loggers:
+        trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
+        trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
+        findings = [callback for callback in callbacks if isinstance(callback, SummaryCallback)]
+        summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
+        if trainer.is_global_zero:
+            if strategy.cost is not None and strategy.cost.is_measured:
+                write_json(files.costs, strategy.cost.result().content())
+            genotype = strategy.genotype(strategy.selected)
+            title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
+            draw_genotype(genotype, files.picture, title=title)
+            write_json(files.summary, summary)  # the last file: a run that has it is finished
+            show(summary, strategy, findings, folder)
+    return summary
+
+
+def parallel_job(folder: Path) -> str:
+    """The name of a job that others run beside: its folder in the sweep's; of any other run: nothing."""
+    settings = HydraConfig.get()
+    alone = settings.mode != RunMode.MULTIRUN or settings.launcher._target_.endswith(".BasicLauncher")
+    return "" if alone else os.path.relpath(folder, settings.sweep.dir)
+
+
+def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
+    """The checkpoint to go on from.
+
+    Args:
+        ckpt_path: a file; ``"last"``: the newest one of this run's own folder, if there is any; ``None``: no one.
+        saving: has this run's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged; or another run's checkpoints are in the folder.
+    """
+    if ckpt_path == "last":
+        return saving.newest()
+    found = None if ckpt_path is None else intact_checkpoint(ckpt_path)
+    is_ours = found is not None and found.resolve().parent == saving.folder.resolve()
+    if any(saving.folder.glob("*.ckpt")) and not is_ours:
+        raise ValueError(
+            f"{saving.folder} has a run's checkpoints: go on with ckpt_path=last, or set another hydra.run.dir"
+        )
+    return found
+
+
+def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
+    """The strategy over the task's network."""
+    model = instantiate(config.task.model, **getattr(data, "model_arguments", {}))
+    strategy: SearchStrategy = instantiate(
+        config.strategy,
+        model=model,
+        objective=instantiate(config.task.objective, **getattr(data, "objective_arguments", {})),
+        cost=build_cost(config),
+        offload=config.offload,
+        select=config.select,
+        seed=config.seed,
+        **instantiate(config.task.optimization, _convert_="all"),
+    )
+    return strategy
+
+
+def build_cost(config: DictConfig) -> ArchitectureCost | None:
+    """What architectures cost, if that counts."""
+    options = {"penalty": config.cost_penalty, "budget": config.cost_budget}
+    if config.cost is None:
+        given = [f"cost_{name}={value}" for name, value in options.items() if value is not None]
+        if given:
+            raise ValueError(f"{' and '.join(given)} of what? Say cost={' or '.join(UNITS)}")
+        return None
+    kind = config.cost
+    if kind not in UNITS and not Path(kind).exists() and "." in kind:
+        try:
+            kind = get_method(kind)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"cost={kind} is neither a file nor a function: {str(error).splitlines()[0]}") from None
+    return ArchitectureCost(kind, rate=config.cost_rate, damping=config.cost_damping, **options)

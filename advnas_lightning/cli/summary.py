@@ -1,0 +1,85 @@
+"""What a run says at its end: a file, and a table in the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning import LightningDataModule, Trainer
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.cost import count_parameters
+from advnas_lightning.strategies import SearchStrategy
+
+
+def summarize(
+    config: DictConfig,
+    strategy: SearchStrategy,
+    trainer: Trainer,
+    data: LightningDataModule,
+    seconds: float,
+    findings: Sequence[SummaryCallback],
+) -> dict[str, Any]:
+    """Evaluate the selected architecture; one flat object."""
+    metrics: dict[str, float] = {}
+    for evaluate in (trainer.validate, trainer.test):
+        for result in evaluate(strategy, datamodule=data, verbose=False):
+            metrics |= result
+    choices = HydraConfig.get().runtime.choices
+    summary = {
+        "strategy": choices["strategy"],
+        "task": choices["task"],
+        "seed": config.seed,
+        "preset": config.preset,
+        "selected": strategy.selected,
+        "epochs": trainer.current_epoch,
+        "weight_steps": strategy.weight_steps,
+        "architecture_steps": strategy.architecture_steps,
+        "seconds": round(seconds, 3),
+        "entropy": float(strategy.entropy),
+        "loss": metrics.get("test/loss"),
+        **metrics,
+        "params_millions": count_parameters(strategy.derive()) / 1e6,
+    }
+    if strategy.cost is not None and strategy.cost.is_measured:
+        selected = strategy.one_hot(strategy.selected_choice()).gates
+        costs = {"cost": selected, "expected_cost": strategy.expected_gates}
+        summary |= {name: float(strategy.cost.expected(gates)) for name, gates in costs.items()}
+        summary["cost_penalty"] = float(strategy.cost.penalty)
+    for finding in findings:
+        summary |= finding.summary(strategy)
+    return summary
+
+
+def show(summary: dict[str, Any], strategy: SearchStrategy, findings: Sequence[SummaryCallback], folder: Path) -> None:
+    """Print what was found as a small table, and what else there is to say about it."""
+    console = Console()
+    genotype = strategy.genotype(strategy.selected)
+    columns = {"edge": list(genotype), "found": list(genotype.values())}
+    lines: dict[str, str] = {}
+    for finding in findings:
+        columns |= finding.columns(strategy)
+        lines |= finding.lines(strategy)
+    table = Table(*columns, title=f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table)
+    lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
+    if strategy.cost is not None and "cost" in summary:
+        lines["cost"] = f"{summary['cost']:.6g} {strategy.cost.unit}, at a penalty of {summary['cost_penalty']:.4g}"
+        lines["expected cost"] = f"{summary['expected_cost']:.6g}"
+        if strategy.cost.budget is not None:
+            lines["expected cost"] += f", of a budget of {strategy.cost.budget:.6g}"
+    lines["entropy"] = f"{summary['entropy']:.4f}"
+    lines["parameters"] = f"{summary['params_millions']:.6g} M"
+    lines["time"] = f"{summary['seconds']:.1f} s"
+    lines["files"] = os.path.relpath(folder)
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True)

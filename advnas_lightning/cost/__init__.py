@@ -1,0 +1,7 @@
+"""What architectures cost, and cost as a part of what a search minimises."""
+
+from advnas_lightning.cost.budget import ArchitectureCost
+from advnas_lightning.cost.meters import UNITS, count_macs, count_parameters
+from advnas_lightning.cost.table import CostTable
+
+__all__ = ["UNITS", "ArchitectureCost", "CostTable", "count_macs", "count_parameters"]

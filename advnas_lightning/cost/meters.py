@@ -1,0 +1,113 @@
+"""What one call of a module costs: multiply-accumulates, milliseconds or memory; and how many parameters it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+Meter = Callable[..., float]
+UNITS = {
+    "params": "parameters",
+    "macs": "multiply-accumulates per term of the loss",
+    "latency": "milliseconds of a forward pass of the batch",
+    "memory": "MiB that a batch's forward pass keeps for the backward pass",
+}
+WARM_UP, REPEATS = 3, 10  # calls that are not counted, and calls that are
+
+
+def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
+    """Multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
+
+    Example:
+        >>> macs(nn.Linear(3, 4), torch.zeros(2, 3))
+        24.0
+    """
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs, **kwargs)
+    return float(counter.get_total_flops()) / 2
+
+
+def latency(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
+    """Milliseconds of one call: the median of several calls, after a warm-up."""
+    devices = {value.device.type for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor)}
+    devices |= {parameter.device.type for parameter in module.parameters()}
+
+    def now() -> float:
+        for device in devices:
+            getattr(torch, device).synchronize()
+        return time.perf_counter()
+
+    seconds = []
+    for _ in range(WARM_UP + REPEATS):
+        started = now()
+        module(*inputs, **kwargs)
+        seconds.append(now() - started)
+    return 1000 * median(seconds[WARM_UP:])
+
+
+def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
+    """MiB of the tensors that one call keeps for the backward pass. Each storage counts once, parameters do not.
+
+    Example:
+        >>> memory(nn.Tanh(), torch.zeros(2**18))  # its output, in single precision
+        1.0
+    """
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def with_graph(value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().requires_grad_() if floating else value
+
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = module(*map(with_graph, inputs), **{name: with_graph(value) for name, value in kwargs.items()})
+        del output
+    return sum(kept.values()) / 2**20
+
+
+METERS: dict[str, Meter] = {"macs": macs, "latency": latency, "memory": memory}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many parameters a network has: by its own ``count_parameters()`` where it defines one, else all of them.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 4))
+        16
+    """
+    own = getattr(model, "count_parameters", None)
+    return own() if callable(own) else sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, *inputs: Any) -> int:
+    """Multiply-accumulates of one forward pass in evaluation mode, see :func:`macs`.
+
+    Args:
+        model: a plain network, such as ``genotype.apply(model)`` gives; its modes are left as they were.
+        inputs: what it is called with.
+
+    Example:
+        >>> count_macs(nn.Linear(3, 4), torch.zeros(2, 3))
+        24
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return int(macs(model, *inputs))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,296 @@
+"""Somebody's LightningModule as the thing searched: its steps, optimizer, schedules, hooks, metrics and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from types import MethodType
+from typing import Any, TypeGuard
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.core.hooks import DataHooks, ModelHooks
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
+from advnas_lightning.engine.lightning_private import logs_as, parse_optimizers
+from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.loaders import BATCH_HOOKS, KEYS
+from advnas_lightning.objectives import Outcome
+
+STEPS = ("validation_step", "test_step", "predict_step")
+# Called by the search itself, at their places in a weight step.
+CALLED_IN_STEPS = ("on_before_zero_grad", "on_before_optimizer_step")
+TRAIN_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+
+
+def _public(hooks: type) -> list[str]:
+    return [name for name in vars(hooks) if not name.startswith("_")]
+
+
+# Methods of the search while it has a module: a Callback has none of these, or its result does not count.
+METHODS = (
+    *(name for name in _public(DataHooks) if name not in (*BATCH_HOOKS, "setup", "teardown")),
+    *(name for name in _public(ModelHooks) if not hasattr(Callback, name)),
+    "backward",
+    "lr_scheduler_step",
+    "on_train_batch_start",  # it may return −1, to end the epoch
+)
+LOOP_HOOKS = tuple(
+    name for name in ("setup", "teardown", *_public(ModelHooks)) if name not in (*METHODS, *CALLED_IN_STEPS)
+)
+
+
+def is_trainable(model: nn.Module) -> TypeGuard[LightningModule]:
+    """Whether a model says itself how it is trained."""
+    return isinstance(model, LightningModule) and is_overridden("training_step", model)
+
+
+class Adapter:
+    """Lets a search train a LightningModule as the module's own training does.
+
+    The module's hooks are called as in its own training. Those for training batches get its own batches, which are
+    those of the weight steps. What it logs in an architecture step is dropped. While its hooks and its evaluations run,
+    its network is that of the arg max.
+
+    Args:
+        module: the user's module.
+        log: logs as the search.
+        is_silent: whether what the module logs is dropped.
+        bound: a context in which the network has an architecture to run.
+
+    Raises:
+        MisconfigurationException: the module optimizes by hand, or takes the iterator of a loader.
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        *,
+        log: Callable[..., None],
+        is_silent: Callable[[], bool],
+        bound: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        name = type(module).__name__
+        if not module.automatic_optimization:
+            raise MisconfigurationException(
+                f"{name} optimizes by hand (automatic_optimization=False), so a search does not know what its weight"
+                " step is: override weight_step(batch) in a subclass of the strategy, and give it weight_optimizer=…"
+            )
+        if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+            raise MisconfigurationException(
+                f"{name}.training_step takes the iterator of a loader, and a search has batches: let it take a batch"
+            )
+        self.module = self.model = module
+        self.loss_name = f"{name}.training_step"  # what computes the loss
+        self.output: Any = None  # what training_step returned in the weight step
+        self.batch_idx = 0
+        self._log, self._is_silent, self._bound = log, is_silent, bound
+        self._batch: Any = None  # of the training_step that is running
+
+    def install(self, search: LightningModule) -> None:
+        """Let the search have the module's hooks, as attributes of its own: Lightning looks there for them, too."""
+        for name in STEPS:
+            if is_overridden(name, self.module):
+                setattr(search, name, partial(self.call_step, name))
+        for name in BATCH_HOOKS:
+            if is_overridden(name, self.module):
+                setattr(search, name, partial(self.call_for_batches, name))
+        for name in METHODS:
+            if is_overridden(name, self.module):
+                setattr(search, name, partial(self.call, name))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The module's own callbacks, and one that forwards the hooks of the loops."""
+        own = self.call("configure_callbacks")
+        return [*([own] if isinstance(own, Callback) else own), ModuleHooks(self)]
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def call(self, hook: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call a hook of the module. Hooks of training batches get the batch of the weight step."""
+        if hook in TRAIN_BATCH_HOOKS:
+            arguments = tuple(map(_own_batch, arguments))
+        with self.in_hook():
+            return getattr(self.module, hook)(*arguments, **keywords)
+
+    def call_for_batches(self, hook: str, batch: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Call a hook that changes or moves batches: while training, for the batch of each kind of step."""
+        method = getattr(self.module, hook)
+        with self.in_hook():
+            if self.module.trainer.training:
+                return {role: method(part, *arguments, **keywords) for role, part in batch.items()}
+            return method(batch, *arguments, **keywords)
+
+    def call_step(self, step: str, batch: Any, *rest: Any, **keywords: Any) -> Any:
+        """Call an evaluation's step."""
+        with self.in_hook():
+            return _call_step(getattr(self.module, step), batch, *rest, **keywords)
+
+    @contextmanager
+    def in_hook(self) -> Iterator[None]:
+        """Let the module log as the search, with an architecture bound where there is none."""
+        with ExitStack() as stack:
+            for module in self.module.modules():
+                if not isinstance(module, LightningModule) or "log" in vars(module):
+                    continue
+                if is_overridden("log", module):
+                    stack.enter_context(logs_as(module, self.module.trainer.lightning_module))
+                else:
+                    vars(module)["log"] = _Redirection(module, self.log)
+                    stack.callback(vars(module).pop, "log")
+            stack.enter_context(self._bound())
+            yield
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        """Log as the search; a mean over the epoch is weighted by the size of the module's own batch."""
+        if self._is_silent():
+            return
+        if self._batch is not None and options.get("batch_size") is None:
+            with suppress(MisconfigurationException):  # which Lightning raises again where it needs the size
+                options["batch_size"] = extract_batch_size(self._batch)
+        self._log(name, value, **options)
+
+    # -- the weight step -----------------------------------------------------------------------------------------------
+
+    def begin(self, batch_idx: int) -> None:
+        """Begin with a training batch."""
+        self.output, self.batch_idx = None, batch_idx
+
+    def loss(self, batch: Any) -> Outcome:
+        """The loss of the module's ``training_step``.
+
+        Raises:
+            ValueError: the step returns no loss.
+            SkippedStep: it returned ``None``.
+        """
+        before, self._batch = self._batch, batch
+        try:
+            with self.in_hook():
+                output = _call_step(self.module.training_step, batch, self.batch_idx)
+        finally:
+            self._batch = before
+        if output is None:
+            raise SkippedStep
+        loss = check_loss(output.get("loss") if isinstance(output, Mapping) else output, self.loss_name)
+        if not self._is_silent():
+            detached = loss.detach()
+            self.output = {**output, "loss": detached} if isinstance(output, Mapping) else detached
+        return as_outcome(loss, batch, self.loss_name)
+
+    def note(self, outcome: Outcome) -> None:
+        """The module logs its own losses and metrics."""
+
+    def zero_gradients(self, optimizer: Any) -> None:
+        """Clear the gradients as in the module's own training."""
+        trainer = self.module.trainer
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_before_zero_grad(trainer, trainer.lightning_module, optimizer.optimizer)
+        with self.in_hook():
+            self.module.on_before_zero_grad(optimizer.optimizer)
+            self.module.optimizer_zero_grad(self.module.current_epoch, self.batch_idx, optimizer.optimizer)
+
+    def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
+        """Step as in the module's own training, where the optimizer's step calls for the passes."""
+        with self.in_hook():
+            self.module.optimizer_step(self.module.current_epoch, self.batch_idx, optimizer, passes)
+
+    def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
+        """Call the module's hook before its optimizer's step, and clip: by the module's own method, if it has one."""
+        with self.in_hook():
+            self.module.on_before_optimizer_step(optimizer)
+            if is_overridden("configure_gradient_clipping", self.module):
+                self.module.configure_gradient_clipping(optimizer, optimization.clip, optimization.clip_algorithm)
+                return
+        optimization.clip_gradients(optimizer)
+
+    def trains(self, optimization: Optimization) -> bool:
+        """Whether the weights have an optimizer: the module's own, if no other."""
+        return True
+
+    def make_optimizer(self, optimization: Optimization) -> None:
+        """Take the module's own optimizer and schedules, unless the search was given a factory.
+
+        Raises:
+            MisconfigurationException: there is no optimizer, or there are several.
+        """
+        if optimization.factory is not None:
+            optimization.make(list(self.module.parameters()))
+            return
+        name = f"{type(self.module).__name__}.configure_optimizers"
+        overridden = is_overridden("configure_optimizers", self.module)
+        configured: Any = self.module.configure_optimizers() if overridden else None
+        if configured is None:
+            raise MisconfigurationException(f"{name} gives no optimizer: define it, or pass weight_optimizer=…")
+        optimizers, schedules = parse_optimizers(configured)
+        if len(optimizers) != 1:
+            raise MisconfigurationException(
+                f"{name} gives {len(optimizers)} optimizers, and a weight step has one: override weight_step(batch) in"
+                " a subclass of the strategy, and give it weight_optimizer=…"
+            )
+        optimization.take(optimizers[0], schedules)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the module add to a checkpoint."""
+        self.call("on_save_checkpoint", checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the module take out of a checkpoint what it added."""
+        self.call("on_load_checkpoint", checkpoint)
+
+
+class ModuleHooks(Callback):
+    """Forwards the hooks of the loops to the module that is searched, after all other callbacks had theirs.
+
+    Args:
+        adapter: calls the module.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        for name in LOOP_HOOKS:
+            if is_overridden(name, adapter.module):
+                setattr(self, name, partial(self._forward, name))
+        self._setup, self.setup = self.setup, self._go_last  # type: ignore[method-assign,assignment]
+
+    def _go_last(self, trainer: Trainer, search: LightningModule, stage: str) -> None:
+        # Lightning moves checkpoints to the end of its list, and calls a module's hook after all callbacks'.
+        trainer.callbacks = [each for each in trainer.callbacks if each is not self] + [self]  # type: ignore[attr-defined]
+        self._setup(trainer, search, stage)
+
+    def _forward(self, hook: str, trainer: Trainer, search: LightningModule, *arguments: Any, **keywords: Any) -> None:
+        self._adapter.call(hook, *arguments, **keywords)
+
+
+class _Redirection:
+    """Stands for a module's ``log`` while a search calls the module; a copy of the module has its own again."""
+
+    def __init__(self, module: LightningModule, log: Callable[..., None]) -> None:
+        self._module, self._log = module, log
+
+    def __call__(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        names = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx")  # as LightningModule.log has them, in order
+        self._log(name, value, **dict(zip(names, arguments, strict=False)), **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return MethodType(type(self._module).log, memo[id(self._module)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MethodType, (type(self._module).log, self._module)
+
+
+def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int = 0, *rest: Any, **keywords: Any) -> Any:
+    """Call a step, which need not take the number of the batch."""
+    takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+    return step(batch, batch_idx, *rest, **keywords) if takes_index else step(batch)
+
+
+def _own_batch(argument: Any) -> Any:
+    """The module's own batch, of a pair of batches; any other argument as it is."""
+    pair = isinstance(argument, dict) and bool(argument) and argument.keys() <= set(KEYS)
+    return argument.get("weights") if pair else argument

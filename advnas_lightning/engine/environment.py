@@ -1,0 +1,127 @@
+"""What a Trainer decides about a step: how many processes there are, and in which precision they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def no_trainer() -> Trainer | None:
+    """Stands for a strategy that is used without a Trainer."""
+    return None
+
+
+class Ranks:
+    """The processes of a run, which agree on losses and gradients.
+
+    Args:
+        trainer: gives the Trainer, or ``None`` where there is none and so one process.
+
+    Example:
+        >>> ranks = Ranks()
+        >>> ranks.count, ranks.mean(torch.tensor(2.0))
+        (1, tensor(2.))
+    """
+
+    def __init__(self, trainer: Callable[[], Trainer | None] = no_trainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        trainer = self._trainer()
+        return 1 if trainer is None else trainer.world_size
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of all processes' values, on the device of ``value``."""
+        trainer = self._trainer()
+        if trainer is None or trainer.world_size == 1:
+            return value
+        reduced: Tensor = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
+        return reduced.to(value.device)
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The first process's value."""
+        trainer = self._trainer()
+        if trainer is None or trainer.world_size == 1:
+            return value
+        sent: Tensor = trainer.strategy.broadcast(value.cpu())
+        return sent
+
+
+class Precision:
+    """How losses are differentiated: under ``precision="16-mixed"`` by way of the scale of a GradScaler.
+
+    Args:
+        trainer: gives the Trainer, or ``None`` where there is none and so no scale.
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> Precision().gradients(x * x, [x])
+        [tensor(6.)]
+    """
+
+    def __init__(self, trainer: Callable[[], Trainer | None] = no_trainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The GradScaler, if there is one."""
+        trainer = self._trainer()
+        return None if trainer is None else trainer.scaler
+
+    def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """∂L/∂x for each of the inputs, ``None`` where the loss does not depend on it."""
+        scaler = self.scaler
+        if scaler is None:
+            return list(torch.autograd.grad(loss, inputs, allow_unused=True))
+        gradients = torch.autograd.grad(scaler.scale(loss), inputs, allow_unused=True)
+        scale = scaler.get_scale()
+        return [None if gradient is None else gradient / scale for gradient in gradients]
+
+    def scaled(self, gradient: Tensor) -> Tensor:
+        """A gradient as an optimizer's step expects it, which divides by the scale."""
+        scaler = self.scaler
+        return gradient if scaler is None else scaler.scale(gradient)
+
+    @staticmethod
+    def full(device: torch.device) -> AbstractContextManager[None]:
+        """A context without autocast, for draws and for gradients of θ."""
+        kind = device.type
+        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+@contextmanager
+def single_precision(owners: Iterable[nn.Module], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """A context after which what was converted to half precision is in single precision again.
+
+    In bfloat16 a θ of 1 would not feel the paper's learning rate of 3e-4: the next numbers are 0.996 and 1.008.
+
+    Args:
+        owners: modules whose own buffers are meant.
+        parameters: the parameters that are meant.
+
+    Example:
+        >>> theta = nn.Parameter(torch.ones(1))
+        >>> with single_precision([], [theta]):
+        ...     theta.data = theta.data.half()
+        >>> theta.dtype
+        torch.float32
+    """
+    values = [(parameter, parameter.data) for parameter in parameters]
+    buffers = [(owner, name, buffer) for owner in owners for name, buffer in owner.named_buffers(recurse=False)]
+    yield
+    for parameter, value in values:
+        if parameter.dtype in HALF:
+            parameter.data = value.to(parameter.device)
+    for owner, name, buffer in buffers:
+        converted = getattr(owner, name)
+        if converted.dtype in HALF:
+            setattr(owner, name, buffer.to(converted.device))

@@ -1,0 +1,208 @@
+"""Running a drawn architecture on a batch, and taking ∂L/∂a of it and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
+
+from advnas_lightning.engine.environment import Precision, Ranks
+from advnas_lightning.engine.trace import Trace
+from advnas_lightning.objectives import Outcome
+from advnas_lightning.space.search_space import Architecture, SearchSpace
+
+Run = Callable[[Any], Outcome]
+
+
+class SkippedStep(Exception):
+    """The loss skips this batch, as when ``training_step`` returned None: no step is taken on it."""
+
+
+class MicroBatches(list[Any]):
+    """The batches of one architecture step: its losses and gradients are their means, weighted by size."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluated draw: what a strategy learns from.
+
+    Attributes:
+        architecture: the draw.
+        loss: scalar, detached; the mean over ``size`` terms.
+        gate_grad: ``[E, J]``, G = ∂L/∂a; ``None`` for strategies that need no gradient.
+        size: how many terms the loss is the mean of.
+
+    Example:
+        >>> drawn = Architecture(torch.tensor([[0.0, 1.0]]), paths=((1,),), choice=(1,))
+        >>> Trial(drawn, torch.tensor(0.5), gate_grad=torch.tensor([[0.0, 2.0]]), size=64).size
+        64
+    """
+
+    architecture: Architecture
+    loss: Tensor
+    gate_grad: Tensor | None
+    size: int
+
+
+class Evaluator:
+    """Runs architectures on batches. Nothing of the network is other than before, where :meth:`no_trace` is open.
+
+    Args:
+        space: the edges, which an architecture is bound to.
+        run: gives the loss of the bound network on a batch.
+        ranks: the processes, over which losses and gradients are averaged.
+        precision: how losses are differentiated.
+        trace: what :meth:`no_trace` removes.
+        source: what computes the loss, in the words of its author.
+
+    Attributes:
+        is_evaluating: whether :meth:`no_trace` is open.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"one": nn.Identity(), "two": nn.Threshold(9.0, 2.0)})
+        >>> space = SearchSpace(edge)
+        >>> evaluator = Evaluator(space, lambda x: Outcome(edge(x).sum(), 1), Ranks(), Precision(), Trace(edge))
+        >>> trial = evaluator.evaluate(space.one_hot([1]), torch.tensor([1.0]), gates=True)
+        >>> trial.loss, trial.gate_grad
+        (tensor(2.), tensor([[0., 2.]]))
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        run: Run,
+        ranks: Ranks,
+        precision: Precision,
+        trace: Trace,
+        *,
+        source: str = "the network's loss",
+    ) -> None:
+        self.space, self.run, self.ranks, self.precision, self.trace = space, run, ranks, precision, trace
+        self.source = source
+        self.is_evaluating = False
+
+    @contextmanager
+    def no_trace(self) -> Iterator[None]:
+        """A context after which the network's buffers and metrics are as they were before."""
+        before, self.is_evaluating = self.is_evaluating, True
+        try:
+            with self.trace.removed():
+                yield
+        finally:
+            self.is_evaluating = before
+
+    def evaluate(self, architecture: Architecture, batch: Any, *, gates: bool) -> Trial:
+        """Run an architecture on a batch.
+
+        Args:
+            architecture: what to run.
+            batch: one batch, or :class:`MicroBatches`, whose mean counts.
+            gates: whether to take ∂L/∂a; without it the pass keeps no graph.
+
+        Raises:
+            ValueError: ∂L/∂a is asked for, and the loss has no graph to the gates.
+        """
+        parts = batch if isinstance(batch, MicroBatches) else [batch]
+        losses, grads, sizes = zip(*(self._evaluate_part(architecture, part, gates) for part in parts), strict=True)
+        loss = self.ranks.mean(weighted_mean(losses, sizes))
+        gate_grad = self.ranks.mean(weighted_mean(grads, sizes)) if gates else None
+        return Trial(architecture, loss, gate_grad, sum(sizes) * self.ranks.count)
+
+    def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
+        leaf = architecture.gates.detach().requires_grad_() if gates else None
+        gate_grad = None
+        with torch.set_grad_enabled(gates), self.space.bind(architecture, leaf):
+            outcome = self.run(batch)
+            if leaf is not None:
+                (gate_grad,) = self.precision.gradients(outcome.loss, [leaf]) if outcome.loss.requires_grad else [None]
+                if gate_grad is None:
+                    raise no_graph(self.source)
+        return outcome.loss.detach(), gate_grad, outcome.size
+
+    def weight_gradients(self, architecture: Architecture, batch: Any, weights: Sequence[Tensor]) -> list[Tensor]:
+        """∂L/∂w of an architecture's loss, averaged over ranks; zeros for weights that it does not use."""
+        with torch.enable_grad(), self.space.bind(architecture):
+            gradients = self.precision.gradients(self.run(batch).loss, weights)
+        return [
+            torch.zeros_like(weight) if gradient is None else self.ranks.mean(gradient)
+            for weight, gradient in zip(weights, gradients, strict=True)
+        ]
+
+
+def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Σ size · value / Σ size.
+
+    Example:
+        >>> weighted_mean([torch.tensor(1.0), torch.tensor(5.0)], [3, 1])
+        tensor(2.)
+    """
+    if len(values) == 1:
+        return values[0]
+    total = sum(size * value for value, size in zip(values, sizes, strict=True))
+    assert isinstance(total, Tensor)
+    return total / sum(sizes)
+
+
+def no_graph(source: str) -> ValueError:
+    """The error of a loss that must be differentiated and has no graph."""
+    return ValueError(f"{source} gives a loss without a graph: do not detach what it is made of")
+
+
+def check_loss(value: Any, source: str) -> Tensor:
+    """A loss: one real number with or without a graph.
+
+    Args:
+        value: what was returned.
+        source: what returned it, for the message.
+
+    Raises:
+        ValueError: it is not a real scalar.
+
+    Example:
+        >>> check_loss(torch.tensor(0.5), "Mine.loss")
+        tensor(0.5000)
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{source} gives a {type(value).__name__}: let it return the loss, a scalar tensor")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(
+            f"{source} gives a loss of shape {list(value.shape)} and type {value.dtype}: let it return the mean, one"
+            " real number"
+        )
+    return value
+
+
+def as_outcome(result: Any, batch: Any, source: str) -> Outcome:
+    """What a loss returned, as an Outcome: a bare loss is the mean over the samples of its batch.
+
+    Args:
+        result: a loss, or an Outcome.
+        batch: what it is the loss of; a batch without a tensor counts as one sample.
+        source: what returned it, for the message.
+
+    Raises:
+        ValueError: the loss is not a real scalar, or the mean of no term.
+
+    Example:
+        >>> as_outcome(torch.tensor(0.5), torch.zeros(8, 3), "Mine.loss").size
+        8
+    """
+    loss = check_loss(result.loss if isinstance(result, Outcome) else result, source)
+    if isinstance(result, Outcome):
+        outcome = result
+    else:
+        try:
+            outcome = Outcome(loss, extract_batch_size(batch))
+        except MisconfigurationException:
+            outcome = Outcome(loss, 1)
+    if outcome.size < 1:
+        raise ValueError(f"an outcome has size={outcome.size}: a loss is the mean of at least one term")
+    return outcome

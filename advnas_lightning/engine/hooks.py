@@ -1,0 +1,272 @@
+"""What Lightning asks of a search: its optimizers, schedules, loaders, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lightning import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from advnas_lightning.cost.budget import ArchitectureCost
+from advnas_lightning.engine.adapter import Adapter
+from advnas_lightning.engine.environment import Ranks, single_precision
+from advnas_lightning.engine.lightning_private import attached_trainer, wrap_train_loaders
+from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.engine.plain import PlainModel
+from advnas_lightning.engine.policy import ArchitecturePolicy
+from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
+from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.engine.trace import Trace
+from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
+from advnas_lightning.engine.trainer_options import check_trainer_options, warn_of_long_warmup
+from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.objectives import Objective, Outcome
+from advnas_lightning.space.offload import OffloadedWeights
+
+
+class SearchHooks(ArchitecturePolicy):
+    """The hooks of a search, in a few lines each. Its parts do the work, and :class:`SearchStrategy` makes them."""
+
+    model: nn.Module
+    objective: Objective
+    cost: ArchitectureCost | None
+    trainee: PlainModel | Adapter
+    optimizations: Mapping[str, Optimization]
+    accumulate: int
+    warmup_epochs: int
+    weight_steps: int
+    skipped_weight_steps: int
+    offloaded: OffloadedWeights | None
+    ranks: Ranks
+    trace: Trace
+    means: EpochMeans
+    guard: FiniteGuard
+    between_batches: Callable[[], None] | None = None  # is called between two batches when no step is half done
+    _resumption: Resumption
+    _loader: SearchLoader | None = None
+
+    def outcome(self, batch: Any) -> Outcome:
+        """The loss of the bound network, with what the metrics need."""
+        raise NotImplementedError
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether no accumulated step is half done."""
+        raise NotImplementedError
+
+    # -- the clock -----------------------------------------------------------------------------------------------------
+
+    @property
+    def searching(self) -> bool:
+        """Whether θ moves in the current epoch."""
+        return self.searches and self.current_epoch >= self.warmup_epochs
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether there is an optimizer for the weights."""
+        return self.trainee.trains(self.optimizations["weights"])
+
+    def set_clock(self, **changes: Any) -> None:
+        """Tell the strategy where the search is."""
+        epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
+        progress = None
+        if epochs is not None and epochs >= 0 and batches != float("inf") and self._loader is not None:
+            each = -(-self._loader.architecture_steps(int(batches)) // self.accumulate)
+            planned = max(epochs - self.warmup_epochs, 0) * each
+            progress = min(self.architecture_steps / planned, 1.0) if planned else 1.0
+        self.clock = replace(self.clock, progress=progress, searching=self.searching, **changes)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation of the discrete architecture with shared weights."""
+        self.objective.reset()
+        fitting = self.trainer.state.fn == "fit"
+        self._evaluated = self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the evaluation."""
+        with self.space.bind(self._evaluated):
+            self.objective.update(self.outcome(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/loss`` and the objective's metrics."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin an evaluation of the selected architecture with shared weights."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the evaluation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/loss`` and the objective's metrics."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        if not self.objective.was_updated:  # an adapted module has steps, and logs, of its own
+            return
+        metrics = {f"{stage}/{name}": value.float() for name, value in self.objective.compute().items()}
+        if self.trainer.state.fn != "fit":
+            self.log_dict(metrics)  # which also returns them to the caller of trainer.test
+        elif not self.trainer.sanity_checking:
+            self.log_now(metrics, prog_bar=False)
+
+    def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
+        """Log scalars at the number of training batches so far, and for callbacks to monitor."""
+        self.log_dict(metrics, prog_bar=prog_bar, logger=False)
+        # self.log would write the index of the running batch, one less, or none at all after a fit
+        values = {name: float(value) for name, value in metrics.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, self.clock.batches)
+
+    def note_loss(self, name: str, loss: Tensor, size: int) -> None:
+        """Count a step's loss in the epoch's mean, and show it in the progress bar now and then."""
+        self.means.add(name, loss, size)
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.clock.batch_idx % every == 0:
+            self.log(name, loss, prog_bar=True, logger=False)
+
+    # -- Lightning -----------------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
+        check_trainer_options(self.trainer)
+        if self.trainer.state.fn == "fit":
+            self.clock = SearchClock()
+        return self.trainee.configure_callbacks()
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the weights and one for the architecture, each with its schedule."""
+        if attached_trainer(self) is not None:
+            # Lightning has validated manual optimization by now, and uses this value only to log and to count steps.
+            self.trainer.accumulate_grad_batches = self.accumulate
+            wrap_train_loaders(self.trainer, self._pair_loaders)
+        # A schedule may ask for trainer.estimated_stepping_batches, which loads the data: not as a resumed run will.
+        with self._resumption.paused():
+            self.trainee.make_optimizer(self.optimizations["weights"])
+            self.optimizations["architecture"].make(self.architecture_parameters() if self.searches else [])
+        made = [each for each in self.optimizations.values() if each.made is not None]
+        for place, each in enumerate(made):
+            each.attach(self.optimizers, place)
+        # Lightning keeps the schedules' state; under manual optimization they are stepped here.
+        schedules = [{"scheduler": own.scheduler, "name": own.name} for each in made for own in each.schedules]
+        return [each.made for each in made], schedules
+
+    def _step_schedules(self, interval: str, index: int, *, plateau: bool | None = None) -> None:
+        for role, optimization in self.optimizations.items():
+            if optimization.schedules and (role == "weights" or self.searching):
+                metrics = self.trainer.callback_metrics
+                optimization.step_schedules(interval, index, metrics, self.lr_scheduler_step, plateau=plateau)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip this optimizer's gradient (the Trainer's clipping is for automatic optimization)."""
+        weights, architecture = self.optimizations.values()
+        if weights.owns(optimizer):
+            self.trainee.before_optimizer_step(optimizer, weights)
+        elif architecture.owns(optimizer):
+            architecture.clip_gradients(optimizer)
+
+    def _pair_loaders(self, loaders: Any) -> SearchLoader:
+        """Pair whatever training loaders the trainer has with the steps they are for."""
+        loader = SearchLoader.wrap(loaders)
+        loader.check_roles(type(self).__name__, weights=self.trains_weights, architecture=self.searches)
+        loader.searching = lambda: self.searching
+        loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
+        self._loader = loader
+        self._resumption.restore_loader(loader)
+        return loader
+
+    def on_fit_start(self) -> None:
+        """Let a resumed run load its data where it was; give all ranks the same offloaded weights."""
+        self._resumption.before_loading(self.trainer)
+        if self.offloaded is not None and self.ranks.count > 1:
+            self.offloaded.share(self.device)
+
+    def on_fit_end(self) -> None:
+        """Leave the trainer as it was."""
+        self.trainer.accumulate_grad_batches = 1
+
+    def on_train_start(self) -> None:
+        """Continue a resumed run where it was."""
+        self.trace.look_again()
+        warn_of_long_warmup(self.trainer, self.warmup_epochs if self.searches else 0)
+        self._resumption.start(self.trainer)
+
+    def on_after_backward(self) -> None:
+        """Average the gradients of offloaded candidates over ranks, which DDP leaves to the search."""
+        if self.offloaded is not None and self.ranks.count > 1:
+            self.offloaded.average(self.ranks.mean)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add to what is logged as an epoch's mean what was logged before the run was resumed."""
+        self._resumption.add_logs(self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the entropy and move the schedules on."""
+        self._resumption.end_epoch()
+        metrics = {f"train/{name}": value.float() for name, value in self.objective.pop_training_metrics().items()}
+        metrics |= {name: self.ranks.mean(mean) for name, mean in self.means.take().items()}
+        if self.cost is not None and self.cost.is_measured:
+            metrics |= {"cost": self.cost.expected(self.expected_gates), "cost_penalty": self.cost.penalty}
+        self.log_now({**metrics, "entropy": self.entropy})
+        self._step_schedules("epoch", self.current_epoch, plateau=True)
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a checkpoint saved now can be resumed exactly."""
+        return self.is_between_steps
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside parameters and buffers."""
+        return {
+            "space": describe_space(self.space),
+            "steps": [self.weight_steps, self.architecture_steps, self.skipped_weight_steps, self.clock.batches],
+            "bad_steps": self.guard.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: the checkpoint is of another search space.
+        """
+        refuse_other_space(state, self.space)
+        self.weight_steps, self.architecture_steps, self.skipped_weight_steps, batches = state["steps"]
+        self.clock = SearchClock(batches=batches)
+        self.guard.load_state_dict(state["bad_steps"])
+        self.generator.set_state(state["generator"].cpu())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a run needs to go on bit for bit, also from the middle of an epoch."""
+        self.trainee.on_save_checkpoint(checkpoint)
+        self._resumption.collect(checkpoint, type(self).__name__, self.trainer, self._loader)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember what is restored when training starts.
+
+        Raises:
+            ValueError: the checkpoint is of another strategy, or another version of this package.
+        """
+        self.trainee.on_load_checkpoint(checkpoint)
+        refuse_other(checkpoint, type(self).__name__, has_cost=self.cost is not None)
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.state.fn == "fit":  # what is evaluated does not go on
+            self._resumption.remember(checkpoint, optimizers=self.offloaded is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without objects of a trainer, so that the module can be pickled."""
+        return {**super().__getstate__(), "_loader": None, "between_batches": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SearchHooks:
+        """Move or convert; what is the strategy's own stays in single precision where the network is in half."""
+        owners = [self, self.best] if self.cost is None else [self, self.best, self.cost]
+        with single_precision(owners, self.architecture_parameters() if self.searches else []):
+            super()._apply(fn, recurse)
+        return self

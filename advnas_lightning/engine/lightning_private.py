@@ -1,0 +1,173 @@
+"""Every private name of Lightning and torchmetrics that the package uses, with the reason why no public one will do.
+
+Each function was tried with the oldest and the newest versions that ``pyproject.toml`` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+
+def attached_trainer(module: LightningModule) -> Trainer | None:
+    """The Trainer of a module, or ``None``: the public ``module.trainer`` raises an error where there is none."""
+    return module._trainer
+
+
+def compiled_module(model: nn.Module) -> nn.Module | None:
+    """The module inside of what ``torch.compile`` returns, or ``None``: torch has no public name for it."""
+    return getattr(model, "_orig_mod", None)
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
+    """Let the Trainer train on ``wrap(loaders)`` of whatever loaders it asks for, now and when it reloads them.
+
+    The loaders may be arguments of ``fit``, a data module's or a module's own. No hook sees all of these.
+    """
+    source = trainer.fit_loop._data_source
+    request = source.dataloader
+    source.dataloader = lambda: wrap(request())  # type: ignore[method-assign]
+
+
+def reload_train_loaders(trainer: Trainer) -> None:
+    """Let the Trainer ask for its training loaders again, though it has some: it keeps them for all epochs."""
+    trainer.fit_loop._combined_loader = None
+
+
+# -- optimizers --------------------------------------------------------------------------------------------------------
+
+
+def parse_optimizers(configured: Any) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """What a ``configure_optimizers`` returned, in any of its forms, as Lightning reads it for automatic optimization.
+
+    There is no public reader, and the search itself optimizes by hand, for which Lightning reads less.
+    """
+    optimizers, schedulers, monitor = _configure_optimizers(configured)
+    return optimizers, _configure_schedulers_automatic_opt(schedulers, monitor)
+
+
+def saves_by_time(callback: Callback) -> bool:
+    """Whether a ModelCheckpoint has ``train_time_interval``, which it keeps in a private attribute alone."""
+    return isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None
+
+
+# -- logging -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def logs_as(module: LightningModule, search: LightningModule) -> Iterator[None]:
+    """Let a module that overrides ``log`` reach ``LightningModule.log`` of its own in the hook that the search is in.
+
+    ``log`` of other modules is redirected to the search's, as Lightning does it for callbacks.
+    """
+    module._trainer, module._current_fx_name = search._trainer, search._current_fx_name
+    try:
+        yield
+    finally:
+        module._current_fx_name = None
+        module._metric_attributes = None  # found by identity, which a copy of the module has not
+
+
+def epoch_logs(trainer: Trainer) -> dict[str, list[Tensor]]:
+    """The sums and counts so far of what is logged with ``on_epoch=True``. Lightning keeps them in no checkpoint."""
+    logs: dict[str, list[Tensor]] = {}
+    for key, metric in trainer.fit_loop.epoch_loop._results.items():
+        if metric.is_tensor and metric.meta.on_epoch:
+            counts = [metric.cumulated_batch_size] if metric.meta.is_mean_reduction else []
+            logs[key] = [each.clone() for each in (metric.value, *counts)]
+    return logs
+
+
+def add_to_epoch_logs(trainer: Trainer, before: dict[str, list[Tensor]]) -> None:
+    """Add earlier sums and counts to those of :func:`epoch_logs`; what was added is taken out of ``before``."""
+    results = trainer.fit_loop.epoch_loop._results
+    device = trainer.strategy.root_device
+    for key in [key for key in before if key in results]:
+        metric, earlier = results[key], [each.to(device) for each in before.pop(key)]
+        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
+            metric.value = metric.meta.reduce_fx(earlier[0], metric.value)
+            continue
+        metric.value = earlier[0] + metric.value
+        if metric.meta.is_mean_reduction:
+            metric.cumulated_batch_size = earlier[1] + metric.cumulated_batch_size
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def metric_states(metric: Metric) -> list[str]:
+    """The names of a metric's states. The public ``metric_state`` gives their values, and not those of lists alone."""
+    return list(metric._defaults)
+
+
+def collect_metrics(module: nn.Module) -> dict[str, list[Any]]:
+    """The states of all metrics in a module, and how often each was updated.
+
+    ``state_dict`` has a state only where a metric was told to be persistent, and never the number of updates.
+    """
+    return {
+        name: [metric._update_count, {state: getattr(metric, state) for state in metric._defaults}]
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric)
+    }
+
+
+def restore_metrics(module: nn.Module, states: Mapping[str, Any], device: Any) -> None:
+    """Restore :func:`collect_metrics`."""
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and name in states:
+            metric._update_count, values = states[name]
+            metric._computed = None
+            for state, value in values.items():
+                is_list = isinstance(value, list)
+                setattr(metric, state, [each.to(device) for each in value] if is_list else value.to(device))
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def batches_used(trainer: Trainer) -> int | None:
+    """How many batches of the running epoch are used; ``None`` between epochs. The progress of the loops is private."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return progress.processed if progress.processed and not trainer.is_last_batch else None
+
+
+def is_between_batches(trainer: Trainer) -> bool:
+    """Whether a batch of the running epoch is done, the next one has not begun, and there is a next one."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return progress.completed == progress.ready > 0 and not trainer.is_last_batch
+
+
+def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint`` would write: kept to be written later, or with other counts."""
+    return trainer._checkpoint_connector.dump_checkpoint()
+
+
+@contextmanager
+def counted_once(trainer: Trainer) -> Iterator[None]:
+    """A context for a checkpoint within an epoch, after which the batch before it is not counted twice for loggers.
+
+    Lightning counts a batch for its loggers after the validation that may follow it, and when a run is resumed there,
+    once more.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    within = loop.batch_progress.current.ready > 0 and not trainer.is_last_batch
+    twice = int(within and loop._should_check_val_fx(fetcher))
+    loop._batches_that_stepped -= twice
+    try:
+        yield
+    finally:
+        loop._batches_that_stepped += twice

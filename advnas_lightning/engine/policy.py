@@ -1,0 +1,232 @@
+"""A distribution over architectures, and what a strategy overrides: which to draw, and what their trials teach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from advnas_lightning import functional
+from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.steps import SearchClock, Term
+from advnas_lightning.engine.tracking import ProcessBest
+from advnas_lightning.space.genotype import Genotype, Probabilities
+from advnas_lightning.space.search_space import Architecture, SearchSpace
+from advnas_lightning.validate import check_int, check_one_of
+
+Selection = Literal["argmax", "process_best"]
+SELECTIONS = ("argmax", "process_best")
+
+
+class ArchitecturePolicy(LightningModule):
+    """Draws architectures from p_i = softmax(θ_i), and learns θ. It needs no Trainer.
+
+    Draws come from a CPU generator of its own, so that all ranks draw alike, and nothing else can change a search.
+
+    Args:
+        space: the edges and their candidates.
+        terms: what is added to the loss, such as an expected cost.
+        select: the genotype that is selected; ``None``: the strategy's own choice.
+        seed: the seed of the random draws.
+
+    Attributes:
+        searches: whether θ ever moves.
+        default_select: the genotype that a search selects by default.
+        needs_gate_grad: whether an architecture step takes ∂L/∂a; without it, its passes keep no graph.
+        draws: how many architectures an architecture step evaluates, all on one minibatch.
+        clock: where the search is; the engine sets it before each step.
+
+    Example:
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> print(ArchitecturePolicy(SearchSpace(edge), seed=0).probabilities())
+        edge  linear 0.500  skip 0.500
+    """
+
+    searches: ClassVar[bool] = True
+    default_select: ClassVar[Selection] = "argmax"
+    needs_gate_grad: bool = True
+    draws: int = 1
+
+    def __init__(
+        self, space: SearchSpace, *, terms: Sequence[Term] = (), select: Selection | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.space, self.terms = space, tuple(terms)
+        self.seed = check_int("seed", seed, least=0, most=2**63 - 1)
+        self.select: Selection = check_one_of("select", select or self.default_select, SELECTIONS)
+        self.clock = SearchClock()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.mask: Tensor  # [E, J]
+        self.register_buffer("mask", space.mask, persistent=False)
+        # Equal θ say nothing about order: ties of the reported arg max are broken by the seed, not by index.
+        tie_breaker = torch.rand(self.mask.shape, generator=torch.Generator().manual_seed(seed))
+        self.tie_breaker: Tensor  # [E, J]
+        self.register_buffer("tie_breaker", tie_breaker, persistent=False)
+        self.best = ProcessBest(len(space))
+        self.architecture_steps = 0
+        self.configure_architecture()
+
+    # -- what a strategy overrides -------------------------------------------------------------------------------------
+
+    def configure_architecture(self) -> None:
+        """Create the architecture parameters: θ, one padded row per edge, at ones."""
+        self.theta = nn.Parameter(torch.ones(self.mask.shape))  # [E, J]
+
+    def sample(self) -> Architecture:
+        """Draw the architecture of an architecture step."""
+        raise NotImplementedError
+
+    def sample_for_weights(self) -> Architecture:
+        """Draw the architecture of a weight step; by default as in an architecture step."""
+        return self.sample()
+
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
+        """The gradient of the loss in θ, ``[E, J]``, to be descended; ``None`` to leave θ for now."""
+        raise NotImplementedError
+
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
+        """Called after the step of the architecture optimizer, without a graph.
+
+        Args:
+            trials: what the step was made of.
+            before: the values that :meth:`architecture_parameters` had before it, in their order.
+        """
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What the architecture optimizer moves: θ."""
+        return [self.theta]
+
+    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
+        """The gradients of :meth:`architecture_parameters`, all terms included, or ``None`` to leave them for now."""
+        gradient = self.theta_gradient(trials)
+        if gradient is None:
+            return None
+        for term in self.terms:
+            gradient = gradient + self.term_gradient(term)
+        return [gradient]
+
+    def term_gradient(self, term: Term) -> Tensor:
+        """The gradient in θ of a term beside the loss, ``[E, J]``."""
+        return term.gradient(self.probs)
+
+    @property
+    def expected_gates(self) -> Tensor:
+        """The share of each candidate in an architecture's expected cost, ``[E, J]``: p."""
+        return self.probs
+
+    def most_probable_choice(self) -> list[int]:
+        """The arg max_j θ_ij per edge; ties are broken by ``seed``."""
+        return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
+
+    # -- what most strategies need -------------------------------------------------------------------------------------
+
+    @property
+    def log_probs(self) -> Tensor:
+        """The logarithm of p, ``[E, J]``, with a graph to θ; −∞ where an edge has no such candidate."""
+        return functional.log_probs(self.theta, self.mask)
+
+    @property
+    def probs(self) -> Tensor:
+        """p_i = softmax(θ_i), ``[E, J]``, without a graph."""
+        return self.log_probs.detach().exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """(1/E) Σ_i H(p_i) in nats, scalar (Appendix H)."""
+        return functional.entropy(self.log_probs.detach())
+
+    @property
+    def progress(self) -> float:
+        """The share of the planned architecture steps that is done, from 0 to exactly 1.
+
+        Raises:
+            MisconfigurationException: the Trainer does not say how many there will be.
+        """
+        if self.clock.progress is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} anneals its temperature over the search: set Trainer(max_epochs=…), and"
+                " limit_train_batches for loaders without a length"
+            )
+        return self.clock.progress
+
+    def draw(self) -> list[int]:
+        """Draw a ~ p: one candidate index per edge.
+
+        Raises:
+            ValueError: θ is not finite.
+        """
+        probs = self.probs.cpu()
+        if probs.isnan().any():
+            raise ValueError(
+                "θ is not finite any more, because a loss was not: lower a learning rate, or clip gradients"
+            )
+        return torch.multinomial(probs, 1, generator=self.generator).squeeze(1).tolist()
+
+    def one_hot(self, choice: Sequence[int]) -> Architecture:
+        """The architecture that runs ``choice`` alone."""
+        return self.space.one_hot(choice, like=self.tie_breaker)
+
+    def mixture(self, gates: Tensor) -> Architecture:
+        """The dense architecture with ``gates`` ``[E, J]``, through which a gradient may flow back to θ."""
+        return Architecture(gates.detach(), self.space.all_paths, relaxed=gates)
+
+    def pull_back(self, trial: Trial) -> Tensor:
+        """∂L/∂θ through a draw that has a graph to θ, ``[E, J]``."""
+        assert trial.architecture.relaxed is not None
+        (gradient,) = torch.autograd.grad(trial.architecture.relaxed, self.theta, trial.gate_grad)
+        return gradient
+
+    def probabilities(self) -> Probabilities:
+        """The p_ij of every edge's candidates: a table when printed."""
+        rows = self.probs.cpu().tolist()
+        return Probabilities(
+            (edge, dict(zip(names, row, strict=False)))  # a row is padded
+            for edge, names, row in zip(self.space.edges, self.space.candidates, rows, strict=True)
+        )
+
+    # -- what was found ------------------------------------------------------------------------------------------------
+
+    def argmax_choice(self) -> list[int]:
+        """The most probable architecture, of those that all terms allow: within the budget of a cost that has one."""
+        choice = self.most_probable_choice()
+        for term in self.terms:
+            choice = term.best_choice(choice, self.log_probs.detach())
+        return choice
+
+    @property
+    def process_best(self) -> Genotype | None:
+        """The process-best genotype, or ``None`` where no architecture step evaluated a one-hot architecture."""
+        return None if self.best.found is None else self.space.genotype(self.best.found)
+
+    @property
+    def selected(self) -> Selection:
+        """The kind of genotype that this search ends with: ``select``, or argmax while there is no process-best."""
+        return "argmax" if self.best.found is None else self.select
+
+    def selected_choice(self) -> Sequence[int]:
+        """The selected architecture's candidate per edge."""
+        return self.space.choice(self.genotype(self.selected))
+
+    def genotype(self, select: Selection = "argmax") -> Genotype:
+        """The found architecture.
+
+        Args:
+            select: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest
+                single minibatch loss of an architecture step so far; both within the budget of a cost that has one.
+
+        Raises:
+            ValueError: another ``select``, or ``"process_best"`` of a search that has evaluated no one-hot
+                architecture.
+        """
+        if check_one_of("select", select, SELECTIONS) == "argmax":
+            return self.space.genotype(self.argmax_choice())
+        if self.process_best is None:
+            raise ValueError(
+                "there is no process_best: no architecture step has evaluated a one-hot; use select='argmax'"
+            )
+        return self.process_best

@@ -1,0 +1,185 @@
+"""What a checkpoint holds so that a search goes on bit for bit; also one that was saved in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from advnas_lightning import rng
+from advnas_lightning.engine.lightning_private import (
+    add_to_epoch_logs,
+    batches_used,
+    collect_metrics,
+    epoch_logs,
+    reload_train_loaders,
+    restore_metrics,
+)
+from advnas_lightning.engine.tracking import EpochMeans
+from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.space.search_space import SearchSpace
+
+CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
+
+
+class PartialEpoch:
+    """The sums and counts of an epoch that another process began, so that its end reports means over all of it.
+
+    Args:
+        logs: what was logged with ``on_epoch=True`` so far, which is added to what is logged from now on.
+    """
+
+    def __init__(self, logs: dict[str, list[Tensor]] | None = None) -> None:
+        self._logs = {} if logs is None else logs
+
+    def add_logs(self, trainer: Trainer) -> None:
+        """Add what was logged before to what has been logged since: each name once, as soon as it is known."""
+        if self._logs:
+            add_to_epoch_logs(trainer, self._logs)
+
+    def collect(self, trainer: Trainer, module: nn.Module, means: EpochMeans) -> dict[str, Any]:
+        """The running epoch's sums and counts, in what ``torch.load(weights_only=True)`` reads."""
+        self.add_logs(trainer)
+        return {
+            "means": means.state_dict(),
+            "metrics": collect_metrics(module),
+            "logs": {**self._logs, **epoch_logs(trainer)},
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], module: nn.Module, means: EpochMeans, device: torch.device) -> PartialEpoch:
+        """Go on with :meth:`collect`."""
+        means.load_state_dict(state["means"], device)
+        restore_metrics(module, state["metrics"], device)
+        return cls(state["logs"])
+
+
+class Resumption:
+    """Puts into a checkpoint what a search needs beside its ``state_dict``, and restores it, each part at its moment.
+
+    Args:
+        module: the search, for its metrics and its device.
+        means: the means of the running epoch.
+    """
+
+    def __init__(self, module: LightningModule, means: EpochMeans) -> None:
+        self._module, self._means = module, means
+        self._waiting: dict[str, Any] = {}  # what a checkpoint held, until the moment of each part
+        self._partial_epoch = PartialEpoch()
+
+    def collect(self, checkpoint: dict[str, Any], strategy: str, trainer: Trainer, loader: SearchLoader | None) -> None:
+        """Add to a checkpoint.
+
+        Args:
+            checkpoint: takes it.
+            strategy: the name of the search's strategy.
+            trainer: the Trainer of the search.
+            loader: where its batches come from.
+        """
+        checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy}
+        checkpoint["rng"] = rng.collect()
+        used = batches_used(trainer)
+        if used is not None:
+            checkpoint["partial_epoch"] = self._partial_epoch.collect(trainer, self._module, self._means)
+        if loader is not None:
+            checkpoint["loader"] = loader.place(used)
+
+    def remember(self, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
+        """Take from a checkpoint what is restored later.
+
+        Args:
+            checkpoint: as it was loaded.
+            optimizers: also take the optimizers' states out of it: Lightning would move all of them to the device,
+                where an optimizer puts each part beside its weight.
+        """
+        self._waiting = {key: checkpoint[key] for key in ("rng", "loader", "partial_epoch") if key in checkpoint}
+        if optimizers:
+            self._waiting["optimizer_states"] = states = checkpoint.get("optimizer_states", [])
+            checkpoint["optimizer_states"] = [{**state, "state": {}} for state in states]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which nothing is restored."""
+        waiting, self._waiting = self._waiting, {}
+        yield
+        self._waiting = waiting
+
+    def before_loading(self, trainer: Trainer) -> None:
+        """Let the data be loaded where it was, also if something has had it loaded from the start."""
+        if "loader" in self._waiting:
+            reload_train_loaders(trainer)
+
+    def restore_loader(self, loader: SearchLoader) -> None:
+        """Let a loader go on where it was."""
+        if "loader" in self._waiting:
+            loader.go_on_from(self._waiting.pop("loader"))
+            if loader.fetches_ahead:  # it draws its numbers right now
+                rng.restore(self._waiting.pop("rng"))
+
+    def start(self, trainer: Trainer) -> None:
+        """Restore what is left, when all others have drawn their random numbers: training begins."""
+        for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
+            optimizer.load_state_dict(state)
+        if "rng" in self._waiting:
+            rng.restore(self._waiting.pop("rng"))
+        if "partial_epoch" in self._waiting:
+            state = self._waiting.pop("partial_epoch")
+            self._partial_epoch = PartialEpoch.restore(state, self._module, self._means, self._module.device)
+
+    def add_logs(self, trainer: Trainer) -> None:
+        """Add to what is logged as an epoch's mean what was logged before the run was resumed."""
+        self._partial_epoch.add_logs(trainer)
+
+    def end_epoch(self) -> None:
+        """The next epoch is not a partial one."""
+        self._partial_epoch = PartialEpoch()
+
+
+def refuse_other(checkpoint: Mapping[str, Any], strategy: str, *, has_cost: bool) -> None:
+    """Check that a checkpoint is of a search like this one.
+
+    Args:
+        checkpoint: as it was loaded.
+        strategy: the name of this search's strategy.
+        has_cost: whether this search has a cost.
+
+    Raises:
+        ValueError: it is of another strategy, of another version of this package, or of other settings.
+    """
+    search = checkpoint.get("search")
+    if search is None:
+        raise ValueError("the checkpoint is of no search of this package: name the checkpoints/last.ckpt of a run")
+    if search["format"] != CHECKPOINT_FORMAT:
+        raise ValueError(
+            f"the checkpoint has the format {search['format']} of another version, and this one reads"
+            f" {CHECKPOINT_FORMAT}: resume with the version that wrote it"
+        )
+    if search["strategy"] != strategy:
+        raise ValueError(f"the checkpoint is of {search['strategy']} search, and this is {strategy}")
+    if ("cost.penalty" in checkpoint["state_dict"]) != has_cost:
+        had = "no cost" if has_cost else "a cost"
+        raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
+
+
+def refuse_other_space(state: Mapping[str, Any], space: SearchSpace) -> None:
+    """Check that a checkpoint is of the same edges and candidates, in the same order: that of the rows of θ.
+
+    Args:
+        state: the search's extra state, see :func:`describe_space`.
+        space: this search's.
+
+    Raises:
+        ValueError: it is not.
+    """
+    ours = describe_space(space)
+    if list(state["space"].items()) != list(ours.items()):
+        raise ValueError(f"the checkpoint's search space is {state['space']}, this model's is {ours}")
+
+
+def describe_space(space: SearchSpace) -> dict[str, list[str]]:
+    """The names of each edge's candidates."""
+    return {edge: list(row) for edge, row in zip(space.edges, space.candidates, strict=True)}

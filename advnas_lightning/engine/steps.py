@@ -1,0 +1,325 @@
+"""The two steps of a search (Algorithm 1): one descends the weights, the other the architecture parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning.engine.evaluation import Evaluator, MicroBatches, SkippedStep, Trial, no_graph
+from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
+from advnas_lightning.objectives import Outcome
+from advnas_lightning.space.mixed_op import mixed_ops
+from advnas_lightning.space.offload import WaitingCopies
+from advnas_lightning.space.search_space import Architecture
+
+
+@dataclass(frozen=True)
+class SearchClock:
+    """Where a search is. The engine sets it before each step, so that a strategy needs no Trainer.
+
+    Attributes:
+        progress: the share of the planned architecture steps that is done, from 0 to exactly 1; ``None`` where the
+            Trainer does not say how many there will be.
+        searching: whether θ moves in the current epoch.
+        batches: how many training batches there have been, the current one included.
+        batch_idx: the current batch's index in its epoch.
+        is_last: whether it is the last one of its epoch.
+
+    Example:
+        >>> SearchClock(progress=0.5).searching
+        True
+    """
+
+    progress: float | None = 0.0
+    searching: bool = True
+    batches: int = 0
+    batch_idx: int = 0
+    is_last: bool = False
+
+
+class Policy(Protocol):
+    """What the steps need of a search strategy: which architectures to draw, and what became of them."""
+
+    architecture_steps: int
+    weight_steps: int
+    skipped_weight_steps: int
+    draws: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the architecture parameters are."""
+
+    @property
+    def expected_gates(self) -> Tensor:
+        """The share of each candidate in an architecture's expected cost, ``[E, J]``."""
+
+    def sample_for_weights(self) -> Architecture:
+        """Draw the architecture of a weight step."""
+
+    def evaluate_draws(self, batch: Any) -> list[Trial]:
+        """Draw and run the architectures of an architecture step."""
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What an architecture step moves."""
+
+    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
+        """The gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
+
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
+        """What follows the optimizer's step."""
+
+    def note_loss(self, name: str, loss: Tensor, size: int) -> None:
+        """Count a step's loss in the epoch's mean."""
+
+    def manual_backward(self, loss: Tensor) -> None:
+        """A backward pass."""
+
+    def step_architecture(self, optimizer: Any) -> None:
+        """Take the optimizer's step of an architecture step."""
+
+
+class Trainee(Protocol):
+    """How a network's weights are trained: as by hand in PyTorch, or as somebody's LightningModule does it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def note(self, outcome: Outcome) -> None:
+        """Count what a weight step's network did."""
+
+    def zero_gradients(self, optimizer: Any) -> None:
+        """Clear the gradients between a weight step's forward and backward pass."""
+
+    def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
+        """Take a weight step's passes, and then the optimizer's step."""
+
+
+class Term(Protocol):
+    """What is added to a search's objective beside the loss, such as an expected cost."""
+
+    @property
+    def slope(self) -> Tensor:
+        """The term's gradient in the expected gates, ``[E, J]``."""
+
+    def gradient(self, probs: Tensor) -> Tensor:
+        """The term's gradient in θ, for p = softmax(θ), ``[E, J]``."""
+
+    def after_step(self, expected_gates: Tensor) -> None:
+        """What follows a step of the architecture parameters."""
+
+    def allows(self, gates: Tensor) -> Tensor:
+        """Whether an architecture may be chosen, scalar bool."""
+
+    def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
+        """The most probable architecture that may be chosen, where ``choice`` is the most probable one of all."""
+
+
+class WaitingBatches:
+    """Batches of architecture steps, until there are as many as count as one.
+
+    Args:
+        accumulate: how many those are.
+
+    Example:
+        >>> waiting = WaitingBatches(2)
+        >>> [waiting.add(batch, last=batch == "c") for batch in "abc"]
+        [None, ['a', 'b'], ['c']]
+    """
+
+    def __init__(self, accumulate: int) -> None:
+        self.accumulate = accumulate
+        self._batches = MicroBatches()
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, batch: Any, *, last: bool) -> Any:
+        """What a step can be taken on, with this batch; ``None`` where more of them are to come.
+
+        Args:
+            batch: of an architecture step, or ``None``.
+            last: whether the epoch ends.
+        """
+        if batch is not None:
+            self._batches.append(batch)
+        if len(self._batches) < self.accumulate and not (last and self._batches):
+            return None
+        batches, self._batches = self._batches, MicroBatches()
+        return batches if self.accumulate > 1 else batches[0]
+
+
+class ArchitectureStep:
+    """Algorithm 1, lines 6 to 9: descend the strategy's estimate of ∇θ E[L].
+
+    Args:
+        policy: draws architectures, and turns their trials into gradients.
+        evaluator: runs them.
+        optimization: steps the architecture parameters.
+        guard: leaves out what is not finite.
+        best: remembers the best trial.
+        terms: what is added to the loss.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        evaluator: Evaluator,
+        optimization: Optimization,
+        guard: FiniteGuard,
+        best: ProcessBest,
+        terms: Sequence[Term],
+    ) -> None:
+        self.policy, self.evaluator, self.optimization = policy, evaluator, optimization
+        self.guard, self.best, self.terms = guard, best, terms
+
+    def take(self, batch: Any) -> None:
+        """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
+        with self.evaluator.no_trace():
+            trials = self.policy.evaluate_draws(batch)
+        if not self.guard.passes("architecture", *finite_parts(trials)):
+            return
+        self.best.see(trials, [term.allows for term in self.terms])
+        with self.evaluator.precision.full(self.policy.device):
+            gradients = self.policy.architecture_gradients(trials)
+        self.policy.architecture_steps += 1
+        if gradients is not None:
+            parameters = self.policy.architecture_parameters()
+            before = [parameter.detach().clone() for parameter in parameters]
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = self.evaluator.precision.scaled(gradient)
+            self.policy.step_architecture(self.optimization.optimizer)
+            self.optimization.optimizer.zero_grad()
+            with torch.no_grad():
+                self.policy.after_theta_step(trials, before)
+            for term in self.terms:
+                term.after_step(self.policy.expected_gates)
+        loss = torch.stack([trial.loss for trial in trials[: self.policy.draws]]).mean()
+        self.policy.note_loss("architecture/loss", loss, trials[0].size)
+
+
+@dataclass
+class _Accumulated:
+    """The batches of one weight step so far.
+
+    Attributes:
+        architecture: the one draw for all of them.
+        batches: how many there were.
+        size: how many terms their losses are the means of, together.
+        is_lost: whether the step cannot be taken any more, because a loss was not finite or had no graph.
+    """
+
+    architecture: Architecture
+    batches: int = 0
+    size: int = 0
+    is_lost: bool = False
+
+
+class WeightStep:
+    """Algorithm 1, lines 4 and 5: descend ∇w L(a, w) for a draw a.
+
+    Args:
+        policy: draws the architecture.
+        trainee: the network, and how its weights are trained.
+        evaluator: binds the architecture and gives the loss.
+        optimization: of the weights.
+        guard: leaves out what is not finite.
+        accumulate: how many batches count as one.
+        offloaded: whether candidates' gradients are in host memory.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        trainee: Trainee,
+        evaluator: Evaluator,
+        optimization: Optimization,
+        guard: FiniteGuard,
+        accumulate: int,
+        offloaded: bool = False,
+    ) -> None:
+        self.policy, self.trainee, self.evaluator, self.optimization = policy, trainee, evaluator, optimization
+        self.guard, self.accumulate, self.offloaded = guard, accumulate, offloaded
+        self._open: _Accumulated | None = None
+
+    @property
+    def is_half_done(self) -> bool:
+        """Whether the step that has begun waits for more batches."""
+        return self._open is not None
+
+    def take(self, batch: Any) -> None:
+        """Take one step on a batch; with ``accumulate``, at the last of its batches."""
+        if self._open is None:
+            with torch.no_grad(), self.evaluator.precision.full(self.policy.device):
+                self._open = _Accumulated(self.policy.sample_for_weights())
+        step = self._open
+        step.batches += 1
+        passes = partial(self._forward_and_backward, step, batch)
+        if step.batches == self.accumulate:
+            self._finish(passes)
+        elif not step.is_lost:
+            try:
+                passes()
+            except SkippedStep:
+                step.is_lost = True
+
+    def flush(self) -> None:
+        """Take the step on the batches that there were: no more of them will come in this epoch."""
+        if self._open is not None:
+            self._finish(lambda: None)
+
+    def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor:
+        optimizer = self.optimization.optimizer  # the network may have none
+        with self.evaluator.space.bind(step.architecture):
+            outcome = self.evaluator.run(batch)
+            loss = outcome.loss
+            if not self.guard.passes("weight", loss):
+                raise SkippedStep
+            self.trainee.note(outcome)
+            if optimizer is None or not loss.requires_grad:
+                if optimizer is not None and self._has_weights_outside_edges():
+                    raise no_graph(self.evaluator.source)
+                self.policy.skipped_weight_steps += 1  # only candidates without parameters were drawn
+                raise SkippedStep
+            if step.size == 0:
+                self.trainee.zero_gradients(optimizer)
+            step.size += outcome.size
+            self.policy.manual_backward(loss if self.accumulate == 1 else outcome.size * loss)
+        return loss
+
+    def _finish(self, last_passes: Callable[[], Tensor | None]) -> None:
+        assert self._open is not None
+        step, self._open = self._open, None
+        if step.is_lost:
+            return
+
+        def passes() -> Tensor | None:
+            loss = last_passes()
+            if self.accumulate > 1:
+                self._divide_gradients(step.size)
+            return loss
+
+        unscaling = WaitingCopies() if self.offloaded and self.evaluator.precision.scaler is not None else nullcontext()
+        with suppress(SkippedStep), unscaling:
+            self.trainee.step(self.optimization.optimizer, passes)
+            self.policy.weight_steps += 1
+
+    def _divide_gradients(self, size: int) -> None:
+        """Turn gradients of sums over terms into gradients of the mean; over ranks, of the mean number of terms."""
+        terms = self.evaluator.ranks.mean(torch.tensor(float(size), device=self.policy.device))
+        for parameter in self.trainee.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= terms.to(parameter.grad.device)
+
+    def _has_weights_outside_edges(self) -> bool:
+        inside = {id(parameter) for op in mixed_ops(self.trainee.model) for parameter in op.parameters()}
+        return any(
+            parameter.requires_grad and id(parameter) not in inside for parameter in self.trainee.model.parameters()
+        )

@@ -1,0 +1,236 @@
+"""The LightningModule that all strategies share: it takes the two steps of a search, by manual optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from advnas_lightning.cost.budget import ArchitectureCost, check_cost
+from advnas_lightning.engine.adapter import Adapter, is_trainable
+from advnas_lightning.engine.environment import Precision, Ranks
+from advnas_lightning.engine.evaluation import Evaluator, MicroBatches, SkippedStep, Trial, as_outcome
+from advnas_lightning.engine.hooks import SearchHooks
+from advnas_lightning.engine.lightning_private import attached_trainer
+from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory, SchedulerFactory
+from advnas_lightning.engine.plain import PlainModel
+from advnas_lightning.engine.policy import Selection
+from advnas_lightning.engine.resume import Resumption
+from advnas_lightning.engine.steps import ArchitectureStep, WaitingBatches, WeightStep
+from advnas_lightning.engine.trace import Trace
+from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
+from advnas_lightning.engine.trainer_options import check_model
+from advnas_lightning.objectives import Objective, Outcome
+from advnas_lightning.space.offload import OffloadedWeights
+from advnas_lightning.space.search_space import Architecture, SearchSpace
+from advnas_lightning.validate import check_int
+
+
+class SearchStrategy(SearchHooks):
+    """Alternates weight steps and architecture steps (Algorithm 1) by manual optimization.
+
+    A strategy overrides :meth:`sample` (which architecture to draw) and :meth:`theta_gradient` (what came back, as a
+    gradient of θ); rarely :meth:`sample_for_weights` and :meth:`after_theta_step`. A user overrides :meth:`loss`, or
+    passes an ``objective``.
+
+    An architecture step takes ∂L/∂a alone: it changes no weight, buffer, ``.grad`` or state of the weight optimizer. A
+    weight step never changes θ.
+
+    Args:
+        model: a network that contains :class:`~advnas_lightning.MixedOp` edges; or a LightningModule with such a
+            network, whose own steps, optimizer, schedules, hooks, metrics and logs are then used as they are (unless
+            ``objective`` is given, or :meth:`loss` is overridden).
+        weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
+        architecture_optimizer: factory over the architecture parameters.
+        weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
+            watches ``val/loss``.
+        architecture_scheduler: factory over the architecture optimizer; stepped after each epoch in which θ moved.
+        weight_clip: the largest norm of the weight gradient, or ``None``.
+        architecture_clip: the largest norm of the architecture gradient, or ``None``.
+        weight_clip_algorithm: ``"norm"``, or ``"value"``: ``weight_clip`` is the largest absolute value.
+        architecture_clip_algorithm: the same for ``architecture_clip``.
+        accumulate: how many batches count as one in each kind of step: with the same draw, and the mean over all their
+            terms. An epoch's last steps may have fewer.
+        warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
+        max_bad_steps: how many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
+            step changes nothing and is counted; the next one ends the run.
+        objective: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
+        cost: what architectures cost, beside their loss.
+        offload: keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
+            those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
+        select: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
+        seed: the seed of the random draws.
+
+    Raises:
+        ValueError: the model has no MixedOp, or a bad argument.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = AdvantageNAS(nn.Sequential(edge, nn.Linear(8, 2)), architecture_optimizer=Adam, seed=1)
+        >>> dict(search.genotype())
+        {'edge': 'skip'}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weight_optimizer: OptimizerFactory | None = None,
+        architecture_optimizer: OptimizerFactory | None = None,
+        weight_scheduler: SchedulerFactory | None = None,
+        architecture_scheduler: SchedulerFactory | None = None,
+        weight_clip: float | None = None,
+        architecture_clip: float | None = None,
+        weight_clip_algorithm: ClipAlgorithm = "norm",
+        architecture_clip_algorithm: ClipAlgorithm = "norm",
+        accumulate: int = 1,
+        warmup_epochs: int = 0,
+        max_bad_steps: int = 10,
+        objective: Objective | None = None,
+        cost: ArchitectureCost | None = None,
+        offload: bool = False,
+        select: Selection | None = None,
+        seed: int = 0,
+    ) -> None:
+        if self.searches and architecture_optimizer is None:
+            raise ValueError("architecture_optimizer=None: a search needs one, such as partial(Adam, lr=3e-3)")
+        if objective is not None and not isinstance(objective, Objective):
+            raise ValueError(f"objective={objective!r} must be an Objective, such as Classification(10)")
+        weights = Optimization("weights", weight_optimizer, weight_scheduler, weight_clip, weight_clip_algorithm)
+        architecture = Optimization(
+            "architecture",
+            architecture_optimizer,
+            architecture_scheduler,
+            architecture_clip,
+            architecture_clip_algorithm,
+        )
+        offloaded = OffloadedWeights.of(check_model(model), offload)
+        space = SearchSpace(model)
+        terms = check_cost(cost, space, None if self.searches else type(self).__name__)
+        super().__init__(space, terms=terms, select=select, seed=seed)
+        self.automatic_optimization = False
+        self.accumulate = check_int("accumulate", accumulate, least=1)
+        self.warmup_epochs = check_int("warmup_epochs", warmup_epochs, least=0)
+        self.max_bad_steps = check_int("max_bad_steps", max_bad_steps, least=1)
+        self.model, self.cost, self.offloaded = self.network_to_train(model), cost, offloaded
+        self._ddp_params_and_buffers_to_ignore = [] if offloaded is None else offloaded.names(self)
+        self.objective = Objective() if objective is None else objective
+        self.optimizations = {"weights": weights, "architecture": architecture}
+        self.weight_steps = self.skipped_weight_steps = 0
+        self.trainee: PlainModel | Adapter
+        if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
+            self.trainee = Adapter(self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound)
+            self.trainee.install(self)
+        else:
+            self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
+        trainer = partial(attached_trainer, self)
+        self.ranks, self.trace, self.means = Ranks(trainer), Trace(self.model), EpochMeans()
+        precision = Precision(trainer)
+        self.evaluator = Evaluator(
+            space, self.outcome, self.ranks, precision, self.trace, source=self.trainee.loss_name
+        )
+        self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
+        self._weight_step = WeightStep(self, self.trainee, self.evaluator, weights, self.guard, accumulate, offload)
+        self._architecture_step = ArchitectureStep(
+            self, self.evaluator, architecture, self.guard, self.best, self.terms
+        )
+        self._waiting = WaitingBatches(accumulate)
+        self._resumption = Resumption(self, self.means)
+
+    # -- what a user calls or overrides --------------------------------------------------------------------------------
+
+    def network_to_train(self, model: nn.Module) -> nn.Module:
+        """The network whose weights are trained, of the model that was given: by default the model itself."""
+        return model
+
+    def loss(self, batch: Any) -> Tensor | Outcome:
+        """The mean loss of the network with the bound architecture; by default the objective's, or the module's own."""
+        return self.trainee.loss(batch)
+
+    def outcome(self, batch: Any) -> Outcome:
+        """The loss of the bound network, with what the metrics need."""
+        return as_outcome(self.loss(batch), batch, self.trainee.loss_name)
+
+    def forward(self, *inputs: Any) -> Any:
+        """The network with the selected architecture and the shared weights."""
+        with self.space.bind(self.one_hot(self.selected_choice())):
+            return self.model(*inputs)
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Bind the arg max unless an architecture is bound already, so that hooks can call the network."""
+        if self.space.is_bound:
+            yield
+        else:
+            with self.space.bind(self.one_hot(self.most_probable_choice())):  # a budget takes too long for every hook
+                yield
+
+    def derive(self) -> nn.Module:
+        """The selected architecture as a plain network with the shared weights: no MixedOp."""
+        return self.genotype(self.selected).apply(self.model)
+
+    # -- the two steps -------------------------------------------------------------------------------------------------
+
+    def is_evaluating(self) -> bool:
+        """Whether an architecture is being evaluated, in an architecture step, and no trace of it is to be left."""
+        return self.evaluator.is_evaluating
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
+        last = self.trainer.is_last_batch
+        self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
+        self.trainee.begin(batch_idx)
+        if "weights" in batch and self.trains_weights:
+            self.weight_step(batch["weights"])
+        if last:
+            self._weight_step.flush()
+        ready = self._waiting.add(batch.get("architecture"), last=last)
+        if ready is not None:
+            with suppress(SkippedStep):
+                self.architecture_step(ready)
+            self.set_clock()
+        # When Lightning steps its own: with the last batch, so that a validation already sees the epoch's end
+        if self.is_between_steps:
+            self._step_schedules("step", batch_idx)
+        if last:
+            self._step_schedules("epoch", self.current_epoch, plateau=False)
+        return self.trainee.output
+
+    def weight_step(self, batch: Any) -> None:
+        """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`; with ``accumulate``, at the last batch."""
+        self._weight_step.take(batch)
+
+    def architecture_step(self, batch: Any) -> None:
+        """Descend the strategy's estimate of ∇θ E[L]."""
+        if self.cost is not None and not self.cost.is_measured:
+            self.cost.measure(self.model, self.evaluator, batch[0] if isinstance(batch, MicroBatches) else batch)
+        self._architecture_step.take(batch)
+
+    def evaluate_draws(self, batch: Any) -> list[Trial]:
+        """The trials of one architecture step, all on ``batch``."""
+        return [self.evaluate(self._sample(), batch) for _ in range(self.draws)]
+
+    def _sample(self) -> Architecture:
+        with self.evaluator.precision.full(self.device):
+            return self.sample()
+
+    def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
+        """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
+        return self.evaluator.evaluate(architecture, batch, gates=self.needs_gate_grad)
+
+    def step_architecture(self, optimizer: Any) -> None:
+        """Take the optimizer's step of an architecture step; ``trainer.global_step`` counts the weight steps alone."""
+        if self.optimizations["weights"].made is None:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether no accumulated step is half done."""
+        return not (self._weight_step.is_half_done or self._waiting)

@@ -1,0 +1,86 @@
+"""What a search refuses of its Trainer and of its model, with what to use instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from advnas_lightning.engine.lightning_private import compiled_module, saves_by_time
+
+AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
+    BaseFinetuning,
+    callbacks.StochasticWeightAveraging,
+    *([callbacks.WeightAveraging] if hasattr(callbacks, "WeightAveraging") else []),  # since Lightning 2.6
+)
+
+
+def check_trainer_options(trainer: Trainer) -> None:
+    """Refuse options that work under automatic optimization alone, before Lightning refuses them in other words.
+
+    Raises:
+        MisconfigurationException: the Trainer is to clip or accumulate gradients, or has such a callback.
+    """
+    options: Any = trainer
+    if options.gradient_clip_val is not None or options.gradient_clip_algorithm is not None:
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_val={options.gradient_clip_val}) is for automatic optimization: give the"
+            " strategy weight_clip=… or architecture_clip=…, and weight_clip_algorithm=… for clipping by value"
+        )
+    if options.accumulate_grad_batches != 1:
+        raise MisconfigurationException(
+            f"Trainer(accumulate_grad_batches={options.accumulate_grad_batches}) is for automatic optimization:"
+            f" give the strategy accumulate={options.accumulate_grad_batches}"
+        )
+    for callback in options.callbacks:
+        reject_callback(callback)
+
+
+def reject_callback(callback: Callback) -> None:
+    """Refuse a callback that takes part in automatic optimization.
+
+    Under manual optimization Lightning does run these callbacks, but they silently do nothing, or the wrong thing.
+
+    Raises:
+        MisconfigurationException: it is one of them.
+    """
+    name = type(callback).__name__
+    if isinstance(callback, GradientAccumulationScheduler):
+        instead = "give the strategy accumulate=…"
+    elif isinstance(callback, AVERAGING_OR_FREEZING):
+        instead = "use it in the training of the network that search.derive() gives"
+    elif isinstance(callback, ModelCheckpoint) and saves_by_time(callback):
+        name += "(train_time_interval=…)"
+        instead = "use advnas_lightning.callbacks.LastCheckpoint(folder, every_n_minutes=…)"
+    else:
+        return
+    raise MisconfigurationException(f"{name} is for automatic optimization: {instead}")
+
+
+def warn_of_long_warmup(trainer: Trainer, warmup_epochs: int) -> None:
+    """Warn of a warm-up that is as long as the training."""
+    last = trainer.max_epochs
+    if last is not None and 0 <= last <= warmup_epochs and warmup_epochs:
+        rank_zero_warn(f"θ never moves: warmup_epochs={warmup_epochs} leave nothing of max_epochs={last}")
+
+
+def check_model(model: Any) -> nn.Module:
+    """A network that can be searched.
+
+    Raises:
+        ValueError: it is no module, or a LightningModule inside of what ``torch.compile`` returns.
+    """
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"the model is {given}: give an nn.Module that has MixedOps")
+    if isinstance(compiled_module(model), LightningModule):
+        raise ValueError(
+            "the module was given through torch.compile, which hides its hooks: compile it in place with"
+            " module.compile(), or compile the candidates"
+        )
+    return model

@@ -1,0 +1,237 @@
+"""The discrete result of a search, and the probabilities that it came from."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from advnas_lightning.space.mixed_op import mixed_ops
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Genotype(Mapping[str, str]):
+    """The discrete result of a search: one candidate's name for each edge. Hashable, and JSON both ways.
+
+    Args:
+        edges: candidate by edge.
+
+    Example:
+        >>> genotype = Genotype({"edge": "skip"})
+        >>> genotype["edge"], Genotype.from_json(genotype.to_json()) == genotype
+        ('skip', True)
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}))
+        >>> genotype.apply(net)
+        Sequential(
+          (0): Identity()
+        )
+    """
+
+    edges: Mapping[str, str]
+    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.edges, Mapping):
+            raise ValueError(f"a genotype maps edge names to candidate names, not {self.edges!r}")
+        for edge, name in self.edges.items():
+            if not isinstance(edge, str) or not isinstance(name, str):
+                raise ValueError(f"a genotype maps edge names to candidate names, not {edge!r} to {name!r}")
+        object.__setattr__(self, "edges", dict(self.edges))
+        object.__setattr__(self, "_pairs", tuple(sorted(self.edges.items())))
+
+    def __getitem__(self, edge: str) -> str:
+        return self.edges[edge]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.edges)
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def to_json(self) -> str:
+        """``{edge: candidate, …}``."""
+        return json.dumps(self.edges)
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read ``{edge: candidate, …}``.
+
+        Raises:
+            ValueError: not a JSON object of strings.
+        """
+        try:
+            edges = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a genotype: {error}") from None
+        if not isinstance(edges, dict):
+            raise ValueError(f"a genotype is a JSON object {{edge: candidate}}, not {text!r}")
+        return cls(edges)
+
+    @classmethod
+    def from_nasbench201(cls, text: str) -> Genotype:
+        """Read NAS-Bench-201's form: node by node, the operation on each edge ``i->j`` with ``~i``.
+
+        Any number of nodes will do; the names of the operations are checked where the genotype meets a network.
+
+        Raises:
+            ValueError: a malformed part, which is named.
+
+        Example:
+            >>> dict(Genotype.from_nasbench201("|skip_connect~0|+|none~0|nor_conv_3x3~1|"))
+            {'0->1': 'skip_connect', '0->2': 'none', '1->2': 'nor_conv_3x3'}
+        """
+        edges: dict[str, str] = {}
+        for target, node in enumerate(text.strip().split("+"), start=1):
+            tokens = node.removeprefix("|").removesuffix("|").split("|")
+            if node != f"|{'|'.join(tokens)}|" or len(tokens) != target:
+                raise _malformed(text, node, f"node {target} has {target} operation(s), between bars: '|op~0|…|'")
+            for source, token in enumerate(tokens):
+                name, _, end = token.rpartition("~")
+                if not name.isidentifier() or end != str(source):
+                    raise _malformed(text, token, f"edge {source}->{target} is written 'operation~{source}'")
+                edges[f"{source}->{target}"] = name
+        return cls(edges)
+
+    def to_nasbench201(self) -> str:
+        """The inverse of :meth:`from_nasbench201`.
+
+        Raises:
+            ValueError: the edges are not those ``i->j``, 0 ≤ i < j, of a cell.
+        """
+        nodes = [
+            [f"{self.get(f'{source}->{target}', '')}~{source}" for source in range(target)]
+            for target in range(1, len(self) + 1)
+            if f"0->{target}" in self
+        ]
+        text = "+".join(f"|{'|'.join(tokens)}|" for tokens in nodes)
+        try:
+            complete = Genotype.from_nasbench201(text) == self
+        except ValueError:
+            complete = False
+        if not complete:
+            raise ValueError(f"the edges {', '.join(self)} are not those of a cell: 0->1, 0->2, 1->2, …")
+        return text
+
+    @classmethod
+    def read(cls, source: str | Path, select: str | None = None) -> Genotype:
+        """Read a genotype as a user would write it down: a NAS-Bench-201 cell, JSON, or the path of a file.
+
+        Args:
+            source: ``|op~0|+…|``, ``{"edge": "candidate", …}``, or a path.
+            select: which genotype of a run's file, see :meth:`load`.
+
+        Raises:
+            ValueError: it is malformed, or the file is.
+
+        Example:
+            >>> Genotype.read("|none~0|") == Genotype.read('{"0->1": "none"}')
+            True
+        """
+        text = str(source).strip()
+        if text.startswith(("|", "{")):
+            if select is not None:
+                raise ValueError(f"{text} is one genotype, so select={select!r} has nothing to choose: leave it out")
+            return cls.from_nasbench201(text) if text.startswith("|") else cls.from_json(text)
+        return cls.load(source, select)
+
+    @classmethod
+    def load(cls, path: str | Path, select: str | None = None) -> Genotype:
+        """Read a run's ``genotype.json``, or a file that holds one genotype alone.
+
+        Args:
+            path: the file.
+            select: ``"argmax"`` or ``"process_best"``; without it the one that the run selected.
+
+        Raises:
+            ValueError: the file is missing or is no genotype, or the run has none of that kind.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no genotype file at {path}: give the path of a run's genotype.json")
+        try:
+            content = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a genotype file: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a genotype file: it holds no JSON object")
+        if "selected" not in content:
+            if select is not None:
+                raise ValueError(
+                    f"{path} holds one genotype alone, so select={select!r} has nothing to choose: leave it out"
+                )
+            return cls(content)
+        select = content["selected"] if select is None else select
+        if select not in ("argmax", "process_best"):
+            raise ValueError(f"select={select!r} is not a kind of genotype: use argmax or process_best")
+        if content.get(select) is None:
+            raise ValueError(f"{path} has no {select} genotype: choose the other kind with select=")
+        return cls(content[select])
+
+    def apply(self, model: Network) -> Network:
+        """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
+
+        The copy keeps the chosen candidates' weights, and is plain: it holds no MixedOp.
+
+        Raises:
+            ValueError: the model has no edge, or one that is missing here; or an edge or candidate here is not the
+                model's.
+        """
+        mixed = mixed_ops(model)
+        if not mixed:
+            raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
+        check_genotype(self, {op.name: op.names for op in mixed})
+        memo: dict[int, Any] = {}
+        for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates
+            chosen = copy.deepcopy(op.candidates[self[op.name]], memo)
+            memo[id(op)] = chosen if op.device_anchor is None else chosen.to(op.device_anchor.device)
+        return copy.deepcopy(model, memo)
+
+
+class Probabilities(dict[str, dict[str, float]]):
+    """How probable each edge's candidates are, edge by edge; a table when printed, the most probable ones first.
+
+    Example:
+        >>> print(Probabilities({"input->1": {"skip": 0.25, "linear": 0.75}, "1->2": {"skip": 1.0}}))
+        input->1  linear 0.750  skip 0.250
+        1->2      skip 1.000
+    """
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(
+            f"{edge:<{width}}  "
+            + "  ".join(f"{name} {p:.3f}" for name, p in sorted(row.items(), key=lambda item: -item[1]))
+            for edge, row in self.items()
+        )
+
+
+def _malformed(text: str, part: str, rule: str) -> ValueError:
+    return ValueError(f"{text!r} is no NAS-Bench-201 cell because of {part!r}: {rule}")
+
+
+def check_genotype(genotype: Genotype, candidates: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a genotype that does not choose one of the candidates for each edge.
+
+    Raises:
+        ValueError: an edge is missing or unknown, or has no such candidate.
+    """
+    for edge, names in candidates.items():
+        if edge not in genotype:
+            raise ValueError(f"the genotype has no edge {edge!r}: it needs {', '.join(candidates)}")
+        if genotype[edge] not in names:
+            raise ValueError(f"edge {edge!r} has no candidate {genotype[edge]!r}: it has {', '.join(names)}")
+    for edge in genotype:
+        if edge not in candidates:
+            raise ValueError(f"the network has no edge {edge!r} of the genotype: it has {', '.join(candidates)}")

@@ -1,0 +1,277 @@
+"""An edge of the search space in a user's network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten  # torch has no public name for them
+
+from advnas_lightning.space.gates import (
+    EdgePlan,
+    EdgeState,
+    OneHotGates,
+    comparable,
+    floating_tensors,
+    is_floating,
+    structure,
+)
+
+
+class MixedOp(nn.Module):
+    """An edge of the search space, Eq. (1): y = Σ_j a_j O_j(x) over named candidate operations.
+
+    All MixedOps of one name share their gates: the cells of a stack, the steps of a recurrent network.
+
+    Candidates take what the edge is called with, and return a tensor, or a nested tuple, list or dict of tensors,
+    alike for all of them: inputs of equal shapes give outputs of equal shapes. All floating-point tensors that a
+    candidate returns share its one gate. Everything else passes through and must be equal for all candidates that run;
+    tensors inside other objects get no gate.
+
+    Args:
+        name: the edge's name in the search space and in the genotype.
+        candidates: candidate operations by name. One that cuts the edge, or stands for that, declares itself with a
+            true attribute ``is_zero_op``. Activations in them no longer work in place: ``inplace`` is switched off.
+
+    Attributes:
+        names: the candidates' names, in order.
+        edge_state: holds what this edge is to run; all MixedOps of one name share it.
+
+    Raises:
+        ValueError: no name, no candidates, a candidate's name that holds a dot or is one of ``nn.ModuleDict``'s own, or
+            a candidate that is no module or itself contains a MixedOp.
+
+    Example:
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> edge.names
+        ('linear', 'skip')
+    """
+
+    def __init__(self, name: str, candidates: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"MixedOp {name!r} needs a name: a text that a genotype can hold")
+        check_candidates(f"MixedOp {name!r}", candidates)
+        self.name: str = name
+        self.names: tuple[str, ...] = tuple(candidates)
+        self.candidates = nn.ModuleDict(candidates)
+        self.edge_state = EdgeState()
+        # Only with offloaded candidates: an empty tensor, which moves with the network and so knows its device.
+        self.device_anchor: Tensor | None
+        self.register_buffer("device_anchor", None, persistent=False)
+        # The structure of the last input, that of its output, and the index of the candidate that gave it.
+        self._last: tuple[Any, Any, int] = (None, None, 0)
+        # All candidates get the same input, and other edges may get it too: none of them may overwrite it.
+        for module in self.candidates.modules():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False  # type: ignore[assignment]
+
+    @property
+    def zero_ops(self) -> tuple[bool, ...]:
+        """Selection candidates declare themselves zero operations."""
+        return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the candidates' parameters stay in host memory, wherever the network is moved."""
+        return self.device_anchor is not None
+
+    def offload(self, on: bool = True) -> None:
+        """Keep the candidates' parameters in host memory, pinned where the network is on a GPU.
+
+        A forward pass on a device copies those of the candidates that it runs there, and a backward pass brings their
+        gradients back. Buffers, such as running statistics, move with the network. A candidate must not recompute its
+        own activations in the backward pass: recompute the whole edge.
+
+        Args:
+            on: with false, let them move with the network again, from the next time on.
+        """
+        if on != self.is_offloaded:
+            self.device_anchor = torch.empty(0) if on else None
+
+    def load(self, index: int) -> dict[nn.Parameter, Tensor]:
+        """Copies of an offloaded candidate's parameters on the network's device, with a graph to the parameters."""
+        assert self.device_anchor is not None
+        weights = self.candidates[self.names[index]].parameters()
+        with torch.inference_mode(False), torch.enable_grad():  # whoever comes first, others may need the graph
+            return {weight: weight.to(self.device_anchor.device, non_blocking=True) for weight in weights}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixedOp:
+        """Move or convert; parameters of offloaded candidates come back to host memory, one by one."""
+        if self.device_anchor is None:
+            super()._apply(fn, recurse)
+            return self
+        pinned = fn(self.device_anchor).is_cuda
+        stay = {id(each) for weight in self.candidates.parameters() for each in (weight, weight.grad)}
+
+        def stays(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in stay:
+                return moved
+            return moved.cpu().pin_memory() if pinned else moved.cpu()
+
+        super()._apply(stays, recurse)
+        return self
+
+    def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        candidate = self.candidates[self.names[index]]
+        if self.device_anchor is None or self.device_anchor.device.type == "cpu":
+            return candidate(*inputs, **kwargs)
+        copies = plan.copies_of(self, index)
+        places = [
+            (vars(module), name, copies[weight])
+            for module in candidate.modules()
+            for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
+        ]
+        # An attribute hides the parameter of its name. torch.func.functional_call would leave its own tensors in a
+        # module that occurs twice in the candidate.
+        for attributes, name, copied in places:
+            attributes[name] = copied
+        try:
+            return candidate(*inputs, **kwargs)
+        finally:
+            for attributes, name, _ in places:
+                del attributes[name]
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the bound candidates on the inputs and mix their outputs, tensor by tensor.
+
+        Raises:
+            RuntimeError: no architecture is bound, because the network was called outside a strategy.
+            ValueError: candidates whose outputs differ in structure or shape, or in what is not mixed.
+        """
+        plan = self.edge_state.plan
+        if plan is None:
+            raise RuntimeError(
+                f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
+                " a plain network with genotype.apply(model)"
+            )
+        outputs = [self._run(plan, index, inputs, kwargs) for index in plan.paths]
+        self._compare(plan.paths, outputs, (inputs, kwargs) if kwargs else inputs)
+        if plan.gates is None:
+            return outputs[0]
+        if plan.unit:
+            return self._gate(plan, outputs[0], inputs, kwargs)
+        return self._mix(plan.paths, outputs, plan.mix)
+
+    def _gate(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An output under a gate of one, which can be differentiated."""
+        outputs = list(floating_tensors(output))
+        if not outputs:
+            return output
+        arguments: list[Any] = []
+        form: Any = None
+        if plan.inactive == "outputs":
+            arguments, form = tree_flatten((inputs, kwargs))
+        places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+        tensors = [arguments[place].detach() for place in places]
+        for place in places:
+            arguments[place] = None  # only the graph holds it, until it has been used
+
+        def run_others(tensors: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
+            given = list(arguments)
+            for place, tensor in zip(places, tensors, strict=True):
+                given[place] = tensor
+            inputs, kwargs = tree_unflatten(given, form)
+            for index in range(len(self.names)):
+                if index not in plan.paths:
+                    output = self._run(plan, index, inputs, kwargs)
+                    self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
+                    yield index, list(floating_tensors(output))
+                    del output
+
+        others = run_others if plan.inactive == "outputs" else None
+        gated = iter(OneHotGates.apply(plan.gates, plan, others, len(outputs), *outputs, *tensors))
+        return self._mix(plan.paths, [output], lambda _: next(gated))
+
+    def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
+        """Refuse an output unlike that of the candidate that ran before it on alike inputs."""
+        given = (self.training, structure(inputs, comparable))
+        for index, output in zip(paths, outputs, strict=True):
+            form = structure(output)
+            last_given, last_form, last = self._last
+            if form == last_form and given == last_given:
+                continue  # nothing new to remember
+            if isinstance(form, str):
+                raise ValueError(
+                    f"candidate {self.names[index]!r} of edge {self.name!r} returns a {form}: return a tensor, or a"
+                    " tuple, list or dict of tensors"
+                )
+            if last != index and given == last_given:
+                raise ValueError(
+                    f"candidates of edge {self.name!r} differ in their outputs: {self.names[last]!r} returns"
+                    f" {last_form} and {self.names[index]!r} returns {form}; make them return equal shapes"
+                )
+            self._last = given, form, index
+
+    def _mix(self, paths: tuple[int, ...], outputs: list[Any], mix: Callable[[list[Tensor]], Tensor]) -> Any:
+        first = outputs[0]
+        if is_floating(first):
+            return mix(outputs)
+        if isinstance(first, list | tuple):
+            items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
+            return first._make(items) if hasattr(first, "_make") else type(first)(items)
+        if isinstance(first, MutableMapping):
+            mixed = copy.copy(first)  # of its own type
+            for key in first:
+                mixed[key] = self._mix(paths, [output[key] for output in outputs], mix)
+            return mixed
+        for index, other in zip(paths, outputs, strict=True):
+            if not (other is first or (torch.equal(other, first) if isinstance(first, Tensor) else other == first)):
+                what = "different integers" if isinstance(first, Tensor) else f"{first!r} and {other!r}"
+                raise ValueError(
+                    f"candidates {self.names[paths[0]]!r} and {self.names[index]!r} of edge {self.name!r} return"
+                    f" {what}: only floating-point tensors are mixed, make all else equal"
+                )
+        return first
+
+    def extra_repr(self) -> str:
+        """The name, for ``print(model)``."""
+        return repr(self.name)
+
+
+def mixed_ops(model: nn.Module) -> list[MixedOp]:
+    """All MixedOps of a network, in the order of ``model.modules()``.
+
+    Example:
+        >>> [op.name for op in mixed_ops(nn.Sequential(MixedOp("a", {"skip": nn.Identity()}), nn.ReLU()))]
+        ['a']
+    """
+    return [module for module in model.modules() if isinstance(module, MixedOp)]
+
+
+def check_candidates(owner: str, candidates: Any) -> None:
+    """Refuse what cannot be the candidates of a MixedOp.
+
+    Args:
+        owner: whose candidates they are, for the message.
+        candidates: should be modules by name.
+
+    Raises:
+        ValueError: none, a bad name, or a candidate that is no module or contains a MixedOp.
+
+    Example:
+        >>> check_candidates("edge 'a'", {"skip": None})
+        Traceback (most recent call last):
+        ValueError: candidate 'skip' of edge 'a' is None: give a module, such as nn.Identity()
+    """
+    if not isinstance(candidates, Mapping | nn.ModuleDict) or not candidates:
+        raise ValueError(f"{owner} has no candidates: give it at least one module by name, not {candidates!r}")
+    taken = nn.ModuleDict()
+    for name, module in candidates.items():
+        if not isinstance(name, str) or not name or "." in name or hasattr(taken, name):
+            raise ValueError(
+                f"{owner} has a candidate called {name!r}: use a text without dots that is no attribute of"
+                " nn.ModuleDict"
+            )
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"candidate {name!r} of {owner} is {module!r}: give a module, such as nn.Identity()")
+        for inner in module.modules():
+            if isinstance(inner, MixedOp):
+                raise ValueError(
+                    f"MixedOp {inner.name!r} lies inside candidate {name!r} of {owner}: nested choices are not"
+                    " supported; put both choices at the same level"
+                )

@@ -1,0 +1,238 @@
+"""Choices in a network that one did not write: put there by rules, and shown as a tree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+from torch import nn
+
+from advnas_lightning.space.mixed_op import MixedOp, check_candidates, mixed_ops
+from advnas_lightning.space.search_space import SearchSpace
+
+Rule = type[nn.Module] | str
+MakeCandidates = Callable[[Any], Mapping[str, nn.Module]]
+
+
+@dataclass(frozen=True, eq=False)
+class Replacements(Mapping[str, tuple[str, ...]]):
+    """What :func:`make_searchable` replaced: the candidates' names by qualified name. ``str()`` gives a table.
+
+    Attributes:
+        candidates: by the qualified name of every place.
+        edges: the edge's name, by the same.
+    """
+
+    candidates: Mapping[str, tuple[str, ...]]
+    edges: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return self.candidates[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __str__(self) -> str:
+        rows = [("module", "edge", "candidates")]
+        rows += [(name, self.edges[name], ", ".join(names)) for name, names in self.items()]
+        wide, wider = (max(len(row[column]) for row in rows) for column in (0, 1))
+        return "\n".join(f"{name:{wide}}  {edge:{wider}}  {names}" for name, edge, names in rows)
+
+
+def make_searchable(
+    model: nn.Module, rules: Mapping[Rule, MakeCandidates], *, share: Callable[[str, nn.Module], str] | None = None
+) -> Replacements:
+    """Replace modules of a network by choices, in place.
+
+    Each module that a rule matches becomes ``MixedOp(edge, candidates)``: at all of its places, if it has several. What
+    was replaced is not searched for further matches, and neither are MixedOps that are there already. The network must
+    use the module by calling it: a MixedOp has no ``weight``.
+
+    Args:
+        model: the network.
+        rules: for a module type, with its subclasses, or a pattern of qualified names such as ``"layer3.*.conv2"``
+            (``*`` matches dots too), a function from a matching module to its candidates by name. The module itself may
+            be among them, and keeps its weights.
+        share: gives each replaced module's edge its name, from its qualified name and itself; modules of one name share
+            one choice. By default every module is an edge of its own, called by its qualified name.
+
+    Returns:
+        The candidates' names by qualified name.
+
+    Raises:
+        ValueError: no rule, a rule that replaces nothing or matches the network itself, a module that two rules match,
+            invalid candidates, candidates that hold a replaced place, or different ones on one edge. The network is
+            then as it was.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> print(make_searchable(net, {nn.ReLU: lambda relu: {"relu": relu, "gelu": nn.GELU()}}))
+        module  edge  candidates
+        1       1     relu, gelu
+    """
+    found = _find(model, rules)
+    plan = _plan(model, rules, found, share)
+    ops: dict[int, MixedOp] = {}
+    for place in found:
+        if id(place.module) not in ops:
+            ops[id(place.module)] = op = MixedOp(*plan[id(place.module)])
+            if not place.module.training:  # a frozen part of a training network stays as it is
+                op.eval()
+        setattr(place.parent, place.key, ops[id(place.module)])
+    made = {place.name: ops[id(place.module)] for place in found}
+    return Replacements({name: op.names for name, op in made.items()}, {name: op.name for name, op in made.items()})
+
+
+def choices(model: nn.Module) -> None:
+    """Print a network's search space as a tree: edges with their candidates, and how large it is.
+
+    A candidate's parameters are those of all modules that share the edge.
+
+    Args:
+        model: a network with MixedOps.
+
+    Raises:
+        ValueError: it has none, see :class:`SearchSpace`.
+
+    Example:
+        >>> choices(nn.Sequential(*(MixedOp("a", {"linear": nn.Linear(9, 9), "skip": nn.Identity()}) for _ in "12")))
+        Sequential
+        └── a, shared by 2 modules
+            ├── linear: 180 parameters
+            └── skip: 0 parameters
+        1 edge, 2 architectures
+    """
+    space = SearchSpace(model)
+    sharing: dict[str, list[MixedOp]] = {edge: [] for edge in space.edges}
+    for op in mixed_ops(model):
+        sharing[op.name].append(op)
+    tree = Tree(type(model).__name__)
+    for edge, ops in sharing.items():
+        branch = tree.add(Text(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
+        for name, zero in zip(ops[0].names, ops[0].zero_ops, strict=True):
+            weights = nn.ModuleList(op.candidates[name] for op in ops).parameters()  # each once, even if shared
+            count = _spaced(sum(weight.numel() for weight in weights))
+            branch.add(Text(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
+    console = Console(highlight=False)
+    console.print(tree)
+    powers = Counter(len(row) for row in space.candidates if len(row) > 1)
+    product = " × ".join(f"{base}^{n}" if n > 1 else str(base) for base, n in sorted(powers.items()))
+    size = product if product.isdigit() else f"{product} = {_spaced(space.size)}"
+    console.print(f"{len(space)} edge{'s' if len(space) > 1 else ''}, {size} architectures")
+
+
+class _Place(NamedTuple):
+    """Where a module is: ``parent.key``."""
+
+    name: str
+    parent: nn.Module
+    key: str
+    module: nn.Module
+
+
+def _places(model: nn.Module, closed: Container[int] = ()) -> Iterator[_Place]:
+    """All places in a network, except inside MixedOps and inside modules whose id is ``closed``."""
+    modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several places
+    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}  # nothing below these names
+    for name, module in modules.items():
+        parent, _, key = name.rpartition(".")
+        if not name or name in shut:
+            continue
+        if parent in shut:
+            shut.add(name)
+            continue
+        yield _Place(name, modules[parent], key, module)
+        if id(module) in closed:
+            shut.add(name)
+
+
+def _matches(rule: Rule, place: _Place) -> bool:
+    return fnmatchcase(place.name, rule) if isinstance(rule, str) else isinstance(place.module, rule)
+
+
+def _find(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[_Place, Rule]:
+    """The places to replace, each with its rule."""
+    if not rules:
+        raise ValueError("rules is empty: give a function to candidates for a module type or a pattern of names")
+    everywhere = list(_places(model))
+    matched: dict[int, list[Rule]] = {}  # by the module's id: one module may have several names
+    for rule in rules:
+        if not isinstance(rule, str) and not (isinstance(rule, type) and issubclass(rule, nn.Module)):
+            raise ValueError(f"{rule!r} is no rule: use a module type, or a pattern of names such as 'layer3.*.conv2'")
+        if isinstance(model, rule) if isinstance(rule, type) else rule == "":
+            raise ValueError(f"the rule {_show(rule)} matches the network itself: use a pattern of names inside it")
+        for module in {id(place.module) for place in everywhere if _matches(rule, place)}:
+            matched.setdefault(module, []).append(rule)
+    places = [place for place in _places(model, matched) if id(place.module) in matched]
+    for rule in rules:
+        if not any(rule in matched[id(place.module)] for place in places):
+            raise ValueError(_nothing(rule, everywhere))
+    for place in places:
+        if len(matched[id(place.module)]) > 1:
+            both = " and ".join(map(_show, matched[id(place.module)]))
+            raise ValueError(f"{place.name!r} is matched by {both}: narrow the rules, so that one is left")
+    return {place: matched[id(place.module)][0] for place in places}
+
+
+def _plan(
+    model: nn.Module,
+    rules: Mapping[Rule, MakeCandidates],
+    found: Mapping[_Place, Rule],
+    share: Callable[[str, nn.Module], str] | None,
+) -> dict[int, tuple[str, Mapping[str, nn.Module]]]:
+    """The arguments of each MixedOp to be, by the id of the module that it replaces."""
+    plan: dict[int, tuple[str, Mapping[str, nn.Module]]] = {}
+    edges = {op.name: op.names for op in mixed_ops(model)}
+    parents = {id(place.parent): place.name for place in found}
+    for place, rule in found.items():
+        if id(place.module) in plan:
+            continue
+        edge = place.name if share is None else share(place.name, place.module)
+        if not isinstance(edge, str):
+            raise ValueError(f"share gives {place.name!r} the edge name {edge!r}: return a text")
+        candidates = rules[rule](place.module)
+        check_candidates(f"{place.name!r} (rule {_show(rule)})", candidates)
+        names = edges.setdefault(edge, tuple(candidates))
+        if names != tuple(candidates):
+            raise ValueError(
+                f"{place.name!r} has the candidates {', '.join(candidates)}, but its edge {edge!r} has"
+                f" {', '.join(names)}: give it another name with share, or the same candidates in the same order"
+            )
+        for name, candidate in candidates.items():
+            for inner in candidate.modules():
+                if id(inner) in parents:
+                    raise ValueError(
+                        f"candidate {name!r} of {place.name!r} holds {parents[id(inner)]!r}, which is replaced too:"
+                        " nested choices are not supported; narrow a rule"
+                    )
+        plan[id(place.module)] = (edge, candidates)
+    return plan
+
+
+def _nothing(rule: Rule, everywhere: Sequence[_Place]) -> str:
+    for place in everywhere:
+        if _matches(rule, place):
+            return f"the rule {_show(rule)} replaces nothing: {place.name!r} lies inside a module that is replaced"
+    names = [place.name if isinstance(rule, str) else type(place.module).__name__ for place in everywhere]
+    names = list(dict.fromkeys(names))
+    near = get_close_matches(rule if isinstance(rule, str) else rule.__name__, names, cutoff=0.3) or names[:3]
+    return f"the rule {_show(rule)} matches no module of the network: it has {', '.join(near) or 'none'}, …"
+
+
+def _show(rule: Rule) -> str:
+    return repr(rule) if isinstance(rule, str) else rule.__name__
+
+
+def _spaced(number: int) -> str:
+    return f"{number:,}".replace(",", " ") if number < 10**15 else f"{Decimal(number):.1e}"

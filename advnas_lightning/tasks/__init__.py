@@ -1,0 +1,1 @@
+"""The paper's tasks: each has its data, its network, and what only it reports."""

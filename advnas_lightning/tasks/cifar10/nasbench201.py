@@ -1,0 +1,298 @@
+"""NAS-Bench-201 (Dong & Yang, ICLR 2020) as a table: what a cell reached when the benchmark's authors trained it.
+
+python -m advnas_lightning.tasks.cifar10.nasbench201 convert SRC DST.csv
+python -m advnas_lightning.tasks.cifar10.nasbench201 show CELL [--table PATH]
+
+``convert`` writes the official NATS-Bench topology file or folder, some gigabytes, as a table of a few megabytes.
+``show`` prints a cell's scores, ranks, parameters and multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import csv
+import math
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table as Grid
+
+from advnas_lightning.cost import count_macs, count_parameters
+from advnas_lightning.runs import replacing
+from advnas_lightning.space import Genotype
+from advnas_lightning.tasks.cifar10.model import NASBench201
+
+__all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "convert", "measure", "open_table"]
+
+ENVIRONMENT = "NASBENCH201_TABLE"
+
+# Test accuracies after 200 epochs by column, as people call them.
+TEST_COLUMNS = {"cifar10_test": "CIFAR-10", "cifar100_test": "CIFAR-100", "imagenet16_test": "ImageNet16-120"}
+
+# Column -> (data set, epochs, metric) in NATS-Bench; accuracies in %, means over its seeds.
+COLUMNS = {
+    "cifar10_test": ("cifar10", "200", "test-accuracy"),
+    "cifar100_test": ("cifar100", "200", "test-accuracy"),
+    "imagenet16_test": ("ImageNet16-120", "200", "test-accuracy"),
+    "cifar10_valid_12ep": ("cifar10-valid", "12", "valid-accuracy"),
+    "cifar10_test_12ep": ("cifar10", "12", "test-accuracy"),
+}
+
+
+class Table(ABC):
+    """Scores of cells in %, by column."""
+
+    @abstractmethod
+    def scores(self, cell: Genotype) -> Mapping[str, float]:
+        """What is known of ``cell``, by column; empty for one that the table does not have."""
+
+    def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
+        """The cell's place in ``column``, from 1, and of how many; ``None`` where that would need a slow reading."""
+        return None
+
+
+class CSVTable(Table):
+    r"""A table in memory, from a CSV file with a column ``arch`` and columns of numbers.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is missing or malformed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "table.csv")
+        ...     _ = file.write_text("arch,cifar10_test\n|none~0|,10.0\n|skip_connect~0|,84.5\n")
+        ...     table = CSVTable(file)
+        >>> cell = Genotype.from_nasbench201("|none~0|")
+        >>> table.scores(cell), table.rank(cell, "cifar10_test")
+        ({'cifar10_test': 10.0}, (2, 2))
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._rows: dict[str, tuple[float, ...]] = {}
+        lines = None
+        try:
+            with Path(path).open(newline="", encoding="utf-8-sig") as file:
+                lines = csv.reader(file)
+                header = next(lines, [])
+                if "arch" not in header or len(header) < 2:
+                    raise ValueError("its first line must name a column 'arch' and columns of scores")
+                at = header.index("arch")
+                for line in lines:
+                    if len(line) != len(header):
+                        raise ValueError(f"it has {len(line)} fields, not {len(header)}")
+                    arch = line.pop(at)
+                    if arch in self._rows:
+                        raise ValueError(f"{arch} is there twice")
+                    self._rows[arch] = tuple(map(float, line))
+                    if not all(map(math.isfinite, self._rows[arch])):
+                        raise ValueError("a score is not finite")
+        except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            place = f", line {lines.line_num}" if lines is not None else ""
+            raise ValueError(f"cannot read the table {path}{place}: {error}") from None
+        if not self._rows:
+            raise ValueError(f"the table {path} has no cells")
+        self.columns = tuple(name for name in header if name != "arch")
+
+    def scores(self, cell: Genotype) -> Mapping[str, float]:
+        """What the file says of ``cell``."""
+        return dict(zip(self.columns, self._rows.get(cell.to_nasbench201(), ()), strict=False))
+
+    def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
+        """The cell's place; equal scores share the better one."""
+        scores = self.scores(cell)
+        if column not in scores:
+            return None
+        ascending = self._ascending[column]
+        return 1 + len(ascending) - bisect.bisect_right(ascending, scores[column]), len(ascending)
+
+    @cached_property
+    def _ascending(self) -> dict[str, list[float]]:
+        return {
+            name: sorted(column)
+            for name, column in zip(self.columns, zip(*self._rows.values(), strict=True), strict=True)
+        }
+
+
+class NATSBenchTable(Table):
+    """The official NATS-Bench topology files, read with the ``nats_bench`` package.
+
+    Of a folder only the cells that are asked for are read; a file is read whole, which takes minutes and memory.
+
+    Args:
+        path: ``NATS-tss-…-simple/`` or ``NATS-tss-….pickle.pbz2``.
+
+    Raises:
+        ValueError: the package is not installed, or cannot read ``path``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        try:
+            from nats_bench import create
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"reading {path} needs the nats_bench package: pip install 'advnas-lightning[nasbench201]'"
+            ) from None
+        self._path, self._folder = path, path if path.is_dir() else None
+        try:
+            self._api = create(str(path), "topology", fast_mode=path.is_dir(), verbose=False)
+        except Exception as error:  # whatever a damaged pickle raises
+            raise ValueError(f"nats_bench cannot read {path}: {_described(error)}") from None
+
+    def scores(self, cell: Genotype) -> Mapping[str, float]:
+        """What the benchmark says of ``cell``."""
+        return self._scores(self._api.query_index_by_arch(cell.to_nasbench201()))
+
+    def cells(self) -> Iterator[tuple[str, Mapping[str, float]]]:
+        """Every cell that the files have, with its scores, in the benchmark's order."""
+        console = Console(stderr=True)
+        indices = range(len(self._api))
+        for index in track(indices, "reading cells", console=console, transient=True, disable=not console.is_terminal):
+            scores = self._scores(index)
+            if scores:
+                yield self._api.arch(index), scores
+
+    def _scores(self, index: int) -> dict[str, float]:
+        if not self._has(index):
+            return {}
+        scores = {}
+        try:
+            for column, (dataset, epochs, metric) in COLUMNS.items():
+                # Without is_random=False it would pick one of the seeds.
+                scores[column] = float(self._api.get_more_info(index, dataset, hp=epochs, is_random=False)[metric])
+        except Exception as error:  # whatever a damaged pickle raises
+            raise ValueError(f"nats_bench cannot read cell {index} of {self._path}: {_described(error)}") from None
+        if self._folder is not None:
+            self._api.clear_params(index, None)  # it keeps the weights of every cell that was asked for
+        return scores
+
+    def _has(self, index: int) -> bool:
+        if index < 0:
+            return False
+        if self._folder is None:
+            return index in self._api.evaluated_indexes
+        return any((self._folder / f"{name}.pickle.pbz2").is_file() for name in (f"{index:06d}", str(index)))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def open_table(path: str | Path) -> Table:
+    """The table at ``path``: a CSV file, or NATS-Bench's own file or folder.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(f"no table at {path}: give a CSV file, or NATS-Bench's topology file or folder")
+    return NATSBenchTable(path) if path.is_dir() or path.name.endswith(".pbz2") else CSVTable(path)
+
+
+def convert(source: str | Path, target: str | Path) -> int:
+    """Write NATS-Bench's file or folder as a CSV table, whole or not at all.
+
+    Returns:
+        How many cells it has.
+
+    Raises:
+        ValueError: the source cannot be read, or has no cells.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if not source.exists():
+        raise ValueError(f"no NATS-Bench file or folder at {source}")
+    if not target.parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent} for {target.name}")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: name a file for the table")
+    table = NATSBenchTable(source)
+    rows = [[arch, *(f"{scores[column]:.4f}" for column in COLUMNS)] for arch, scores in table.cells()]
+    if not rows:
+        raise ValueError(f"{source} has no cells")
+    with replacing(target) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([["arch", *COLUMNS], *rows])
+    return len(rows)
+
+
+def measure(cell: Genotype) -> dict[str, float]:
+    """Millions of parameters and of multiply-accumulates per image of the benchmark's CIFAR-10 network with ``cell``.
+
+    Raises:
+        ValueError: the genotype is not one of the benchmark's cells.
+
+    Example:
+        >>> measure(Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))
+        {'params_millions': 0.073306, 'macs_millions': 7.78304}
+    """
+    with torch.device("meta"):
+        network = cell.apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
+        images = torch.empty(1, 3, 32, 32)
+    return {"params_millions": count_parameters(network) / 1e6, "macs_millions": count_macs(network, images) / 1e6}
+
+
+def show(cell: Genotype, table: Table | None, console: Console) -> None:
+    """Print what is known of a cell."""
+    sizes = measure(cell)
+    scores = {} if table is None else table.scores(cell)
+    grid = Grid()
+    for column in ("", "accuracy %", "rank"):
+        grid.add_column(column, justify="left" if not column else "right")
+    for column, score in scores.items():
+        rank = None if table is None else table.rank(cell, column)
+        place = "" if rank is None else f"{rank[0]} of {rank[1]}"
+        grid.add_row(TEST_COLUMNS.get(column, column), f"{score:.2f}", place)
+    console.print(cell.to_nasbench201(), highlight=False, soft_wrap=True)
+    if scores:
+        console.print(grid)
+    else:
+        reason = f"no table: give --table PATH or set {ENVIRONMENT}" if table is None else "the table has no such cell"
+        console.print(reason, highlight=False, soft_wrap=True)
+    console.print(f"parameters             {sizes['params_millions']:.6f} M", highlight=False)
+    console.print(f"multiply-accumulates   {sizes['macs_millions']:.3f} M per image", highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        SystemExit: with 1 and one line of explanation, for bad input.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m advnas_lightning.tasks.cifar10.nasbench201", description="NAS-Bench-201 as a table."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    converting = commands.add_parser("convert", help="NATS-Bench's topology file or folder to a small CSV table")
+    converting.add_argument("source", metavar="SRC")
+    converting.add_argument("target", metavar="DST.csv")
+    showing = commands.add_parser("show", help="a cell's scores, ranks, parameters and multiply-accumulates")
+    showing.add_argument("cell", metavar="CELL", help="|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, or a genotype.json")
+    showing.add_argument("--table", default=os.environ.get(ENVIRONMENT) or None, help=f"default: ${ENVIRONMENT}")
+    options: Any = parser.parse_args(arguments)
+    try:
+        if options.command == "convert":
+            print(f"{options.target}: {convert(options.source, options.target)} cells")
+        else:
+            table = None if options.table is None else open_table(options.table)
+            show(Genotype.read(options.cell), table, Console())
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What NAS-Bench-201 says of the cells that a search finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+
+from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.published import TABLE_2, TABLE_4
+from advnas_lightning.space import Genotype
+from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, open_table
+
+
+class CellScores(SummaryCallback):
+    """Scores the found cells, argmax and process_best, by NAS-Bench-201's table.
+
+    After every epoch it logs the accuracy on CIFAR-10's test images as ``nasbench201/argmax`` and
+    ``nasbench201/process_best``; at the end it adds all the table's scores to the summary, and the paper's own result.
+
+    Args:
+        table: see :func:`~advnas_lightning.tasks.cifar10.nasbench201.open_table`; without one there are no scores.
+        strategy: the strategy's name in the paper's tables.
+        zero_op: whether the operation ``none`` is among the candidates: the paper's Table 4, else its Table 2.
+
+    Raises:
+        ValueError: the table cannot be read.
+    """
+
+    column = "cifar10_test"
+
+    def __init__(self, table: str | Path | None = None, *, strategy: str = "", zero_op: bool = False) -> None:
+        self._table = open_table(table) if table else None  # an empty environment variable names none
+        self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
+        self._strategy = strategy
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the accuracy of both kinds of cell, as far as they and it are known."""
+        assert isinstance(pl_module, SearchStrategy)
+        scores = {f"nasbench201/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
+        known = {name: score[self.column] for name, score in scores.items() if self.column in score}
+        if known:
+            pl_module.log_now(known)
+
+    def summary(self, search: SearchStrategy) -> dict[str, Any]:
+        """Each cell as a string, with its scores, its rank, and the size of the benchmark's network with it."""
+        summary: dict[str, Any] = {}
+        for kind, cell in _kinds(search).items():
+            found = {"arch": cell.to_nasbench201(), **measure(cell), **self._scores(cell)}
+            rank = self._rank(cell)
+            if rank is not None:
+                found["rank"] = rank[0]
+            summary |= {f"{kind}/{name}": value for name, value in found.items()}
+        return summary
+
+    def lines(self, search: SearchStrategy) -> dict[str, str]:
+        """Each cell, its scores, and the paper's."""
+        lines = {}
+        for kind, cell in _kinds(search).items():
+            lines[kind] = cell.to_nasbench201()
+            scores, rank = self._scores(cell), self._rank(cell)
+            for column, dataset in TEST_COLUMNS.items():
+                if column in scores:
+                    place = f" (rank {rank[0]} of {rank[1]})" if rank and column == self.column else ""
+                    lines[f"{kind}, {dataset}"] = f"{scores[column]:.2f} %{place}"
+            if scores and kind in self._published:
+                lines[f"{kind}, the paper's {self._strategy}"] = f"{self._published[kind]} %"
+        return lines
+
+    def _scores(self, cell: Genotype) -> Mapping[str, float]:
+        return {} if self._table is None else self._table.scores(cell)
+
+    def _rank(self, cell: Genotype) -> tuple[int, int] | None:
+        return None if self._table is None else self._table.rank(cell, self.column)
+
+
+def _kinds(search: SearchStrategy) -> dict[str, Genotype]:
+    best = search.process_best
+    return {"argmax": search.genotype(), **({} if best is None else {"process_best": best})}

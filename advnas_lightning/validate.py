@@ -1,0 +1,104 @@
+"""Checks of arguments. Each returns the value, or raises a ValueError that names it and says what to give instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+    """A whole number of at least ``least``, and at most ``most``. ``True`` and ``False`` are none.
+
+    Example:
+        >>> check_int("epochs", True, least=1)
+        Traceback (most recent call last):
+            ...
+        ValueError: epochs=True must be a whole number of at least 1
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={value!r} must be a whole number {bound}")
+    return value
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False, most: float = math.inf) -> float:
+    """A finite number above zero, or zero where ``zero`` allows it, and at most ``most``.
+
+    Example:
+        >>> check_positive("gamma", 0.05, most=1)
+        0.05
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < math.inf or (zero and value == 0)) or value > most:
+        bound = "" if most == math.inf else f" and at most {most}"
+        raise ValueError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0{bound}")
+    return value  # type: ignore[no-any-return]
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """True or false, and nothing that only counts as one of them.
+
+    Example:
+        >>> check_bool("offload", 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: offload=1 must be true or false
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")
+    return value
+
+
+def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
+    """One of a few words.
+
+    Example:
+        >>> check_one_of("advantage", "exact", ("taylor", "exact"))
+        'exact'
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown: use {' or '.join(allowed)}")
+    return value
+
+
+def check_share(name: str, value: Any, *, zero: bool = False) -> float:
+    """A number between 0 and 1; 0 itself only where ``zero`` allows it, and never 1.
+
+    Example:
+        >>> check_share("dropout", 0.5, zero=True)
+        0.5
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (zero and value == 0)):
+        bound = "at least 0 and below 1" if zero else "above 0 and below 1"
+        raise ValueError(f"{name}={value!r} must be a number {bound}")
+    return float(value)
+
+
+def check_temperatures(tau_max: Any, tau_min: Any) -> tuple[float, float]:
+    """Two positive temperatures, the first of which is not below the second.
+
+    Example:
+        >>> check_temperatures(10.0, 0.1)
+        (10.0, 0.1)
+    """
+    check_positive("tau_max", tau_max)
+    if check_positive("tau_min", tau_min) > tau_max:
+        raise ValueError(f"tau_max={tau_max!r} must not be below tau_min={tau_min!r}: temperatures fall")
+    return tau_max, tau_min
+
+
+def check_factory(name: str, factory: Any) -> Any:
+    """A function that makes an object, or ``None``.
+
+    Example:
+        >>> check_factory("weight_optimizer", 0.1)
+        Traceback (most recent call last):
+            ...
+        ValueError: weight_optimizer is a float: give a factory, a callable such as partial(float, …)
+    """
+    if factory is not None and not callable(factory):
+        kind = type(factory).__name__
+        raise ValueError(f"{name} is a {kind}: give a factory, a callable such as partial({kind}, …)")
+    return factory
