@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from advnas_lightning.validate import check_one_of
+
 __all__ = ["Classification", "LanguageModelling", "MeanLoss", "Objective", "Outcome", "Regression", "Window"]
 
 
@@ -180,10 +182,8 @@ class LanguageModelling(Objective):
     """
 
     def __init__(self, loss_reduction: Literal["mean", "sum_time"] = "mean") -> None:
-        if loss_reduction not in ("mean", "sum_time"):
-            raise ValueError(f"loss_reduction={loss_reduction!r} is unknown: use mean or sum_time")
         super().__init__()
-        self.loss_reduction = loss_reduction
+        self.loss_reduction = check_one_of("loss_reduction", loss_reduction, ("mean", "sum_time"))
         # Per text: the last two windows with the states they start from, and the state after the last one.
         self._carried: dict[str, tuple[list[tuple[Window, Tensor | None]], Tensor | None]] = {}
 

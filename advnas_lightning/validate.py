@@ -22,6 +22,16 @@ def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> 
     return value
 
 
+def check_seed(name: str, value: Any) -> int:
+    """A seed of random draws: any whole number that torch's generators take.
+
+    Example:
+        >>> check_seed("seed", 0)
+        0
+    """
+    return check_int(name, value, least=-(2**63), most=2**64 - 1)
+
+
 def check_positive(name: str, value: Any, *, zero: bool = False, most: float = math.inf) -> float:
     """A finite number above zero, or zero where ``zero`` allows it, and at most ``most``.
 

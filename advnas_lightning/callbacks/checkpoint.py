@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from advnas_lightning.callbacks.run_log import RunLog
 from advnas_lightning.engine.lightning_private import counted_once, dump_checkpoint, is_between_batches
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.validate import check_int, check_positive
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -53,15 +54,16 @@ class LastCheckpoint(Checkpoint):
         >>> LastCheckpoint("checkpoints", every_n_steps=0)
         Traceback (most recent call last):
             ...
-        ValueError: every_n_steps=0 must be above 0, or null
+        ValueError: every_n_steps=0 must be a whole number of at least 1
     """
 
     def __init__(
         self, folder: str | Path, *, every_n_minutes: float | None = 5, every_n_steps: int | None = None
     ) -> None:
-        for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise ValueError(f"{name}={value!r} must be above 0, or null")
+        if every_n_minutes is not None:
+            check_positive("every_n_minutes", every_n_minutes)
+        if every_n_steps is not None:
+            check_int("every_n_steps", every_n_steps, least=1)
         self.folder = Path(folder)
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self._saved_at, self._saved_after = 0.0, -1  # on the clock, and after which batch

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from advnas_lightning.space.mixed_op import mixed_ops
+from advnas_lightning.validate import check_one_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -173,8 +174,7 @@ class Genotype(Mapping[str, str]):
                 )
             return cls(content)
         select = content["selected"] if select is None else select
-        if select not in ("argmax", "process_best"):
-            raise ValueError(f"select={select!r} is not a kind of genotype: use argmax or process_best")
+        check_one_of("select", select, ("argmax", "process_best"))
         if content.get(select) is None:
             raise ValueError(f"{path} has no {select} genotype: choose the other kind with select=")
         return cls(content[select])

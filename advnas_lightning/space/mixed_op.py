@@ -213,7 +213,7 @@ class MixedOp(nn.Module):
             return mix(outputs)
         if isinstance(first, list | tuple):
             items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
-            return first._make(items) if hasattr(first, "_make") else type(first)(items)
+            return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
         if isinstance(first, MutableMapping):
             mixed = copy.copy(first)  # of its own type
             for key in first:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.space import Architecture, Genotype
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.search_space import Architecture
 
 
 class Fixed(SearchStrategy):

@@ -13,7 +13,7 @@ from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.space import Architecture
+from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_one_of
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.space import Architecture
+from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_one_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.space import Architecture
+from advnas_lightning.space.search_space import Architecture
 
 
 class RandomSearch(SearchStrategy):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +18,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from torchvision.transforms import functional as transforms
+
+from advnas_lightning.tasks.cache import cache_folder
+from advnas_lightning.validate import check_int, check_one_of, check_seed, check_share
 
 __all__ = ["CIFAR10", "Images", "flip_and_crop"]
 
@@ -131,21 +133,16 @@ class CIFAR10(LightningDataModule):
         image_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        sizes = (("batch_size", batch_size, 1), ("padding", padding, 0), ("image_size", image_size, 1))
-        for name, size, least in sizes:
-            if size is not None and (not isinstance(size, int) or size < least):
-                raise ValueError(f"{name}={size!r} must be a whole number of at least {least}")
-        if not isinstance(seed, int):
-            raise ValueError(f"seed={seed!r} must be a whole number")
-        if split not in ("random", "first_half"):
-            raise ValueError(f"split={split!r} is unknown: use random or first_half")
-        if not isinstance(architecture_share, float) or not 0 < architecture_share < 1:
-            raise ValueError(f"architecture_share={architecture_share!r} must be a number between 0 and 1")
         super().__init__()
         self.download = root is None
-        self.folder = _cache() if root is None else Path(root).expanduser()
-        self.batch_size, self.split, self.architecture_share = batch_size, split, architecture_share
-        self.retraining, self.padding, self.image_size, self.seed = retraining, padding, image_size, seed
+        self.folder = cache_folder("cifar10") if root is None else Path(root).expanduser()
+        self.batch_size = check_int("batch_size", batch_size, least=1)
+        self.split = check_one_of("split", split, ("random", "first_half"))
+        self.architecture_share = check_share("architecture_share", architecture_share)
+        self.retraining = retraining
+        self.padding = check_int("padding", padding, least=0)
+        self.image_size = image_size if image_size is None else check_int("image_size", image_size, least=1)
+        self.seed = check_seed("seed", seed)
         self.classes: tuple[str, ...] = ()
         self._parts: dict[str, Images] = {}
 
@@ -310,11 +307,6 @@ class CIFAR10(LightningDataModule):
             return image
         resized: Image.Image = transforms.center_crop(transforms.resize(image, self.image_size), [self.image_size] * 2)
         return resized
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "advnas_lightning" / "cifar10"
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

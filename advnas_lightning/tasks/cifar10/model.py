@@ -9,8 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from advnas_lightning.space import MixedOp
+from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.tasks.cifar10.operations import OPERATIONS, ReLUConvBN
+from advnas_lightning.validate import check_bool, check_int
 
 __all__ = ["EDGES", "NODES", "NASBench201"]
 
@@ -105,12 +106,10 @@ class NASBench201(nn.Module):
     ) -> None:
         sizes = {"classes": classes, "channels": channels, "cells": cells, "stages": stages}
         for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
+            check_int(name, size, least=1)
         switches = {"zero_op": zero_op, "affine": affine, "running_statistics": running_statistics}
         for name, switch in switches.items():
-            if not isinstance(switch, bool):
-                raise ValueError(f"{name}={switch!r} must be true or false")
+            check_bool(name, switch)
         super().__init__()
 
         def candidates(width: int) -> dict[str, nn.Module]:

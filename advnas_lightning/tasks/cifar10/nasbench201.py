@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table as Grid
 
-from advnas_lightning.cost import count_macs, count_parameters
+from advnas_lightning.cost.meters import count_macs, count_parameters
 from advnas_lightning.runs import replacing
-from advnas_lightning.space import Genotype
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.model import NASBench201
 
 __all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "convert", "measure", "open_table"]

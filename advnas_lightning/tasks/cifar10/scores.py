@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_2, TABLE_4
-from advnas_lightning.space import Genotype
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, open_table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.objectives import Window
+from advnas_lightning.tasks.cache import cache_folder
+from advnas_lightning.validate import check_int, check_one_of
 
 __all__ = ["PennTreebank", "Windows"]
 
@@ -116,19 +117,12 @@ class PennTreebank(LightningDataModule):
         bptt: int = 35,
         architecture_data: Literal["train", "valid"] = "train",
     ) -> None:
-        for name, size in (("batch_size", batch_size), ("bptt", bptt)):
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
-            if size < 1:
-                raise ValueError(f"{name}={size} is too small: use at least 1")
-        if architecture_data not in ("train", "valid"):
-            raise ValueError(f"architecture_data={architecture_data!r} is unknown: use train or valid")
         super().__init__()
         self.download = root is None
-        self.folder = _cache() if root is None else Path(root).expanduser()
-        self.batch_size = batch_size
-        self.bptt = bptt
-        self.architecture_data = architecture_data
+        self.folder = cache_folder("ptb") if root is None else Path(root).expanduser()
+        self.batch_size = check_int("batch_size", batch_size, least=1)
+        self.bptt = check_int("bptt", bptt, least=1)
+        self.architecture_data = check_one_of("architecture_data", architecture_data, ("train", "valid"))
         self._vocabulary: dict[str, int] = {}
         self._windows: dict[str, Windows] = {}
 
@@ -215,11 +209,6 @@ class PennTreebank(LightningDataModule):
             f"there is no {', '.join(missing)} in {self.folder}: put Mikolov's text there, or set task.data.root=DIR"
             " to a folder that has it"
         )
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "advnas_lightning" / "ptb"
 
 
 def _read(path: Path) -> list[str]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advnas_lightning.space import MixedOp
+from advnas_lightning.space.mixed_op import MixedOp
+from advnas_lightning.validate import check_int, check_positive, check_share
 
 __all__ = ["RecurrentLM"]
 
@@ -97,15 +98,10 @@ class RecurrentLM(nn.Module):
     ) -> None:
         sizes = {"words": words, "embedding_size": embedding_size, "hidden_size": hidden_size, "nodes": nodes}
         for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise ValueError(f"{name}={size!r} must be a whole number of at least 1")
-            if size < 1:
-                raise ValueError(f"{name}={size} is too small: use at least 1")
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout!r} is no probability of dropping: use at least 0 and less than 1")
-        is_number = isinstance(hidden_max_norm, int | float)
-        if hidden_max_norm is not None and not (is_number and 0 < hidden_max_norm < float("inf")):
-            raise ValueError(f"hidden_max_norm={hidden_max_norm!r} must be positive: null switches it off")
+            check_int(name, size, least=1)
+        check_share("dropout", dropout, zero=True)
+        if hidden_max_norm is not None:
+            check_positive("hidden_max_norm", hidden_max_norm)
         known = [*ACTIVATIONS, "zero"]
         for candidate in candidates:
             if candidate not in known:

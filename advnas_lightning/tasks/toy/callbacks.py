@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.space import Genotype
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.validate import check_int
 
 

@@ -10,8 +10,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from advnas_lightning.space import Genotype, SearchSpace
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.tasks.toy.model import SIZE, ToyNetwork
+from advnas_lightning.validate import check_int
 
 CHUNK = 20  # batches that are made at once
 
@@ -59,8 +61,7 @@ class TeacherData(LightningDataModule):
             ("nodes", nodes),
             ("candidates", candidates),
         ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+            check_int(name, value, least=1)
         self.batch_size, self.batches, self.test_batches, self.seed = batch_size, batches, test_batches, seed
         network = ToyNetwork(nodes=nodes, candidates=candidates, seed=seed)
         space = SearchSpace(network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advnas_lightning.space import MixedOp
+from advnas_lightning.space.mixed_op import MixedOp
 
 SIZE, KERNEL, STRIDE = 13, 7, 2
 PLACES = ((SIZE - KERNEL) // STRIDE + 1) ** 2  # 16, where a filter is applied
