@@ -1,4 +1,4 @@
-"""The search strategies: one file each, over one engine."""
+"""The search strategies. Each is one file over the same engine."""
 
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.strategy import SearchStrategy

@@ -1,4 +1,4 @@
-"""AdvantageNAS."""
+"""The strategy AdvantageNAS."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ class AdvantageNAS(SearchStrategy):
     """AdvantageNAS (Sato, Sakuma, Akimoto, AAAI 2021, Algorithm 1): each edge gets its own credit.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        advantage: ``"taylor"``: A_i = ⟨∂r/∂O_i, O_i⟩ (Eq. 7), from one backward pass: the slope of r in the scale of
-            O_i, so 0 where a normalization of O_i alone follows; ``"exact"``: A_i = r(a) − r(a with edge i set to
-            zero) (Eq. 6), E more forward passes, for analysis.
-        baseline: ``"none"``, or ``"ema"``: subtract the per-edge running mean of A_i (A2 in the authors' code), as
-            it was before this step.
-        zero_op: what a drawn zero operation is credited with: ``"paper"`` (Eq. 9), ``"authors_code"`` (see
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        advantage: The way in which the advantage is computed. ``"taylor"`` takes A_i = ⟨∂r/∂O_i, O_i⟩ (Eq. 7) from one
+            backward pass. This is the slope of r in the scale of O_i, so it is 0 where a normalization of O_i alone
+            follows. ``"exact"`` takes A_i = r(a) − r(a with edge i set to zero) (Eq. 6). It needs E more forward passes
+            and is meant for analysis.
+        baseline: The baseline of the advantage. With ``"ema"`` the running mean of A_i, as it was before this step, is
+            subtracted on each edge (A2 in the authors' code). With ``"none"`` there is no baseline.
+        zero_op: The credit of a drawn zero operation: ``"paper"`` (Eq. 9), ``"authors_code"`` (see
             :func:`~advnas_lightning.functional.treat_zero_op`) or ``"none"``.
-        gamma: rate of both running means.
+        gamma: The rate of both running means.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = AdvantageNAS(edge, architecture_optimizer=Adam)
+        >>> trial = Trial(search.one_hot([1]), torch.tensor(1.0), gate_grad=torch.tensor([[0.0, 2.0]]), size=1)
+        >>> search.theta_gradient([trial])  # 2 (a − p)
+        tensor([[-1.,  1.]])
     """
 
     def __init__(
@@ -59,11 +69,11 @@ class AdvantageNAS(SearchStrategy):
         self.register_buffer("edge_ema", torch.zeros(len(self.space)))
 
     def sample(self) -> Architecture:
-        """One-hot a ~ p."""
+        """Draw one candidate per edge, one-hot a ~ p."""
         return self.one_hot(self.draw())
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
-        """The draw; with ``advantage="exact"`` also the draw with each edge in turn set to zero."""
+        """Evaluate one draw; with ``advantage="exact"`` also the same draw with each edge in turn set to zero."""
         trials = super().evaluate_draws(batch)
         if self.advantage == "exact":
             drawn = trials[0].architecture
@@ -74,7 +84,7 @@ class AdvantageNAS(SearchStrategy):
         return trials
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """A_i ∇θ_i log p(a), Algorithm 1 line 9, with A_i in loss sign."""
+        """The estimate A_i ∇θ_i log p(a) (Algorithm 1, line 9), with A_i in loss sign."""
         drawn, *without_edge = trials
         a = drawn.architecture.gates  # [E, J]
         if drawn.gate_grad is not None:

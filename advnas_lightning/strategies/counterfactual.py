@@ -1,4 +1,4 @@
-"""Counterfactual credit: AdvantageNAS with the expectation over each edge's own draw in closed form."""
+"""The strategy CounterfactualNAS: AdvantageNAS with the expectation over each edge's own draw in closed form."""
 
 from __future__ import annotations
 
@@ -19,37 +19,48 @@ from advnas_lightning.validate import check_one_of, check_positive
 class CounterfactualNAS(SearchStrategy):
     """AdvantageNAS that also credits the candidates that it has not drawn: dense information at sparse memory.
 
-    A one-hot a ~ p runs forward and backward. When g_i = ∂L/∂y_i arrives at an edge, its other candidates run on the
-    edge's input without a graph, one at a time, and leave their credit G_ij = ⟨g_i, O_ij(x_i)⟩. Then
+    A one-hot a ~ p runs forward and backward. When g_i = ∂L/∂y_i arrives at an edge, the edge's other candidates run on
+    its input without a graph, one at a time, and give their credit G_ij = ⟨g_i, O_ij(x_i)⟩. Then
 
         θ.grad_i = Σ_j p_ij G_ij (e_j − p_i) = p_i ∘ (G_i − ⟨p_i, G_i⟩).
 
     **What it estimates.** AdvantageNAS (Algorithm 1, line 9, with the cost −A_i = G_ij of Eq. (7) for the drawn j)
     descends G_ij (e_j − p_i). Given what was drawn on all other edges, and if g_i did not depend on this edge's own
-    draw, the mean of that over j is the line above: a Rao-Blackwellised AdvantageNAS, whose variance comes from the
-    other edges' draws alone. It is exact where the loss is affine in each edge's output given the others.
+    draw, the mean of that over j is the line above. This is a Rao-Blackwellised AdvantageNAS, whose variance comes from
+    the other edges' draws alone. It is exact where the loss is affine in each edge's output given the others.
 
-    **Its bias** is that of Eq. (7), a first-order view of L, and one more: g_i belongs to the network in which the
-    drawn candidate runs, and credits candidates in whose networks it would be another one. So unless L is affine in
-    y_i, it differs from AdvantageNAS's gradient in the mean, too. ``python -m advnas_lightning.diagnose`` measures both
-    against the exact gradient of a supernet. To be close to that one helps as far as the shared weights rank candidates
-    well: where θ moves from the first step (``experiment=table3_small``), it ends with what untrained weights favour.
+    **Its bias** has two sources. The first is that of Eq. (7), a first-order view of L. The second is that g_i belongs
+    to the network in which the drawn candidate runs, but also credits the other candidates, in whose networks it would
+    be different. So unless L is affine in y_i, the mean differs from that of AdvantageNAS's gradient, too. ``python -m
+    advnas_lightning.diagnose`` measures both against the exact gradient of a supernet. Being close to the exact
+    gradient helps only as far as the shared weights rank candidates well: where θ moves from the first step
+    (``experiment=table3_small``), the search ends with what untrained weights favour.
 
     **Its relatives.** It is the straight-through estimator of a categorical draw: ∂L/∂a at one-hot gates, pulled back
     through a = softmax(θ). DARTS uses the same line at a = p, with all candidates mixed and kept for the backward pass.
-    NASP takes ∂L/∂a at the arg max, with all of them kept as well, and lets it move θ without a softmax.
+    NASP takes ∂L/∂a at the arg max, also keeps all candidates, and lets the gradient move θ without a softmax.
 
-    A counterfactual pass changes no weight and no buffer; a candidate with dropout draws a mask of its own in it, and
-    batch normalization normalizes by the batch. Edges that share a name add their credits up.
+    A counterfactual pass changes no weight and no buffer. In it, a candidate with dropout draws a mask of its own, and
+    batch normalization uses the statistics of the batch. The credits of edges that share a name are added up.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        zero_op: what zero operations are credited with: ``"none"``, their own G_ij = 0, a fair credit beside those of
-            the edge's other candidates; or ``"paper"``, the worst running mean of them, as Appendix B has it.
-        gamma: rate of these running means.
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        zero_op: The credit of zero operations. With ``"none"`` it is their own G_ij = 0, which is fair beside the
+            credits of the edge's other candidates. With ``"paper"`` it is the worst running mean of those, as in
+            Appendix B.
+        gamma: The rate of these running means.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = CounterfactualNAS(edge, architecture_optimizer=Adam)
+        >>> trial = Trial(search.one_hot([1]), torch.tensor(1.0), gate_grad=torch.tensor([[0.0, 2.0]]), size=1)
+        >>> search.theta_gradient([trial])  # p ∘ (G − ⟨p, G⟩)
+        tensor([[-0.5000,  0.5000]])
     """
 
     def __init__(
@@ -69,11 +80,11 @@ class CounterfactualNAS(SearchStrategy):
         self.register_buffer("candidate_ema", torch.zeros(self.mask.shape))
 
     def sample(self) -> Architecture:
-        """One-hot a ~ p; the gates of the others get their credit, too."""
+        """Draw one-hot a ~ p; the gates of the candidates that were not drawn get their credit, too."""
         return replace(self.one_hot(self.draw()), inactive="outputs")
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """Σ_j p_ij G_ij ∇θ_i log p_ij."""
+        """The estimate Σ_j p_ij G_ij ∇θ_i log p_ij."""
         credit = trials[0].gate_grad  # [E, J], G
         assert credit is not None
         if self.zero_op == "paper":

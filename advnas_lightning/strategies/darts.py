@@ -1,4 +1,4 @@
-"""DARTS."""
+"""The strategy DARTS."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from advnas_lightning.validate import check_bool
 
 
 class DARTS(SearchStrategy):
-    """DARTS (Liu, Simonyan, Yang 2019): all candidates mixed by softmax(θ).
+    """DARTS (Liu, Simonyan, Yang 2019): every edge mixes all its candidates by softmax(θ).
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        second_order: differentiate through one weight step on the last weight batch too, by finite differences (Eq. 7
-            and 8 there), with the weight optimizer's learning rate as ξ.
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        second_order: Whether to differentiate also through one weight step on the last weight batch. This is done by
+            finite differences (Eq. 7 and 8 there), with the weight optimizer's learning rate as ξ.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> DARTS(edge, architecture_optimizer=Adam).sample().gates
+        tensor([[0.5000, 0.5000]])
     """
 
     def __init__(self, model: nn.Module, *, second_order: bool = False, **kwargs: Any) -> None:
@@ -35,40 +42,40 @@ class DARTS(SearchStrategy):
                 " accumulate=1"
             )
         self.second_order = second_order
-        self._weights_batch: Any = None  # the last one, which a second-order step looks ahead on
+        self._weights_batch: Any = None  # the last one, on which a second-order step looks ahead
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """As in every strategy; keeps the weight batch."""
+        """Take the two steps as every strategy does, and keep the weight batch for a second-order step."""
         if self.second_order:
             self._weights_batch = batch.get("weights", self._weights_batch)
         return super().training_step(batch, batch_idx)
 
     @property
     def is_resumable(self) -> bool:
-        """Not between the two batches of a pair, of which the second step looks ahead on the first."""
+        """False also between the two batches of a pair, since the second one's step looks ahead on the first one."""
         pair = self.second_order and self.searching and self._alternates()
         return super().is_resumable and not (pair and (self.clock.batch_idx + 1) % 2)
 
     def sample(self) -> Architecture:
-        """Gates p."""
+        """The mixture of all candidates with the gates p."""
         return self.mixture(self.log_probs.exp())
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """∂L/∂a pulled back through the softmax."""
+        """The gradient ∂L/∂a, pulled back through the softmax."""
         return self.pull_back(trials[0])
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
-        """The mixture's gate gradient; with ``second_order`` that of L(w − ξ ∇w L_train)."""
+        """Evaluate the mixture; with ``second_order`` the gate gradient is that of L(w − ξ ∇w L_train)."""
         return self._evaluate_unrolled(batch) if self.second_order else super().evaluate_draws(batch)
 
     def _alternates(self) -> bool:
-        """Whether one loader's batches are for the two kinds of step in turn."""
+        """Whether the batches of one loader go to the two kinds of step in turn."""
         return self._loader is not None and self._loader.alternate
 
     def _evaluate_unrolled(self, batch: Any) -> list[Trial]:
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if self._weights_batch is None and self._alternates():
-            raise SkippedStep  # resumed between the two batches of a pair, from a checkpoint that was not to be taken
+            raise SkippedStep  # the run was resumed between the two batches of a pair, where it is not resumable
         if not self.trains_weights or not weights or self._weights_batch is None:
             raise MisconfigurationException(
                 "second_order=true looks one weight step ahead, and here no weights are trained: use second_order=false"
@@ -80,7 +87,7 @@ class DARTS(SearchStrategy):
         with _weights_at(weights, old, step, -xi):  # w' = w − ξ ∇w L_train(w, a)
             trial = self.evaluate(architecture, batch)
             direction = self.evaluator.weight_gradients(architecture, batch, weights)
-        norm = torch.stack([part.norm().to(self.device) for part in direction]).norm()  # offloaded ones are elsewhere
+        norm = torch.stack([part.norm().to(self.device) for part in direction]).norm()  # offloaded ones are on the host
         if xi == 0 or norm == 0:
             return [trial]
         epsilon = float(0.01 / norm)
@@ -98,7 +105,7 @@ class DARTS(SearchStrategy):
 def _weights_at(
     weights: Sequence[Tensor], old: Sequence[Tensor], direction: Sequence[Tensor], by: float
 ) -> Iterator[None]:
-    """Run with w + by · direction, then give the weights back bit for bit."""
+    """A context with the weights w + by · direction; afterwards the weights are restored bit for bit."""
     try:
         with torch.no_grad():
             for weight, part in zip(weights, direction, strict=True):

@@ -1,4 +1,4 @@
-"""ENAS."""
+"""The strategy ENAS and its controller."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from advnas_lightning.validate import check_int, check_positive
 
 
 class Controller(nn.Module):
-    """An LSTM that emits one choice per edge, each conditioned on the earlier ones.
+    """An LSTM that chooses a candidate for one edge after the other, each conditioned on the earlier choices.
 
     Args:
         mask: ``[E, J]`` bool, true where an edge has a candidate.
-        hidden_size: units of the one layer.
-        temperature: divides the logits.
-        tanh_constant: c of c · tanh(logits / temperature), or ``None`` for no bound.
+        hidden_size: The number of units of the single layer.
+        temperature: The number that divides the logits.
+        tanh_constant: The constant c of c · tanh(logits / temperature), or ``None`` for no bound.
 
     Example:
         >>> mask = torch.tensor([[True, True], [True, False]])
@@ -37,19 +37,19 @@ class Controller(nn.Module):
         self.temperature, self.tanh_constant = temperature, tanh_constant
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
-        self.inputs = nn.Embedding(1 + edges * width, hidden_size)  # a start token, then every candidate of every edge
+        self.inputs = nn.Embedding(1 + edges * width, hidden_size)  # a start token and every candidate of every edge
         self.lstm = nn.LSTM(hidden_size, hidden_size)
         self.heads = nn.Parameter(torch.empty(edges, width, hidden_size))
         for parameter in self.parameters():  # small weights make the first draws nearly uniform (ENAS, Appendix A)
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def forward(self, choices: Tensor) -> Tensor:
-        """The logarithm of p(a_e | a_<e) of every candidate, ``[N, E, J]``, along the given draws ``[N, E]``."""
+        """The logarithm of p(a_e | a_<e) for every candidate, ``[N, E, J]``, given draws ``[N, E]``."""
         output, _ = self.lstm(self._embed(choices))  # [E, N, H]
         return self._log_probs(torch.einsum("enh,ejh->nej", output, self.heads), self.mask)
 
     def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """``count`` draws ``[count, E]``; without a generator the greedy one, ties to the first."""
+        """Draw ``[count, E]`` choices; without a generator take the most probable ones, and of equal ones the first."""
         token = self._embed(torch.empty(count, 0, dtype=torch.long, device=self.heads.device))  # [1, count, H]
         state, chosen = None, []
         for edge, (head, mask) in enumerate(zip(self.heads, self.mask, strict=True)):
@@ -63,7 +63,7 @@ class Controller(nn.Module):
         return torch.stack(chosen, 1)
 
     def _embed(self, choices: Tensor) -> Tensor:
-        """The LSTM's inputs for all edges that follow a prefix of choices ``[N, e]``: ``[min(e + 1, E), N, H]``."""
+        """The LSTM's inputs ``[min(e + 1, E), N, H]`` for a start token and a prefix of choices ``[N, e]``."""
         edges, width = self.mask.shape
         earlier = choices[:, : edges - 1]
         tokens = 1 + width * torch.arange(earlier.shape[1], device=choices.device) + earlier  # [N, e]
@@ -78,20 +78,29 @@ class Controller(nn.Module):
 
 
 class ENAS(REINFORCE):
-    """ENAS (Pham et al. 2018): REINFORCE through an LSTM controller instead of independent θ_i.
+    """ENAS (Pham et al. 2018): REINFORCE with an LSTM controller in place of independent θ_i.
 
-    The controller's weights are the architecture parameters. Entropy and probabilities are those of the conditionals
-    p(a_i | a_<i), averaged over draws of their own fixed seed: (1/E) H(a) and the marginals of each edge.
+    The controller's weights are the architecture parameters. The reported entropy is (1/E) H(a) and the reported
+    probabilities are the marginals of each edge. Both come from the conditionals p(a_i | a_<i), averaged over draws
+    with a fixed seed of their own.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`REINFORCE`.
-        hidden_size: units of the LSTM.
-        entropy_weight: of the entropy bonus Σ_i H(p(a_i | a_<i)).
-        temperature: divides the logits.
-        tanh_constant: c of c · tanh(logits), or ``None`` for no bound.
+        model: The network with MixedOp edges. The further arguments are those of :class:`REINFORCE`.
+        hidden_size: The number of units of the LSTM.
+        entropy_weight: The weight of the entropy bonus Σ_i H(p(a_i | a_<i)).
+        temperature: The number that divides the logits.
+        tanh_constant: The constant c of c · tanh(logits), or ``None`` for no bound.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = ENAS(edge, architecture_optimizer=Adam, hidden_size=4)
+        >>> len(search.draw()), sum(weight.numel() for weight in search.architecture_parameters())
+        (1, 180)
     """
 
     def __init__(
@@ -113,7 +122,7 @@ class ENAS(REINFORCE):
         self.entropy_weight = check_positive("entropy_weight", entropy_weight, zero=True)
 
     def configure_architecture(self) -> None:
-        """A controller in place of θ, initialised from ``seed``."""
+        """Create the controller in place of θ, initialised from ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.controller = Controller(self.mask, **self._options)  # type: ignore[arg-type]
@@ -125,7 +134,7 @@ class ENAS(REINFORCE):
 
     @torch.no_grad()
     def most_probable_choice(self) -> list[int]:
-        """Greedy decoding."""
+        """The most probable candidate of each edge, given those of the earlier edges."""
         return self.controller.draw(1, None)[0].tolist()
 
     @property
@@ -135,15 +144,15 @@ class ENAS(REINFORCE):
 
     @property
     def entropy(self) -> Tensor:
-        """H(a) / E in nats: the chain rule's mean of the conditionals' entropies."""
+        """H(a) / E in nats: by the chain rule this is the mean of the conditionals' entropies."""
         return torch.stack([functional.entropy(conditional) for conditional in self._conditionals()]).mean()
 
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """The controller's weights."""
+        """The architecture parameters: the controller's weights."""
         return list(self.controller.parameters())
 
     def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor]:
-        """(L − b) ∇ log p(a), less the entropy bonus's gradient, in the controller's weights."""
+        """The gradient (L − b) ∇ log p(a), less that of the entropy bonus, in the controller's weights."""
         (trial,) = trials
         a = trial.architecture.gates  # [E, J]
         with torch.enable_grad():
@@ -156,9 +165,9 @@ class ENAS(REINFORCE):
         return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
 
     def _expected(self, log_p: Tensor, a: Tensor, slope: Tensor) -> Tensor:
-        """A scalar whose gradient is, in the mean over a ~ p, that of E[Σ_i ⟨p(·|a_<i), c_i⟩], c the ``slope``.
+        """A scalar whose gradient has, over a ~ p, the mean ∇ E[Σ_i ⟨p(·|a_<i), c_i⟩], where c is the ``slope``.
 
-        Each edge is taken in closed form given the earlier ones; how these are drawn is left to the score function.
+        Given the earlier edges, each edge is taken in closed form. The score function accounts for how those are drawn.
         """
         given_earlier = (log_p.exp() * slope).sum(-1)  # [E]
         chosen = log_p.masked_fill(~a.bool(), 0).sum(-1)  # [E]
@@ -167,6 +176,7 @@ class ENAS(REINFORCE):
 
     @torch.no_grad()
     def _conditionals(self, draws: int = 128) -> Tensor:
+        """The logarithm of the conditionals of some draws, ``[draws, E, J]``."""
         choices = self.controller.draw(draws, torch.Generator().manual_seed(self.seed))
         log_p: Tensor = self.controller(choices)  # [draws, E, J]
         return log_p

@@ -1,4 +1,4 @@
-"""Retraining a found network: a strategy that never moves."""
+"""The strategy Fixed, which trains a found network and searches nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from advnas_lightning.space.search_space import Architecture
 
 
 class Fixed(SearchStrategy):
-    """Train one discrete architecture from scratch: the network is ``genotype.apply(model)``, without MixedOps.
+    """Trains one discrete architecture from scratch: the network is ``genotype.apply(model)``, without MixedOps.
 
     Args:
-        model: the network of the search, with MixedOp edges and fresh weights; further arguments as in
+        model: The network of the search, with MixedOp edges and fresh weights. The further arguments are those of
             :class:`SearchStrategy`.
-        genotype: a genotype, a mapping from edge to candidate, or a text as :meth:`Genotype.read` takes it: the path
-            of a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
-        select: which genotype of that file, ``"argmax"`` or ``"process_best"``; by default the one the run selected.
-        offload: changes nothing, there are no candidates left.
+        genotype: A genotype, a mapping from edge to candidate, or a text that :meth:`Genotype.read` takes: the path of
+            a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
+        select: The genotype of that file to train, ``"argmax"`` or ``"process_best"``. By default it is the one that
+            the run selected.
+        offload: This changes nothing, since there are no candidates left.
 
     Raises:
-        ValueError: no genotype, an unreadable file, or a genotype that does not fit the model.
+        ValueError: There is no genotype, its file is unreadable, or it does not fit the model.
+
+    Example:
+        >>> from advnas_lightning import MixedOp
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}))
+        >>> Fixed(net, genotype={"edge": "skip"}).model
+        Sequential(
+          (0): Identity()
+        )
     """
 
     searches: ClassVar[bool] = False
@@ -47,11 +56,11 @@ class Fixed(SearchStrategy):
         super().__init__(model, **kwargs)
 
     def network_to_train(self, model: nn.Module) -> nn.Module:
-        """The found network, without MixedOps."""
+        """The found network, which has no MixedOps."""
         return self._genotype.apply(model)
 
     def configure_architecture(self) -> None:
-        """Nothing to learn: the choice is given."""
+        """Keep the given choice; there are no architecture parameters."""
         self._choice = self.space.choice(self._genotype)
 
     @property
@@ -64,18 +73,18 @@ class Fixed(SearchStrategy):
         return self.model
 
     def most_probable_choice(self) -> list[int]:
-        """The given choice."""
+        """The choice that was given."""
         return list(self._choice)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """With the genotype: two of them may have networks of equal shapes."""
+        """The state with the genotype, since two genotypes may have networks of equal shapes."""
         return {**super().get_extra_state(), "genotype": dict(self._genotype)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`get_extra_state`.
+        """Restore the state that :meth:`get_extra_state` returned.
 
         Raises:
-            ValueError: the checkpoint is of another architecture.
+            ValueError: The checkpoint is of another architecture.
         """
         if state.get("genotype") != self._genotype:
             raise ValueError(f"the checkpoint trains {state.get('genotype')}, not {dict(self._genotype)}")
@@ -83,5 +92,5 @@ class Fixed(SearchStrategy):
 
     @torch.no_grad()
     def sample(self) -> Architecture:
-        """The given architecture."""
+        """The architecture that was given."""
         return self.one_hot(self._choice)

@@ -1,4 +1,4 @@
-"""GDAS."""
+"""The strategy GDAS."""
 
 from __future__ import annotations
 
@@ -17,17 +17,25 @@ from advnas_lightning.validate import check_one_of, check_temperatures
 
 
 class GDAS(SearchStrategy):
-    """GDAS (Dong, Yang 2019): one-hot by Gumbel-max forward, the soft sample's gradient backward.
+    """GDAS (Dong, Yang 2019): a one-hot Gumbel-max draw runs forward, and its soft sample gives the gradient.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        inactive: the gate gradient of candidates that did not run: ``"ones"``, Σ ∂L/∂y_i as if their outputs were ones
-            (the released GDAS code), or ``"none"``.
-        tau_max: the temperature before the first architecture step.
-        tau_min: the temperature after the last one; linear in between.
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        inactive: The gate gradient of candidates that did not run. With ``"ones"`` it is Σ ∂L/∂y_i, as if their outputs
+            were ones (the released GDAS code). With ``"none"`` they have none.
+        tau_max: The temperature before the first architecture step.
+        tau_min: The temperature after the last architecture step. It falls linearly from ``tau_max``.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = GDAS(edge, architecture_optimizer=Adam)
+        >>> search.temperature, search.sample().relaxed.shape
+        (10.0, torch.Size([1, 2]))
     """
 
     default_select: ClassVar[Selection] = "process_best"
@@ -47,16 +55,16 @@ class GDAS(SearchStrategy):
 
     @property
     def temperature(self) -> float:
-        """τ for the next architecture step."""
+        """The temperature τ of the next architecture step."""
         return functional.linear(self.tau_max, self.tau_min, self.progress)
 
     def sample(self) -> Architecture:
-        """one_hot(arg max (log p + g)/τ), with the soft sample's graph to θ."""
+        """Draw one_hot(arg max (log p + g)/τ), with the soft sample's graph to θ."""
         log_p = self.log_probs
         soft = ((log_p + functional.gumbel(log_p, self.generator)) / self.temperature).softmax(-1)  # [E, J]
         hard = self.one_hot(soft.argmax(-1).tolist())
         return replace(hard, relaxed=soft, inactive=self.inactive)
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """Straight-through: ∂L/∂a pulled back through the soft sample."""
+        """The straight-through gradient: ∂L/∂a, pulled back through the soft sample."""
         return self.pull_back(trials[0])

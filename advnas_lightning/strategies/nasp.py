@@ -1,4 +1,4 @@
-"""NASP."""
+"""The strategy NASP."""
 
 from __future__ import annotations
 
@@ -18,18 +18,27 @@ from advnas_lightning.validate import check_one_of
 
 
 class NASP(SearchStrategy):
-    """NASP (Yao et al. 2020): a proximal step to one-hot gates, dense in the architecture step only.
+    """NASP (Yao et al. 2020): the gates are one-hot arg max θ, and only an architecture step runs all candidates.
 
-    Ties of the arg max are broken at random. In the warm-up the weight step draws uniformly.
+    Ties of the arg max are broken at random. During the warm-up the weight step draws uniformly.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        projection: how θ is kept in [0, 1]^J: ``"affine"`` (the authors' code, keeps the order, from θ = 1) or
-            ``"clip"`` (the Euclidean projection, from θ = 0.5: from ones every good candidate
-            would stick at the bound and tie).
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        projection: The way in which θ is kept in [0, 1]^J. ``"affine"`` is that of the authors' code: it keeps the
+            order and starts from θ = 1. ``"clip"`` is the Euclidean projection and starts from θ = 0.5, because from 1
+            every good candidate would stay at the bound and tie.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = NASP(edge, architecture_optimizer=Adam)
+        >>> search.theta.data = torch.tensor([[0.2, 0.9]])
+        >>> search.sample().gates, search.sample().paths
+        (tensor([[0., 1.]]), ((0, 1),))
     """
 
     def __init__(self, model: nn.Module, *, projection: Literal["affine", "clip"] = "affine", **kwargs: Any) -> None:
@@ -39,11 +48,11 @@ class NASP(SearchStrategy):
             torch.nn.init.constant_(self.theta, 0.5)
 
     def sample(self) -> Architecture:
-        """One-hot arg max θ, with all candidates evaluated."""
+        """The one-hot arg max θ, with all candidates evaluated."""
         return replace(self.sample_for_weights(), paths=self.space.all_paths)
 
     def sample_for_weights(self) -> Architecture:
-        """One-hot arg max θ; uniform while θ says nothing."""
+        """The one-hot arg max θ; a uniform draw during the warm-up, when all θ are still equal."""
         if not self.clock.searching:
             return self.one_hot(
                 torch.multinomial(self.mask.cpu().float(), 1, generator=self.generator).flatten().tolist()
@@ -52,19 +61,19 @@ class NASP(SearchStrategy):
         return self.one_hot(functional.argmax(self.theta.detach(), self.mask, noise))
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
-        """G itself."""
+        """The gate gradient G itself."""
         return trials[0].gate_grad
 
     @property
     def expected_gates(self) -> Tensor:
-        """One-hot arg max θ, ``[E, J]``."""
+        """The one-hot arg max θ, ``[E, J]``."""
         return self.one_hot(self.most_probable_choice()).gates
 
     def term_gradient(self, term: Term) -> Tensor:
-        """The gradient of a term in the gates, as that of the loss."""
+        """The gradient of a term in the gates, which moves θ as that of the loss does."""
         return term.slope
 
     def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
-        """Project θ on the box."""
+        """Project θ onto [0, 1]^J."""
         affine = self.projection == "affine"
         self.theta.copy_(functional.project_affine(self.theta, self.mask) if affine else self.theta.clamp(0, 1))

@@ -1,4 +1,4 @@
-"""PARSEC."""
+"""The strategy PARSEC."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ class PARSEC(SearchStrategy):
     """PARSEC (Casale et al. 2019): importance-weighted maximum likelihood over several draws.
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        samples: K, the draws per θ update.
-        scale: what multiplies the mean loss in ω = softmax_k(−scale · L_k): ``"batch"``, the number of terms of the
-            minibatch, makes ω the importance weights of the minibatch's likelihood, as PARSEC has it; or a number.
-        weighting: ``"importance"``: all K draws are evaluated on one minibatch and θ descends −Σ ω_k (a^k − p).
-            ``"authors_code"``: the K draws come from K successive architecture steps, with weight steps in between, and
-            θ descends Σ ω_k (a^k − p) with ω = softmax_k(+L_k).
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        samples: K, the number of draws per update of θ.
+        scale: The factor of the mean loss in ω = softmax_k(−scale · L_k). It is a number, or ``"batch"`` for the number
+            of terms of the minibatch: ω is then the importance weights of the minibatch's likelihood, as in PARSEC.
+        weighting: The way in which draws are weighted. With ``"importance"`` all K draws are evaluated on one
+            minibatch, and θ descends −Σ ω_k (a^k − p). With ``"authors_code"`` the K draws come from K successive
+            architecture steps, with weight steps in between, and θ descends Σ ω_k (a^k − p) with ω = softmax_k(+L_k).
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = PARSEC(edge, architecture_optimizer=Adam, samples=2)
+        >>> losses = torch.tensor([0.0, 100.0])
+        >>> trials = [Trial(search.one_hot([k]), loss, gate_grad=None, size=1) for k, loss in enumerate(losses)]
+        >>> search.theta_gradient(trials)  # the first draw has the whole weight
+        tensor([[-0.5000,  0.5000]])
     """
 
     needs_gate_grad = False
@@ -54,11 +64,11 @@ class PARSEC(SearchStrategy):
         self.register_buffer("kept_losses", torch.zeros(kept))
 
     def sample(self) -> Architecture:
-        """One-hot a ~ p."""
+        """Draw one candidate per edge, one-hot a ~ p."""
         return self.one_hot(self.draw())
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
-        """−Σ_k ω_k (a^k − p), the gradient of the negative log of the mean likelihood."""
+        """The gradient −Σ_k ω_k (a^k − p) of the negative logarithm of the mean likelihood."""
         draws = torch.stack([trial.architecture.gates for trial in trials])  # [K, E, J]
         losses = torch.stack([trial.loss for trial in trials])  # [K]
         if self.weighting == "importance":
@@ -71,4 +81,5 @@ class PARSEC(SearchStrategy):
         return self._weighted(self.kept_losses.softmax(0), self.kept_draws)
 
     def _weighted(self, omega: Tensor, draws: Tensor) -> Tensor:
+        """Σ_k ω_k (a^k − p), ``[E, J]``, for weights ω that sum to one."""
         return torch.einsum("k,kej->ej", omega.to(draws.dtype), draws) - self.probs

@@ -1,4 +1,4 @@
-"""Random search."""
+"""The strategy RandomSearch, a baseline."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from advnas_lightning.space.search_space import Architecture
 
 
 class RandomSearch(SearchStrategy):
-    """A baseline: the weights are trained on uniform draws and θ never moves; the result is one draw by ``seed``."""
+    """Random search, a baseline: the weights are trained on uniform draws, and the result is one draw by ``seed``.
+
+    θ never moves.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp
+        >>> search = RandomSearch(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), seed=1)
+        >>> print(search.probabilities(), search.genotype()["edge"])
+        edge  linear 0.500  skip 0.500 linear
+    """
 
     searches: ClassVar[bool] = False
 
     def sample(self) -> Architecture:
-        """One-hot, uniform."""
+        """Draw one candidate per edge uniformly."""
         return self.one_hot(self.draw())

@@ -1,4 +1,4 @@
-"""REINFORCE."""
+"""The strategy REINFORCE."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from advnas_lightning.validate import check_one_of, check_positive
 
 
 class REINFORCE(SearchStrategy):
-    """REINFORCE (Williams 1992) with a moving-average baseline: every edge is credited with the whole loss (§3.1).
+    """REINFORCE (Williams 1992) with a moving-average baseline: every edge gets the whole loss as its credit (§3.1).
 
     Args:
-        model: a network with MixedOp edges; further arguments as in :class:`SearchStrategy`.
-        gamma: rate of the baseline b ← b + γ (L − b), fed by architecture steps only.
-        baseline_init: b starts at the ``"first"`` loss or at ``"zero"``.
-        baseline_update: b is moved ``"after"`` its use (which keeps the estimate unbiased) or ``"before"``.
+        model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
+        gamma: The rate γ of the baseline b ← b + γ (L − b). Only architecture steps update it.
+        baseline_init: The start of b: the ``"first"`` loss or ``"zero"``.
+        baseline_update: Whether b moves ``"after"`` its use, which keeps the estimate unbiased, or ``"before"``.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from advnas_lightning import MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = REINFORCE(edge, architecture_optimizer=Adam, baseline_init="zero")
+        >>> trial = Trial(search.one_hot([1]), torch.tensor(2.0), gate_grad=None, size=1)
+        >>> search.theta_gradient([trial])  # (2 − 0) (a − p)
+        tensor([[-1.,  1.]])
     """
 
     default_select: ClassVar[Selection] = "process_best"
@@ -48,16 +57,16 @@ class REINFORCE(SearchStrategy):
         self.register_buffer("baseline", torch.tensor(torch.nan if baseline_init == "first" else 0.0))
 
     def sample(self) -> Architecture:
-        """One-hot a ~ p."""
+        """Draw one candidate per edge, one-hot a ~ p."""
         return self.one_hot(self.draw())
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """(L − b) ∇θ log p(a)."""
+        """The estimate (L − b) ∇θ log p(a)."""
         (trial,) = trials
         return self.excess(trial.loss) * (trial.architecture.gates - self.probs)
 
     def excess(self, loss: Tensor) -> Tensor:
-        """L − b, scalar; moves b on."""
+        """The excess L − b of the loss over the baseline, scalar; this updates b."""
         before = torch.where(self.baseline.isnan(), loss, self.baseline)
         self.baseline = before + self.gamma * (loss - before)
         return loss - (before if self.baseline_update == "after" else self.baseline)
