@@ -13,123 +13,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from advnas_lightning import (
-    DARTS,
-    ENAS,
-    GDAS,
-    NASP,
-    PARSEC,
-    REINFORCE,
-    SNAS,
-    AdvantageNAS,
-    CounterfactualNAS,
-    Fixed,
-    MixedOp,
-    ProxylessNAS,
-    RandomSearch,
-    SearchStrategy,
-)
+from advnas_lightning import SearchStrategy
 from advnas_lightning.objectives import Classification
-
-FEATURES, CLASSES = 4, 3
-GENOTYPE = {"first": "block", "second": "linear"}
-
-# Every strategy, and every option that changes what a step does.
-STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
-    "advantage": (AdvantageNAS, {}),
-    "advantage-exact": (AdvantageNAS, {"advantage": "exact"}),
-    "advantage-ema": (AdvantageNAS, {"baseline": "ema"}),
-    "advantage-authors_code": (AdvantageNAS, {"zero_op": "authors_code"}),
-    "counterfactual": (CounterfactualNAS, {}),
-    "counterfactual-paper": (CounterfactualNAS, {"zero_op": "paper"}),
-    "reinforce": (REINFORCE, {}),
-    "reinforce-other": (REINFORCE, {"baseline_init": "zero", "baseline_update": "before"}),
-    "enas": (ENAS, {"hidden_size": 8}),
-    "enas-bounded": (ENAS, {"hidden_size": 8, "temperature": 5.0, "tanh_constant": 2.5, "entropy_weight": 0.1}),
-    "parsec": (PARSEC, {"samples": 3}),
-    "parsec-authors_code": (PARSEC, {"samples": 3, "weighting": "authors_code"}),
-    "proxylessnas": (ProxylessNAS, {}),
-    "proxylessnas-binary": (ProxylessNAS, {"gates": "binary"}),
-    "gdas": (GDAS, {}),
-    "gdas-none": (GDAS, {"inactive": "none"}),
-    "darts": (DARTS, {}),
-    "darts-second_order": (DARTS, {"second_order": True}),
-    "snas": (SNAS, {}),
-    "nasp": (NASP, {}),
-    "nasp-clip": (NASP, {"projection": "clip"}),
-    "random": (RandomSearch, {}),
-    "fixed": (Fixed, {"genotype": GENOTYPE}),
-}
-
-
-# Options that change a formula, and nothing of what the engine does with its result.
-SAME_ENGINE = (
-    "advantage-authors_code",
-    "counterfactual-paper",
-    "reinforce-other",
-    "enas-bounded",
-    "gdas-none",
-    "nasp-clip",
-)
-
-
-class Zero(nn.Module):
-    """Cuts the edge."""
-
-    is_zero_op = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0 * x
-
-
-class SmallNet(nn.Module):
-    """Two stacked cells that share two edges, a ragged space; running statistics and dropout unless switched off."""
-
-    def __init__(self, *, dropout: float = 0.2, norm: bool = True) -> None:
-        super().__init__()
-
-        def normalisation() -> nn.Module:
-            return nn.BatchNorm1d(5) if norm else nn.Identity()
-
-        def first() -> dict[str, nn.Module]:
-            block = nn.Sequential(nn.Linear(5, 5, bias=False), normalisation(), nn.Tanh(), nn.Linear(5, 5))
-            return {"linear": nn.Linear(5, 5), "tanh": nn.Tanh(), "block": block, "zero": Zero()}
-
-        def second() -> dict[str, nn.Module]:
-            return {"linear": nn.Linear(5, 5), "skip": nn.Identity()}
-
-        self.stem = nn.Linear(FEATURES, 5)
-        self.cells = nn.ModuleList(
-            nn.ModuleList([MixedOp("first", first()), MixedOp("second", second())]) for _ in range(2)
-        )
-        self.norm = normalisation()
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(5, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for first, second in self.cells:
-            x = x + self.dropout(first(x).tanh() + second(x))
-        return self.head(self.norm(x))
-
-
-class CountingData(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled points that count how often they were fetched."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.inputs = torch.randn(size, FEATURES, generator=generator)
-        self.labels = torch.randint(CLASSES, (size,), generator=generator)
-        self.fetched = 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        self.fetched += 1
-        return self.inputs[index], self.labels[index]
+from tests.support.classifier import VAL, loader, pair
+from tests.support.small_search import CLASSES, SAME_ENGINE, STRATEGIES, CountingData, SmallNet
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -243,5 +132,17 @@ def fit() -> Callable[..., Trainer]:
         trainer = Trainer(**{**quiet, "max_epochs": 1, **options})
         trainer.fit(search, train, val, ckpt_path=ckpt_path)
         return trainer
+
+    return run
+
+
+@pytest.fixture
+def train(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """``train(module_or_search, …)``: fit it on the classifier's loaders, with the same random numbers each time."""
+
+    def run(module: LightningModule, **options: Any) -> Trainer:
+        torch.manual_seed(0)
+        loaders = pair() if isinstance(module, SearchStrategy) else pair()["weights"]
+        return fit(module, loaders, loader(9, VAL), **{"max_epochs": 2, **options})
 
     return run

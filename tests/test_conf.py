@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli import write_images, write_ptb
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -22,6 +21,7 @@ from advnas_lightning.cli import sweeps
 from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.strategies import SearchStrategy
 from advnas_lightning.tasks.cifar10.scores import CellScores
+from tests.support.command_line import write_images, write_ptb
 
 CONF = Path(__file__).parents[1] / "conf"
 

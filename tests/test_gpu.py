@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
-from conftest import CLASSES, FEATURES
 from lightning.pytorch import Callback, Trainer
-from test_offload import ADAM, Places, check_going_on, ends, expected
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -24,6 +21,9 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.objectives import Classification
 from advnas_lightning.tasks.cifar10 import NASBench201
 from benchmarks.offload import peak
+from tests.support.command_line import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
+from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
+from tests.support.small_search import CLASSES, FEATURES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from advnas_lightning.tasks.cifar10 import nasbench201
-from cli import SMALL_TOY, launch, read
 from hydra import compose, initialize_config_dir
 
 from advnas_lightning.cli.main import quote_cells
 from advnas_lightning.diagnose.__main__ import main as diagnose
 from advnas_lightning.report.__main__ import main as report
+from advnas_lightning.tasks.cifar10 import nasbench201
+from tests.support.command_line import SMALL_TOY, launch, read
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from cli import SMALL_TOY
+from tests.support.command_line import SMALL_TOY
 
 
 def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from cli import write_images
 from lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD
 
 from advnas_lightning import GDAS, AdvantageNAS, Fixed, MixedOp, SearchStrategy, Trial
+from tests.support.command_line import write_images
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import SMALL_TOY, launch
-from folders import write_run
 
 from advnas_lightning.report.__main__ import main
+from tests.support.command_line import SMALL_TOY, launch
+from tests.support.made_up_runs import write_run
 
 FIGURES = ["cells_cifar10", "fig1", "fig2", "fig2_time", "fig3", "fig3_time", "fig4"]
 

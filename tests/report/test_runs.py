@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from folders import write_run
 
 from advnas_lightning.report.groups import group
 from advnas_lightning.report.runs import collect, read_run
+from tests.support.made_up_runs import write_run
 
 
 def test_runs_and_multiruns_may_be_mixed_and_named_twice(tmp_path: Path) -> None:

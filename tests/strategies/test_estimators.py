@@ -11,22 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from linear_space import (
-    Cost,
-    Net,
-    TableNet,
-    batch_of,
-    every_choice,
-    fit,
-    in_double,
-    joint,
-    loss_of,
-    make,
-    one_hot_rows,
-    row_probs,
-    surprise,
-    weighted,
-)
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -50,14 +34,28 @@ from advnas_lightning import (
 from advnas_lightning.engine.steps import SearchClock
 from advnas_lightning.objectives import Regression
 from advnas_lightning.strategies.enas import Controller
+from tests.support.linear_space import (
+    Cost,
+    Net,
+    TableNet,
+    batch_of,
+    every_choice,
+    fit,
+    in_double,
+    joint,
+    loss_of,
+    make,
+    one_hot_rows,
+    row_probs,
+    surprise,
+    weighted,
+)
 
 BATCH = batch_of(1)
 SIZES = Net.sizes
 WIDTH = max(SIZES)
 # Everything is float64 and each number is a sum of at most some hundred terms of order one.
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-
-
 PROGRESS = {GDAS: 0.9, SNAS: 0.6}  # of the search, for the temperatures
 
 

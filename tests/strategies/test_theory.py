@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from linear_space import (
+from torch import Tensor
+
+from advnas_lightning import REINFORCE, AdvantageNAS, SearchStrategy
+from tests.support.linear_space import (
     Cost,
     TableNet,
     every_choice,
@@ -18,9 +21,6 @@ from linear_space import (
     one_hot_rows,
     row_probs,
 )
-from torch import Tensor
-
-from advnas_lightning import REINFORCE, AdvantageNAS, SearchStrategy
 
 SIZES = (2, 3, 4)
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from linear_space import Cost, Net, TableNet, batch_of, every_choice, fit, make, row_probs, surprise
 from torch import Tensor, nn
 
 from advnas_lightning import (
@@ -31,6 +30,7 @@ from advnas_lightning import (
 )
 from advnas_lightning.engine.steps import SearchClock
 from advnas_lightning.objectives import Outcome, Regression
+from tests.support.linear_space import Cost, Net, TableNet, batch_of, every_choice, fit, make, row_probs, surprise
 
 # -- the zero operation, Appendix B ------------------------------------------------------------------------------------
 #

@@ -1,0 +1,70 @@
+"""Every launcher runs a sweep on this machine: in parallel, with its share of the cores, and past a failing job."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from tests.support.command_line import SMALL_TOY, runs
+
+LAUNCHERS = {
+    "joblib": ["hydra.launcher.n_jobs=2"],
+    "submitit_local": [],
+    "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
+}
+CORES = len(os.sched_getaffinity(0))
+
+
+class NoteThreads(Callback):
+    """Leaves how many threads a job has."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (Path(trainer.logger.save_dir) / "threads.txt").write_text(str(torch.get_num_threads()))
+
+
+def has_plugin(launcher: str) -> bool:
+    name = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
+    return find_spec("hydra_plugins") is not None and find_spec(name) is not None
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(each, marks=pytest.mark.skipif(not has_plugin(each), reason="no such plugin")) for each in LAUNCHERS],
+)
+def test_launcher(launcher: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    sweep = subprocess.run(
+        [
+            *(sys.executable, "-m", "advnas_lightning", "-m", f"launcher={launcher}", *LAUNCHERS[launcher]),
+            *(*SMALL_TOY, "strategy=advantage,fixed,gdas", "task.threads=null", "hydra.sweep.dir=sweep"),
+            "+trainer.callbacks=[{_target_: tests.cli.test_launchers.NoteThreads}]",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert sweep.returncode == 1, sweep.stderr
+    finished = runs(tmp_path / "sweep")
+    assert [run.relative_to(tmp_path / "sweep/toy") for run in finished] == [Path("advantage/0"), Path("gdas/2")]
+    expected = str(max(1, CORES // 2)) if launcher == "joblib" else "1"
+    assert [(run / "threads.txt").read_text() for run in finished] == [expected, expected]
+    assert (tmp_path / "sweep/toy/fixed/1/error.txt").read_text().startswith("genotype=None: say what to train with")
+    assert re.search(r"^│ 1 +│ sweep/toy/fixed/1 +│ genotype=None: say what", sweep.stdout, re.MULTILINE)
+    assert "2 of 3 jobs have finished: sweep" in sweep.stdout
+    if launcher == "joblib":  # whose jobs share the output
+        lines = [line.split("  ")[:2] for line in sweep.stdout.splitlines() if "epoch " in line]
+        jobs = [["toy/advantage/0", "epoch 1/2"], ["toy/advantage/0", "epoch 2/2"]]
+        assert [line for line in lines if line[0] == "toy/advantage/0"] == jobs
+        assert {job for job, _ in lines} == {"toy/advantage/0", "toy/gdas/2"}

@@ -1,0 +1,202 @@
+"""Sweeps: what they leave, what survives a failing job, and what goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Callback, LightningModule, Trainer
+
+from advnas_lightning.report.runs import collect
+from advnas_lightning.report.tables import TABLES, build_table
+from tests.support.callbacks import crash_at
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
+from tests.support.ends_of_runs import assert_same_end, steps
+
+SWEEP = ["-m", *SMALL_TOY, "hydra.sweep.dir=sweep"]
+ADVANTAGE, GDAS = Path("sweep/toy/advantage"), Path("sweep/toy/gdas")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class FailOnce(Callback):
+    """Fails in the middle of the second epoch of a strategy, unless the file ``repaired`` is there."""
+
+    def __init__(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        fails = type(pl_module).__name__ == self.strategy and not Path("repaired").exists()
+        if fails and (trainer.current_epoch, batch_idx) == (1, 3):
+            raise RuntimeError("out of luck\nand of memory")
+
+
+FAILING = "+trainer.callbacks=[{_target_: tests.cli.test_sweeps.FailOnce, strategy: AdvantageNAS}]"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All of a job's own files, without Hydra's copies of its settings."""
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts
+    }  # fmt: skip
+
+
+def test_a_sweep_survives_a_failing_job_and_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
+) -> None:
+    arguments = [*SWEEP, "strategy=advantage,gdas", "seed=0,1", "checkpoint.every_n_steps=1", FAILING]
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *arguments)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert runs(folder / "sweep") == [folder / GDAS / "2", folder / GDAS / "3"]
+    for number in (0, 1):
+        error = (ADVANTAGE / str(number) / "error.txt").read_text()
+        assert error.startswith("RuntimeError: out of luck\n\nTraceback")
+        assert "test_sweep.py" in error
+        assert f"error: RuntimeError: out of luck (sweep/toy/advantage/{number}/error.txt)" in printed.err
+        row = rf"^│ {number} +│ sweep/toy/advantage/{number} +│ RuntimeError: out of luck +│"
+        assert re.search(row, printed.out, re.MULTILINE)
+    assert "2 of 4 jobs have finished: sweep" in printed.out
+    assert "Traceback" not in printed.err
+
+    before = contents(GDAS)
+    Path("repaired").touch()
+    launch(monkeypatch, *arguments)
+    printed = capsys.readouterr()
+    assert contents(GDAS) == before  # skipped
+    assert "sweep/toy/gdas/2 has finished before" in printed.out
+    assert "4 of 4 jobs have finished: sweep" in printed.out
+    assert printed.err == ""
+    assert not list(folder.rglob("error.txt"))
+    launch(monkeypatch, *SMALL_TOY, "seed=1", FAILING, "hydra.run.dir=straight")
+    assert_same_end(ADVANTAGE / "1", folder / "straight", assert_same)  # it went on, and did not start anew
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+def test_a_job_goes_on_from_the_end_of_an_epoch(
+    task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    write_ptb(folder / "text")
+    write_images(folder / "images")
+    small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
+    launch(monkeypatch, *small, "hydra.run.dir=straight")
+    crash = crash_at(steps(folder / "straight") // 2)
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, "-m", *small, crash, "hydra.sweep.dir=sweep")
+    run = folder / "sweep" / task / "advantage" / "0"
+    assert steps(run) == steps(folder / "straight") // 2
+    launch(monkeypatch, *small, f"hydra.run.dir={run}", "ckpt_path=last")  # without the callback that fails
+    assert_same_end(run, folder / "straight", assert_same)
+
+
+def test_a_damaged_summary_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SWEEP)
+    (run,) = runs(folder / "sweep")
+    summary = read(run, "summary.json")
+    (run / "summary.json").write_text('{"strategy": "adv')
+    launch(monkeypatch, *SWEEP)
+    assert {**read(run, "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["seed=1,0"], r"sweep/toy/advantage/0 is of another sweep \(seed is 0, not 1\)"),
+        (["seed=0"], r"sweep/toy/advantage/1 is of another sweep \(there is no such job\)"),
+        (["seed=0,1", "strategy=gdas"], r"toy/advantage/0 is of another sweep \(strategy\._target_ is adv\S+, not adv"),
+        (["seed=0,1", "trainer.max_epochs=3"], r"\(trainer\.max_epochs is \${task\.epochs}, not 3\)"),
+    ],
+)
+def test_the_folder_of_another_sweep_is_refused(
+    arguments: list[str],
+    says: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    launch(monkeypatch, *SWEEP, "seed=0,1")
+    before = {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *SWEEP, *arguments)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"error: .*{says}.*: set another hydra\.sweep\.dir", printed.err.strip())
+    assert printed.out == ""
+    assert {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()} == before
+
+
+def test_a_sweep_is_extended_at_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SWEEP, "strategy=advantage")
+    before = contents(ADVANTAGE)
+    launch(monkeypatch, *SWEEP, "strategy=advantage,gdas", "threads=2", "checkpoint.every_n_minutes=1")
+    assert contents(ADVANTAGE) == before
+    assert runs(folder / "sweep") == [folder / ADVANTAGE / "0", folder / GDAS / "1"]
+
+
+TINY = {
+    "fig1": SMALL_TOY,
+    "table3": [*SMALL_PTB[1:], "task.data.root=text"],
+    "table3_small": [*SMALL_PTB[1:], "task.data.root=text"],
+    **dict.fromkeys(("table2", "table4", "table2_small", "table4_small"), SMALL_CIFAR10[1:]),
+}
+
+
+@pytest.mark.parametrize("experiment", TINY)
+def test_an_experiment_is_a_sweep(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ptb(folder / "text")
+    write_images(folder / "images")
+    grid = ["strategy=advantage,gdas", "seed=1", "hydra.sweep.dir=sweep"]
+    launch(monkeypatch, f"experiment={experiment}", *TINY[experiment], *grid)
+    found = [read(run, "summary.json") for run in runs(folder / "sweep")]
+    expected = ["advantage", "fixed", "gdas", "fixed"] if experiment.startswith("table3") else ["advantage", "gdas"]
+    assert [(each["strategy"], each["seed"], each["epochs"]) for each in found] == [(name, 1, 2) for name in expected]
+
+
+RETRAIN = [*SMALL_PTB, "task.data.root=text", "retrain=true"]
+
+
+def test_what_a_search_found_is_trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
+) -> None:
+    write_ptb(folder / "text")
+    arguments = [*RETRAIN, "strategy=gdas", "strategy.tau_max=5.0", "select=argmax"]
+    launch(monkeypatch, *arguments, 'hydra.run.dir="it\'s one"')
+    search, retrained = folder / "it's one", folder / "it's one" / "retrained"
+    assert read(retrained, "genotype.json")["argmax"] == read(search, "genotype.json")["argmax"]
+    genotype = f'strategy.genotype="{search}/genotype.json"'
+    launch(monkeypatch, *SMALL_PTB, "task.data.root=text", "strategy=fixed", genotype, "hydra.run.dir=by_hand")
+    assert_same_end(retrained, folder / "by_hand", assert_same)
+    (plan,) = (each for each in TABLES if each.name == "table3")
+    table = build_table(plan, collect([search]).runs)
+    assert table is not None
+    assert [row.strategy for row in table.rows if row.results["test"].values] == ["gdas"]
+
+
+def test_a_job_goes_on_with_its_retraining(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
+) -> None:
+    write_ptb(folder / "text")
+    crash = FAILING.replace("AdvantageNAS", "Fixed")
+    arguments = ["-m", *RETRAIN, "checkpoint.every_n_steps=1", crash, "hydra.sweep.dir=sweep"]
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments)
+    job = folder / "sweep/ptb/advantage/0"
+    assert "0 of 1 jobs have finished: sweep" in capsys.readouterr().out
+    assert (job / "error.txt").read_text().startswith("RuntimeError: out of luck")
+    before = {path: path.stat().st_mtime_ns for path in job.glob("*") if path.is_file()}
+    Path("repaired").touch()
+    launch(monkeypatch, *arguments)
+    assert "1 of 1 jobs have finished: sweep" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in job.glob("*") if path.is_file()}
+    del before[job / "error.txt"]
+    assert after == before  # of the search
+    launch(monkeypatch, *RETRAIN, crash, "hydra.run.dir=straight")
+    assert_same_end(job / "retrained", folder / "straight" / "retrained", assert_same)

@@ -1,0 +1,79 @@
+"""Parameters and multiply-accumulates of a network, counted."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning.cost import count_macs, count_parameters
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"), [(3, 1, 1, 1), (1, 1, 0, 1), (3, 2, 1, 2), (5, 3, 0, 1)]
+)
+def test_macs_of_a_convolution(kernel: int, stride: int, padding: int, groups: int, batch: int) -> None:
+    conv = nn.Conv2d(4, 6, kernel, stride, padding, groups=groups)
+    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (9, 7))
+    expected = batch * 6 * height * width * (4 // groups) * kernel * kernel
+    assert count_macs(conv, torch.zeros(batch, 4, 9, 7)) == expected
+
+
+def test_macs_of_a_network_are_the_sum() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 6 * 4, 7))
+    assert count_macs(network, torch.zeros(2, 3, 8, 6)) == 2 * (5 * 6 * 4 * 3 * 9 + 5 * 6 * 4 * 7)
+    assert count_macs(nn.ReLU(), torch.zeros(3)) == 0
+
+
+def test_macs_of_a_network_with_two_inputs() -> None:
+    class Product(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x @ y
+
+    assert count_macs(Product(), torch.zeros(2, 3), torch.zeros(3, 5)) == 2 * 3 * 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_counting_leaves_the_network_as_it_was(training: bool) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).train(training)
+    state, rng = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    modes: list[bool] = []
+    network[2].register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    count_macs(network, torch.randn(4, 3, generator=torch.Generator()))
+    assert modes == [False]
+    assert all(module.training is training for module in network.modules())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_counting_leaves_a_frozen_part_frozen() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
+    network[1].eval()
+    count_macs(network, torch.zeros(4, 3))
+    assert [module.training for module in network] == [True, False]
+
+
+def test_a_failed_count_leaves_the_network_training() -> None:
+    network = nn.Sequential(nn.Linear(3, 3)).train()
+    with pytest.raises(RuntimeError):
+        count_macs(network, torch.zeros(4, 2))
+    assert network.training
+
+
+def test_parameters_are_counted_by_the_network_where_it_knows_better() -> None:
+    class Own(nn.Linear):
+        def count_parameters(self) -> int:
+            return 42
+
+    class Attribute(nn.Linear):
+        count_parameters = 3
+
+    assert count_parameters(nn.Linear(3, 4)) == 16
+    assert count_parameters(Own(3, 4)) == 42
+    assert count_parameters(Attribute(3, 4)) == 16
+    tied = nn.Linear(3, 3)
+    assert count_parameters(nn.Sequential(tied, tied)) == 12

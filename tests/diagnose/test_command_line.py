@@ -1,0 +1,96 @@
+"""A diagnosis from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advnas_lightning.diagnose.__main__ import main
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+def test_a_runs_checkpoint_is_diagnosed(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ptb(tmp_path / "text")
+    write_images(tmp_path / "images")
+    small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
+    launch(monkeypatch, *small, "hydra.run.dir=run")
+    saved = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    capsys.readouterr()
+    main(
+        [
+            "ckpt_path=run/checkpoints/last.ckpt",
+            "draws=4",
+            "exact_draws=9",
+            "batches=2",
+            "strategies=advantage,darts",
+            "output=out",
+        ]
+    )
+    printed = capsys.readouterr()
+    assert "Recommended: " in printed.out
+    assert "… darts" in printed.err
+    content = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert list(content["estimators"]) == ["advantage", "darts"]
+    assert "The exact gradient raises most: " in printed.out
+    assert set(content["exact_raises"]) == set(content["estimators"]["darts"]["edges"])
+    assert (tmp_path / "out" / "diagnosis.png").stat().st_size > 5000
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == saved
+
+
+def test_the_linear_example_shows_the_noise_that_edges_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["task=linear", "strategies=advantage,reinforce", "draws=100"])
+    found = json.loads((tmp_path / "diagnosis" / "diagnosis.json").read_text())
+    advantage, reinforce = (list(found[name].values()) for name in ("advantage", "reinforce"))
+    constant = slope = 0.75 * (1 + 4 + 0.25 + 0.25) / 4
+    constant -= (1 + 4 + 0.25 + 0.25) / 16
+    # Edges add up: a variance from at least 200 terms errs by some 10 %. The loss that REINFORCE's edges share makes it
+    # one of 100 terms, and the running baseline adds noise of its own.
+    assert advantage[1:] == pytest.approx([constant] * 5, rel=0.25)
+    assert reinforce == pytest.approx([constant + slope * (edges - 1) for edges in (1, 2, 4, 8, 16, 32)], rel=0.5)
+    assert "reinforce, exactly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give ckpt_path=RUN/checkpoints/last.ckpt, or task=linear"),
+        (["task=ptb"], "task=ptb is unknown: use linear"),
+        (["ckpt_path=no.ckpt"], "no.ckpt"),
+        (["task=linear", "strategies=enas"], "strategies has enas: use some of advantage"),
+        (["task=linear", "draws=1"], "draws=1 must be a whole number of at least 2"),
+        (["draw=3"], "'draw=3' is unknown: give ckpt_path=…"),
+    ],
+)
+def test_bad_options_have_one_line(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 1
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_checkpoint_without_its_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(moved / "last.ckpt")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([f"ckpt_path={moved}/last.ckpt"])
+    assert "is of no run's folder" in capsys.readouterr().err

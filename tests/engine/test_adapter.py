@@ -1,0 +1,334 @@
+"""A user's LightningModule in a search does all that it does in its own training."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp
+from tests.support.classifier import loader, search_of
+
+GENOTYPE = {"edge": "linear", "shared": "tanh"}
+
+
+class Classifier(LightningModule):
+    """As a user writes it: every hook notes that it was called."""
+
+    def __init__(self, scheduler: str = "step", *, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+        self.called: list[Any] = []
+        self.net = nn.Sequential(
+            nn.Linear(4, 8),
+            MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}),
+            nn.BatchNorm1d(8),
+            MixedOp("shared", {"tanh": nn.Tanh(), "relu": nn.ReLU()}),
+            nn.Dropout(dropout),
+            nn.Linear(8, 3),
+        )
+        self.train_accuracy = MulticlassAccuracy(3)
+        self.val_accuracy = MulticlassAccuracy(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        x, y = batch
+        logits = self(x)
+        loss = F.cross_entropy(logits, y)
+        self.train_accuracy(logits, y)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_loss_epoch_mean", loss, on_step=False, on_epoch=True)
+        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        self.called.append(("training_step", batch_idx))
+        return {"loss": loss, "logits": logits.detach()}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self(x)
+        self.val_accuracy(logits, y)
+        self.log_dict({"val_loss": F.cross_entropy(logits, y), "val_accuracy": self.val_accuracy})
+
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:  # a step need not take the batch's number
+        x, y = batch
+        self.log("test_loss", F.cross_entropy(self(x), y))
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self(batch[0]).argmax(-1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = Adam(self.parameters(), lr=0.01)
+        cosine = CosineAnnealingLR(optimizer, T_max=6)
+        return {
+            "none": optimizer,
+            "list": [optimizer],
+            "lists": ([optimizer], [cosine]),
+            "two": ([optimizer], [cosine, {"scheduler": StepLR(optimizer, 2), "interval": "step"}]),
+            "dict": {"optimizer": optimizer, "lr_scheduler": cosine},
+            "step": {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": cosine, "interval": "step", "frequency": 2, "name": "own"},
+            },
+            "plateau": {
+                "optimizer": optimizer,
+                "lr_scheduler": {
+                    "scheduler": ReduceLROnPlateau(optimizer, patience=0, threshold=1.0),
+                    "monitor": "val_loss",
+                },
+            },
+            "trained": {
+                "optimizer": optimizer,
+                "lr_scheduler": ReduceLROnPlateau(optimizer, patience=0, threshold=1.0),
+                "monitor": "train_loss_epoch_mean",
+            },
+        }[self.scheduler]
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Counting()]
+
+    def on_train_epoch_end(self) -> None:
+        self.called.append("on_train_epoch_end")
+        self.log("mean_weight", self.net[0].weight.mean())
+
+    def on_validation_epoch_end(self) -> None:
+        self.called.append("on_validation_epoch_end")
+        self.log("val_mean", self(torch.zeros(2, 4, device=self.device)).mean())  # a hook may run the network
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["own"] = 17
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.called.append(("loaded", checkpoint["own"]))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.called.append(("on_train_batch_start", [part.shape for part in batch], batch_idx))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.called.append(("on_train_batch_end", sorted(outputs), [part.shape for part in batch], batch_idx))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        x, y = batch
+        return 2 * x, y
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.called.append(("on_before_zero_grad", type(optimizer).__name__))
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.called.append("on_before_backward")
+
+    def on_after_backward(self) -> None:
+        self.called.append("on_after_backward")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.called.append(("on_before_optimizer_step", type(optimizer).__name__))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        self.called.append(("optimizer_step", epoch, batch_idx))
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        self.called.append(("lr_scheduler_step", type(scheduler).__name__, metric is None))
+        super().lr_scheduler_step(scheduler, metric)
+
+    def on_fit_start(self) -> None:
+        self.called.append("on_fit_start")
+
+    def setup(self, stage: str) -> None:
+        self.called.append(("setup", stage))
+
+
+class Counting(Callback):
+    """The module's own callback."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batches += 1
+
+
+def make(scheduler: str = "step", **options: Any) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Classifier(scheduler, **options)
+
+
+def fit(module: LightningModule, train: Any, folder: Path, **options: Any) -> Trainer:
+    torch.manual_seed(0)
+    settings = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "log_every_n_steps": 1,
+        "logger": CSVLogger(folder, name="", version=""),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(**{**settings, **options})
+    trainer.fit(module, train, loader(9))
+    return trainer
+
+
+def written(folder: Path) -> list[dict[str, str]]:
+    """The log's rows: the names and values that are not empty, without what the search adds."""
+    header, *lines = (folder / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    added = ("entropy", "architecture/loss")
+    rows = [{name: value for name, value in row.items() if value and name not in added} for row in rows]
+    return [row for row in rows if row.keys() - {"epoch", "step"}]
+
+
+@pytest.mark.parametrize("scheduler", ["none", "list", "lists", "two", "dict", "step", "plateau", "trained"])
+def test_training_is_the_users_own_bit_for_bit(scheduler: str, tmp_path: Path) -> None:
+    # A search with nothing left to choose does what Lightning does with the same network.
+    alone = Genotype(GENOTYPE).apply(make(scheduler))
+    expected = fit(alone, loader(), tmp_path / "alone")
+    search = Fixed(make(scheduler), genotype=GENOTYPE)
+    trainer = fit(search, loader(), tmp_path / "search")
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, search.model.state_dict()[name]), name
+    assert search.model.called == alone.called
+    assert written(tmp_path / "search") == written(tmp_path / "alone")
+    assert trainer.global_step == expected.global_step == 9
+    assert trainer.optimizers[0].param_groups[0]["lr"] == expected.optimizers[0].param_groups[0]["lr"]
+    assert [type(each) for each in trainer.callbacks if isinstance(each, Counting)] == [Counting]
+
+
+def test_a_search_adds_nothing_to_logs_metrics_and_hooks(tmp_path: Path) -> None:
+    module = make("step")
+    search = search_of(module)
+    trainer = fit(search, {"weights": loader(), "architecture": loader(5, size=4)}, tmp_path)
+    assert (search.weight_steps, search.architecture_steps, trainer.global_step) == (9, 9, 9)
+    # The architecture steps call training_step too; nothing of what it logs or counts then is left.
+    rows = [row for row in written(tmp_path) if "train_loss" in row]
+    assert len(rows) == 9
+    assert [row["step"] for row in rows] == [str(step) for step in range(9)]
+    plain = Genotype(GENOTYPE).apply(make("step"))
+    fit(plain, loader(), tmp_path / "alone")
+    added = [each for each in module.called if each not in plain.called]
+    assert added == []
+    once = [each for each in module.called if each[0] != "training_step"]
+    assert once == [each for each in plain.called if each[0] != "training_step"]
+    assert {name for row in written(tmp_path) for name in row} == {
+        name for row in written(tmp_path / "alone") for name in row
+    }
+
+
+def test_the_logged_accuracy_is_of_the_weight_steps_alone(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(Classifier):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((outputs["logits"].argmax(-1), batch[1]))
+
+    torch.manual_seed(1)
+    search = search_of(Watched("none"))
+    fit(search, {"weights": loader(), "architecture": loader(5, size=4)}, tmp_path, max_epochs=1)
+    # macro average, by hand: the mean over the classes of the share that was recognised
+    predicted, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    recall = [(predicted[labels == label] == label).float().mean() for label in range(3) if (labels == label).any()]
+    (value,) = [float(row["train_accuracy"]) for row in written(tmp_path) if "train_accuracy" in row]
+    assert value == pytest.approx(float(torch.stack(recall).mean()), abs=1e-6)
+
+
+def test_the_result_is_the_users_module(tmp_path: Path) -> None:
+    module = make("step")
+    search = search_of(module)
+    trainer = fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    derived = search.derive()
+    assert type(derived) is Classifier
+    assert not any(isinstance(part, MixedOp) for part in derived.modules())
+    pickle.loads(pickle.dumps(derived))
+    predictions = torch.cat(trainer.predict(search, loader(7)))
+    fresh = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    assert torch.equal(torch.cat(fresh.predict(derived, loader(7))), predictions)
+    assert trainer.test(search, loader(8), verbose=False) == fresh.test(derived, loader(8), verbose=False)
+    before = copy.deepcopy(derived.state_dict())
+    fit(derived, loader(), tmp_path / "retrained")
+    assert any(not torch.equal(value, before[name]) for name, value in derived.state_dict().items())
+
+
+def test_a_checkpoint_has_what_the_module_puts_into_it(tmp_path: Path) -> None:
+    trainer = fit(search_of(make()), {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    assert torch.load(tmp_path / "own.ckpt", weights_only=True)["own"] == 17
+    again = search_of(make())
+    Trainer(accelerator="cpu", logger=False, max_epochs=3, enable_progress_bar=False).fit(
+        again, {"weights": loader(), "architecture": loader(5)}, ckpt_path=tmp_path / "own.ckpt"
+    )
+    assert ("loaded", 17) in again.model.called
+
+
+def test_a_step_that_leaves_a_batch_out(tmp_path: Path) -> None:
+    class Picky(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None: ...
+
+    search = search_of(Picky("none"))
+    fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert (search.weight_steps, search.architecture_steps) == (6, 6)
+
+
+def test_a_strategy_pickles_and_copies(tmp_path: Path) -> None:
+    search = search_of(make())
+    for again in (pickle.loads(pickle.dumps(search)), copy.deepcopy(search)):
+        assert type(again) is type(search)
+        assert again.space.edges == search.space.edges
+        fit(again, {"weights": loader(), "architecture": loader(5)}, tmp_path, max_epochs=1)
+
+
+def test_an_own_loss_or_a_task_comes_first(tmp_path: Path) -> None:
+    class Search(AdvantageNAS):
+        def loss(self, batch: Any) -> Tensor:
+            x, y = batch
+            return F.cross_entropy(self.model(x), y)
+
+    module = make()
+    search = Search(module, weight_optimizer=partial(SGD, lr=0.1), architecture_optimizer=partial(Adam, lr=0.1))
+    assert type(search) is Search
+    fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert module.called == []
+
+
+class ByHand(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Several(Classifier):
+    def configure_optimizers(self) -> Any:
+        return [Adam(self.net[0].parameters()), Adam(self.net[-1].parameters())]
+
+
+class NoOptimizer(Classifier):
+    configure_optimizers = LightningModule.configure_optimizers
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (ByHand, r"ByHand optimizes by hand .*override weight_step\(batch\)"),
+        (Several, r"gives 2 optimizers.*override weight_step\(batch\)"),
+        (NoOptimizer, "NoOptimizer.configure_optimizers gives no optimizer"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused(kind: Callable[..., Classifier], says: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=says) as caught:
+        fit(search_of(kind()), {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,149 @@
+"""Compiled candidates are searched as others are."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from advnas_lightning import (
+    DARTS,
+    AdvantageNAS,
+    Genotype,
+    MixedOp,
+    ProxylessNAS,
+    SearchStrategy,
+)
+from tests.support.classifier import GENOTYPE, Classifier, Wrap, as_it_is, assert_same_state, block, make, search_of
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def compiler() -> Iterator[Callable[[], int]]:
+    """Forgets what was compiled before; the number of graphs that have been compiled since."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+def compiling(how: str, backend: str) -> Wrap:
+    def wrap(module: nn.Module) -> nn.Module:
+        if how == "wrapped":
+            return torch.compile(module, backend=backend)  # type: ignore[return-value]
+        module.compile(backend=backend)
+        return module
+
+    return wrap
+
+
+@pytest.mark.parametrize("kind", [AdvantageNAS, ProxylessNAS, DARTS])  # one, two and all candidates at a time
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_compiled_candidates_are_searched_as_others_are(
+    how: str, backend: str, kind: type[SearchStrategy], train: Make, compiler: Callable[[], int]
+) -> None:
+    plain, compiled = (search_of(make(wrap=wrap), kind) for wrap in (as_it_is, compiling(how, backend)))
+    train(plain)
+    assert compiler() == 0
+    train(compiled)
+    assert compiler() >= 3  # the linear layers, and the block for training and evaluation
+    assert (compiled.weight_steps, compiled.architecture_steps) == (12, 12)
+    if backend == "eager":
+        assert_same_state(compiled, plain)
+    for ours, theirs in zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True):
+        if isinstance(ours, Tensor):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    # torch.compile puts a module of its own around the candidate; compiling in place leaves all names.
+    ours, theirs = list(compiled.model.state_dict()), list(plain.model.state_dict())
+    assert [name.replace("_orig_mod.", "") for name in ours] == theirs
+    assert (ours == theirs) == (how == "in place")
+
+
+def built_by_hand(wrap: Wrap) -> Classifier:
+    network = make()
+    network.net = nn.Sequential(nn.Linear(4, 8), wrap(block()), nn.Tanh(), nn.Linear(8, 3))
+    return network
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_network_found_among_compiled_candidates_is_plain(
+    how: str, train: Make, compiler: Callable[[], int], tmp_path: Path
+) -> None:
+    wrap = compiling(how, "eager")
+    search = search_of(make(wrap=wrap))
+    train(search)
+    search.eval()
+    inputs = torch.randn(5, 4)
+    derived = search.derive()
+    assert torch.equal(derived(inputs), search(inputs))
+    found = Genotype(GENOTYPE).apply(search.model)
+    assert not any(isinstance(part, MixedOp) for part in [*derived.modules(), *found.modules()])
+    with search.space.bind(search.one_hot(search.space.choice(Genotype(GENOTYPE)))):
+        expected = search.model(inputs)
+    by_hand = built_by_hand(wrap).eval()
+    by_hand.load_state_dict(found.state_dict(), strict=True)
+    # What was compiled in place is compiled anew in a copy, if that is wanted; what was wrapped stays wrapped.
+    assert found.net[1]._compiled_call_impl is None
+    assert hasattr(found.net[1], "_orig_mod") == (how == "wrapped")
+    plain = built_by_hand(as_it_is).eval()
+    if how == "wrapped":
+        with pytest.raises(RuntimeError, match="_orig_mod"):
+            plain.load_state_dict(found.state_dict(), strict=True)
+    plain.load_state_dict({name.replace("_orig_mod.", ""): value for name, value in found.state_dict().items()})
+    torch.save(found.state_dict(), tmp_path / "found.pt")
+    loaded = built_by_hand(wrap).eval()
+    loaded.load_state_dict(torch.load(tmp_path / "found.pt", weights_only=True), strict=True)
+    for network in (found, by_hand, plain, loaded, copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert torch.equal(network(inputs), expected)
+    train(found)  # in Lightning, as any other
+
+
+def test_a_network_may_be_compiled_as_a_whole_and_in_place(train: Make, compiler: Callable[[], int]) -> None:
+    plain, compiled = search_of(), search_of()
+    compiled.model.compile(backend="eager")
+    train(plain)
+    train(compiled)
+    assert_same_state(compiled, plain)
+
+
+def test_a_compiled_module_says_what_to_compile_instead() -> None:
+    # What torch.compile returns is no LightningModule any more, so its training_step would be overlooked.
+    with pytest.raises(ValueError, match="compile") as caught:
+        search_of(torch.compile(make(), backend="eager"))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler")
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_candidates_compiled_to_machine_code(how: str, train: Make, compiler: Callable[[], int]) -> None:
+    def quiet(module: nn.Module) -> nn.Module:
+        for part in module.modules():
+            if isinstance(part, nn.Dropout):  # compiled, it draws other random numbers
+                part.p = 0.0
+        return module
+
+    wrap = compiling(how, "inductor")
+    # Adam would make large steps of rounding errors
+    options = {"architecture_optimizer": partial(SGD, lr=1.0)}
+    plain = search_of(make(wrap=quiet), **options)
+    compiled = search_of(make(wrap=lambda module: wrap(quiet(module))), **options)
+    train(plain)
+    train(compiled)
+    assert compiler() >= 3
+    assert compiled.theta.ne(1).any()
+    for ours, theirs in zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True):
+        if isinstance(ours, Tensor):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,44 @@
+"""A strategy draws from its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+Fit = Callable[..., Trainer]
+Make = Callable[..., Any]
+
+
+def test_draws_come_from_the_strategys_own_generator(
+    engine: str, small_net: Make, make_search: Make, make_loaders: Make, fit: Fit, assert_same: Make
+) -> None:
+    class Noise(Callback):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            torch.rand(self.count)
+
+    def run(seed: int, noise: int) -> Any:
+        torch.manual_seed(noise)
+        search = make_search(engine, small_net(dropout=0.0), seed=seed)
+        fit(search, make_loaders(weights=2), callbacks=[Noise(noise)])
+        return {key: value for key, value in search.state_dict().items() if not key.startswith("objective.")}
+
+    first = run(seed=0, noise=0)
+    assert_same(run(seed=0, noise=3), first)
+    weights, other = ({key: v for key, v in run_.items() if "model" in key} for run_ in (first, run(seed=1, noise=0)))
+    same = all(torch.equal(value, weights[key]) for key, value in other.items())
+    assert same == engine.startswith(("darts", "fixed"))
+
+
+def test_building_a_strategy_draws_no_global_random_numbers(engine: str, small_net: Make, make_search: Make) -> None:
+    model = small_net()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    make_search(engine, model)
+    assert torch.equal(torch.rand(3), expected)

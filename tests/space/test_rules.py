@@ -1,0 +1,313 @@
+"""Rules that make a network searchable."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torchvision.models import resnet18
+
+from advnas_lightning import AdvantageNAS, Genotype, MixedOp, SearchSpace, make_searchable
+from advnas_lightning.objectives import Classification
+from tests.support.replacements import Rules, activations
+
+
+def linears(linear: nn.Linear) -> dict[str, nn.Module]:
+    return {"linear": linear, "low_rank": nn.Sequential(nn.Linear(linear.in_features, 2), nn.Linear(2, 4))}
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"linear": nn.Linear(4, 4), "act": nn.ReLU(inplace=True)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner["act"](self.inner["linear"](x))
+
+
+class Small(nn.Module):
+    """Modules in all of torch's containers; one activation at two places, one absent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied = nn.ReLU()
+        self.layers = nn.ModuleList([Block(), nn.Sequential(nn.Linear(4, 4), self.tied)])
+        self.register_module("none", None)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.tied(self.head(x))
+
+
+def small(*, train: bool = True) -> Small:
+    torch.manual_seed(0)
+    return Small().train(train)
+
+
+def fingerprint(model: nn.Module) -> list[Any]:
+    return [
+        (name, id(module), module.training, getattr(module, "inplace", None))
+        for name, module in model.named_modules(remove_duplicate=False)
+    ]
+
+
+def refused(model: nn.Module, rules: Rules, **options: Any) -> str:
+    """The message, after a look at the model: all of it is as it was."""
+    before = fingerprint(model)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        make_searchable(model, rules, **options)
+    assert fingerprint(model) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def original(model: nn.Module) -> Genotype:
+    """The choice of every edge's first candidate."""
+    space = SearchSpace(model)
+    return space.genotype([0] * len(space))
+
+
+# -- a network of torchvision's --------------------------------------------------------------------------------------
+
+
+def convolutions(conv: nn.Conv2d) -> dict[str, nn.Module]:
+    wide, deep, stride = conv.in_channels, conv.out_channels, conv.stride
+    depthwise = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False)
+    separable = nn.Sequential(depthwise, nn.Conv2d(wide, deep, 1, bias=False))
+    skip = {"skip": nn.Identity()} if stride == (1, 1) and wide == deep else {}
+    return {"conv": conv, "separable": separable, **skip}
+
+
+def searchable_resnet() -> tuple[nn.Module, nn.Module, Any]:
+    torch.manual_seed(0)
+    model = resnet18(weights=None, num_classes=3)
+    untouched = copy.deepcopy(model)
+    return model, untouched, make_searchable(model, {nn.ReLU: activations, "layer3.*.conv?": convolutions})
+
+
+def test_resnet_in_a_few_lines() -> None:
+    model, untouched, made = searchable_resnet()
+    relus = {name for name, module in untouched.named_modules() if isinstance(module, nn.ReLU)}
+    convs = {f"layer3.{block}.conv{index}" for block in (0, 1) for index in (1, 2)}
+    assert set(made) == relus | convs
+    space = SearchSpace(model)
+    assert space.edges == tuple(made)
+    assert space.size == 3**9 * 2 * 3**3
+    assert made["layer3.0.conv1"] == ("conv", "separable")
+    assert made["layer3.1.conv2"] == ("conv", "separable", "skip")
+
+    x = torch.randn(2, 3, 32, 32)
+    untouched.eval()
+    assert torch.equal(original(model).apply(model).eval()(x), untouched(x))
+    model.train()
+    architecture = space.one_hot([len(row) - 1 for row in space.candidates])
+    gates = architecture.gates.clone().requires_grad_()
+    with space.bind(architecture, gates):
+        model(x).square().mean().backward()
+    assert (gates.grad.ne(0) == architecture.gates.bool()).all()
+
+    genotype = space.genotype([len(row) - 1 for row in space.candidates])
+    plain = genotype.apply(model)
+    by_hand = resnet18(weights=None, num_classes=3)
+    for name in relus:
+        by_hand.get_submodule(name.rpartition(".")[0]).relu = nn.SiLU()
+    for name in convs - {"layer3.0.conv1"}:
+        setattr(by_hand.get_submodule(name[:-6]), name[-5:], nn.Identity())
+    by_hand.layer3[0].conv1 = convolutions(by_hand.layer3[0].conv1)["separable"]
+    by_hand.load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(by_hand.eval()(x), plain.eval()(x))
+
+
+# -- what is replaced ------------------------------------------------------------------------------------------------
+
+
+def test_types_and_patterns_reach_into_all_containers() -> None:
+    model = small()
+    linear, relu = model.layers[0].inner["linear"], model.layers[0].inner["act"]
+    made = make_searchable(model, {"layers.*linear": linears, nn.ReLU: activations})
+    assert dict(made) == {
+        "tied": ("relu", "gelu", "silu"),
+        "layers.0.inner.linear": ("linear", "low_rank"),
+        "layers.0.inner.act": ("relu", "gelu", "silu"),
+        "layers.1.1": ("relu", "gelu", "silu"),
+    }
+    assert SearchSpace(model).edges == ("tied", "layers.0.inner.linear", "layers.0.inner.act")
+    assert model.layers[0].inner["linear"].candidates["linear"] is linear
+    assert model.layers[0].inner["act"].candidates["relu"] is relu
+    assert isinstance(model.layers[1][0], nn.Linear)
+    assert [*model._modules] == ["tied", "layers", "none", "head"]
+
+
+def test_the_originals_everywhere_give_the_original_network() -> None:
+    model, untouched = small(), small()
+    make_searchable(model, {nn.Linear: linears, nn.ReLU: activations})
+    x = torch.randn(5, 4)
+    space = SearchSpace(model)
+    with space.bind(space.one_hot([0] * len(space))):
+        assert torch.equal(model(x), untouched(x))
+    plain = original(model).apply(model)
+    assert list(plain.state_dict()) == list(untouched.state_dict())
+    assert torch.equal(plain(x), untouched(x))
+    assert plain.tied is plain.layers[1][1]
+
+
+def test_a_type_matches_its_subclasses() -> None:
+    class Own(nn.ReLU):
+        pass
+
+    assert set(make_searchable(nn.Sequential(nn.Tanh(), Own()), {nn.ReLU: activations})) == {"1"}
+
+
+def test_a_module_at_several_places_becomes_one_choice_whichever_name_matched() -> None:
+    for pattern in ("tied", "layers.1.1"):
+        model, calls = small(), []
+        made = make_searchable(model, {pattern: lambda relu, calls=calls: calls.append(relu) or activations(relu)})
+        assert set(made) == {"tied", "layers.1.1"}
+        assert made.edges == {"tied": "tied", "layers.1.1": "tied"}
+        assert model.tied is model.layers[1][1]
+        assert len(calls) == 1
+
+
+def test_what_was_replaced_is_left_alone_inside() -> None:
+    block = Block()
+    model = nn.Sequential(block, nn.Sequential(block), nn.ReLU())
+    made = make_searchable(model, {"0": lambda block: {"block": block, "skip": nn.Identity()}, nn.ReLU: activations})
+    assert set(made) == {"0", "1.0", "2"}
+    assert model[0] is model[1][0]
+    assert model[0].candidates["block"] is block
+    assert isinstance(block.inner["act"], nn.ReLU)
+
+
+def test_choices_that_are_there_already_stay() -> None:
+    edge = MixedOp("mine", {"relu": nn.ReLU(), "tanh": nn.Tanh()})
+    model = nn.Sequential(edge, nn.ReLU())
+    assert set(make_searchable(model, {nn.ReLU: activations})) == {"1"}
+    assert model[0] is edge
+    assert SearchSpace(model).edges == ("mine", "1")
+    assert "matches no module" in refused(edge, {nn.ReLU: activations})
+
+
+def test_shared_edges_share_a_choice() -> None:
+    model = small()
+    made = make_searchable(model, {nn.ReLU: activations}, share=lambda name, module: name.partition(".")[0])
+    assert made.edges == {"tied": "tied", "layers.0.inner.act": "layers", "layers.1.1": "tied"}
+    model = small()
+    made = make_searchable(model, {nn.ReLU: activations}, share=lambda name, module: type(module).__name__)
+    assert SearchSpace(model).edges == ("ReLU",)
+    assert model.tied is not model.layers[0].inner["act"]
+
+
+def test_new_candidates_take_the_mode_of_what_they_replace() -> None:
+    model = small(train=False)
+    model.head.train()
+    make_searchable(model, {nn.Linear: lambda old: {"old": old, "new": nn.Dropout()}})
+    assert {module.training for module in model.head.modules()} == {True}
+    assert {module.training for module in model.layers.modules()} == {False}
+    frozen = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).eval()))
+    make_searchable(frozen, {"0": lambda old: {"old": old, "new": nn.Identity()}})
+    assert not frozen[0].candidates["old"][1].training
+
+
+def test_the_result_is_a_readable_table() -> None:
+    made = make_searchable(small(), {nn.ReLU: activations}, share=lambda name, module: type(module).__name__)
+    assert str(made).splitlines() == [
+        "module              edge  candidates",
+        "tied                ReLU  relu, gelu, silu",
+        "layers.0.inner.act  ReLU  relu, gelu, silu",
+        "layers.1.1          ReLU  relu, gelu, silu",
+    ]
+    assert len(made) == 3
+    with pytest.raises(TypeError):
+        made["tied"] = ()  # type: ignore[index]
+
+
+def test_a_search_trains_what_was_made_searchable(make_loaders: Callable[..., Any], fit: Callable[..., Any]) -> None:
+    model = small()
+    make_searchable(model, {nn.Linear: linears, nn.ReLU: activations})
+    search = AdvantageNAS(
+        model,
+        objective=Classification(4),
+        weight_optimizer=partial(SGD, lr=0.1),
+        architecture_optimizer=partial(Adam, lr=0.1),
+    )
+    fit(search, make_loaders(weights=6, architecture=6))
+    assert search.architecture_steps == 6
+    plain = search.genotype().apply(model)
+    assert plain(torch.zeros(8, 4)).shape == (8, 4)
+    assert not any(isinstance(module, MixedOp) for module in plain.modules())
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+def never(module: nn.Module) -> dict[str, nn.Module]:
+    raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    ("rules", "parts"),
+    [
+        ({}, ["rules is empty"]),
+        ({"layers.0.iner.act": never}, ["'layers.0.iner.act'", "matches no module", "layers.0.inner.act"]),
+        ({"": never}, ["''", "the network itself"]),
+        ({nn.ReLU: never, nn.Bilinear: never}, ["Bilinear", "matches no module", "has Linear"]),
+        ({nn.ReLU: never, "tied": never}, ["'tied' is matched by ReLU and 'tied'"]),
+        ({nn.ReLU: never, nn.Module: never}, ["Module", "the network itself"]),
+        ({Small: never}, ["Small", "the network itself"]),
+        ({"layers.0": never, "layers.0.inner": never}, ["'layers.0.inner'", "replaces nothing", "inside"]),
+        ({3: never}, ["3 is no rule"]),
+        ({Tensor: never}, ["torch.Tensor", "is no rule"]),
+    ],
+    ids=["empty", "name", "root", "type", "both", "module", "own", "shadowed", "number", "tensor"],
+)
+def test_a_bad_rule_is_named_before_anything_is_called(rules: Rules, parts: list[str]) -> None:
+    message = refused(small(), rules)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [
+        ({}, ["no candidates"]),
+        (None, ["no candidates", "None"]),
+        ([nn.ReLU()], ["no candidates"]),
+        ({"a.b": nn.ReLU()}, ["'a.b'"]),
+        ({"skip": None}, ["'skip'", "None"]),
+        ({"deep": nn.Sequential(MixedOp("inner", {"skip": nn.Identity()}))}, ["'deep'", "'inner'", "nested"]),
+    ],
+    ids=["empty", "none", "list", "dot", "no module", "nested"],
+)
+def test_bad_candidates_name_the_module_and_leave_the_others(made: Any, parts: list[str]) -> None:
+    message = refused(small(), {nn.ReLU: activations, "head": lambda linear: made})
+    assert all(part in message for part in [*parts, "'head'"]), message
+
+
+def test_a_function_that_fails_leaves_the_network() -> None:
+    model = small()
+    before = fingerprint(model)
+    with pytest.raises(AssertionError, match="called"):
+        make_searchable(model, {nn.ReLU: activations, "head": never})
+    assert fingerprint(model) == before
+
+
+def test_different_candidates_on_one_edge_are_refused() -> None:
+    rules: Rules = {nn.ReLU: activations, nn.Linear: linears}
+    message = refused(small(), rules, share=lambda name, module: "one")
+    assert all(part in message for part in ("'layers.0.inner.linear'", "'one'", "linear, low_rank", "relu, gelu, silu"))
+    model = nn.Sequential(MixedOp("1", {"relu": nn.ReLU(), "tanh": nn.Tanh()}), nn.ReLU())
+    assert "relu, tanh" in refused(model, {nn.ReLU: activations})
+    assert "None" in refused(small(), {nn.ReLU: activations}, share=lambda name, module: None)
+
+
+def test_a_candidate_that_holds_a_replaced_place_is_refused() -> None:
+    model = small()
+    message = refused(model, {"head": lambda head: {"head": head, "block": model.layers[0]}, nn.ReLU: activations})
+    assert all(part in message for part in ("'block'", "'head'", "'layers.0.inner.act'", "nested")), message
