@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
-CONFIG, CHOICES, OVERRIDES = ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"
+HYDRA = ".hydra"  # Hydra's own folder
+CONFIG, CHOICES, OVERRIDES = f"{HYDRA}/config.yaml", f"{HYDRA}/hydra.yaml", f"{HYDRA}/overrides.yaml"
+UNFINISHED = ".part"  # the ending of a file that is being written
 
-# These settings decide where and how a run is made, and not what it finds.
+# These settings decide where and how a run is made, but not what it finds.
 INCIDENTAL = (
     "callbacks",
     "checkpoint",
@@ -29,7 +31,7 @@ INCIDENTAL = (
     "task.threads",
     "threads",
 )
-# Of the Trainer's arguments, those that decide what a run finds.
+# Only these of the Trainer's arguments decide what a run finds.
 DECIDING_TRAINER = (
     "max_epochs",
     "max_steps",
@@ -39,15 +41,15 @@ DECIDING_TRAINER = (
     "fast_dev_run",
     "precision",
 )
-REPEATED = ("retrain", "seed", "strategy.genotype")  # what differs between repetitions of one setting
+REPEATED = ("retrain", "seed", "strategy.genotype")  # these differ between repetitions of one setting
 
 
 def decides_result(key: str, *, repetitions: bool = False) -> bool:
     """Whether a setting decides what a run finds.
 
     Args:
-        key: the setting, dotted.
-        repetitions: whether runs that differ in their seed alone count as alike.
+        key: The setting's dotted key.
+        repetitions: Whether runs that differ only in their seed count as alike.
 
     Example:
         >>> [decides_result(key) for key in ("strategy.gamma", "seed", "threads", "trainer.devices")]
@@ -59,12 +61,30 @@ def decides_result(key: str, *, repetitions: bool = False) -> bool:
     return not any(key == other or key.startswith(f"{other}.") for other in others)
 
 
+def flatten(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration, each with its dotted key. A list or an empty mapping is a value.
+
+    Args:
+        nested: The configuration.
+        prefix: What each key begins with.
+
+    Example:
+        >>> dict(flatten({"task": {"data": {"batches": 5}, "nodes": [1, 2]}, "logger": {}}))
+        {'task.data.batches': 5, 'task.nodes': [1, 2], 'logger': {}}
+    """
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run leaves in its folder; scripts rely on these names.
+    """The files that a run leaves in its folder. Scripts rely on their names.
 
     Attributes:
-        path: the folder.
+        path: The folder.
 
     Example:
         >>> RunFolder(Path("outputs/toy")).summary.as_posix()
@@ -75,66 +95,71 @@ class RunFolder:
 
     @property
     def summary(self) -> Path:
-        """The last file that a run writes: one flat object."""
+        """The results, one flat JSON object. A run writes this file last."""
         return self.path / SUMMARY
 
     @property
     def genotype(self) -> Path:
-        """The found architectures."""
+        """The architectures that the search has found."""
         return self.path / GENOTYPE
 
     @property
+    def metrics(self) -> Path:
+        """The values that were logged during training."""
+        return self.path / METRICS
+
+    @property
     def costs(self) -> Path:
-        """What the candidates cost."""
+        """The costs of the candidates, as they were measured."""
         return self.path / COSTS
 
     @property
     def picture(self) -> Path:
-        """The found architecture, drawn."""
+        """A drawing of the found architecture."""
         return self.path / PICTURE
 
     @property
     def error(self) -> Path:
-        """Why a job of a sweep failed."""
+        """The reason why a job of a sweep has failed."""
         return self.path / ERROR
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """The folder of the run's checkpoints."""
         return self.path / CHECKPOINTS
 
     @property
     def config(self) -> Path:
-        """The full configuration."""
+        """The full configuration of the run."""
         return self.path / CONFIG
 
     @property
     def retrained(self) -> RunFolder:
-        """The training of what a search found, from scratch."""
+        """The folder of a second run, which trains the found architecture from scratch."""
         return RunFolder(self.path / RETRAINED)
 
     @property
     def has_summary(self) -> bool:
-        """Whether the run has left a whole summary."""
+        """Whether the run has left a complete summary."""
         try:
             return isinstance(json.loads(self.summary.read_text()), dict)
         except (FileNotFoundError, ValueError):
             return False
 
     def save_error(self, line: str, error: Exception) -> None:
-        """Leave an error: one line, and below it where it came from."""
+        """Write an error to its file: one line, and below it the traceback."""
         self.error.write_text(f"{line}\n\n{''.join(traceback.format_exception(error))}")
 
     def read_error(self) -> str:
-        """The line that a job has left."""
+        """The first line of the error file; ``interrupted`` if there is no such file."""
         return self.error.read_text().splitlines()[0] if self.error.exists() else "interrupted"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A context that gives another path to write to, and then puts that file in the place of ``path``.
+    """A context that gives another path to write to, and at its end moves that file to ``path``.
 
-    So the file is always whole: a process that is killed leaves the old one.
+    So the file at ``path`` is always complete. A process that is killed leaves the old one.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -144,12 +169,12 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(path.name + UNFINISHED)
     yield unfinished
     os.replace(unfinished, path)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file of JSON that is always whole."""
+    """Write a JSON file that is complete at any moment, see :func:`replacing`."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")

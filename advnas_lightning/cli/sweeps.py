@@ -1,4 +1,4 @@
-"""Sweeps that outlive the failures of their jobs, and that go on where they were."""
+"""Sweeps that go on when a job fails, and that can be resumed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advnas_lightning.runs import RunFolder, decides_result
+from advnas_lightning.runs import CHOICES, RunFolder, decides_result, flatten
 
 
 class SweepCallback(Callback):
-    """Refuses a folder with the jobs of another sweep, and ends with a table of the jobs that have not finished.
+    """Refuses a folder with another sweep's jobs, and at the end prints a table of the jobs that have not finished.
 
-    Example, with the settings in ``conf/config.yaml`` that make each job go on from its own last checkpoint::
+    ``conf/config.yaml`` sets it as ``hydra.callbacks.sweep``, beside the settings that make each job go on from its own
+    last checkpoint.
 
-        hydra.callbacks.sweep._target_=advnas_lightning.cli.sweeps.SweepCallback
+    Example:
+        >>> from hydra.utils import instantiate
+        >>> callback = instantiate({"_target_": "advnas_lightning.cli.sweeps.SweepCallback"})
+        >>> callback.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": "no_such_folder"}}}))
+        0 of 0 jobs have finished: no_such_folder
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compare the jobs that are in the folder with the sweep's own.
+        """Compare the jobs whose folders are there already with those of this sweep.
 
         Raises:
-            SystemExit: there are others.
+            SystemExit: If one of them belongs to another sweep.
         """
         if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return  # an optimizer's jobs are not known before
+            return  # a sweeper that optimizes does not know its jobs in advance
         saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
         expected = jobs(config) if saved else []
         for number, folder in saved:
@@ -49,10 +54,10 @@ class SweepCallback(Callback):
                 sys.exit(1)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say what failed.
+        """Print which jobs have not finished, and why.
 
         Raises:
-            SystemExit: a job has not finished.
+            SystemExit: If a job has not finished.
         """
         saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
         failed = [(number, folder) for number, folder in saved if not is_finished(folder)]
@@ -70,10 +75,10 @@ class SweepCallback(Callback):
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
-    """Each job's overrides, in the order in which Hydra numbers them.
+    """The overrides of each job, in the order in which Hydra numbers the jobs.
 
     Args:
-        config: the sweep's whole configuration, Hydra's part included.
+        config: The whole configuration of the sweep, Hydra's part included.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -83,7 +88,7 @@ def jobs(config: DictConfig) -> list[list[str]]:
 
 
 def compose(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """A job's configuration."""
+    """The configuration of the job that has these overrides, without Hydra's part."""
     job = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
     with flag_override(job, ["struct", "readonly"], False):
         del job["hydra"]
@@ -91,18 +96,19 @@ def compose(config: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """What a job's results depend on, by dotted key.
+    """The settings that decide what a job finds, by dotted key.
 
     Example:
         >>> settings(OmegaConf.create({"seed": 1, "threads": 2, "trainer": {"max_epochs": 3}}))
         {'seed': 1, 'trainer.max_epochs': 3}
     """
-    flat = dict(flatten(OmegaConf.to_container(config, resolve=False)))
-    return {key: value for key, value in flat.items() if decides_result(key)}
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return {key: value for key, value in flatten(content) if decides_result(key)}
 
 
 def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In words, the first three settings that differ; nothing where none does.
+    """The first three settings that differ, in words. The text is empty if none does.
 
     Example:
         >>> compare({"seed": 0, "select": None}, {"seed": 1, "select": None})
@@ -113,15 +119,15 @@ def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:
-    """The number and the folder of each job that has begun."""
-    for path in sweep.glob("**/.hydra/hydra.yaml"):
+    """The number and the folder of each job that has been started."""
+    for path in sweep.glob(f"**/{CHOICES}"):
         job = OmegaConf.load(path).hydra.job
-        if not OmegaConf.is_missing(job, "num"):  # neither a single run nor a search's retraining
+        if not OmegaConf.is_missing(job, "num"):  # a single run and a retraining have no number
             yield int(job.num), path.parents[1]
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether nothing of a job is left to do."""
+    """Whether a job is done, its retraining included."""
     run = RunFolder(folder)
     return run.has_summary and (not _saved_config(folder).get("retrain") or run.retrained.has_summary)
 
@@ -130,12 +136,3 @@ def _saved_config(folder: Path) -> DictConfig:
     config = OmegaConf.load(RunFolder(folder).config)
     assert isinstance(config, DictConfig)
     return config
-
-
-def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested configuration by dotted key."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from flatten(value, f"{prefix}{key}.")
-    else:
-        yield prefix.removesuffix("."), node

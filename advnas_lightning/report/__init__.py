@@ -1,1 +1,1 @@
-"""Tables, figures and a page from what runs left."""
+"""Makes tables, figures and an HTML page from the files of runs."""

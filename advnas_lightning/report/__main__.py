@@ -1,4 +1,4 @@
-"""``python -m advnas_lightning.report RUNS...``: tables, figures and a page from what runs left."""
+"""``python -m advnas_lightning.report RUNS...`` makes tables, figures and an HTML page from the files of runs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 from advnas_lightning.report.figures import make_plots, save_plot
 from advnas_lightning.report.page import write_page
+from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.runs import Collection, collect
-from advnas_lightning.report.tables import TABLES, build_table
+from advnas_lightning.report.tables import build_table
 
-NAMED = 10  # how many broken things are named in the terminal; the page names all
+NAMED = 10  # the terminal names at most this many broken files and folders, and the page names all
 
 
 def report(places: Sequence[str | Path], folder: str | Path = "report") -> Collection:
     """Read runs, finished or not, and write a report on them.
 
     Args:
-        places: run folders, and folders that have runs somewhere inside.
-        folder: for the report's files; those that are there already are replaced.
+        places: The runs' folders, or folders that contain some at any depth.
+        folder: The folder of the report. Files of an older report in it are replaced.
 
     Returns:
-        What was read.
+        The runs, and the folders that could not be read.
 
     Raises:
-        ValueError: there is no run to report on.
+        ValueError: If there is no run to report on.
     """
     collection = collect(places)
     if not collection.runs:
@@ -46,10 +47,13 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line.
+    """Run the command line.
+
+    Args:
+        arguments: The arguments; by default those of the process.
 
     Raises:
-        SystemExit: with 1 and one line of explanation, if there is nothing to report.
+        SystemExit: With status 1, after one line of explanation, if there is nothing to report.
     """
     parser = argparse.ArgumentParser(
         prog="python -m advnas_lightning.report", description="Tables, figures and a page from what runs left."

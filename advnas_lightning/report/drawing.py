@@ -1,4 +1,4 @@
-"""Drawings of found architectures."""
+"""Draws found architectures as graphs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
-CHAIN_STEP = 2.0  # between the nodes of a chain, wide enough for the labels of its straight arrows
+CHAIN_STEP = 2.0  # the distance of a chain's nodes, wide enough for the labels of its straight arrows
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-# NAS-Bench-201's operations, short enough to stand between two nodes.
+# These names of NAS-Bench-201's operations are short enough to stand between two nodes.
 SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
-CUT = {"none", "zero"}  # operations that stand for no edge
+CUT = {"none", "zero"}  # operations that cut an edge
 CUT_COLOUR = "#b0b0b0"
 
 
 class Cell(NamedTuple):
-    """A found cell, to be drawn among others.
+    """A found cell that is drawn among others.
 
     Attributes:
-        genotype: candidate by edge, every edge named ``source->target``.
-        title: above it.
-        colour: of the title's mark.
-        note: below the title.
-        strategy: whose.
+        genotype: The candidate of each edge. Every edge is named ``source->target``.
+        title: The title above the cell.
+        colour: The colour of the title.
+        note: The small text below the title.
+        strategy: The name of the strategy that found the cell.
+
+    Example:
+        >>> cell = Cell({"0->1": "skip_connect"}, "GDAS", "#882255", "2 of 3 seeds", "gdas")
+        >>> len(draw_cells([cell]).axes)
+        1
     """
 
     genotype: Mapping[str, str]
@@ -39,12 +44,12 @@ class Cell(NamedTuple):
 
 
 def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str = "") -> None:
-    """Draw a genotype: as a graph where every edge is named ``source->target``, else as a list.
+    """Draw a genotype into a file: as a graph if every edge is named ``source->target``, otherwise as a list.
 
     Args:
-        genotype: candidate by edge.
-        path: the picture's file; its ending says the format.
-        title: above the picture.
+        genotype: The candidate of each edge.
+        path: The file. Its ending says the format.
+        title: The title above the drawing.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -60,17 +65,17 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
 
 
 def draw_cells(cells: Sequence[Cell]) -> Figure:
-    """Draw cells side by side, as the paper's Figures 5 and 6 do: nodes in a row, edges as arcs with their operations.
+    """Draw cells side by side, as in the paper's Figures 5 and 6: nodes in a row, edges as arcs with their operations.
 
-    An edge that the cell cuts, or replaces by zero, is broken and grey.
+    An edge that is cut by a zero operation is dashed and grey.
 
     Args:
-        cells: what to draw, of one search space.
+        cells: The cells, all from one search space.
     """
     columns = min(2, len(cells))
     rows = -(-len(cells) // columns)
     figure = Figure(figsize=(3.9 * columns, 2.05 * rows))
-    # All of one size, in inches, so that no layout need be searched for.
+    # All cells have one size in inches, so no layout has to be computed.
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.4 / (2.05 * rows), wspace=0.03, hspace=0.3)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(cells) :]:
@@ -85,7 +90,7 @@ def draw_cells(cells: Sequence[Cell]) -> Figure:
 
 
 def _arrows(genotype: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Source, target and candidate of the edges that name both their ends."""
+    """The source, target and candidate of each edge whose name has both ends."""
     return [
         (edge.partition("->")[0], edge.partition("->")[2], candidate)
         for edge, candidate in genotype.items()
@@ -107,7 +112,8 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
     heights = [y for _, y in place.values()]
     for source, target, candidate in arrows:
         (x0, y0), (x1, y1) = place[source], place[target]
-        # In a chain of nodes the edges that skip some are arcs, higher the more they skip, so that no two labels meet.
+        # In a chain of nodes an edge that skips some is an arc, which is the higher the more it skips, so that no two
+        # labels overlap.
         skipped = round((x1 - x0) / step) - 1
         height = 0.7 * skipped * (1 if round(x0 / step) % 2 == 0 else -1) if chain else 0.0
         bend = -2 * height / (x1 - x0) if x1 > x0 else 0.0
@@ -124,14 +130,14 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
         )
         axes.add_patch(arrow)
         share = 0.5 if chain else 0.7
-        above = chain and height == 0  # on a straight arrow between neighbours the label would leave nothing of it
+        above = chain and height == 0  # a label on a straight arrow between neighbours would hide it
         axes.text(
             x0 + share * (x1 - x0),
             y0 + share * (y1 - y0) + (0.05 if above else height),
             candidate,
             ha="center",
             va="bottom" if above else "center",
-            bbox=None if above else LABEL,  # nor may it hide the ends of the arcs
+            bbox=None if above else LABEL,  # a background would hide the ends of the arcs
             fontsize=size,
             color="#8a8a8a" if candidate in CUT else "black",
             zorder=3,
@@ -140,15 +146,15 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
     for node, (x, y) in place.items():
         axes.text(x, y, node, ha="center", va="center", bbox=NODE, fontsize=size, zorder=4)
     if chain:
-        axes.set_aspect("equal")  # an arc's height is drawn, not given in data units: only so does its label meet it
+        axes.set_aspect("equal")  # an arc is bent in display units, and another aspect would part it from its label
     axes.set_xlim(-0.4, step * max(layers) + 0.4)
     axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
 
 
 def _depths(arrows: list[tuple[str, str, str]]) -> dict[str, int]:
-    """The longest path to each node."""
+    """The length of the longest path to each node."""
     depths = {node: 0 for source, target, _ in arrows for node in (source, target)}
-    for _ in depths:  # as many rounds as a path can be long, so that a cycle ends too
+    for _ in depths:  # no path is longer than this, and with a cycle the loop ends too
         for source, target, _ in arrows:
             depths[target] = max(depths[target], min(depths[source] + 1, len(depths)))
     return depths

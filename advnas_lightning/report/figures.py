@@ -1,4 +1,4 @@
-"""The paper's figures from our runs."""
+"""Draws the paper's figures from our runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from advnas_lightning.report.drawing import Cell, draw_cells
 from advnas_lightning.report.groups import Group, group
-from advnas_lightning.report.palette import Look, looks
+from advnas_lightning.report.palette import Style, styles
 from advnas_lightning.report.runs import Curve, Run
 from advnas_lightning.report.statistics import quartiles
 
 __all__ = ["Plot", "make_plots", "save_plot"]
 
-STYLE: dict[Any, Any] = {
+RC_PARAMS: dict[Any, Any] = {  # of matplotlib
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
 }
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
-PAPERS_ITERATIONS = 600  # those that its Figure 1 shows
+PAPERS_ITERATIONS = 600  # the range of the paper's Figure 1
 TASKS = {
     ("toy", False): "toy",
     ("cifar10", False): "CIFAR-10",
@@ -52,15 +52,23 @@ Read = Callable[[Run], Curve | None]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure.
+    """A drawn figure of the report.
 
     Attributes:
-        name: of its files.
-        title: of its caption.
-        caption: what it shows.
-        figure: drawn; for curves, every artist of a strategy has a gid ``strategy--<name>--<number>``.
-        strategies: those in it.
-        is_curves: whether strategies can be hidden in it.
+        name: The name of the figure's files, without an ending.
+        title: The title above the figure.
+        caption: The text that says what the figure shows.
+        figure: The drawing. The gid of each artist of a curve is ``strategy--<name>--<number>-<part>``.
+        strategies: The strategies in the figure.
+        is_curves: Whether the figure has curves, of which the page can hide some.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> plot = Plot("empty", "Empty", "This figure shows nothing.", Figure(figsize=(1, 1)), strategies=())
+        >>> folder = Path(mkdtemp())
+        >>> svg = save_plot(plot, folder)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['empty.png', 'empty.svg']
     """
 
     name: str
@@ -73,7 +81,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class _Panel:
-    """One pair of axes: groups of runs, and how the curve of a run is found."""
+    """The content of one pair of axes: groups of runs, and a function that gives the curve of a run."""
 
     title: str
     groups: Sequence[Group]
@@ -81,37 +89,40 @@ class _Panel:
     x_label: str
     y_label: str
     warmup: float | None = None
-    unit: float = 1.0  # of x
+    unit: float = 1.0  # the number of seconds in a unit of x, if x is a time
 
 
 def make_plots(runs: Sequence[Run]) -> list[Plot]:
-    """All figures that some runs have anything for, unfinished runs included.
+    """All figures for which there are runs, finished or not.
 
     Args:
-        runs: of any task; retrainings are left out.
+        runs: The runs, of any task. Retrainings are left out.
     """
     searches = [run for run in runs if run.strategy != "fixed"]
-    look = looks(run.strategy for run in searches)
-    with mpl.rc_context(STYLE):
+    style_of = styles(run.strategy for run in searches)
+    with mpl.rc_context(RC_PARAMS):
         plots = [
-            _toy_plot(searches, look),
-            *_accuracy_plots("fig2", searches, look, dense=False),
-            *_accuracy_plots("fig3", searches, look, dense=True),
-            _entropy_plot(searches, look),
-            *_cell_plots(searches, look),
+            _toy_plot(searches, style_of),
+            *_accuracy_plots("fig2", searches, style_of, dense=False),
+            *_accuracy_plots("fig3", searches, style_of, dense=True),
+            _entropy_plot(searches, style_of),
+            *_cell_plots(searches, style_of),
         ]
     return [plot for plot in plots if plot is not None]
 
 
 def save_plot(plot: Plot, folder: Path) -> str:
-    """Write it as PNG and as SVG, and return the SVG's text: letters are text in it, and the same runs give the same.
+    """Write a figure as PNG and as SVG.
 
     Args:
-        plot: a figure.
-        folder: for both files.
+        plot: The figure.
+        folder: The folder for both files.
+
+    Returns:
+        The text of the SVG. Its letters are text, not paths, and equal runs give equal files.
     """
     plot.figure.savefig(folder / f"{plot.name}.png", dpi=200)
-    plot.figure.set_layout_engine("none")  # all is in its place now, and finding it takes time
+    plot.figure.set_layout_engine("none")  # the layout is done, and doing it again would take time
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
         plot.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -122,7 +133,7 @@ def save_plot(plot: Plot, folder: Path) -> str:
 # -- the figures ---------------------------------------------------------------------------------------------------
 
 
-def _toy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
+def _toy_plot(runs: Sequence[Run], style_of: dict[str, Style]) -> Plot | None:
     groups = _with_curve([run for run in runs if run.task == "toy"], _hundredfold_loss)
     if not groups:
         return None
@@ -130,7 +141,7 @@ def _toy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
         _Panel("first iterations, as in the paper", groups, _hundredfold_loss, "iteration", "100 × test loss"),
         _Panel("all iterations, logarithmic above 0.1", groups, _hundredfold_loss, "iteration", "100 × test loss"),
     ]
-    figure, strategies = _draw(panels, look)
+    figure, strategies = _draw(panels, style_of)
     first, whole = figure.axes
     first.set_xlim(0, min(PAPERS_ITERATIONS, first.get_xlim()[1]))
     first.set_ylim(bottom=0)
@@ -140,19 +151,21 @@ def _toy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
     whole.set_yticks([0, 0.1, 1], labels=["0", "0.1", "1"])
     caption = (
         "Loss of the arg-max student on fresh test batches, times 100, by iteration: median over the seeds, and the"
-        f" band between the quartiles. {_counts(groups, look)}"
+        f" band between the quartiles. {_counts(groups, style_of)}"
     )
     return Plot("fig1", "Figure 1: toy task", caption, figure, strategies)
 
 
-def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, dense: bool) -> list[Plot]:
-    """By epoch, and against wall time."""
+def _accuracy_plots(name: str, runs: Sequence[Run], style_of: dict[str, Style], *, dense: bool) -> list[Plot]:
+    """The accuracies by epoch, and against wall time."""
     plots = []
     for timed in (False, True):
         panels = []
         for zero_op in (False, True):
             here = [
-                run for run in runs if (run.task, run.zero_op, look[run.strategy].dense) == ("cifar10", zero_op, dense)
+                run
+                for run in runs
+                if (run.task, run.zero_op, style_of[run.strategy].dense) == ("cifar10", zero_op, dense)
             ]
             for kind in ("argmax", "process_best"):
                 read = _read(f"nasbench201/{kind}", timed)
@@ -165,7 +178,7 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
         unit, label = _time_unit(panels) if timed else (1.0, "search epoch")
         warmup = None if timed else _warmup(panels)
         panels = [_Panel(panel.title, panel.groups, panel.read, label, panel.y_label, warmup, unit) for panel in panels]
-        figure, strategies = _draw(panels, look, share_y=True)
+        figure, strategies = _draw(panels, style_of, share_y=True)
         drawn = panels[0].groups
         caption = (
             f"NAS-Bench-201 test accuracy on CIFAR-10 of the cell found so far, {'dense' if dense else 'sparse'}"
@@ -178,7 +191,7 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
                 caption += " Runs without logged times are drawn as if all their epochs had taken equally long."
         elif warmup:
             caption += " θ moves from the dotted line on."
-        caption += f" {_counts(drawn, look)}"
+        caption += f" {_counts(drawn, style_of)}"
         number = name.removeprefix("fig")
         title = f"Figure {number}: {'dense' if dense else 'sparse'} strategies, accuracy"
         title += " against wall time" if timed else " by epoch"
@@ -186,7 +199,7 @@ def _accuracy_plots(name: str, runs: Sequence[Run], look: dict[str, Look], *, de
     return plots
 
 
-def _entropy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
+def _entropy_plot(runs: Sequence[Run], style_of: dict[str, Style]) -> Plot | None:
     read = _read("entropy", timed=False)
     spaces = sorted({(run.task, run.zero_op) for run in runs}, key=lambda space: [*TASKS, space].index(space))
     panels = []
@@ -200,10 +213,10 @@ def _entropy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
     panels = [
         _Panel(panel.title, panel.groups, read, panel.x_label, panel.y_label, _warmup([panel])) for panel in panels
     ]
-    figure, strategies = _draw(panels, look)
+    figure, strategies = _draw(panels, style_of)
     for axes in figure.axes:
         lowest, highest = axes.get_ylim()
-        if lowest < 0.8 * highest:  # else a search has hardly begun, and its curves would lie on each other
+        if lowest < 0.8 * highest:  # before that a search has hardly begun, and its curves would overlap
             axes.set_ylim(bottom=0)
     caption = (
         "Entropy of an edge's probabilities, mean over the edges, by epoch (Appendix H): median over the seeds, and the"
@@ -214,16 +227,16 @@ def _entropy_plot(runs: Sequence[Run], look: dict[str, Look]) -> Plot | None:
     return Plot("fig4", "Figure 4: entropy by epoch", caption, figure, strategies)
 
 
-def _cell_plots(runs: Sequence[Run], look: dict[str, Look]) -> list[Plot]:
-    """The cell that most seeds found, by strategy: one figure for each space with a cell."""
+def _cell_plots(runs: Sequence[Run], style_of: dict[str, Style]) -> list[Plot]:
+    """One figure for each search space with cells: for each strategy, the cell that most seeds found."""
     plots = []
     for (task, zero_op), title in TASKS.items():
         groups = [
             each for each in group([run for run in runs if (run.task, run.zero_op) == (task, zero_op)]) if each.runs
         ]
-        cells = [cell for each in groups if (cell := _typical_cell(each, look[each.strategy])) is not None]
+        cells = [cell for each in groups if (cell := _typical_cell(each, style_of[each.strategy])) is not None]
         if task == "toy" or not cells:
-            continue  # the toy's teacher, and with it the right answer, is another one for each seed
+            continue  # each seed of the toy task has another teacher, and so another right answer
         name = "_".join(["cells", task, *(["zero_op"] if zero_op else [])])
         number = 6 if task == "ptb" else 5
         caption = (
@@ -236,16 +249,16 @@ def _cell_plots(runs: Sequence[Run], look: dict[str, Look]) -> list[Plot]:
     return plots
 
 
-def _typical_cell(each: Group, look: Look) -> Cell | None:
+def _typical_cell(each: Group, style: Style) -> Cell | None:
     found = [run.genotypes["argmax"] for run in each.runs if "argmax" in run.genotypes]
     if not found or not all("->" in edge for edge in found[0]):
         return None
     counts = Counter(tuple(genotype.items()) for genotype in found)
-    genotype, count = counts.most_common(1)[0]  # the first of those that are as common
-    title = look.title + (f" ({each.variant})" if each.variant else "")
+    genotype, count = counts.most_common(1)[0]  # of equally common ones, the first
+    title = style.title + (f" ({each.variant})" if each.variant else "")
     unfinished = sum(run.state != "finished" for run in each.runs)
     note = f"{count} of {len(found)} seeds" + (f", {unfinished} of them still searching" if unfinished else "")
-    return Cell(dict(genotype), title, look.colour, note, each.strategy)
+    return Cell(dict(genotype), title, style.colour, note, each.strategy)
 
 
 # -- curves --------------------------------------------------------------------------------------------------------
@@ -257,7 +270,7 @@ def _hundredfold_loss(run: Run) -> Curve | None:
 
 
 def _read(column: str, timed: bool) -> Read:
-    """The curve of a column; with times, that of the epochs for which a time is known."""
+    """A function that gives a run's curve of a column; if ``timed``, only for runs whose times are known."""
 
     def read(run: Run) -> Curve | None:
         curve = run.curves.get(column)
@@ -269,7 +282,7 @@ def _read(column: str, timed: bool) -> Read:
 
 
 def _times(run: Run) -> Curve | None:
-    """Seconds of training by epoch: as logged, or by the run's total."""
+    """The seconds of training by epoch: as they were logged, or as shares of the run's total."""
     logged, seconds = run.curves.get("seconds"), run.number("seconds")
     if logged is not None:
         return logged
@@ -284,7 +297,7 @@ def _with_curve(runs: Sequence[Run], read: Read) -> list[Group]:
 
 
 def _warmup(panels: Sequence[_Panel]) -> float | None:
-    """After which epoch θ moves, if that is the same for all."""
+    """The number of warm-up epochs, after which θ moves, if it is the same for all runs."""
     found = {
         run.setting("task.optimization.warmup_epochs") for panel in panels for each in panel.groups for run in each.runs
     }
@@ -301,21 +314,23 @@ def _time_unit(panels: Sequence[_Panel]) -> tuple[float, str]:
     return 1.0, "seconds of training"
 
 
-def _counts(groups: Sequence[Group], look: dict[str, Look]) -> str:
-    """Over how many seeds, in words."""
+def _counts(groups: Sequence[Group], style_of: dict[str, Style]) -> str:
+    """The number of seeds behind each curve, in words."""
     counts = {len(each.runs) for each in groups}
     unfinished = sum(run.state != "finished" for each in groups for run in each.runs)
     if len(counts) == 1:
         text = f"n = {counts.pop()}"
     else:
         text = "n: " + ", ".join(
-            f"{look[each.strategy].title}{f' ({each.variant})' if each.variant else ''} {len(each.runs)}"
+            f"{style_of[each.strategy].title}{f' ({each.variant})' if each.variant else ''} {len(each.runs)}"
             for each in groups
         )
     return text + (f"; runs that are not finished yet: {unfinished}." if unfinished else ".")
 
 
-def _draw(panels: Sequence[_Panel], look: dict[str, Look], *, share_y: bool = False) -> tuple[Figure, tuple[str, ...]]:
+def _draw(
+    panels: Sequence[_Panel], style_of: dict[str, Style], *, share_y: bool = False
+) -> tuple[Figure, tuple[str, ...]]:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns + (1.2 if columns == 1 else 0), 2.7 * rows + 0.5), layout="constrained")
@@ -331,12 +346,12 @@ def _draw(panels: Sequence[_Panel], look: dict[str, Look], *, share_y: bool = Fa
             axes.axvline(panel.warmup, color="#666666", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         variants: Counter[str] = Counter()
         for index, each in enumerate(panel.groups):
-            line = _draw_group(axes, panel, each, look[each.strategy], index, variants[each.strategy])
+            line = _draw_group(axes, panel, each, style_of[each.strategy], index, variants[each.strategy])
             variants[each.strategy] += 1
             handles.setdefault((each.strategy, each.variant), line)
         if panel.x_label.endswith(("epoch", "iteration")):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    titles = [look[strategy].title + (f" ({variant})" if variant else "") for strategy, variant in handles]
+    titles = [style_of[strategy].title + (f" ({variant})" if variant else "") for strategy, variant in handles]
     width = max(map(len, titles))
     legend = figure.legend(
         list(handles.values()),
@@ -349,8 +364,8 @@ def _draw(panels: Sequence[_Panel], look: dict[str, Look], *, share_y: bool = Fa
     return figure, tuple(dict.fromkeys(strategy for strategy, _ in handles))
 
 
-def _draw_group(axes: Axes, panel: _Panel, each: Group, look: Look, index: int, variant: int) -> Line2D:
-    """The median as a line with a few marks, on the band between the quartiles."""
+def _draw_group(axes: Axes, panel: _Panel, each: Group, style: Style, index: int, variant: int) -> Line2D:
+    """Draw a group's median as a line with a few markers, on the band between the quartiles."""
     curves = [curve for run in each.runs if (curve := panel.read(run)) is not None]
     x, (low, middle, high) = quartiles(curves)
     if panel.x_label.endswith("of training"):
@@ -359,15 +374,15 @@ def _draw_group(axes: Axes, panel: _Panel, each: Group, look: Look, index: int, 
         low, middle, high = low[timed], middle[timed], high[timed]
         x = times[np.searchsorted(when, x[timed])] / panel.unit
     name = f"strategy--{each.strategy}--{variant}"
-    axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0, gid=f"{name}-band", zorder=2)
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0, gid=f"{name}-band", zorder=2)
     (line,) = axes.plot(
         x,
         middle,
-        color=look.colour,
+        color=style.colour,
         linestyle=DASHES[variant % len(DASHES)],
-        marker=look.marker,
+        marker=style.marker,
         markersize=4.5,
-        markevery=(0.014 * index, 0.16),  # of the picture, and so that the marks of one curve are not on another's
+        markevery=(0.014 * index, 0.16),  # in shares of the picture, shifted so that no two curves' markers meet
         markeredgecolor="white",
         markeredgewidth=0.4,
         linewidth=2.0 if each.strategy == "advantage" else 1.4,

@@ -1,4 +1,4 @@
-"""Selection runs are repetitions of each other: of one strategy, under one setting, with different seeds."""
+"""Groups of runs that repeat one another: they differ only in their seed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ Settings = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Group:
-    """One row of a table, one curve of a figure.
+    """The runs behind one row of a table, or one curve of a figure.
 
     Attributes:
-        strategy: whose.
-        variant: the settings in which it differs from other groups beside it; empty if there is nothing to tell.
-        runs: one for each seed.
-        conditions: the settings that are not the strategy's own: groups are compared where these are equal.
+        strategy: The name of the strategy.
+        variant: The settings in which the group differs from others of its table or figure; empty if there are none.
+        runs: One run for each seed.
+        conditions: Those of these settings that are not the strategy's own. Groups are comparable if these are equal.
+
+    Example:
+        >>> Group("gdas", variant="tau_max=5", runs=(), conditions=()).finished
+        ()
     """
 
     strategy: str
@@ -32,12 +36,12 @@ class Group:
 
     @property
     def finished(self) -> tuple[Run, ...]:
-        """The runs that have a result."""
+        """Those of the runs that have a result."""
         return tuple(run for run in self.runs if run.state == "finished")
 
 
 def one_per_seed(runs: Iterable[Run]) -> list[Run]:
-    """Of the runs of one group that have a seed in common, the finished one that was written last."""
+    """One run for each seed. Of several the newest finished one is taken, or the newest one if none has finished."""
     chosen: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: (run.state == "finished", run.changed)):
         chosen[run.seed] = run
@@ -45,10 +49,10 @@ def one_per_seed(runs: Iterable[Run]) -> list[Run]:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Sort runs of one task into groups, ordered by strategy.
+    """Sort the runs of one task into groups, which are ordered by strategy.
 
-    Two runs of one strategy are in one group if all that both configurations set is set alike, apart from what has no
-    influence on the result.
+    Two runs of a strategy are in one group if their configurations agree on every setting that both of them have.
+    Settings that have no influence on the result do not count.
     """
     by_strategy: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -67,7 +71,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _differing(settings: Sequence[Mapping[str, str]], *, own: bool) -> list[str]:
-    """The keys, the strategy's own ones or all others, that have more than one value."""
+    """The keys with more than one value: either among the strategy's own settings, or among all others."""
     values: dict[str, set[str]] = defaultdict(set)
     for each in settings:
         for key, value in each.items():

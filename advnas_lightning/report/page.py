@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing but itself."""
+"""The report as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from advnas_lightning.report.figures import Plot
-from advnas_lightning.report.palette import looks, rank
+from advnas_lightning.report.palette import rank, styles
 from advnas_lightning.report.runs import Collection, Run
 from advnas_lightning.report.tables import Table
-from advnas_lightning.runs import CONFIG, OVERRIDES
+from advnas_lightning.runs import CHECKPOINTS, CONFIG, HYDRA, OVERRIDES
 
 __all__ = ["write_page"]
 
-# In which column a result of a run stands, by task: the summary's key, and its unit.
+# The result that the list of runs shows, by task: its key in the summary, and its unit.
 RESULTS = {
     "toy": ("argmax/edges_right", "edges right"),
     "cifar10": ("argmax/cifar10_test", "% accuracy"),
@@ -29,13 +29,13 @@ RESULTS = {
 
 
 def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, str]], tables: Sequence[Table]) -> None:
-    """Write ``report.html``.
+    """Write the page ``report.html``.
 
     Args:
-        path: the file; figures and tables as files of their own are beside it.
-        collection: the runs to list.
-        plots: the figures and their SVG; legends are cut off, for the page has a chooser.
-        tables: the tables.
+        path: The file. The figures and tables lie beside it, as files of their own.
+        collection: The runs that the page lists.
+        plots: The figures and their SVG. Their legends are cut off, because the page has a chooser.
+        tables: The tables that the page shows.
     """
     environment = Environment(
         loader=PackageLoader("advnas_lightning.report", "."),
@@ -47,10 +47,10 @@ def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, s
     chosen = sorted({name for plot, _ in plots if plot.is_curves for name in plot.strategies}, key=rank)
     states = [run.state for run in collection.runs]
     page = environment.get_template("page.html.jinja").render(
-        style=_part("page.css"),
+        css=_part("page.css"),
         script=_part("page.js"),
         counts={state: states.count(state) for state in ("finished", "unfinished", "failed")},
-        looks=looks(chosen),
+        styles=styles(chosen),
         plots=[(plot, _inline(plot, svg)) for plot, svg in plots],
         tables=tables,
         runs=[_listed(run, path.parent) for run in collection.runs],
@@ -64,11 +64,11 @@ def _part(name: str) -> Markup:
 
 
 def _inline(plot: Plot, svg: str) -> Markup:
-    """The figure's SVG for a page with others: no name twice, and every strategy's artists marked as its own."""
+    """The figure's SVG for a page with other figures: its ids are unique, and each artist names its strategy."""
     size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
     assert size is not None
     width, height = map(float, size.groups())
-    for legend in plot.figure.legends:  # below everything else
+    for legend in plot.figure.legends:  # a legend lies below everything else
         height -= legend.get_window_extent().transformed(plot.figure.dpi_scale_trans.inverted()).y1 * 72
     svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r'<g id="strategy--(.+?)--\d+-\w+">', r'<g data-strategy="\1">', svg)
@@ -79,10 +79,10 @@ def _inline(plot: Plot, svg: str) -> Markup:
 
 
 def _listed(run: Run, page: Path) -> dict[str, Any]:
-    """What the list of runs says of one."""
+    """The texts and numbers of one run in the list of runs."""
     key, unit = RESULTS.get(run.task, ("loss", "loss"))
     value = run.number(key)
-    if value is None and run.task == "cifar10":  # without a benchmark's table
+    if value is None and run.task == "cifar10":  # a run without the benchmark's table
         key, unit = "test/accuracy", "test accuracy"
         value = run.number(key)
     planned = run.setting("trainer.max_epochs")
@@ -106,17 +106,17 @@ def _listed(run: Run, page: Path) -> dict[str, Any]:
 
 
 def _ordered(files: Sequence[str]) -> list[str]:
-    """The configuration first."""
+    """The names of files, those of the configuration first."""
     return sorted(files, key=lambda name: (name != CONFIG, name != OVERRIDES, "/" in name, name))
 
 
 def _label(name: str) -> str:
     return {CONFIG: "config", OVERRIDES: "overrides"}.get(
-        name, name.removeprefix(".hydra/").removeprefix("checkpoints/")
+        name, name.removeprefix(f"{HYDRA}/").removeprefix(f"{CHECKPOINTS}/")
     )
 
 
 def _shown(folder: Path) -> str:
-    """As short as it can be."""
+    """The folder's path, relative to the current folder if it lies in it."""
     relative = os.path.relpath(folder)
     return relative if not relative.startswith("..") else str(folder)

@@ -1,21 +1,25 @@
-"""How a strategy looks, the same in every figure."""
+"""The title, colour and marker of each strategy, which are the same in all figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["STRATEGIES", "Look", "looks", "rank"]
+__all__ = ["STRATEGIES", "Style", "rank", "styles"]
 
 
-class Look(NamedTuple):
-    """A strategy's name and marks.
+class Style(NamedTuple):
+    """How a strategy is named and drawn.
 
     Attributes:
-        title: as the paper writes it.
-        colour: told from all others with any kind of colour vision.
-        marker: matplotlib's, for prints without colour.
-        dense: whether its architecture step runs all candidates.
+        title: The name as the paper writes it.
+        colour: A colour that is distinct from all others with any kind of colour vision.
+        marker: The marker in matplotlib's notation, for prints without colour.
+        dense: Whether the strategy's architecture step runs all candidates.
+
+    Example:
+        >>> STRATEGIES["darts"]
+        Style(title='DARTS', colour='#000000', marker='<', dense=True)
     """
 
     title: str
@@ -24,26 +28,26 @@ class Look(NamedTuple):
     dense: bool = False
 
 
-# Chosen so that, seen with normal sight or with one kind of cone missing, no two come near each other (see the test).
+# No two of these colours are close to each other, with normal sight or with one kind of cone missing (see the test).
 STRATEGIES = {
-    "advantage": Look("AdvantageNAS", "#D55E00", "o"),
-    "reinforce": Look("REINFORCE", "#0077BB", "s"),
-    "enas": Look("ENAS", "#33BBEE", "D"),
-    "parsec": Look("PARSEC", "#117733", "^"),
-    "proxylessnas": Look("ProxylessNAS", "#E69F00", "v"),
-    "gdas": Look("GDAS", "#882255", "P"),
-    "random": Look("random search", "#888888", "X"),
-    "darts": Look("DARTS", "#000000", "<", dense=True),
-    "snas": Look("SNAS", "#332288", ">", dense=True),
-    "nasp": Look("NASP", "#661100", "h", dense=True),
-    "counterfactual": Look("counterfactual", "#961EF0", "*"),
-    "fixed": Look("fixed", "#B8B8B8", "."),
+    "advantage": Style("AdvantageNAS", "#D55E00", "o"),
+    "reinforce": Style("REINFORCE", "#0077BB", "s"),
+    "enas": Style("ENAS", "#33BBEE", "D"),
+    "parsec": Style("PARSEC", "#117733", "^"),
+    "proxylessnas": Style("ProxylessNAS", "#E69F00", "v"),
+    "gdas": Style("GDAS", "#882255", "P"),
+    "random": Style("random search", "#888888", "X"),
+    "darts": Style("DARTS", "#000000", "<", dense=True),
+    "snas": Style("SNAS", "#332288", ">", dense=True),
+    "nasp": Style("NASP", "#661100", "h", dense=True),
+    "counterfactual": Style("counterfactual", "#961EF0", "*"),
+    "fixed": Style("fixed", "#B8B8B8", "."),
 }
 OTHERS = ("#CC79A7", "#44AA99", "#B09BE0", "#7A7A00")
 
 
 def rank(strategy: str) -> tuple[int, str]:
-    """Where it stands in a list: the strategies of the paper in its order, then others by name.
+    """A key to sort strategies by: those of the package come first, in a fixed order, and then others by name.
 
     Example:
         >>> sorted(["mine", "gdas", "advantage"], key=rank)
@@ -53,14 +57,14 @@ def rank(strategy: str) -> tuple[int, str]:
     return (known.index(strategy) if strategy in known else len(known), strategy)
 
 
-def looks(strategies: Iterable[str]) -> dict[str, Look]:
-    """The look of each, in order; strategies that are not the package's get the colours that are left.
+def styles(strategies: Iterable[str]) -> dict[str, Style]:
+    """The style of each strategy, in order. Strategies that are not the package's get the remaining colours.
 
     Example:
-        >>> {name: look.colour for name, look in looks(["mine", "advantage"]).items()}
+        >>> {name: style.colour for name, style in styles(["mine", "advantage"]).items()}
         {'advantage': '#D55E00', 'mine': '#CC79A7'}
     """
     ordered = sorted(set(strategies), key=rank)
     others = [name for name in ordered if name not in STRATEGIES]
-    own = {name: Look(name, OTHERS[index % len(OTHERS)], "p") for index, name in enumerate(others)}
+    own = {name: Style(name, OTHERS[index % len(OTHERS)], "p") for index, name in enumerate(others)}
     return {name: STRATEGIES.get(name) or own[name] for name in ordered}

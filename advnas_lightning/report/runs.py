@@ -1,4 +1,4 @@
-"""Reading what runs leave in their folders, finished or not, whole or not."""
+"""Reads the files of runs. A run need not be finished, and its files need not be complete."""
 
 from __future__ import annotations
 
@@ -16,11 +16,24 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from advnas_lightning.runs import CHOICES, CONFIG, GENOTYPE, METRICS, OVERRIDES, SUMMARY, decides_result
+from advnas_lightning.runs import (
+    CHECKPOINTS,
+    CHOICES,
+    CONFIG,
+    ERROR,
+    GENOTYPE,
+    HYDRA,
+    METRICS,
+    OVERRIDES,
+    SUMMARY,
+    UNFINISHED,
+    decides_result,
+    flatten,
+)
 
 __all__ = ["Collection", "Curve", "Run", "collect", "find_folders", "read_run"]
 
-# What each curve is a function of. Epochs are counted from 0 in the file, and from 1 here: after so many epochs.
+# The column that is the x of each curve. The file counts epochs from 0. Here x is the number of epochs that are done.
 CURVES = {
     "test/loss": "step",
     "nasbench201/argmax": "epoch",
@@ -28,7 +41,7 @@ CURVES = {
     "entropy": "epoch",
     "seconds": "epoch",
 }
-# libyaml's is ten times as fast, but not in every build of PyYAML.
+# libyaml's loader is ten times as fast, but not every build of PyYAML has it.
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 State = Literal["finished", "unfinished", "failed"]
@@ -36,15 +49,27 @@ Content = TypeVar("Content")
 
 
 class Unreadable(ValueError):
-    """A file that is broken; the message names it."""
+    """A file is broken. The message says how.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> read_run(Path(mkdtemp()))
+        Traceback (most recent call last):
+            ...
+        advnas_lightning.report.runs.Unreadable: .hydra/config.yaml is missing
+    """
 
 
 class Curve(NamedTuple):
     """A logged value as a function of the step or epoch.
 
     Attributes:
-        x: ascending, ``[N]``.
-        y: ``[N]``.
+        x: The steps or epochs in ascending order, ``[N]``.
+        y: The values, ``[N]``.
+
+    Example:
+        >>> Curve(np.array([1.0, 2.0]), np.array([2.3, 2.1])).y.tolist()
+        [2.3, 2.1]
     """
 
     x: NDArray[np.float64]
@@ -53,23 +78,32 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run.
+    """All that the files of one run say.
 
     Attributes:
-        folder: where it is.
-        strategy: its config group's name, as for all below.
-        task: likewise.
-        seed: of the run.
-        state: finished: it has a summary; failed: it has none, but a file that is called ``error…``.
-        settings: the configuration by dotted key, its interpolations as they are written.
-        overrides: the command line's.
-        summary: ``summary.json``; empty without one.
-        genotypes: ``genotype.json``'s ``argmax`` and ``process_best``, as far as they are there.
-        curves: by column of ``metrics.csv``, see ``CURVES``.
-        files: names of the files in the folder, those of checkpoints and configuration included.
-        problems: what is broken, one line for each file.
-        changed: when its newest file was written, in seconds since 1970.
-        origin: of a retraining, the file that it took its architecture from.
+        folder: The run's folder.
+        strategy: The name of the strategy in the config group.
+        task: The name of the task in the config group.
+        seed: The seed of the run.
+        state: A run with a summary is finished. One without a summary that has a file ``error…`` has failed.
+        settings: The configuration by dotted key. Interpolations are not resolved.
+        overrides: The overrides of the command line.
+        summary: The content of ``summary.json``; empty if there is no such file.
+        genotypes: The genotypes ``argmax`` and ``process_best`` of ``genotype.json``, if they are there.
+        curves: The curves by column of ``metrics.csv``, see ``CURVES``.
+        files: The names of the files in the folder, with those of the checkpoints and the configuration.
+        problems: One line for each broken file.
+        changed: The time at which the newest file was written, in seconds since 1970.
+        origin: The file from which a retraining took its architecture; ``None`` for other runs.
+
+    Example:
+        >>> run = Run(
+        ...     folder=Path("run"), strategy="gdas", task="toy", seed=0, state="finished",
+        ...     settings={"trainer.max_epochs": "${task.epochs}", "task.epochs": 3}, overrides=(),
+        ...     summary={"epochs": 3, "loss": 0.5}, genotypes={}, curves={}, files=(), problems=(), changed=0.0,
+        ... )
+        >>> run.setting("trainer.max_epochs"), run.number("loss"), run.binding
+        (3, 0.5, {'trainer.max_epochs': '${task.epochs}', 'task.epochs': '3'})
     """
 
     folder: Path
@@ -93,7 +127,7 @@ class Run:
         return self.settings.get("task.zero_op") is True
 
     def setting(self, key: str) -> Any:
-        """A setting's value, a reference to another one followed; ``None`` without one."""
+        """The value of a setting, or of the one that it refers to; ``None`` if it is not set."""
         value = self.settings.get(key)
         for _ in range(10):  # references may go in a circle
             reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
@@ -104,29 +138,33 @@ class Run:
 
     @cached_property
     def binding(self) -> dict[str, str]:
-        """The settings that decide what a run with this seed finds, as texts."""
+        """The settings, as texts, that decide what a run with this seed finds."""
         return {key: str(value) for key, value in self.settings.items() if decides_result(key, repetitions=True)}
 
     @property
     def epochs(self) -> int:
-        """How many are done."""
+        """The number of epochs that are done."""
         done = self.summary.get("epochs")
         entropy = self.curves.get("entropy")
         return done if isinstance(done, int) else 0 if entropy is None else int(entropy.x[-1])
 
     def number(self, name: str) -> float | None:
-        """A number of the summary; ``None`` without one."""
+        """A number of the summary; ``None`` if the summary does not have it."""
         value = self.summary.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
 class Collection:
-    """All that was found.
+    """The runs in some folders.
 
     Attributes:
-        runs: in the order of their folders.
-        skipped: folders that are no use, with the reason.
+        runs: The runs in the order of their folders.
+        skipped: The folders that could not be read, each with the reason.
+
+    Example:
+        >>> [(place.name, reason) for place, reason in collect(["no_such_folder"]).broken]
+        [('no_such_folder', 'there is no such folder')]
     """
 
     runs: tuple[Run, ...]
@@ -134,7 +172,7 @@ class Collection:
 
     @property
     def broken(self) -> tuple[tuple[Path, str], ...]:
-        """Everything that could not be read: the skipped folders, and the broken files of the others."""
+        """All that could not be read: the skipped folders, and the broken files of the other ones."""
         return (*self.skipped, *((run.folder, problem) for run in self.runs for problem in run.problems))
 
 
@@ -142,7 +180,7 @@ def collect(places: Iterable[str | Path]) -> Collection:
     """Read all runs in and below some folders.
 
     Args:
-        places: run folders, or folders that have them somewhere inside; a file stands for its folder.
+        places: The runs' folders, or folders that contain some at any depth. A file stands for its folder.
     """
     runs, skipped, seen = [], [], set()
     for place in map(Path, places):
@@ -162,21 +200,20 @@ def collect(places: Iterable[str | Path]) -> Collection:
 
 
 def find_folders(place: Path) -> Iterator[Path]:
-    """The folders in and below ``place`` that have a run's files, in order."""
+    """The folders in and below ``place`` that have the files of a run, in order."""
     for folder, inside, files in os.walk(place):
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "checkpoints")
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != CHECKPOINTS)
         if {SUMMARY, GENOTYPE, METRICS} & set(files) or os.path.exists(os.path.join(folder, CONFIG)):
             yield Path(folder)
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder.
+    """Read the folder of a run.
 
-    Files that are missing because the run is not over are no problem; those that are broken are left out, and named in
-    the run's problems.
+    A file may be missing because the run is not finished. A broken file is left out, and the run's problems name it.
 
     Raises:
-        Unreadable: it cannot be told what was run: the configuration, or the name of strategy or task, is missing.
+        Unreadable: If the configuration, or the name of the strategy or the task, is missing.
     """
     problems: list[str] = []
 
@@ -192,7 +229,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).exists():
         raise Unreadable(f"{CONFIG} is missing")
     try:
-        settings = dict(_flat(_read_yaml(folder / CONFIG)))
+        settings = _by_dotted_key(_read_yaml(folder / CONFIG))
     except Unreadable as error:
         raise Unreadable(f"{CONFIG}: {error}") from None
     nothing: dict[str, Any] = {}
@@ -210,7 +247,7 @@ def read_run(folder: Path) -> Run:
     retrained = isinstance(origin, str) and not origin.strip().startswith(("|", "{"))
     choices: dict[str, Any] = {}
     if retrained or not {"strategy", "task"} <= summary.keys():
-        choices = dict(_flat(attempt(_read_yaml, CHOICES, {})))
+        choices = _by_dotted_key(attempt(_read_yaml, CHOICES, {}))
     names = {name: summary.get(name) or choices.get(f"hydra.runtime.choices.{name}") for name in ("strategy", "task")}
     for name, value in names.items():
         if not isinstance(value, str):
@@ -220,7 +257,7 @@ def read_run(folder: Path) -> Run:
     if not isinstance(seed, int):
         raise Unreadable(f"{CONFIG}: seed={seed!r} is no whole number")
     overrides: Any = attempt(_read_yaml, OVERRIDES, None)
-    errors = [name for name in files if name.startswith("error")]
+    errors = [name for name in files if name.startswith(Path(ERROR).stem)]
     return Run(
         folder=folder,
         strategy=str(names["strategy"]),
@@ -261,26 +298,22 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(_text(path), Loader)  # a safe one
+        return yaml.load(_text(path), Loader)  # this loader is a safe one
     except yaml.YAMLError as error:
         raise Unreadable(f"it is no YAML: {' '.join(str(error).split())}") from None
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested configuration by dotted key; lists are values."""
+def _by_dotted_key(content: Any) -> dict[str, Any]:
+    """A nested configuration by dotted key, without its empty mappings."""
     if not isinstance(content, dict):
-        if prefix:
-            yield prefix.removesuffix("."), content
-            return
         raise Unreadable("it is no mapping")
-    for key, value in content.items():
-        yield from _flat(value, f"{prefix}{key}.")
+    return {key: value for key, value in flatten(content) if value != {}}
 
 
 def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
     lines = _text(path).splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
-        lines.pop()  # it is being written
+        lines.pop()  # this line is still being written
     rows = csv.reader(lines)
     header = next(rows, [])
     places = {name: (header.index(name), header.index(x)) for name, x in CURVES.items() if {name, x} <= set(header)}
@@ -289,7 +322,7 @@ def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
         try:
             for name, (at, x_at) in places.items():
                 if row[at]:
-                    # The evaluation at a run's end is logged at the last step once more: the first one counts.
+                    # The evaluation at the end of a run logs the last step a second time. The first value counts.
                     points[name].setdefault(float(row[x_at]) + (CURVES[name] == "epoch"), float(row[at]))
         except (IndexError, ValueError):
             problems.append(f"{METRICS}: line {number} is broken, and what follows is left out")
@@ -306,9 +339,11 @@ def _is_genotype(value: Any) -> bool:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    for place in ("", ".hydra", "checkpoints"):
+    for place in ("", HYDRA, CHECKPOINTS):
         inside = folder / place
         if inside.is_dir():
             with os.scandir(inside) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.endswith(".part"))
+                names = sorted(
+                    entry.name for entry in entries if entry.is_file() and not entry.name.endswith(UNFINISHED)
+                )
             yield from (f"{place}/{name}" if place else name for name in names)

@@ -1,4 +1,4 @@
-"""What is said of a handful of numbers: mean, interval, comparison by seed, quartiles of curves."""
+"""Statistics of a few runs: means, intervals, comparisons by seed, and quartiles of curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the sample standard deviation (n − 1), which one value does not have.
+    """The mean and the sample standard deviation (n − 1). A single value has no deviation: it is ``None``.
 
     Example:
         >>> mean_and_deviation([1.0, 2.0, 3.0]), mean_and_deviation([1.0])
@@ -30,9 +30,9 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
-    """The percentile bootstrap's interval of the mean; ``None`` for fewer than two finite values.
+    """The percentile bootstrap's interval of the mean; ``None`` for fewer than two values, or if one is not finite.
 
-    The resamples are drawn with a fixed seed: the same values have the same interval.
+    The resamples are drawn with a fixed seed, so equal values have equal intervals.
 
     Example:
         >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0])
@@ -49,15 +49,19 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Inter
 
 
 class Paired(NamedTuple):
-    """A comparison by seed.
+    """The comparison of two sets of results, seed by seed.
 
     Attributes:
-        difference: the mean of ours − theirs.
-        interval: its bootstrap interval.
-        better: on how many seeds ours is better.
-        worse: on how many it is worse.
-        pairs: how many seeds both have.
-        p: how often a difference at least as far from 0 would come up if each seed's had a random sign.
+        difference: The mean of ours − theirs.
+        interval: The bootstrap interval of that mean.
+        better: The number of seeds on which ours is better.
+        worse: The number of seeds on which ours is worse.
+        pairs: The number of seeds that both have.
+        p: The probability of a difference at least as far from 0 if the sign of each seed's difference were random.
+
+    Example:
+        >>> paired({0: 1.0}, {0: 3.0})
+        Paired(difference=-2.0, interval=None, better=0, worse=1, pairs=1, p=1.0)
     """
 
     difference: float
@@ -69,7 +73,7 @@ class Paired(NamedTuple):
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_better: bool = True) -> Paired | None:
-    """Compare two sets of results by the seeds that both have, as far as both are finite; ``None`` without any.
+    """Compare two sets of results on the seeds on which both are finite; ``None`` if there is no such seed.
 
     Example:
         >>> paired({0: 1.0, 1: 2.0, 2: 9.0}, {0: 2.0, 1: 2.5}, higher_is_better=False)
@@ -92,11 +96,11 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_
 
 def _sign_flip_p(differences: NDArray[np.float64]) -> float:
     n = len(differences)
-    if n <= 13:  # all of them
+    if n <= 13:  # all combinations of signs
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
     else:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(RESAMPLES, n))
-        signs[0] = 1  # the one that was seen
+        signs[0] = 1  # the observed one
     means = np.abs(signs @ differences) / n
     return float((means >= abs(differences.mean()) - 1e-12).mean())
 
@@ -104,7 +108,7 @@ def _sign_flip_p(differences: NDArray[np.float64]) -> float:
 def quartiles(
     curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower quartile, median and upper quartile, ``[3, N]``, at each x ``[N]``, over the curves that have it.
+    """Each x ``[N]``, and the lower quartile, median and upper quartile ``[3, N]`` of the curves that have this x.
 
     Example:
         >>> x, bands = quartiles([(np.array([1.0, 2.0]), np.array([0.0, 4.0])), (np.array([1.0]), np.array([2.0]))])

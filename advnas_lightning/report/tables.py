@@ -1,4 +1,4 @@
-"""The paper's tables, with the paper's values beside ours: as Markdown, CSV and LaTeX."""
+"""A table of the report with the paper's values beside ours, and its text as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from advnas_lightning import published
-from advnas_lightning.published import Published
-from advnas_lightning.report.groups import Group, group
-from advnas_lightning.report.palette import Look, looks, rank
-from advnas_lightning.report.runs import Run, Unreadable, read_run
-from advnas_lightning.report.statistics import Interval, Paired, bootstrap_interval, mean_and_deviation, paired
+from advnas_lightning.report.palette import Style, rank, styles
+from advnas_lightning.report.plans import Plan
+from advnas_lightning.report.results import Result, Row, rows_of
+from advnas_lightning.report.runs import Run
+from advnas_lightning.report.statistics import Interval, Paired, mean_and_deviation
 
-__all__ = ["TABLES", "Field", "Result", "Row", "Table", "build_table", "retrainings"]
+__all__ = ["Field", "Table", "build_table"]
 
-NOTHING = "–"
-# Of the CSV files.
-COLUMNS = (
+NOTHING = "–"  # the text of an empty place
+CSV_COLUMNS = (
     *(
         "strategy",
         "variant",
@@ -39,175 +36,20 @@ COLUMNS = (
     *("paper_mean", "paper_std", "difference", "difference_low", "difference_high", "better", "worse", "pairs", "p"),
     *("params_millions", "paper_params_millions", "note"),
 )
-REFERENCE = "advantage"
-
-
-class Measure(NamedTuple):
-    """A result of a run.
-
-    Attributes:
-        name: in the paper's table and in files.
-        title: above its columns.
-        key: in ``summary.json``.
-    """
-
-    name: str
-    title: str
-    key: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a table holds.
-
-    Attributes:
-        name: of its files.
-        title: above it.
-        task: whose runs.
-        zero_op: which of the task's two spaces.
-        measures: its results.
-        parameters: the summary's key of the number of parameters in millions.
-        theirs: the paper's results, by strategy and measure.
-        their_parameters: likewise, by strategy.
-        their_epochs: how long the paper's runs are.
-        higher_is_better: or lower.
-        retrained: the results are those of found architectures that were trained from scratch.
-    """
-
-    name: str
-    title: str
-    task: str
-    zero_op: bool
-    measures: tuple[Measure, ...]
-    parameters: str
-    theirs: Mapping[str, Mapping[str, Published]]
-    their_parameters: Mapping[str, float]
-    their_epochs: int
-    higher_is_better: bool = True
-    retrained: bool = False
-
-    @property
-    def seeds(self) -> int:
-        """Over how many the paper's results are."""
-        return published.SEEDS[self.name.partition("_")[0]]
-
-    def takes(self, run: Run) -> bool:
-        """Whether a run's result belongs here."""
-        fits = run.task == self.task and run.zero_op == self.zero_op
-        return fits and (run.strategy == "fixed") == self.retrained
-
-
-CELLS = (
-    Measure("argmax", "accuracy of argmax", "argmax/cifar10_test"),
-    Measure("process_best", "accuracy of process best", "process_best/cifar10_test"),
-)
-PERPLEXITIES = (
-    Measure("validation", "validation perplexity", "val/perplexity"),
-    Measure("test", "test perplexity", "test/perplexity"),
-)
-TABLES = (
-    Plan(
-        "table2",
-        "Table 2: CIFAR-10, NAS-Bench-201 test accuracy in % of the found cells",
-        "cifar10",
-        False,
-        CELLS,
-        "argmax/params_millions",
-        published.TABLE_2,
-        published.PARAMETERS_2,
-        100,
-    ),
-    Plan(
-        "table3",
-        "Table 3: Penn Treebank, perplexity of the found cells, trained from scratch",
-        "ptb",
-        False,
-        PERPLEXITIES,
-        "params_millions",
-        published.TABLE_3,
-        {},
-        100,
-        higher_is_better=False,
-        retrained=True,
-    ),
-    Plan(
-        "table3_search",
-        "Penn Treebank, perplexity of the found cells with the weights of the search, which they share",
-        "ptb",
-        False,
-        PERPLEXITIES,
-        "params_millions",
-        {},
-        {},
-        30,
-        higher_is_better=False,
-    ),
-    Plan(
-        "table4",
-        "Table 4: CIFAR-10 with the zero operation, NAS-Bench-201 test accuracy in % of the found cells",
-        "cifar10",
-        True,
-        CELLS,
-        "argmax/params_millions",
-        published.TABLE_4,
-        {},
-        100,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measure of one strategy.
-
-    Attributes:
-        values: by seed.
-        theirs: the paper's.
-        comparison: with AdvantageNAS, by seed.
-    """
-
-    values: Mapping[int, float]
-    theirs: Published | None
-    comparison: Paired | None
-
-    @property
-    def mean(self) -> float | None:
-        """Over the seeds."""
-        return mean_and_deviation(list(self.values.values()))[0] if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over the seeds."""
-        return mean_and_deviation(list(self.values.values()))[1] if self.values else None
-
-    @property
-    def interval(self) -> Interval | None:
-        """Of the mean."""
-        return bootstrap_interval(list(self.values.values()))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One strategy, under one setting.
-
-    Attributes:
-        strategy: whose.
-        variant: in which settings it differs from rows beside it.
-        results: by measure.
-        parameters: in millions, of all seeds.
-        epochs: of the runs, each number once.
-    """
-
-    strategy: str
-    variant: str
-    results: Mapping[str, Result]
-    parameters: tuple[float, ...]
-    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Field:
-    """What stands in one place of a table: a text, and a number to sort by."""
+    """The content of one place in a table.
+
+    Attributes:
+        text: The text that is shown.
+        value: The number by which the page sorts the column.
+
+    Example:
+        >>> Field("93.76 ± 0.00", 93.76).value
+        93.76
+    """
 
     text: str
     value: float | None = None
@@ -215,21 +57,28 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """A filled table.
+    """A table that is filled with results.
 
     Attributes:
-        plan: what it holds.
-        rows: the paper's strategies, with or without runs, and others that have some.
-        look: of each strategy.
+        plan: What the table shows.
+        rows: One row for each strategy of the paper, with or without runs, and for each other strategy with runs.
+        styles: The style of each strategy.
+
+    Example:
+        >>> from advnas_lightning.report.plans import TABLES
+        >>> row = Row("gdas", "", {measure.name: Result({}, None, None) for measure in TABLES[2].measures}, (), ())
+        >>> table = Table(TABLES[2], (row,), styles(["gdas"]))
+        >>> [field.text for field in table.fields(row)][:4]
+        ['GDAS', '0', '–', '–']
     """
 
     plan: Plan
     rows: tuple[Row, ...]
-    look: Mapping[str, Look]
+    styles: Mapping[str, Style]
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know."""
+        """Remarks that a reader of the table needs."""
         best = "higher" if self.plan.higher_is_better else "lower"
         return [
             f"Mean ± sample standard deviation over the seeds; {best} is better. Every row stands on the runs that have"
@@ -253,7 +102,7 @@ class Table:
 
     @property
     def header(self) -> list[str]:
-        """The titles of the columns."""
+        """The titles of all columns."""
         titles = ["strategy", "n", "epochs"]
         for measure in self.plan.measures:
             titles += [measure.title, "95 % interval", *self._paper, "− AdvantageNAS"]
@@ -264,10 +113,10 @@ class Table:
         return ["paper"] if self.plan.theirs else []
 
     def fields(self, row: Row) -> list[Field]:
-        """What stands below them."""
+        """The fields of a row, one for each column."""
         plan = self.plan
         n = max((len(result.values) for result in row.results.values()), default=0)
-        name = self.look[row.strategy].title + (f" ({row.variant})" if row.variant else "")
+        name = self.styles[row.strategy].title + (f" ({row.variant})" if row.variant else "")
         epochs = " / ".join(map(str, row.epochs))
         if row.epochs and row.epochs != (plan.their_epochs,):
             epochs += f" (paper: {plan.their_epochs})"
@@ -291,16 +140,16 @@ class Table:
         return fields
 
     def to_markdown(self) -> str:
-        """A pipe table with its notes."""
+        """The table in Markdown, with its notes."""
         lines = [f"**{self.plan.title}**", "", _pipes(self.header), "| --- " * len(self.header) + "|"]
         lines += [_pipes([field.text for field in self.fields(row)]) for row in self.rows]
         return "\n".join([*lines, "", *(f"* {note}" for note in self.notes)]) + "\n"
 
     def to_csv(self) -> str:
-        """One line for each strategy and measure, with all numbers in full."""
+        """The table as CSV: one line for each strategy and measure, with all digits of the numbers."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(CSV_COLUMNS)
         for row in self.rows:
             for name, result in row.results.items():
                 low, high = result.interval or (None, None)
@@ -323,9 +172,9 @@ class Table:
         return text.getvalue()
 
     def to_latex(self) -> str:
-        """A ``table`` for booktabs."""
+        """The table as LaTeX's ``table``, which needs the package booktabs."""
         measures, extra = self.plan.measures, bool(self.plan.their_parameters)
-        width = 3 + len(self._paper)  # columns of a measure
+        width = 3 + len(self._paper)  # the number of columns of a measure
         groups = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{_tex(measure.title)}}}" for measure in measures)
         size = rf"\multicolumn{{{1 + extra}}}{{c}}{{parameters (M)}}"
         ends = [f"{4 + width * index}-{3 + width * (index + 1)}" for index in range(len(measures))]
@@ -357,74 +206,14 @@ class Table:
 
 
 def build_table(plan: Plan, runs: Sequence[Run]) -> Table | None:
-    """Fill a table; ``None`` if no run that has finished belongs in it.
+    """Fill a table with the results of runs; ``None`` if none of the finished runs belongs in it.
 
     Args:
-        plan: which.
-        runs: of any task.
+        plan: What the table shows.
+        runs: The runs, of any task.
     """
-    if plan.retrained:
-        runs = retrainings(runs)
-        plan_runs = [run for run in runs if run.task == plan.task]
-    else:
-        plan_runs = [run for run in runs if plan.takes(run)]
-    groups = [each for each in group([run for run in plan_runs if run.state == "finished"]) if _has_result(plan, each)]
-    if not groups:
-        return None
-    rows = [_row(plan, each, _reference(each, groups)) for each in groups]
-    rows += [
-        _row(plan, Group(name, "", (), ()), None) for name in plan.theirs if name not in {g.strategy for g in groups}
-    ]
-    rows.sort(key=lambda row: (rank(row.strategy), row.variant))
-    return Table(plan, tuple(rows), looks(row.strategy for row in rows))
-
-
-def retrainings(runs: Sequence[Run]) -> list[Run]:
-    """The retrainings among some runs, each under the name and seed of the search that found its architecture.
-
-    That search is looked for where the retraining read its ``genotype.json``; one that is not there any more cannot be
-    named, and its retraining is left out.
-    """
-    known = {run.folder.resolve(): run for run in runs}
-    found = []
-    for run in runs:
-        if run.strategy != "fixed" or run.origin is None:
-            continue
-        folder = (run.origin if run.origin.is_dir() else run.origin.parent).resolve()
-        try:
-            search = known.get(folder) or read_run(folder)
-        except (OSError, Unreadable):
-            continue
-        found.append(replace(run, strategy=search.strategy, seed=search.seed))
-    return found
-
-
-def _has_result(plan: Plan, each: Group) -> bool:
-    return any(run.number(measure.key) is not None for run in each.runs for measure in plan.measures)
-
-
-def _reference(each: Group, groups: Sequence[Group]) -> Group | None:
-    """AdvantageNAS under the same conditions: the variant with most seeds, if there are several."""
-    alike = [other for other in groups if other.strategy == REFERENCE and other.conditions == each.conditions]
-    return max(alike, key=lambda other: len(other.runs), default=None)
-
-
-def _row(plan: Plan, each: Group, reference: Group | None) -> Row:
-    results = {}
-    for measure in plan.measures:
-        values = _values(each, measure.key)
-        compared = None
-        if reference is not None and reference is not each:
-            compared = paired(values, _values(reference, measure.key), higher_is_better=plan.higher_is_better)
-        results[measure.name] = Result(values, plan.theirs.get(each.strategy, {}).get(measure.name), compared)
-    sizes = [run.number(plan.parameters) for run in each.runs]
-    epochs = sorted({run.epochs for run in each.runs})
-    return Row(each.strategy, each.variant, results, tuple(size for size in sizes if size is not None), tuple(epochs))
-
-
-def _values(each: Group, key: str) -> dict[int, float]:
-    values = {run.seed: run.number(key) for run in each.runs}
-    return {seed: value for seed, value in values.items() if value is not None}
+    rows = rows_of(plan, runs)
+    return Table(plan, tuple(rows), styles(row.strategy for row in rows)) if rows else None
 
 
 # -- texts ---------------------------------------------------------------------------------------------------------
@@ -468,7 +257,7 @@ def _pipes(texts: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    r"""Escape for LaTeX.
+    r"""Escape a text for LaTeX.
 
     Example:
         >>> print(_tex("93.76 ± 0.00, −1 %, a_b"))

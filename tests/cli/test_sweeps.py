@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.runs import collect
-from advnas_lightning.report.tables import TABLES, build_table
+from advnas_lightning.report.tables import build_table
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from tests.support.ends_of_runs import assert_same_end, steps

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from advnas_lightning.published import PARAMETERS_2, TABLE_3
+from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.runs import collect
 from advnas_lightning.report.statistics import bootstrap_interval, mean_and_deviation, paired, quartiles
-from advnas_lightning.report.tables import TABLES, Table, build_table
+from advnas_lightning.report.tables import Table, build_table
 from tests.support.made_up_runs import write_run
 
 OURS = {"advantage": [93.0, 93.5, 94.0], "gdas": [92.0, 93.0, 94.5], "reinforce": [90.0]}

@@ -1,0 +1,135 @@
+"""The tables that a report can have: the paper's tables, and one of the searches' own perplexities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from advnas_lightning import published
+from advnas_lightning.published import Published
+from advnas_lightning.report.runs import Run
+
+__all__ = ["TABLES", "Measure", "Plan"]
+
+
+class Measure(NamedTuple):
+    """A result of a run that a table shows.
+
+    Attributes:
+        name: The name of the result in the paper's table and in the report's files.
+        title: The title of its column.
+        key: The key in ``summary.json``.
+
+    Example:
+        >>> [measure.key for measure in PERPLEXITIES]
+        ['val/perplexity', 'test/perplexity']
+    """
+
+    name: str
+    title: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a table shows, before it is filled with the results of runs.
+
+    Attributes:
+        name: The name of the table's files, without an ending.
+        title: The title above the table.
+        task: The task of the runs.
+        zero_op: Whether the search space has the zero operation.
+        measures: The results that the table shows.
+        parameters: The key in ``summary.json`` of the number of parameters in millions.
+        theirs: The paper's results, by strategy and measure.
+        their_parameters: The paper's numbers of parameters in millions, by strategy.
+        their_epochs: The number of epochs of the paper's runs.
+        higher_is_better: Whether a higher result is a better one.
+        retrained: Whether the results are those of found architectures that were trained from scratch.
+
+    Example:
+        >>> {plan.name: plan.seeds for plan in TABLES}
+        {'table2': 3, 'table3': 3, 'table3_search': 3, 'table4': 3}
+    """
+
+    name: str
+    title: str
+    task: str
+    zero_op: bool
+    measures: tuple[Measure, ...]
+    parameters: str
+    theirs: Mapping[str, Mapping[str, Published]]
+    their_parameters: Mapping[str, float]
+    their_epochs: int
+    higher_is_better: bool = True
+    retrained: bool = False
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds behind each of the paper's results."""
+        return published.SEEDS[self.name.partition("_")[0]]
+
+    def takes(self, run: Run) -> bool:
+        """Whether a run's result belongs in this table."""
+        fits = run.task == self.task and run.zero_op == self.zero_op
+        return fits and (run.strategy == "fixed") == self.retrained
+
+
+CELLS = (
+    Measure("argmax", "accuracy of argmax", "argmax/cifar10_test"),
+    Measure("process_best", "accuracy of process best", "process_best/cifar10_test"),
+)
+PERPLEXITIES = (
+    Measure("validation", "validation perplexity", "val/perplexity"),
+    Measure("test", "test perplexity", "test/perplexity"),
+)
+TABLES = (
+    Plan(
+        "table2",
+        "Table 2: CIFAR-10, NAS-Bench-201 test accuracy in % of the found cells",
+        "cifar10",
+        False,
+        CELLS,
+        "argmax/params_millions",
+        published.TABLE_2,
+        published.PARAMETERS_2,
+        100,
+    ),
+    Plan(
+        "table3",
+        "Table 3: Penn Treebank, perplexity of the found cells, trained from scratch",
+        "ptb",
+        False,
+        PERPLEXITIES,
+        "params_millions",
+        published.TABLE_3,
+        {},
+        100,
+        higher_is_better=False,
+        retrained=True,
+    ),
+    Plan(
+        "table3_search",
+        "Penn Treebank, perplexity of the found cells with the weights of the search, which they share",
+        "ptb",
+        False,
+        PERPLEXITIES,
+        "params_millions",
+        {},
+        {},
+        30,
+        higher_is_better=False,
+    ),
+    Plan(
+        "table4",
+        "Table 4: CIFAR-10 with the zero operation, NAS-Bench-201 test accuracy in % of the found cells",
+        "cifar10",
+        True,
+        CELLS,
+        "argmax/params_millions",
+        published.TABLE_4,
+        {},
+        100,
+    ),
+)
