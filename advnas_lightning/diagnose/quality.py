@@ -1,13 +1,11 @@
-"""Bias, variance and cost of the strategies' estimates on one supernet, against the exact policy gradient."""
+"""Compares the strategies' estimates on one supernet with the exact policy gradient: bias, variance and time."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -18,10 +16,13 @@ from torch import Tensor, nn
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from advnas_lightning import functional
-from advnas_lightning.engine.steps import SearchClock, WaitingBatches
+from advnas_lightning.diagnose.statistics import Credit, EstimatorStatistics, Truth
+from advnas_lightning.engine.accumulation import WaitingBatches
+from advnas_lightning.engine.clock import SearchClock
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.loaders import BATCH_HOOKS
 from advnas_lightning.objectives import Objective, Outcome
-from advnas_lightning.space import SearchSpace
+from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.strategies import (
     DARTS,
     GDAS,
@@ -32,7 +33,6 @@ from advnas_lightning.strategies import (
     AdvantageNAS,
     CounterfactualNAS,
     ProxylessNAS,
-    SearchStrategy,
 )
 from advnas_lightning.validate import check_int
 
@@ -48,82 +48,8 @@ ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "snas": (SNAS, {}),
     "nasp": (NASP, {}),
 }
-BURN_IN = 20  # estimates that are not counted: baselines start from nothing
-
-
-@dataclass(frozen=True)
-class Truth:
-    """∇θ E_a[L(a)], averaged over the batches.
-
-    Attributes:
-        gradient: ``[E, J]``.
-        error: the standard error of its norm; 0 where every architecture was tried.
-        by: how it was found.
-        raises: by edge, the candidate whose θ descent along it raises most.
-    """
-
-    gradient: Tensor
-    error: float
-    by: str
-    raises: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class EstimatorStatistics:
-    """One estimator's, against the exact gradient g: ĝ is what it gives to θ in one architecture step.
-
-    Attributes:
-        name: of the estimator.
-        draws: how many estimates it is judged by.
-        seconds: of one architecture step's estimate, median.
-        bias: ‖E ĝ − g‖ / ‖g‖.
-        noise: what ‖mean ĝ − g‖ / ‖g‖ would be without a bias, from so many draws.
-        variance: tr Cov ĝ / ‖g‖².
-        cosine: of the mean with g.
-        draw_cosine: of a single ĝ with g, in the mean.
-        snr: ⟨E ĝ, g/‖g‖⟩² / tr Cov ĝ: of one step, what points along g against what does not stay.
-        edges: by edge, the same bias, variance and cosine, and the candidate whose θ the mean ĝ raises most.
-    """
-
-    name: str
-    draws: int
-    seconds: float
-    bias: float
-    noise: float
-    variance: float
-    cosine: float
-    draw_cosine: float
-    snr: float
-    edges: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def snr_per_second(self) -> float:
-        """The signal-to-noise ratio that a second of architecture steps reaches: their number times one's."""
-        return self.snr / self.seconds
-
-    @property
-    def second_cosine(self) -> float:
-        """Of g with the sum of a second's architecture steps: what noise and bias leave of the direction."""
-        return self.cosine / math.sqrt(1 + self.cosine**2 / self.snr_per_second) if self.snr_per_second else 0.0
-
-    def agreement(self, truth: Truth) -> int:
-        """On how many edges it raises the candidate that the exact gradient raises."""
-        return sum(self.edges[edge]["raises"] == candidate for edge, candidate in truth.raises.items())
-
-
-@dataclass(frozen=True)
-class Credit:
-    """How well Eq. (7), from one backward pass, ranks what Eq. (6) measures with a forward pass for each edge.
-
-    Attributes:
-        rank_correlation: Spearman's, over all edges and draws.
-        sign_agreement: the share of them in which both have one sign.
-        draws: how many.
-    """
-
-    rank_correlation: float
-    sign_agreement: float
-    draws: int
+BURN_IN = 20  # so many first estimates are not counted, because baselines start from nothing
+LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
 
 
 Diagnosis = tuple[Truth, list[EstimatorStatistics], Credit]
@@ -140,34 +66,31 @@ def diagnose(
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
-    """Let strategies estimate ∇θ E_a[L(a)] at a search's θ and weights, which stay as they are.
+    """Let strategies estimate ∇θ E_a[L(a)] at a search's θ and weights, which do not change.
 
-    Estimators draw alike, and take turns through the batches. Random layers stay random, and add to every variance.
+    All estimators use the same seed, and each goes through the batches in turn. Random layers stay random, and add to
+    every variance.
 
     Args:
-        search: any strategy with a θ, with its network, loss and weights.
-        batches: of architecture steps, on the search's device.
-        strategies: names of :data:`ESTIMATORS`.
-        draws: architecture steps of each.
-        exact_draws: how many unbiased estimates of Eq. (6) stand for the exact gradient, where to try every
-            architecture would take more passes.
-        progress: of the search, for temperatures that fall.
-        seed: of the draws.
-        on_progress: is called with what is being done, in words.
+        search: The search, which may use any strategy with a θ.
+        batches: The batches of architecture steps, on the search's device.
+        strategies: The names of the estimators, see :data:`ESTIMATORS`.
+        draws: The number of architecture steps of each estimator.
+        exact_draws: The number of unbiased estimates of Eq. (6) whose mean stands for the exact gradient, if trying
+            every architecture would take more passes.
+        progress: The progress of the search from 0 to 1, on which falling temperatures depend.
+        seed: The seed of the draws.
+        on_progress: A function that is called with the name of each part before it starts.
 
     Raises:
-        ValueError: an unknown strategy, no batch, or a search that has no θ.
+        ValueError: If a strategy is unknown, if a number is too small, or if there is no batch or no θ.
     """
     names = list(strategies)
-    for name in names:
-        if name not in ESTIMATORS:
-            raise ValueError(f"strategies has {name!r}: use some of {', '.join(ESTIMATORS)}")
+    check_settings({"strategies": names, "draws": draws, "exact_draws": exact_draws})
     if not isinstance(getattr(search, "theta", None), Tensor):
         raise ValueError(f"{type(search).__name__} has no θ whose gradient could be compared: use another strategy's")
     if not batches:
         raise ValueError("there is no batch to diagnose on: give at least one")
-    check_int("draws", draws, least=2)
-    check_int("exact_draws", exact_draws, least=2)
 
     def make(name: str) -> SearchStrategy:
         return estimator(name, search, progress=progress, seed=seed)
@@ -178,39 +101,39 @@ def diagnose(
             truth = enumerated(make("reinforce"), batches)
         else:
             truth = sampled(make("advantage-exact"), batches, exact_draws)
-        qualities = []
+        statistics = []
         for name in names:
             on_progress(name)
-            qualities.append(_judge(name, make(name), batches, truth, draws))
+            statistics.append(_judge(name, make(name), batches, truth, draws))
         on_progress("Eq. (7) against Eq. (6)")
         credit = _compare_credits(make("advantage"), make("advantage-exact"), batches, draws)
-    return truth, qualities, credit
+    return truth, statistics, credit
 
 
 def diagnose_fit(
     search: SearchStrategy, train_dataloaders: Any = None, *, datamodule: Any = None, batches: int = 4, **options: Any
 ) -> Diagnosis:
-    """:func:`diagnose` on a search's own data, and also where its loss is a LightningModule's ``training_step``.
+    """Run :func:`diagnose` on a search's own data. The loss may be a LightningModule's ``training_step``.
 
-    A fit goes through the first batches, but takes no step: θ and the weights stay as they are.
+    A fit goes through the first batches but takes no step, so θ and the weights do not change.
 
     Args:
-        search: any strategy with a θ.
-        train_dataloaders: as in ``Trainer.fit``.
-        datamodule: as in ``Trainer.fit``.
-        batches: of architecture steps, at most.
-        options: those of :func:`diagnose`.
+        search: The search, which may use any strategy with a θ.
+        train_dataloaders: The loaders, as in ``Trainer.fit``.
+        datamodule: The data module, as in ``Trainer.fit``.
+        batches: The largest number of batches of architecture steps.
+        options: The options of :func:`diagnose`.
 
     Raises:
-        ValueError: as :func:`diagnose`.
+        ValueError: If an option is invalid, see :func:`diagnose`, or if the data has no batch for θ.
     """
-    check_int("batches", batches, least=1)
+    check_settings({"batches": batches})
     collector = _Collector(search, batches, lambda found: diagnose(search, found, **options))
     warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
-    search.evaluator.is_evaluating = True  # so that nothing is logged
+    search.evaluator.is_evaluating = True  # then nothing is logged
     trainer = Trainer(
         max_epochs=1,
-        limit_train_batches=2 * batches * search.accumulate,  # also enough where only every second one is for θ
+        limit_train_batches=2 * batches * search.accumulate,  # enough even if only every second batch is for θ
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -227,8 +150,28 @@ def diagnose_fit(
     return collector.result
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the names of the estimators and the numbers of draws and batches, as far as they are given.
+
+    Raises:
+        ValueError: If a name is unknown, or if a number is too small.
+
+    Example:
+        >>> check_settings({"strategies": ["gdas"], "draws": 1})
+        Traceback (most recent call last):
+            ...
+        ValueError: draws=1 must be a whole number of at least 2
+    """
+    unknown = [repr(name) for name in settings.get("strategies", ()) if name not in ESTIMATORS]
+    if unknown:
+        raise ValueError(f"strategies has {', '.join(unknown)}: use some of {', '.join(ESTIMATORS)}")
+    for name, least in LEAST.items():
+        if name in settings:
+            check_int(name, settings[name], least=least)
+
+
 def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
-    """A strategy over another one's network, with its θ and its loss."""
+    """The named estimator: a strategy that uses the network, the loss and a copy of the θ of another search."""
     kind, options = ESTIMATORS[name]
     made = kind(
         search.model,
@@ -245,7 +188,7 @@ def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) 
 
 
 def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
-    """∇θ Σ_a p(a) L(a), from every architecture's loss, by a strategy that needs nothing else of it."""
+    """The exact gradient ∇θ Σ_a p(a) L(a), from the loss of every architecture."""
     choices = list(itertools.product(*(range(len(row)) for row in search.space.candidates)))
     losses = torch.stack([_mean_loss(search, choice, batches) for choice in choices])  # [N]
     with torch.enable_grad():
@@ -261,7 +204,7 @@ def _mean_loss(search: SearchStrategy, choice: Sequence[int], batches: Sequence[
 
 
 def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
-    """The mean of estimates that have no bias."""
+    """The mean of estimates without bias, in place of the exact gradient."""
     estimates = torch.stack([each for each, _ in estimates_of(exact, batches, draws)])
     error = float((estimates.var(0).sum() / draws).sqrt())
     gradient = estimates.mean(0)
@@ -269,29 +212,16 @@ def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
 
 
 def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:
-    """By edge, the candidate whose θ rises most in descent along a gradient ``[E, J]``; edges of one have no choice."""
+    """For each edge with a choice, the candidate whose θ descent along a gradient ``[E, J]`` raises most."""
     rows = zip(space.edges, space.candidates, gradient, strict=True)
     return {edge: names[int(row[: len(names)].argmin())] for edge, names, row in rows if len(names) > 1}
-
-
-def recommend(qualities: Sequence[EstimatorStatistics]) -> str:
-    """Selection estimator, and why."""
-    best = max(qualities, key=lambda each: each.second_cosine)
-    truest = max(qualities, key=lambda each: each.cosine)
-    text = (
-        f"{best.name}: the sum of a second's architecture steps has a cosine of {best.second_cosine:.2f} with the exact"
-        f" gradient, the highest of all; without noise it would be {best.cosine:.2f}"
-    )
-    if best.cosine < 0.9 * truest.cosine:
-        text += f". Where there is time for many steps, {truest.name}, which would then reach {truest.cosine:.2f}"
-    return text
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
 class _LossOf(Objective):
-    """Whatever loss a search has: an objective's, a user's own, or a LightningModule's ``training_step``."""
+    """The loss of a search as an objective, be it an objective's, a user's own, or a LightningModule's."""
 
     def __init__(self, outcome: Callable[[Any], Outcome]) -> None:
         super().__init__()
@@ -302,12 +232,12 @@ class _LossOf(Objective):
 
 
 class _Collector(LightningModule):
-    """Goes through a search's training batches as a fit of it does, and takes no step.
+    """Goes through the training batches of a search as its own fit does, but takes no step.
 
     Args:
-        search: whose data and hooks they are.
-        batches: how many batches of architecture steps to collect.
-        use: is called with them while the fit is running, and its result kept.
+        search: The search, whose data and hooks are used.
+        batches: The number of batches of architecture steps to collect.
+        use: A function that is called with these batches while the fit is running.
     """
 
     def __init__(self, search: SearchStrategy, batches: int, use: Callable[[list[Any]], Diagnosis]) -> None:
@@ -317,7 +247,7 @@ class _Collector(LightningModule):
         self.result: Diagnosis | None = None
         self._use, self._waiting = use, WaitingBatches(search.accumulate)
         self._found: list[Any] = []
-        for name in (*BATCH_HOOKS, "prepare_data", "train_dataloader"):
+        for name in (*BATCH_HOOKS, "prepare_data", "train_dataloader"):  # Lightning calls these on the fitted module
             if is_overridden(name, search):
                 setattr(self, name, getattr(search, name))
 
@@ -348,7 +278,7 @@ def _training(search: SearchStrategy) -> Iterator[None]:
 
 
 def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:
-    """What θ is given in one architecture step after the other, and in how many seconds."""
+    """The estimates of successive architecture steps ``[E, J]``, each with the seconds that it took."""
     for index in range(BURN_IN + draws):
         started = time.perf_counter()
         gradients = made.architecture_gradients(made.evaluate_draws(batches[index % len(batches)]))
@@ -379,7 +309,7 @@ def _judge(name: str, made: SearchStrategy, batches: Sequence[Any], truth: Truth
 
 
 def _measure(estimates: Tensor, g: Tensor) -> dict[str, float]:
-    """Of estimates ``[N, K]`` of g ``[K]``."""
+    """The statistics of estimates ``[N, K]`` of g ``[K]``."""
     size = g.norm().clamp(min=torch.finfo(g.dtype).tiny)
     mean, spread = estimates.mean(0), estimates.var(0).sum()
     cosine = torch.nn.functional.cosine_similarity
@@ -405,5 +335,5 @@ def _compare_credits(taylor: SearchStrategy, exact: SearchStrategy, batches: Seq
         first.append((drawn.gate_grad * drawn.architecture.gates).sum(-1))
         second.append(trials[0].loss - torch.stack([trial.loss for trial in trials[1:]]))
     a, b = torch.stack(first).flatten(), torch.stack(second).flatten()
-    # Equal credits share a rank: many are 0, those of zero operations and of edges before a normalization.
+    # Equal credits share a rank. Many are 0: those of zero operations, and of edges before a normalization.
     return Credit(float(spearman_corrcoef(a, b)), float((a.sign() == b.sign()).double().mean()), draws)

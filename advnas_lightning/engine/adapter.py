@@ -137,15 +137,26 @@ class Adapter:
         """Let the module log as the search, with an architecture bound where there is none."""
         with ExitStack() as stack:
             for module in self.module.modules():
-                if not isinstance(module, LightningModule) or "log" in vars(module):
-                    continue
-                if is_overridden("log", module):
-                    stack.enter_context(logs_as(module, self.module.trainer.lightning_module))
-                else:
-                    vars(module)["log"] = _Redirection(module, self.log)
-                    stack.callback(vars(module).pop, "log")
+                if isinstance(module, LightningModule):
+                    stack.enter_context(self._redirected(module))
             stack.enter_context(self._bound())
             yield
+
+    @contextmanager
+    def _redirected(self, module: LightningModule) -> Iterator[None]:
+        """Let what a module logs reach the search's log."""
+        own = vars(module).get("log")  # a copy that was made within a hook has its class's
+        if isinstance(own, _Redirection):
+            yield
+        elif is_overridden("log", module):
+            with logs_as(module, module.trainer.lightning_module):
+                yield
+        else:
+            vars(module)["log"] = _Redirection(module, self.log)
+            try:
+                yield
+            finally:
+                del vars(module)["log"]
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log as the search; a mean over the epoch is weighted by the size of the module's own batch."""

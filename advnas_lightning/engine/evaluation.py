@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from advnas_lightning.engine.accumulation import MicroBatches, weighted_mean
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.objectives import Outcome
@@ -22,10 +23,6 @@ Run = Callable[[Any], Outcome]
 
 class SkippedStep(Exception):
     """The loss skips this batch, as when ``training_step`` returned None: no step is taken on it."""
-
-
-class MicroBatches(list[Any]):
-    """The batches of one architecture step: its losses and gradients are their means, weighted by size."""
 
 
 @dataclass(frozen=True)
@@ -135,20 +132,6 @@ class Evaluator:
             torch.zeros_like(weight) if gradient is None else self.ranks.mean(gradient)
             for weight, gradient in zip(weights, gradients, strict=True)
         ]
-
-
-def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Σ size · value / Σ size.
-
-    Example:
-        >>> weighted_mean([torch.tensor(1.0), torch.tensor(5.0)], [3, 1])
-        tensor(2.)
-    """
-    if len(values) == 1:
-        return values[0]
-    total = sum(size * value for value, size in zip(values, sizes, strict=True))
-    assert isinstance(total, Tensor)
-    return total / sum(sizes)
 
 
 def no_graph(source: str) -> ValueError:

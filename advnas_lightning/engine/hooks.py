@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.engine.adapter import Adapter
+from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.environment import Ranks, single_precision
 from advnas_lightning.engine.lightning_private import attached_trainer, wrap_train_loaders
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
 from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
-from advnas_lightning.engine.steps import SearchClock
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_trainer_options, warn_of_long_warmup

@@ -11,8 +11,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from advnas_lightning import functional
+from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.evaluation import Trial
-from advnas_lightning.engine.steps import SearchClock, Term
+from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.tracking import ProcessBest
 from advnas_lightning.space.genotype import Genotype, Probabilities
 from advnas_lightning.space.search_space import Architecture, SearchSpace

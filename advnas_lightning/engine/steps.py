@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from advnas_lightning.engine.evaluation import Evaluator, MicroBatches, SkippedStep, Trial, no_graph
+from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, no_graph
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
 from advnas_lightning.objectives import Outcome
@@ -20,144 +20,8 @@ from advnas_lightning.space.offload import WaitingCopies
 from advnas_lightning.space.search_space import Architecture
 
 
-@dataclass(frozen=True)
-class SearchClock:
-    """Where a search is. The engine sets it before each step, so that a strategy needs no Trainer.
-
-    Attributes:
-        progress: the share of the planned architecture steps that is done, from 0 to exactly 1; ``None`` where the
-            Trainer does not say how many there will be.
-        searching: whether θ moves in the current epoch.
-        batches: how many training batches there have been, the current one included.
-        batch_idx: the current batch's index in its epoch.
-        is_last: whether it is the last one of its epoch.
-
-    Example:
-        >>> SearchClock(progress=0.5).searching
-        True
-    """
-
-    progress: float | None = 0.0
-    searching: bool = True
-    batches: int = 0
-    batch_idx: int = 0
-    is_last: bool = False
-
-
-class Policy(Protocol):
-    """What the steps need of a search strategy: which architectures to draw, and what became of them."""
-
-    architecture_steps: int
-    weight_steps: int
-    skipped_weight_steps: int
-    draws: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the architecture parameters are."""
-
-    @property
-    def expected_gates(self) -> Tensor:
-        """The share of each candidate in an architecture's expected cost, ``[E, J]``."""
-
-    def sample_for_weights(self) -> Architecture:
-        """Draw the architecture of a weight step."""
-
-    def evaluate_draws(self, batch: Any) -> list[Trial]:
-        """Draw and run the architectures of an architecture step."""
-
-    def architecture_parameters(self) -> list[nn.Parameter]:
-        """What an architecture step moves."""
-
-    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
-        """The gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
-
-    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
-        """What follows the optimizer's step."""
-
-    def note_loss(self, name: str, loss: Tensor, size: int) -> None:
-        """Count a step's loss in the epoch's mean."""
-
-    def manual_backward(self, loss: Tensor) -> None:
-        """A backward pass."""
-
-    def step_architecture(self, optimizer: Any) -> None:
-        """Take the optimizer's step of an architecture step."""
-
-
-class Trainee(Protocol):
-    """How a network's weights are trained: as by hand in PyTorch, or as somebody's LightningModule does it."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-
-    def note(self, outcome: Outcome) -> None:
-        """Count what a weight step's network did."""
-
-    def zero_gradients(self, optimizer: Any) -> None:
-        """Clear the gradients between a weight step's forward and backward pass."""
-
-    def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
-        """Take a weight step's passes, and then the optimizer's step."""
-
-
-class Term(Protocol):
-    """What is added to a search's objective beside the loss, such as an expected cost."""
-
-    @property
-    def slope(self) -> Tensor:
-        """The term's gradient in the expected gates, ``[E, J]``."""
-
-    def gradient(self, probs: Tensor) -> Tensor:
-        """The term's gradient in θ, for p = softmax(θ), ``[E, J]``."""
-
-    def after_step(self, expected_gates: Tensor) -> None:
-        """What follows a step of the architecture parameters."""
-
-    def allows(self, gates: Tensor) -> Tensor:
-        """Whether an architecture may be chosen, scalar bool."""
-
-    def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
-        """The most probable architecture that may be chosen, where ``choice`` is the most probable one of all."""
-
-
-class WaitingBatches:
-    """Batches of architecture steps, until there are as many as count as one.
-
-    Args:
-        accumulate: how many those are.
-
-    Example:
-        >>> waiting = WaitingBatches(2)
-        >>> [waiting.add(batch, last=batch == "c") for batch in "abc"]
-        [None, ['a', 'b'], ['c']]
-    """
-
-    def __init__(self, accumulate: int) -> None:
-        self.accumulate = accumulate
-        self._batches = MicroBatches()
-
-    def __bool__(self) -> bool:
-        return bool(self._batches)
-
-    def add(self, batch: Any, *, last: bool) -> Any:
-        """What a step can be taken on, with this batch; ``None`` where more of them are to come.
-
-        Args:
-            batch: of an architecture step, or ``None``.
-            last: whether the epoch ends.
-        """
-        if batch is not None:
-            self._batches.append(batch)
-        if len(self._batches) < self.accumulate and not (last and self._batches):
-            return None
-        batches, self._batches = self._batches, MicroBatches()
-        return batches if self.accumulate > 1 else batches[0]
-
-
 class ArchitectureStep:
-    """Algorithm 1, lines 6 to 9: descend the strategy's estimate of ∇θ E[L].
+    """The architecture step of Algorithm 1: descend the strategy's estimate of ∇θ E[L].
 
     Args:
         policy: draws architectures, and turns their trials into gradients.
@@ -223,13 +87,13 @@ class _Accumulated:
 
 
 class WeightStep:
-    """Algorithm 1, lines 4 and 5: descend ∇w L(a, w) for a draw a.
+    """The weight step of Algorithm 1: descend ∇w L(a, w) for a draw a.
 
     Args:
         policy: draws the architecture.
         trainee: the network, and how its weights are trained.
         evaluator: binds the architecture and gives the loss.
-        optimization: of the weights.
+        optimization: steps the weights.
         guard: leaves out what is not finite.
         accumulate: how many batches count as one.
         offloaded: whether candidates' gradients are in host memory.
@@ -323,3 +187,81 @@ class WeightStep:
         return any(
             parameter.requires_grad and id(parameter) not in inside for parameter in self.trainee.model.parameters()
         )
+
+
+class Policy(Protocol):
+    """What the steps need of a search strategy: which architectures to draw, and what became of them."""
+
+    architecture_steps: int
+    weight_steps: int
+    skipped_weight_steps: int
+    draws: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the architecture parameters are."""
+
+    @property
+    def expected_gates(self) -> Tensor:
+        """The share of each candidate in an architecture's expected cost, ``[E, J]``."""
+
+    def sample_for_weights(self) -> Architecture:
+        """Draw the architecture of a weight step."""
+
+    def evaluate_draws(self, batch: Any) -> list[Trial]:
+        """Draw and run the architectures of an architecture step."""
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What an architecture step moves."""
+
+    def architecture_gradients(self, trials: Sequence[Trial]) -> list[Tensor] | None:
+        """The gradients of :meth:`architecture_parameters`, or ``None`` to leave them for now."""
+
+    def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
+        """What follows the optimizer's step."""
+
+    def note_loss(self, name: str, loss: Tensor, size: int) -> None:
+        """Count a step's loss in the epoch's mean."""
+
+    def manual_backward(self, loss: Tensor) -> None:
+        """A backward pass."""
+
+    def step_architecture(self, optimizer: Any) -> None:
+        """Take the optimizer's step of an architecture step."""
+
+
+class Trainee(Protocol):
+    """How a network's weights are trained: as by hand in PyTorch, or as somebody's LightningModule does it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def note(self, outcome: Outcome) -> None:
+        """Count what a weight step's network did."""
+
+    def zero_gradients(self, optimizer: Any) -> None:
+        """Clear the gradients between a weight step's forward and backward pass."""
+
+    def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
+        """Take a weight step's passes, and then the optimizer's step."""
+
+
+class Term(Protocol):
+    """What is added to a search's objective beside the loss, such as an expected cost."""
+
+    @property
+    def slope(self) -> Tensor:
+        """The term's gradient in the expected gates, ``[E, J]``."""
+
+    def gradient(self, probs: Tensor) -> Tensor:
+        """The term's gradient in θ, for p = softmax(θ), ``[E, J]``."""
+
+    def after_step(self, expected_gates: Tensor) -> None:
+        """What follows a step of the architecture parameters."""
+
+    def allows(self, gates: Tensor) -> Tensor:
+        """Whether an architecture may be chosen, scalar bool."""
+
+    def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
+        """The most probable architecture that may be chosen, where ``choice`` is the most probable one of all."""

@@ -10,16 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from advnas_lightning.cost.budget import ArchitectureCost, check_cost
+from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
 from advnas_lightning.engine.environment import Precision, Ranks
-from advnas_lightning.engine.evaluation import Evaluator, MicroBatches, SkippedStep, Trial, as_outcome
+from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory, SchedulerFactory
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.resume import Resumption
-from advnas_lightning.engine.steps import ArchitectureStep, WaitingBatches, WeightStep
+from advnas_lightning.engine.steps import ArchitectureStep, WeightStep
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
@@ -73,7 +74,7 @@ class SearchStrategy(SearchHooks):
         >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
         >>> search = AdvantageNAS(nn.Sequential(edge, nn.Linear(8, 2)), architecture_optimizer=Adam, seed=1)
         >>> dict(search.genotype())
-        {'edge': 'skip'}
+        {'edge': 'linear'}
     """
 
     def __init__(

@@ -1,0 +1,60 @@
+"""Several small batches in the place of a large one, where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class MicroBatches(list[Any]):
+    """The batches of one architecture step: its losses and gradients are their means, weighted by size."""
+
+
+class WaitingBatches:
+    """Batches of architecture steps, until there are as many as count as one.
+
+    Args:
+        accumulate: how many those are.
+
+    Example:
+        >>> waiting = WaitingBatches(2)
+        >>> [waiting.add(batch, last=batch == "c") for batch in "abc"]
+        [None, ['a', 'b'], ['c']]
+    """
+
+    def __init__(self, accumulate: int) -> None:
+        self.accumulate = accumulate
+        self._batches = MicroBatches()
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, batch: Any, *, last: bool) -> Any:
+        """What a step can be taken on, with this batch; ``None`` where more of them are to come.
+
+        Args:
+            batch: of an architecture step, or ``None``.
+            last: whether the epoch ends.
+        """
+        if batch is not None:
+            self._batches.append(batch)
+        if len(self._batches) < self.accumulate and not (last and self._batches):
+            return None
+        batches, self._batches = self._batches, MicroBatches()
+        return batches if self.accumulate > 1 else batches[0]
+
+
+def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Σ size · value / Σ size.
+
+    Example:
+        >>> weighted_mean([torch.tensor(1.0), torch.tensor(5.0)], [3, 1])
+        tensor(2.)
+    """
+    if len(values) == 1:
+        return values[0]
+    total = sum(size * value for value, size in zip(values, sizes, strict=True))
+    assert isinstance(total, Tensor)
+    return total / sum(sizes)
