@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from advnas_lightning import Genotype
-from advnas_lightning.report.palette import looks
+from advnas_lightning.report.palette import styles
 from advnas_lightning.tasks.cifar10.nasbench201 import measure
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -67,7 +67,7 @@ def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[s
     axes = figure.add_subplot()
     axes.scatter(*zip(*cells, strict=True), s=2, color="#D8D8D8", rasterized=True, label="NAS-Bench-201, every cell")
     axes.step(sizes, front, where="post", color="#555555", linewidth=1.2, label="its Pareto front")
-    known = looks(run["strategy"] for run in runs)
+    known = styles(run["strategy"] for run in runs)
     for name, look in known.items():
         own = [run for run in runs if run["strategy"] == name]
         points = [(run["argmax/params_millions"], run["argmax/cifar10_test"]) for run in own]

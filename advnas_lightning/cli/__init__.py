@@ -1,1 +1,1 @@
-"""The command line: one run, a sweep of runs, and the training of what a search found."""
+"""The command line: it makes a run, a sweep of runs, or the retraining of a found architecture."""

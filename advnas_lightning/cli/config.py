@@ -1,4 +1,4 @@
-"""Where the Hydra configuration is, and the parts of it that are not written in YAML."""
+"""The place of the Hydra configuration, and those parts of it that are written in Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from lightning import Trainer
 from omegaconf import OmegaConf
 
-# In a bare checkout conf/ lies beside the package; an installed package carries it as advnas_lightning.conf.
+# In a bare checkout conf/ lies beside the package. An installed package has it as advnas_lightning.conf.
 CONFIG_PATH = (
     "pkg://advnas_lightning.conf" if find_spec("advnas_lightning.conf") else str(Path(__file__).parents[2] / "conf")
 )
@@ -21,30 +21,40 @@ CONFIG_PATH = (
 
 @dataclass
 class Saving:
-    """When a run saves within an epoch, beside SIGTERM and Ctrl-C."""
+    """When a run saves a checkpoint within an epoch. At SIGTERM and at Ctrl-C it saves one in any case.
+
+    Example:
+        >>> Saving(every_n_steps=100)
+        Saving(every_n_minutes=5, every_n_steps=100)
+    """
 
     every_n_minutes: float | None = 5
-    every_n_steps: int | None = None  # a step: one training batch
+    every_n_steps: int | None = None  # a step is one training batch
 
 
 @dataclass
 class Config:
-    """The top level of a run's configuration."""
+    """The top level of a run's configuration.
 
-    seed: int = 0  # of the weights, the data's order, dropout and the draws
-    select: str | None = None  # argmax or process_best: the genotype to select, or to retrain; default: the strategy's
-    retrain: bool = False  # after a search, what it found is trained from scratch: a run in the folder retrained
-    retraining: bool = False  # strategy=fixed: a found architecture is trained, nothing is searched
-    cost: str | None = None  # params, macs, latency, memory, a file of costs, or a function's dotted path
-    cost_penalty: float | None = None  # λ: the cost is added to the loss
-    cost_budget: float | None = None  # or the cost is kept below this, in its own unit
-    cost_rate: float = 0.003  # of λ's dual ascent to the budget
-    cost_damping: float = 10.0  # of it, against swings
-    offload: bool = False  # candidates' parameters and their optimizer's state stay in host memory
-    ckpt_path: str | None = None  # a run's checkpoints/last.ckpt, to resume it; last: that of this run's folder, if any
+    Example:
+        >>> OmegaConf.merge(OmegaConf.structured(Config), {"seed": 3}).seed
+        3
+    """
+
+    seed: int = 0  # decides the initial weights, the data's order, dropout and the draws
+    select: str | None = None  # the genotype to select or retrain, argmax or process_best; null: the strategy's default
+    retrain: bool = False  # after a search its result is trained from scratch, as a run in the folder retrained
+    retraining: bool = False  # strategy=fixed sets this: it trains a found architecture and searches nothing
+    cost: str | None = None  # is params, macs, latency, memory, a file of costs, or a function's dotted path
+    cost_penalty: float | None = None  # is λ, the weight with which the cost is added to the loss
+    cost_budget: float | None = None  # keeps the cost below this value, in the cost's unit, in place of a penalty
+    cost_rate: float = 0.003  # is the step size of λ's dual ascent to the budget
+    cost_damping: float = 10.0  # damps the swings of that ascent
+    offload: bool = False  # keeps the candidates' parameters and their optimizer's state in host memory
+    ckpt_path: str | None = None  # resumes from a run's checkpoints/last.ckpt; last: from this run's own, if it has one
     checkpoint: Saving = field(default_factory=Saving)
-    preset: str = "paper"  # or authors_code
-    threads: int | None = "${task.threads}"  # type: ignore[assignment]  # of the CPU; null: torch's default
+    preset: str = "paper"  # is paper or authors_code
+    threads: int | None = "${task.threads}"  # type: ignore[assignment]  # CPU threads; null: torch's default
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
@@ -52,10 +62,10 @@ class Config:
 
 
 def check_trainer(arguments: Mapping[Any, Any]) -> None:
-    """Refuse what no Trainer takes; Lightning itself would stumble over some of it only later.
+    """Check the types of a Trainer's arguments, because Lightning notices some wrong ones only later.
 
     Raises:
-        ValueError: an argument of the wrong type.
+        ValueError: If an argument has the wrong type.
     """
     hints = get_type_hints(Trainer.__init__)
     for name, value in arguments.items():
@@ -71,10 +81,10 @@ def check_trainer(arguments: Mapping[Any, Any]) -> None:
 
 
 def register() -> None:
-    """Add to Hydra's store what conf/ builds on. Importing this module does it once."""
+    """Add the schemas on which conf/ builds to Hydra's store. The import of this module calls this function."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    # Taken from the installed Lightning, so that every Trainer argument can be set from the command line.
+    # The names come from the installed Lightning, so that the command line can set every argument of its Trainer.
     arguments = list(inspect.signature(Trainer.__init__).parameters.values())[1:]
     store.store(group="trainer", name="signature", node={argument.name: argument.default for argument in arguments})
     OmegaConf.register_new_resolver("minus", lambda left, right: max(left - right, 1), replace=True)

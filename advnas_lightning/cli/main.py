@@ -1,4 +1,4 @@
-"""The command line: ``python -m advnas_lightning``."""
+"""The command line ``python -m advnas_lightning``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from advnas_lightning.cli.run import run
 from advnas_lightning.cli.sweeps import is_finished
 from advnas_lightning.runs import RunFolder
 
-# What a wrong key, value, path or file raises. HYDRA_FULL_ERROR=1 shows where.
+# A wrong key, value, path or file raises one of these errors. HYDRA_FULL_ERROR=1 shows the traceback.
 USER_ERRORS = (
     FloatingPointError,
     InstantiationException,
@@ -37,17 +37,17 @@ USER_ERRORS = (
 
 
 def explain(error: Exception) -> str | None:
-    """In one line, what the user can do something about; ``None``: the error is a mistake in the code."""
+    """One line on an error that the user can mend; ``None`` for an error that is a mistake in the code."""
     if not isinstance(error, USER_ERRORS):
         return lost_process(error) if isinstance(error, RuntimeError) else None
-    # Hydra wraps what a constructor said; its own last line names the key.
+    # Hydra wraps the error of a constructor. The last line of Hydra's own message names the key.
     message = str(error.__cause__ or error).strip().replace("\n", " ")
     key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
     return message + (f" ({key})" if key.startswith("full_key") else "")
 
 
 def quote_cells(argument: str) -> str:
-    """Put NAS-Bench-201's cells in quotes: Hydra's grammar has no bare ``~``, which they are full of.
+    """Put NAS-Bench-201's cells in quotes, because Hydra's grammar does not allow their ``~`` without quotes.
 
     Example:
         >>> quote_cells("strategy.genotype=|none~0|,|skip_connect~0|")
@@ -57,7 +57,7 @@ def quote_cells(argument: str) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
     _main()
 
@@ -78,10 +78,10 @@ def _main(config: DictConfig) -> None:
         if config.retrain and not config.retraining:
             retrain(folder)
     except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's own exit would look like success
+        sys.exit(128 + signal.SIGTERM)  # Lightning itself exits with the status of success
     except Exception as error:
         message = explain(error)
-        if is_job:  # the others go on
+        if is_job:  # the sweep's other jobs go on
             message = message or f"{type(error).__name__}: {error}".splitlines()[0]
             files.save_error(message, error)
             print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)

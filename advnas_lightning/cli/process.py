@@ -1,4 +1,4 @@
-"""What a run needs of its process: quiet, memory that is kept, and an end where another process has died."""
+"""Settings of a run's process: few messages, memory that is kept, and an end when another process has died."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import warnings
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-LOST = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
-FIRST_RANK = "ADVNAS_LIGHTNING_FIRST_RANK"  # its process, for those that Lightning starts from it
+PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
+FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
 
 
 def quiet() -> None:
-    """Silence what Lightning says about hardware and loaders that a user of a ready-made run cannot change."""
+    """Silence Lightning's messages on hardware and loaders, which the user of a ready-made run cannot change."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 
@@ -27,38 +27,40 @@ def quiet() -> None:
 def keep_memory() -> None:
     """Let the C library keep freed memory for the next step.
 
-    glibc gives the memory of a finished backward pass back to the system, which clears every page of it when the next
-    step asks for it again: on a CPU that can make an architecture step dearer than a weight step.
+    By default glibc returns the memory of a finished backward pass to the system. The next step asks for it again, and
+    the system clears every page of it first. On a CPU this can make an architecture step slower than a weight step.
     """
     allocator = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if allocator is not None:
         trim_threshold, mmap_threshold = -1, -3  # glibc's malloc.h
         allocator(mmap_threshold, 2**30)
-        allocator(trim_threshold, -1)  # never
+        allocator(trim_threshold, -1)  # -1 means never
 
 
 def end_with_first_rank() -> None:
-    """Let no process outlive the first one, which started it.
+    """End this process soon after the first one, which has started it, has died.
 
-    Lightning ends the first one where another has died; but another would wait half an hour for a dead first one, where
-    none of them has sent anything yet, or where a GPU waits for all of them.
+    Lightning ends the first process when another one has died. Without this function the reverse can take half an hour:
+    the others wait so long for a dead first process if none has sent anything yet, or if a GPU waits for all of them.
     """
-    if not HydraConfig.get().job.name.startswith("train_ddp_process_"):  # as Lightning calls those that it starts
-        os.environ[FIRST_RANK] = str(os.getpid())
+    if not HydraConfig.get().job.name.startswith(
+        "train_ddp_process_"
+    ):  # Lightning's name for the processes that it starts
+        os.environ[FIRST_RANK_VARIABLE] = str(os.getpid())
         return
 
     def watch() -> None:
-        while os.getppid() == int(os.environ[FIRST_RANK]):
+        while os.getppid() == int(os.environ[FIRST_RANK_VARIABLE]):
             time.sleep(1)
-        time.sleep(10)  # a run that is over ends by itself, or has already said what it lacks
-        print(f"error: {LOST}", file=sys.stderr, flush=True)
+        time.sleep(10)  # by then a finished run has ended by itself, and a failed one has printed its error
+        print(f"error: {PROCESS_DIED}", file=sys.stderr, flush=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def lost_process(error: RuntimeError) -> str | None:
-    """What to say of an error that comes of the death of another process; ``None`` for other errors.
+    """One line on an error that the death of another process has caused; ``None`` for other errors.
 
     Example:
         >>> lost_process(RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:1] Read error: Connection reset."))
@@ -67,7 +69,9 @@ ckpt_path=last"
         >>> lost_process(RuntimeError("shapes do not match"))
     """
     message = str(error)
-    if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message:  # whose errors have no class
+    if (
+        not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message
+    ):  # gloo's errors have no class of their own
         return None
     reason = re.sub(r"^\[\S*\] ", "", message).split(". ")[0].splitlines()[0].rstrip(".")
-    return LOST.replace("died", f"died ({reason})")
+    return PROCESS_DIED.replace("died", f"died ({reason})")

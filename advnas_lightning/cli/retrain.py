@@ -1,4 +1,4 @@
-"""Training what a search found from scratch: a run of its own, below the search's."""
+"""Trains the result of a search from scratch, as a run of its own in the search's folder."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from advnas_lightning.cli.run import run
-from advnas_lightning.runs import RETRAINED
+from advnas_lightning.runs import RunFolder
 
 
 def retrain(folder: Path) -> None:
-    """Train what a search found from scratch, as the same line with ``strategy=fixed`` does.
+    """Train the result of a search from scratch, as the same command line with ``strategy=fixed`` would.
 
     Args:
-        folder: the search's; the training is a run of its own in ``retrained`` below it.
+        folder: The folder of the search. The training is a run of its own in the folder ``retrained`` in it.
     """
+    files = RunFolder(folder)
+    training = files.retrained.path
     search = HydraConfig.instance().cfg
     assert isinstance(search, DictConfig)
-    # The search's own options mean nothing to strategy=fixed.
+    # strategy=fixed does not take the options of the search.
     line = [
         each for each in search.hydra.overrides.task if not re.match(r"[+~]*(strategy|retrain|cost(_\w+)?)\b", each)
     ]
-    genotype = str(folder / "genotype.json").replace("'", r"\'")
+    genotype = str(files.genotype).replace("'", r"\'")
     line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_sweep_config(search, line)
     with open_dict(config):
-        config.hydra.run.dir = str(folder / RETRAINED)
+        config.hydra.run.dir = str(training)
     job = run_job(
-        task_function=lambda config: run(config, folder / RETRAINED),
+        task_function=lambda config: run(config, training),
         config=config,
         job_dir_key="hydra.run.dir",
         job_subdir_key=None,
         hydra_context=HydraContext(loader, Callbacks()),
         configure_logging=False,
     )
-    _ = job.return_value  # raises what the training raised
+    _ = job.return_value  # raises the error of the training, if there was one

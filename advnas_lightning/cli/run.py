@@ -1,4 +1,4 @@
-"""One run: build it from a configuration, fit, and write its results into its folder."""
+"""A run: it is built from a configuration, it fits, and it writes its results into its folder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hydra.utils import get_method, instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from advnas_lightning.callbacks import LastCheckpoint
-from advnas_lightning.callbacks.checkpoint import intact_checkpoint
+from advnas_lightning.callbacks.checkpoint import LastCheckpoint, intact_checkpoint
 from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
@@ -22,22 +21,23 @@ from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryC
 from advnas_lightning.cli.config import check_trainer
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import show, summarize
-from advnas_lightning.cost import UNITS, ArchitectureCost
+from advnas_lightning.cost.budget import ArchitectureCost
+from advnas_lightning.cost.meters import UNITS
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.runs import RunFolder, write_json
-from advnas_lightning.strategies import SearchStrategy
 from advnas_lightning.validate import check_int
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Search, or retrain, as configured.
+    """Search, or retrain, as a configuration says, and write the files of the run.
 
     Args:
-        config: the composed configuration, see ``conf/config.yaml``.
-        folder: where the run's files go.
+        config: The composed configuration, see ``conf/config.yaml``.
+        folder: The folder for the run's files.
 
     Returns:
-        What ``summary.json`` holds.
+        The content of ``summary.json``.
     """
     if config.threads is not None:
         torch.set_num_threads(check_int("threads", config.threads, least=1))
@@ -68,36 +68,36 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     with run_loggers(instantiate(config.logger), folder) as loggers:
         trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
         trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
-        findings = [callback for callback in callbacks if isinstance(callback, SummaryCallback)]
-        summary = summarize(config, strategy, trainer, data, watch.seconds, findings)
+        summary_callbacks = [callback for callback in callbacks if isinstance(callback, SummaryCallback)]
+        summary = summarize(config, strategy, trainer, data, watch.seconds, summary_callbacks)
         if trainer.is_global_zero:
             if strategy.cost is not None and strategy.cost.is_measured:
                 write_json(files.costs, strategy.cost.result().content())
             genotype = strategy.genotype(strategy.selected)
             title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
             draw_genotype(genotype, files.picture, title=title)
-            write_json(files.summary, summary)  # the last file: a run that has it is finished
-            show(summary, strategy, findings, folder)
+            write_json(files.summary, summary)  # this file comes last: a run that has it is finished
+            show(summary, strategy, summary_callbacks, folder)
     return summary
 
 
 def parallel_job(folder: Path) -> str:
-    """The name of a job that others run beside: its folder in the sweep's; of any other run: nothing."""
+    """The name of a job that runs beside others, which is its folder within the sweep's; otherwise an empty text."""
     settings = HydraConfig.get()
     alone = settings.mode != RunMode.MULTIRUN or settings.launcher._target_.endswith(".BasicLauncher")
     return "" if alone else os.path.relpath(folder, settings.sweep.dir)
 
 
 def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
-    """The checkpoint to go on from.
+    """The checkpoint from which a run goes on, or ``None``.
 
     Args:
-        ckpt_path: a file; ``"last"``: the newest one of this run's own folder, if there is any; ``None``: no one.
-        saving: has this run's own.
+        ckpt_path: The checkpoint's file. ``"last"`` stands for the newest one in the run's own folder, if it has one.
+        saving: The callback that saves the run's own checkpoints.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged; or another run's checkpoints are in the folder.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or if the folder has checkpoints of another run.
     """
     if ckpt_path == "last":
         return saving.newest()
@@ -111,7 +111,7 @@ def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | Non
 
 
 def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
-    """The strategy over the task's network."""
+    """Build the strategy, with the task's network, objective and optimizers."""
     model = instantiate(config.task.model, **getattr(data, "model_arguments", {}))
     strategy: SearchStrategy = instantiate(
         config.strategy,
@@ -127,7 +127,11 @@ def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrat
 
 
 def build_cost(config: DictConfig) -> ArchitectureCost | None:
-    """What architectures cost, if that counts."""
+    """Build the cost of architectures; ``None`` if the configuration sets no cost.
+
+    Raises:
+        ValueError: If a penalty or a budget is set without a cost, or if the cost is neither a file nor a function.
+    """
     options = {"penalty": config.cost_penalty, "budget": config.cost_budget}
     if config.cost is None:
         given = [f"cost_{name}={value}" for name, value in options.items() if value is not None]

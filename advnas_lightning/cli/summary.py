@@ -1,4 +1,4 @@
-"""What a run says at its end: a file, and a table in the terminal."""
+"""The results of a run: the content of its summary file, and a table in the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from advnas_lightning.callbacks.summary import SummaryCallback
-from advnas_lightning.cost import count_parameters
-from advnas_lightning.strategies import SearchStrategy
+from advnas_lightning.cost.meters import count_parameters
+from advnas_lightning.engine.strategy import SearchStrategy
 
 
 def summarize(
@@ -24,9 +24,13 @@ def summarize(
     trainer: Trainer,
     data: LightningDataModule,
     seconds: float,
-    findings: Sequence[SummaryCallback],
+    callbacks: Sequence[SummaryCallback],
 ) -> dict[str, Any]:
-    """Evaluate the selected architecture; one flat object."""
+    """Evaluate the selected architecture.
+
+    Returns:
+        The content of ``summary.json``, which is one flat object.
+    """
     metrics: dict[str, float] = {}
     for evaluate in (trainer.validate, trainer.test):
         for result in evaluate(strategy, datamodule=data, verbose=False):
@@ -52,20 +56,20 @@ def summarize(
         costs = {"cost": selected, "expected_cost": strategy.expected_gates}
         summary |= {name: float(strategy.cost.expected(gates)) for name, gates in costs.items()}
         summary["cost_penalty"] = float(strategy.cost.penalty)
-    for finding in findings:
-        summary |= finding.summary(strategy)
+    for callback in callbacks:
+        summary |= callback.summary(strategy)
     return summary
 
 
-def show(summary: dict[str, Any], strategy: SearchStrategy, findings: Sequence[SummaryCallback], folder: Path) -> None:
-    """Print what was found as a small table, and what else there is to say about it."""
+def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], folder: Path) -> None:
+    """Print the found architecture as a small table, and below it the results of the run."""
     console = Console()
     genotype = strategy.genotype(strategy.selected)
     columns = {"edge": list(genotype), "found": list(genotype.values())}
     lines: dict[str, str] = {}
-    for finding in findings:
-        columns |= finding.columns(strategy)
-        lines |= finding.lines(strategy)
+    for callback in callbacks:
+        columns |= callback.columns(strategy)
+        lines |= callback.lines(strategy)
     table = Table(*columns, title=f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)

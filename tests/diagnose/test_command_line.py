@@ -65,7 +65,7 @@ def test_the_linear_example_shows_the_noise_that_edges_add(
         ([], "give ckpt_path=RUN/checkpoints/last.ckpt, or task=linear"),
         (["task=ptb"], "task=ptb is unknown: use linear"),
         (["ckpt_path=no.ckpt"], "no.ckpt"),
-        (["task=linear", "strategies=enas"], "strategies has enas: use some of advantage"),
+        (["task=linear", "strategies=enas"], "strategies has 'enas': use some of advantage"),
         (["task=linear", "draws=1"], "draws=1 must be a whole number of at least 2"),
         (["draw=3"], "'draw=3' is unknown: give ckpt_path=…"),
     ],
