@@ -9,14 +9,19 @@ from torch import Tensor
 
 
 class MicroBatches(list[Any]):
-    """The batches of one architecture step: its losses and gradients are their means, weighted by size."""
+    """The batches of one architecture step: its losses and gradients are their means, weighted by size.
+
+    Example:
+        >>> MicroBatches(["first", "second"])
+        ['first', 'second']
+    """
 
 
 class WaitingBatches:
     """Batches of architecture steps, until there are as many as count as one.
 
     Args:
-        accumulate: how many those are.
+        accumulate: how many batches count as one.
 
     Example:
         >>> waiting = WaitingBatches(2)
@@ -35,8 +40,8 @@ class WaitingBatches:
         """What a step can be taken on, with this batch; ``None`` where more of them are to come.
 
         Args:
-            batch: of an architecture step, or ``None``.
-            last: whether the epoch ends.
+            batch: a batch of an architecture step, or ``None``.
+            last: whether the epoch ends with it.
         """
         if batch is not None:
             self._batches.append(batch)
@@ -50,6 +55,7 @@ def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """Σ size · value / Σ size.
 
     Example:
+        >>> import torch
         >>> weighted_mean([torch.tensor(1.0), torch.tensor(5.0)], [3, 1])
         tensor(2.)
     """

@@ -66,6 +66,23 @@ class Adapter:
 
     Raises:
         MisconfigurationException: the module optimizes by hand, or takes the iterator of a loader.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> class Classifier(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = MixedOp("edge", {"linear": nn.Linear(8, 2), "mlp": nn.Linear(8, 2)})
+        ...
+        ...     def training_step(self, batch, batch_idx):
+        ...         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        ...
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> search = AdvantageNAS(Classifier(), architecture_optimizer=torch.optim.Adam)
+        >>> type(search.trainee).__name__, search.trainee.loss_name
+        ('Adapter', 'Classifier.training_step')
     """
 
     def __init__(
@@ -108,7 +125,7 @@ class Adapter:
     def configure_callbacks(self) -> list[Callback]:
         """The module's own callbacks, and one that forwards the hooks of the loops."""
         own = self.call("configure_callbacks")
-        return [*([own] if isinstance(own, Callback) else own), ModuleHooks(self)]
+        return [*([own] if isinstance(own, Callback) else own), _LoopHooks(self)]
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -255,7 +272,7 @@ class Adapter:
         self.call("on_load_checkpoint", checkpoint)
 
 
-class ModuleHooks(Callback):
+class _LoopHooks(Callback):
     """Forwards the hooks of the loops to the module that is searched, after all other callbacks had theirs.
 
     Args:

@@ -22,7 +22,14 @@ Run = Callable[[Any], Outcome]
 
 
 class SkippedStep(Exception):
-    """The loss skips this batch, as when ``training_step`` returned None: no step is taken on it."""
+    """Raised when the loss skips a batch, as when ``training_step`` returns None: no step is taken on it.
+
+    Example:
+        >>> raise SkippedStep
+        Traceback (most recent call last):
+            ...
+        advnas_lightning.engine.evaluation.SkippedStep
+    """
 
 
 @dataclass(frozen=True)

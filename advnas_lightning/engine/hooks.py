@@ -28,7 +28,16 @@ from advnas_lightning.space.offload import OffloadedWeights
 
 
 class SearchHooks(ArchitecturePolicy):
-    """The hooks of a search, in a few lines each. Its parts do the work, and :class:`SearchStrategy` makes them."""
+    """The hooks of a search, in a few lines each. Its parts do the work, and :class:`SearchStrategy` makes them.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> search = AdvantageNAS(edge, architecture_optimizer=torch.optim.Adam)
+        >>> search.searching, search.trains_weights
+        (True, False)
+    """
 
     model: nn.Module
     objective: Objective

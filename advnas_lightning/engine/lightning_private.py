@@ -125,7 +125,7 @@ def collect_metrics(module: nn.Module) -> dict[str, list[Any]]:
 
 
 def restore_metrics(module: nn.Module, states: Mapping[str, Any], device: Any) -> None:
-    """Restore :func:`collect_metrics`."""
+    """Restore the states of :func:`collect_metrics`."""
     for name, metric in module.named_modules():
         if isinstance(metric, Metric) and name in states:
             metric._update_count, values = states[name]

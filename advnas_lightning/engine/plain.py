@@ -59,7 +59,7 @@ class PlainModel:
         self._note_loss("train/loss", outcome.loss.detach(), outcome.size)
 
     def zero_gradients(self, optimizer: Any) -> None:
-        """Clear the gradients, between a weight step's forward and backward pass."""
+        """Clear the gradients between a weight step's forward and backward pass."""
         optimizer.zero_grad()
 
     def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
@@ -68,7 +68,7 @@ class PlainModel:
         optimizer.step()
 
     def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
-        """Clip the gradients."""
+        """Clip the gradients, if there is a bound."""
         optimization.clip_gradients(optimizer)
 
     def trains(self, optimization: Optimization) -> bool:

@@ -31,6 +31,13 @@ class PartialEpoch:
 
     Args:
         logs: what was logged with ``on_epoch=True`` so far, which is added to what is logged from now on.
+
+    Example:
+        >>> means = EpochMeans()
+        >>> state = {"means": {"loss": [torch.tensor(6.0), 3]}, "metrics": {}, "logs": {}}
+        >>> epoch = PartialEpoch.restore(state, nn.Identity(), means, torch.device("cpu"))
+        >>> means.take()
+        {'loss': tensor(2.)}
     """
 
     def __init__(self, logs: dict[str, list[Tensor]] | None = None) -> None:
@@ -64,6 +71,11 @@ class Resumption:
     Args:
         module: the search, for its metrics and its device.
         means: the means of the running epoch.
+
+    Example:
+        >>> resumption = Resumption(LightningModule(), EpochMeans())
+        >>> resumption.remember({"rng": rng.collect(), "epoch": 3}, optimizers=False)
+        >>> resumption.start(Trainer(accelerator="cpu", logger=False))  # goes on with the random numbers
     """
 
     def __init__(self, module: LightningModule, means: EpochMeans) -> None:
@@ -92,9 +104,9 @@ class Resumption:
         """Take from a checkpoint what is restored later.
 
         Args:
-            checkpoint: as it was loaded.
-            optimizers: also take the optimizers' states out of it: Lightning would move all of them to the device,
-                where an optimizer puts each part beside its weight.
+            checkpoint: the checkpoint as it was loaded.
+            optimizers: whether to take the optimizers' states out of it, too. Lightning would move all of them to the
+                device; an optimizer puts each part beside its weight.
         """
         self._waiting = {key: checkpoint[key] for key in ("rng", "loader", "partial_epoch") if key in checkpoint}
         if optimizers:
@@ -143,7 +155,7 @@ def refuse_other(checkpoint: Mapping[str, Any], strategy: str, *, has_cost: bool
     """Check that a checkpoint is of a search like this one.
 
     Args:
-        checkpoint: as it was loaded.
+        checkpoint: the checkpoint as it was loaded.
         strategy: the name of this search's strategy.
         has_cost: whether this search has a cost.
 

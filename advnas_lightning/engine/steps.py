@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,24 @@ class ArchitectureStep:
         guard: leaves out what is not finite.
         best: remembers the best trial.
         terms: what is added to the loss.
+
+    Example:
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> class Search(AdvantageNAS):
+        ...     def loss(self, batch):
+        ...         return self.model(batch).sum()
+        ...
+        ...     def note_loss(self, name, loss, size):
+        ...         print(name, float(loss))
+        >>> edge = MixedOp("edge", {"same": nn.Identity(), "nine": nn.Threshold(9.0, 9.0)})
+        >>> search = Search(edge, architecture_optimizer=partial(torch.optim.SGD, lr=0.5))
+        >>> optimization = search.optimizations["architecture"]
+        >>> optimization.make([search.theta])
+        >>> optimization.attach(lambda: optimization.made, 0)
+        >>> search.architecture_step(torch.ones(1))  # takes an ArchitectureStep
+        architecture/loss 9.0
+        >>> search.theta.detach()  # was ones; 9 (a − p) is its gradient
+        tensor([[ 3.2500, -1.2500]])
     """
 
     def __init__(
@@ -97,6 +115,31 @@ class WeightStep:
         guard: leaves out what is not finite.
         accumulate: how many batches count as one.
         offloaded: whether candidates' gradients are in host memory.
+
+    Example:
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> from advnas_lightning.objectives import Regression
+        >>> class Search(AdvantageNAS):
+        ...     def manual_backward(self, loss):  # without a Trainer
+        ...         loss.backward()
+        ...
+        ...     def note_loss(self, name, loss, size):
+        ...         print(name, float(loss))
+        >>> edge = MixedOp("edge", {"scale": nn.Linear(1, 1, bias=False), "skip": nn.Identity()})
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), edge)
+        >>> for weight in model.parameters():
+        ...     nn.init.ones_(weight).numel()
+        1
+        1
+        >>> sgd = partial(torch.optim.SGD, lr=0.5)
+        >>> search = Search(model, weight_optimizer=sgd, architecture_optimizer=sgd, objective=Regression())
+        >>> optimization = search.optimizations["weights"]
+        >>> optimization.make(list(model.parameters()))
+        >>> optimization.attach(lambda: optimization.made, 0)
+        >>> search.weight_step((torch.ones(1, 1), torch.zeros(1, 1)))  # takes a WeightStep
+        train/loss 1.0
+        >>> model[0].weight.item()  # was 1; its gradient is 2
+        0.0
     """
 
     def __init__(
@@ -189,8 +232,16 @@ class WeightStep:
         )
 
 
+@runtime_checkable
 class Policy(Protocol):
-    """What the steps need of a search strategy: which architectures to draw, and what became of them."""
+    """What the steps need of a search strategy: which architectures to draw, and what became of them.
+
+    Example:
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> isinstance(AdvantageNAS(edge, architecture_optimizer=torch.optim.Adam), Policy)
+        True
+    """
 
     architecture_steps: int
     weight_steps: int
@@ -224,18 +275,26 @@ class Policy(Protocol):
         """Count a step's loss in the epoch's mean."""
 
     def manual_backward(self, loss: Tensor) -> None:
-        """A backward pass."""
+        """Take a backward pass, as Lightning does it."""
 
     def step_architecture(self, optimizer: Any) -> None:
         """Take the optimizer's step of an architecture step."""
 
 
+@runtime_checkable
 class Trainee(Protocol):
-    """How a network's weights are trained: as by hand in PyTorch, or as somebody's LightningModule does it."""
+    """How a network's weights are trained: as by hand in PyTorch, or as somebody's LightningModule does it.
+
+    Example:
+        >>> from advnas_lightning.engine.plain import PlainModel
+        >>> from advnas_lightning.objectives import Regression
+        >>> isinstance(PlainModel(nn.Identity(), Regression(), lambda *_: None, "Search.loss"), Trainee)
+        True
+    """
 
     @property
     def model(self) -> nn.Module:
-        """The network."""
+        """The network that is trained."""
 
     def note(self, outcome: Outcome) -> None:
         """Count what a weight step's network did."""
@@ -247,8 +306,17 @@ class Trainee(Protocol):
         """Take a weight step's passes, and then the optimizer's step."""
 
 
+@runtime_checkable
 class Term(Protocol):
-    """What is added to a search's objective beside the loss, such as an expected cost."""
+    """What is added to a search's objective beside the loss, such as an expected cost.
+
+    Example:
+        >>> from advnas_lightning import ArchitectureCost, MixedOp, SearchSpace
+        >>> cost = ArchitectureCost("params", penalty=0.1)
+        >>> cost.attach(SearchSpace(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})))
+        >>> isinstance(cost, Term)
+        True
+    """
 
     @property
     def slope(self) -> Tensor:

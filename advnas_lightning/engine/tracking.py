@@ -47,7 +47,7 @@ class ProcessBest(nn.Module):
         """Take the best of some trials, if it is better than the best so far. This asks nothing of the device.
 
         Args:
-            trials: of an architecture step.
+            trials: the trials of one architecture step.
             allows: each tells whether gates ``[E, J]`` are those of an architecture that may be chosen, scalar bool.
         """
         for trial in trials:
@@ -70,7 +70,7 @@ class FiniteGuard:
         after_bad: called when a step is left out.
 
     Attributes:
-        total: by kind of step, how many were left out.
+        total: how many steps were left out, by their kind.
 
     Example:
         >>> guard = FiniteGuard(1, Ranks())
@@ -107,11 +107,11 @@ class FiniteGuard:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts."""
+        """The counts, in what ``torch.load(weights_only=True)`` reads."""
         return {"total": dict(self.total), "in_a_row": dict(self._in_a_row)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore the counts of :meth:`state_dict`."""
         self.total, self._in_a_row = dict(state["total"]), dict(state["in_a_row"])
 
 
@@ -145,7 +145,7 @@ class EpochMeans:
         return {name: [total.clone(), count] for name, (total, count) in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore the sums of :meth:`state_dict`."""
         self._sums = {name: (total.to(device), count) for name, (total, count) in state.items()}
 
 
