@@ -1,4 +1,4 @@
-"""``python -m advnas_lightning``."""
+"""The command ``python -m advnas_lightning``, which runs a search."""
 
 from advnas_lightning.cli.main import main
 

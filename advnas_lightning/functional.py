@@ -1,7 +1,7 @@
-"""The strategies' mathematics as pure functions on ``[E, J]`` tensors: E edges, at most J candidates each.
+"""The mathematics of the strategies, as pure functions on ``[E, J]`` tensors: E edges with at most J candidates each.
 
-Section, equation and algorithm numbers without a name are those of Sato, Sakuma, Akimoto (AAAI 2021). ``mask`` is true
-where an edge has a candidate; masked entries of θ are ignored and get no gradient.
+Numbers of sections, equations and algorithms without a name are those of Sato, Sakuma, Akimoto (AAAI 2021). ``mask`` is
+true where an edge has a candidate. Entries of θ where it is false are ignored and get no gradient.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def log_probs(theta: Tensor, mask: Tensor) -> Tensor:
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """(1/E) Σ_i H(p_i) in nats, scalar (Appendix H).
+    """The mean entropy (1/E) Σ_i H(p_i) of the edges in nats, scalar (Appendix H).
 
     Example:
         >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()) / math.log(2)
         tensor(0.5000)
     """
-    return (log_p.exp() * -log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean().clamp(min=0)  # no −0
+    return (log_p.exp() * -log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean().clamp(min=0)  # rounding gives no −0
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise of the shape of ``like``, drawn on the CPU whatever the device.
+    """Standard Gumbel noise of the shape of ``like``, always drawn on the CPU.
 
     Example:
         >>> gumbel(torch.zeros(2, 3), torch.Generator().manual_seed(0)).shape
@@ -48,7 +48,7 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
-    """The arg max_j θ_ij per edge; among equals the one with the largest ``tie_breaker`` ``[E, J]``.
+    """The arg max_j θ_ij of each edge; of equal ones it is the one with the largest ``tie_breaker`` ``[E, J]``.
 
     Example:
         >>> theta, mask = torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]])
@@ -64,41 +64,42 @@ def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
 def knapsack_argmax(
     scores: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], least: float, most: float
 ) -> list[int] | None:
-    """One candidate per edge with the greatest sum of scores, of those choices whose costs sum to ``least`` … ``most``.
+    """Choose one candidate per edge so that the sum of scores is greatest while the costs sum to ``least`` … ``most``.
 
-    Where there are none, of those that come closest from below. A knapsack problem, by dynamic programming over the
-    edges. Of beginnings whose costs differ by less than a thousandth of ``most`` only the best goes on.
+    If no choice costs as much as ``least``, the choice is among those that cost the most. This is a knapsack problem,
+    solved by dynamic programming over the edges. Partial choices are grouped by cost into steps of a thousandth of
+    ``most``, and only the best of each group is continued.
 
     Args:
-        scores: by edge and candidate.
-        costs: alike, of at least 0.
-        least: of the sum of costs.
-        most: of the sum of costs.
+        scores: The scores by edge and candidate.
+        costs: The costs by edge and candidate, which are at least 0.
+        least: The lower bound of the sum of costs.
+        most: The upper bound of the sum of costs.
 
     Returns:
-        Their indices, or ``None`` where all cost more than ``most``.
+        The index of each edge's candidate, or ``None`` if every choice costs more than ``most``.
 
     Example:
         >>> knapsack_argmax([[0.0, 3.0], [0.0, 2.0]], [[0, 5], [0, 4]], least=0, most=8)
         [1, 0]
     """
-    rest = sum(map(min, costs))  # what the edges that are left cost at least
-    beginnings: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}  # score, cost, choice
+    rest = sum(map(min, costs))  # the least cost of the remaining edges
+    partial: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}  # score, cost, choice
     for own_scores, own_costs in zip(scores, costs, strict=True):
         rest -= min(own_costs)
         longer: dict[int, tuple[float, float, tuple[int, ...]]] = {}
-        for score, cost, choice in beginnings.values():
+        for score, cost, choice in partial.values():
             for index, value in enumerate(own_costs):
                 total = cost + value
                 if total + rest <= most:
                     place = int(1000 * total / most) if most else 0
                     entry = (score + own_scores[index], total, (*choice, index))
                     longer[place] = max(longer.get(place, entry), entry)
-        beginnings = longer
-    if not beginnings:
+        partial = longer
+    if not partial:
         return None
-    least = min(least, max(cost for _, cost, _ in beginnings.values()))
-    _, _, best = max(end for end in beginnings.values() if end[1] >= least)
+    least = min(least, max(cost for _, cost, _ in partial.values()))
+    _, _, best = max(entry for entry in partial.values() if entry[1] >= least)
     return list(best)
 
 
@@ -113,24 +114,24 @@ def treat_zero_op(
     gamma: float = 0.05,
     rule: ZeroOpRule = "paper",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Appendix B, Eq. (9): the advantage of a drawn zero operation is the worst that another candidate has shown.
+    """Give a drawn zero operation the worst advantage that another candidate has shown (Appendix B, Eq. 9).
 
-    Under ``"paper"`` EMA_ij starts at 0, moves by γ (A_i − EMA_ij) for the drawn j, and where a zero operation was
-    drawn A_i becomes min_j EMA_ij over the candidates that are not zero operations. Under ``"authors_code"`` the EMA
-    starts at the first value and the minimum is over all columns: unvisited ones (0) and the zero column included.
+    Under ``"paper"`` EMA_ij starts at 0 and moves by γ (A_i − EMA_ij) for the drawn j. Where a zero operation was
+    drawn, A_i becomes min_j EMA_ij over the candidates that are not zero operations. Under ``"authors_code"`` the EMA
+    starts at the first value and the minimum is over all columns, including unvisited ones (0) and the zero column.
 
     Args:
         advantage: ``[E]``, A_i in **reward** sign.
-        a: ``[E, J]`` one-hot draw.
-        ema: ``[E, J]`` running means.
-        visited: ``[E, J]`` bool, which candidates were drawn before.
+        a: ``[E, J]``, the one-hot draw.
+        ema: ``[E, J]``, the running means.
+        visited: ``[E, J]`` bool, true where a candidate was drawn before.
         mask: ``[E, J]`` bool, true where there is a candidate.
-        zero_ops: ``[E, J]`` bool, true where it is a zero operation.
-        gamma: the EMA's rate.
-        rule: which reading; ``"none"`` changes nothing.
+        zero_ops: ``[E, J]`` bool, true where the candidate is a zero operation.
+        gamma: The rate γ of the running means.
+        rule: The reading of Eq. (9) to follow; ``"none"`` changes nothing.
 
     Returns:
-        The treated advantage, the new EMA and the new ``visited``.
+        The treated advantage, the new running means and the new ``visited``.
 
     Example:
         >>> a, yes = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool)
@@ -148,24 +149,24 @@ def treat_zero_op(
     ema = torch.where(drawn, moved, ema)
     eligible = mask if rule == "authors_code" else mask & ~zero_ops
     worst = ema.masked_fill(~eligible, torch.inf).amin(-1)  # [E]
-    replace = (drawn & zero_ops).any(-1) & eligible.any(-1)  # an edge of zero operations alone has nothing to compare
+    replace = (drawn & zero_ops).any(-1) & eligible.any(-1)  # an edge of zero operations alone is left as it is
     return torch.where(replace, worst, advantage), ema, visited | drawn
 
 
 def credit_zero_ops(
     reward: Tensor, ema: Tensor, mask: Tensor, zero_ops: Tensor, *, gamma: float = 0.05
 ) -> tuple[Tensor, Tensor]:
-    """Eq. (9) where all candidates are observed: a zero operation gets the worst running mean of the others' rewards.
+    """Give each zero operation the worst running mean of the others' rewards: Eq. (9) with all candidates observed.
 
     Args:
-        reward: ``[E, J]``, of every candidate.
-        ema: ``[E, J]``, running means, 0 at the start.
+        reward: ``[E, J]``, the reward of every candidate.
+        ema: ``[E, J]``, the running means, which are 0 at the start.
         mask: ``[E, J]`` bool, true where there is a candidate.
-        zero_ops: ``[E, J]`` bool, true where it is a zero operation.
-        gamma: the EMA's rate.
+        zero_ops: ``[E, J]`` bool, true where the candidate is a zero operation.
+        gamma: The rate of the running means.
 
     Returns:
-        The treated reward and the new EMA.
+        The treated reward and the new running means.
 
     Example:
         >>> yes, zero = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[False, True]])
@@ -179,11 +180,12 @@ def credit_zero_ops(
 
 
 def softmax_vjp(p: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient c in p_i = softmax(θ_i) as one in θ: p_i ∘ (c_i − ⟨p_i, c_i⟩).
+    """Turn a gradient c in p_i = softmax(θ_i) into one in θ: p_i ∘ (c_i − ⟨p_i, c_i⟩).
 
     Args:
-        p: ``[E, J]``.
-        gradient: ``[E, J]``, c; or costs, for the gradient of the expected cost Σ_i ⟨p_i, c_i⟩.
+        p: ``[E, J]``, the probabilities.
+        gradient: ``[E, J]``, the gradient c. With costs as c, the result is the gradient of the expected cost
+            Σ_i ⟨p_i, c_i⟩.
 
     Example:
         >>> softmax_vjp(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]]))
@@ -193,7 +195,7 @@ def softmax_vjp(p: Tensor, gradient: Tensor) -> Tensor:
 
 
 def importance_weights(losses: Tensor, scale: float) -> Tensor:
-    """PARSEC's ω_k = softmax_k(−scale · L_k) over K draws, ``[K]``.
+    """PARSEC's weights ω_k = softmax_k(−scale · L_k) of K draws, ``[K]``.
 
     Example:
         >>> importance_weights(torch.tensor([1.0, 1.0]), scale=64)
@@ -203,11 +205,13 @@ def importance_weights(losses: Tensor, scale: float) -> Tensor:
 
 
 def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
-    """ProxylessNAS's ∂L/∂θ_i = Σ_j G_ij q_j (δ_ij − q_i), q = p renormalised over the pair (Cai et al. 2019, Eq. 4).
+    """ProxylessNAS's gradient ∂L/∂θ_i = Σ_j G_ij q_j (δ_ij − q_i) (Cai et al. 2019, Eq. 4).
+
+    Here q is p, normalised over the two candidates that were drawn.
 
     Args:
-        gate_grad: ``[E, J]``, G.
-        log_p: ``[E, J]``.
+        gate_grad: ``[E, J]``, the gate gradient G.
+        log_p: ``[E, J]``, the logarithm of p.
         pair: ``[E, J]`` bool, the two candidates that were drawn on each edge.
 
     Example:
@@ -220,10 +224,10 @@ def pair_gradient(gate_grad: Tensor, log_p: Tensor, pair: Tensor) -> Tensor:
 
 
 def keep_unsampled(before: Tensor, after: Tensor, pair: Tensor) -> Tensor:
-    """Move only the pair's logits, shifted together so that all other candidates keep their probabilities.
+    """Let a step move only the pair's logits, shifted together so that all other candidates keep their probabilities.
 
-    The shift makes Σ exp(θ) over the pair what it was; the others' logits return to ``before``, since an optimizer with
-    momentum or decay moves them too.
+    The shift restores the earlier Σ exp(θ) over the pair. The other logits return to ``before``, since an optimizer
+    with momentum or decay moves them too.
 
     Example:
         >>> pair = torch.tensor([[True, True, False]])
@@ -237,7 +241,7 @@ def keep_unsampled(before: Tensor, after: Tensor, pair: Tensor) -> Tensor:
 
 
 def project_affine(theta: Tensor, mask: Tensor) -> Tensor:
-    """Bring each row into [0, 1]: shift by a negative minimum, then divide by a maximum above 1. Keeps the order.
+    """Bring each row into [0, 1] in the same order: subtract a negative minimum, then divide by a maximum above 1.
 
     Example:
         >>> project_affine(torch.tensor([[-1.0, 1.0]]), torch.tensor([[True, True]]))
@@ -250,7 +254,7 @@ def project_affine(theta: Tensor, mask: Tensor) -> Tensor:
 
 
 def linear(start: float, end: float, progress: float) -> float:
-    """From ``start`` at progress 0 to exactly ``end`` at progress 1.
+    """Go linearly from ``start`` at progress 0 to exactly ``end`` at progress 1.
 
     Example:
         >>> linear(10, 0.1, 0), linear(10, 0.1, 1)
@@ -260,7 +264,7 @@ def linear(start: float, end: float, progress: float) -> float:
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """From ``start`` at progress 0 to ``end`` at progress 1 along half a cosine.
+    """Go from ``start`` at progress 0 to ``end`` at progress 1 along half a cosine.
 
     Example:
         >>> round(cosine(1, 0, 0.5), 6)

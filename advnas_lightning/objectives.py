@@ -1,4 +1,4 @@
-"""What a batch costs, and which metrics it feeds."""
+"""Objectives: the loss of a network on a batch, and the metrics that the batch updates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ __all__ = ["Classification", "LanguageModelling", "MeanLoss", "Objective", "Outc
 
 
 class Outcome(NamedTuple):
-    """What one network did on one batch.
+    """The loss of one network on one batch, and what the metrics need.
 
     Attributes:
-        loss: scalar, the mean over ``size`` terms.
-        size: how many terms the loss is the mean of, so that ``size * loss`` is a negative log-likelihood.
-        preds: the first argument of the metrics, such as logits, or ``None``.
-        target: what ``preds`` are compared with, or ``None``.
+        loss: The mean over ``size`` terms, scalar.
+        size: The number of terms that the loss is the mean of, so that ``size * loss`` is a negative log-likelihood.
+        preds: The first argument of the metrics, such as logits, or ``None``.
+        target: The values that ``preds`` are compared with, or ``None``.
+
+    Example:
+        >>> Outcome(torch.tensor(0.5), size=64).preds is None
+        True
     """
 
     loss: Tensor
@@ -34,8 +38,8 @@ class Outcome(NamedTuple):
 class MeanLoss(Metric):
     """The mean of losses that are means themselves, weighted by their number of terms. A loss of nan makes it nan.
 
-    torchmetrics' MeanMetric would drop a nan, after asking the device for it in every step; told not to look for any
-    (``nan_strategy="disable"``), it ignores the weights (torchmetrics 1.9).
+    torchmetrics' MeanMetric would drop a nan, and would ask the device for one in every step. With
+    ``nan_strategy="disable"`` it does neither, but then it ignores the weights (torchmetrics 1.9).
 
     Example:
         >>> mean = MeanLoss()
@@ -64,20 +68,29 @@ class MeanLoss(Metric):
 
 
 class Objective(nn.Module):
-    """The loss of a network on a batch, and the metrics of an evaluation. Subclasses define :meth:`forward`."""
+    """The loss of a network on a batch, and the metrics of an evaluation. A subclass defines :meth:`forward`.
+
+    Example:
+        >>> class AbsoluteError(Objective):
+        ...     def forward(self, model, batch):
+        ...         inputs, targets = batch
+        ...         return Outcome(F.l1_loss(model(inputs), targets), len(targets))
+        >>> AbsoluteError()(nn.Identity(), (torch.zeros(4), torch.ones(4))).loss
+        tensor(1.)
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.mean_loss = MeanLoss()
         self.metrics = MetricCollection(dict(self.make_metrics()))
-        self.training_metrics = MetricCollection(dict(self.make_metrics()))  # of the weight steps
+        self.training_metrics = MetricCollection(dict(self.make_metrics()))  # over the weight steps
 
     def make_metrics(self) -> dict[str, Metric]:
-        """Metrics over ``(preds, target)``, by name."""
+        """Create the metrics of ``(preds, target)`` by name; by default there are none."""
         return {}
 
     def forward(self, model: nn.Module, batch: Any) -> Outcome:
-        """Run ``model`` on ``batch``."""
+        """Run ``model`` on ``batch`` and return its loss."""
         raise NotImplementedError("pass objective=…, or override loss(batch) in your strategy")
 
     def update(self, outcome: Outcome) -> None:
@@ -92,7 +105,7 @@ class Objective(nn.Module):
             self.training_metrics.update(outcome.preds, outcome.target)
 
     def pop_training_metrics(self) -> dict[str, Tensor]:
-        """The metrics of the weight steps since the last call; they begin anew."""
+        """Return the metrics of the weight steps since the last call, and start them anew."""
         if not any(metric.update_called for metric in self.training_metrics.values()):
             return {}
         metrics: dict[str, Tensor] = self.training_metrics.compute()
@@ -101,36 +114,48 @@ class Objective(nn.Module):
 
     @property
     def was_updated(self) -> bool:
-        """Whether the evaluation has had a batch."""
+        """Whether the evaluation has received a batch."""
         return self.mean_loss.update_called
 
     def compute(self) -> dict[str, Tensor]:
-        """The evaluation's metrics so far; ``loss`` is the mean over all terms of all batches."""
+        """The evaluation's metrics so far; ``loss`` is the mean over all terms of all its batches."""
         return {"loss": self.mean_loss.compute(), **self.metrics.compute()}
 
     def reset_carried(self) -> None:
         """Drop what is carried from batch to batch, such as a hidden state, because it may not be finite."""
 
     def reset(self) -> None:
-        """Begin a new evaluation."""
+        """Start a new evaluation."""
         self.mean_loss.reset()
         self.metrics.reset()
 
 
 class Regression(Objective):
-    """Mean squared error of ``(inputs, targets)`` batches."""
+    """The mean squared error on batches ``(inputs, targets)``.
+
+    Example:
+        >>> Regression()(nn.Identity(), (torch.zeros(4), torch.full((4,), 2.0))).loss
+        tensor(4.)
+    """
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """``model(inputs)`` against ``targets``, of equal shape ``[B, ...]``."""
+        """Compare ``model(inputs)`` with ``targets`` of equal shape ``[B, ...]``."""
         inputs, targets = batch
         return Outcome(F.mse_loss(model(inputs), targets), len(targets))
 
 
 class Classification(Objective):
-    """Cross-entropy and accuracy of ``(inputs, labels)`` batches.
+    """The cross-entropy and the accuracy on batches ``(inputs, labels)``.
 
     Args:
-        classes: how many classes there are.
+        classes: The number of classes.
+
+    Example:
+        >>> objective = Classification(2)
+        >>> logits, labels = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1])
+        >>> objective.update(objective(nn.Identity(), (logits, labels)))
+        >>> objective.compute()["accuracy"]
+        tensor(0.5000)
     """
 
     def __init__(self, classes: int) -> None:
@@ -138,12 +163,12 @@ class Classification(Objective):
         super().__init__()
 
     def make_metrics(self) -> dict[str, Metric]:
-        """Top-1 accuracy."""
-        # Checking its arguments asks the device in every step; cross_entropy has checked the labels.
+        """Create the top-1 accuracy."""
+        # Its check of the arguments would ask the device in every step, and cross_entropy has checked the labels.
         return {"accuracy": MulticlassAccuracy(self.classes, average="micro", validate_args=False)}
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """``model(inputs)`` gives logits ``[B, classes]`` for labels ``[B]``."""
+        """Compare the logits ``model(inputs)`` ``[B, classes]`` with the labels ``[B]``."""
         inputs, labels = batch
         logits = model(inputs)
         return Outcome(F.cross_entropy(logits, labels), len(labels), logits, labels)
@@ -153,11 +178,16 @@ class Window(NamedTuple):
     """A window of text: T steps of B parallel streams.
 
     Attributes:
-        inputs: ``[T, B]`` token ids.
-        targets: ``[T, B]`` ids of the tokens that follow; ``-100`` where a stream has ended.
-        position: the window's place in its text, from 0; the hidden state starts at zero in window 0.
-        text: which text the streams run through: each has its own hidden state.
-        tokens: how many targets there are, those that are not ``-100``.
+        inputs: The token ids ``[T, B]``.
+        targets: The ids of the tokens that follow, ``[T, B]``; ``-100`` where a stream has ended.
+        position: The window's place in its text, from 0. The hidden state starts at zero in window 0.
+        text: The name of the text that the streams run through. Each text has its own hidden state.
+        tokens: The number of targets that are not ``-100``.
+
+    Example:
+        >>> ids = torch.zeros(3, 2, dtype=torch.long)
+        >>> Window(ids, ids, position=0, text="train", tokens=6).text
+        'train'
     """
 
     inputs: Tensor
@@ -168,30 +198,38 @@ class Window(NamedTuple):
 
 
 class LanguageModelling(Objective):
-    """Cross-entropy of the next token, with the hidden state carried from window to window.
+    """The cross-entropy of the next token, with the hidden state carried from window to window.
 
-    The state that a window starts from is detached, belongs to the window's text, and moves on once for each window,
-    however many architectures are tried on it: the first one tried hands its state to the next window.
+    The state that a window starts from is detached and belongs to the window's text. It moves on once for each window,
+    even if several architectures are tried on the window: the first one passes its state to the next window.
 
     Args:
-        loss_reduction: ``"mean"`` over tokens (the paper), or ``"sum_time"``: sum over the time steps of the mean over
-            the streams (the authors' code), for the steps of a search; evaluations always report the mean over tokens.
+        loss_reduction: The reduction of the loss in the steps of a search. ``"mean"`` is the mean over tokens (the
+            paper). ``"sum_time"`` is the sum over the time steps of the mean over the streams (the authors' code).
+            Evaluations always report the mean over tokens.
 
     Raises:
-        ValueError: another ``loss_reduction``.
+        ValueError: ``loss_reduction`` is unknown.
+
+    Example:
+        >>> objective, ids = LanguageModelling(), torch.zeros(3, 2, dtype=torch.long)
+        >>> uniform = lambda inputs, state: (torch.zeros(3, 2, 10), torch.zeros(2, 4))  # for ten words
+        >>> objective.update(objective(uniform, Window(ids, ids, position=0, text="valid", tokens=6)))
+        >>> round(objective.compute()["perplexity"].item(), 3)
+        10.0
     """
 
     def __init__(self, loss_reduction: Literal["mean", "sum_time"] = "mean") -> None:
         super().__init__()
         self.loss_reduction = check_one_of("loss_reduction", loss_reduction, ("mean", "sum_time"))
-        # Per text: the last two windows with the states they start from, and the state after the last one.
+        # For each text: the last two windows with the states that they start from, and the state after the last one.
         self._carried: dict[str, tuple[list[tuple[Window, Tensor | None]], Tensor | None]] = {}
 
     def forward(self, model: nn.Module, batch: Window) -> Outcome:
-        """``model(inputs, state)`` gives logits ``[T, B, words]`` and the state after the window."""
+        """Run ``model(inputs, state)``, which returns logits ``[T, B, words]`` and the state after the window."""
         recent, after = self._carried.get(batch.text, ([], None))
         starts = [start for window, start in recent if window is batch]
-        if starts:  # this window was met before: another architecture is tried on it
+        if starts:  # another architecture has been tried on this window
             logits, _ = model(batch.inputs, starts[0])
         else:
             start = after.to(batch.inputs.device) if after is not None and batch.position > 0 else None
@@ -204,11 +242,11 @@ class LanguageModelling(Objective):
         return Outcome(mean, batch.tokens)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The states that the next windows start from, by text."""
+        """The state that the next window of each text starts from."""
         return {text: after for text, (_, after) in self._carried.items() if after is not None}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Restore :meth:`get_extra_state`."""
+        """Restore the states that :meth:`get_extra_state` returned."""
         self._carried = {text: ([], after) for text, after in state.items()}
 
     def reset_carried(self) -> None:
@@ -216,6 +254,6 @@ class LanguageModelling(Objective):
         self._carried.clear()
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean token loss and its exponential, the perplexity: infinite where a network overflowed."""
+        """The mean loss of a token and its exponential, the perplexity; both are infinite if a network overflowed."""
         loss = super().compute()["loss"].nan_to_num(nan=torch.inf, posinf=torch.inf)
         return {"loss": loss, "perplexity": loss.exp()}

@@ -1,4 +1,4 @@
-"""The paper's own numbers (Sato, Sakuma, Akimoto, AAAI 2021), to be shown beside ours: mean and standard deviation."""
+"""The paper's own results (Sato, Sakuma, Akimoto, AAAI 2021), as means and standard deviations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ __all__ = ["PARAMETERS_2", "SEEDS", "TABLE_2", "TABLE_3", "TABLE_4", "Published"
 
 
 class Published(NamedTuple):
-    """A published figure.
+    """A published result.
+
+    Attributes:
+        mean: The mean over several runs.
+        deviation: The standard deviation over these runs.
 
     Example:
         >>> str(Published(93.76, 0.0))
@@ -35,7 +39,7 @@ TABLE_2: dict[str, dict[str, Published]] = {
     "advantage": _row(argmax=(93.76, 0.00), process_best=(93.29, 0.21)),
 }
 
-# Parameters in millions of Table 2's arg-max cells.
+# The parameters of Table 2's arg-max cells, in millions.
 PARAMETERS_2: dict[str, float] = {
     "reinforce": 0.67,
     "parsec": 1.39,
@@ -44,7 +48,7 @@ PARAMETERS_2: dict[str, float] = {
     "advantage": 1.53,
 }
 
-# Perplexity on Penn Treebank of the found cell, trained from scratch.
+# Perplexity of the found cell on Penn Treebank after training from scratch.
 TABLE_3: dict[str, dict[str, Published]] = {
     "reinforce": _row(validation=(99.48, 1.51), test=(95.50, 1.73)),
     "parsec": _row(validation=(99.68, 1.49), test=(95.51, 1.01)),
@@ -53,7 +57,7 @@ TABLE_3: dict[str, dict[str, Published]] = {
     "advantage": _row(validation=(94.90, 0.18), test=(91.18, 0.13)),
 }
 
-# As Table 2, with the zero operation among the candidates.
+# The same as Table 2, but with the zero operation among the candidates.
 TABLE_4: dict[str, dict[str, Published]] = {
     "reinforce": _row(argmax=(65.15, 39.00), process_best=(91.40, 0.45)),
     "parsec": _row(argmax=(92.67, 0.55), process_best=(91.75, 0.57)),
@@ -62,7 +66,7 @@ TABLE_4: dict[str, dict[str, Published]] = {
     "advantage": _row(argmax=(93.63, 0.18), process_best=(93.18, 0.19)),
 }
 
-# Over how many runs each of them is a mean. Figure 1's number is the paper's own statement. Table 4's is concluded: one
-# run at chance (10 %) and two near 92.7 % give its mean of 65.15 with a deviation of 39.00, if that is divided by n and
-# not n - 1. The other tables are taken to be alike.
+# The number of runs behind each mean. The paper states the number of Figure 1. That of Table 4 is concluded from its
+# numbers: one run at chance (10 %) and two runs near 92.7 % give its mean of 65.15 and its deviation of 39.00, if the
+# variance is divided by n and not by n - 1. The other tables are assumed to have as many runs as Table 4.
 SEEDS = {"fig1": 10, "table2": 3, "table3": 3, "table4": 3}

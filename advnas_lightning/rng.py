@@ -12,7 +12,12 @@ import torch
 
 
 def collect() -> dict[str, Any]:
-    """The state of torch's, NumPy's and Python's generators, in what ``torch.load(weights_only=True)`` reads."""
+    """The state of torch's, NumPy's and Python's generators, in a form that ``torch.load(weights_only=True)`` reads.
+
+    Example:
+        >>> sorted(collect())
+        ['cuda', 'numpy', 'python', 'torch']
+    """
     _, key, *rest = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
@@ -24,7 +29,15 @@ def collect() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Continue from :func:`collect`."""
+    """Set the generators to a state that :func:`collect` returned.
+
+    Example:
+        >>> state = collect()
+        >>> first = torch.rand(1)
+        >>> restore(state)
+        >>> torch.equal(torch.rand(1), first)
+        True
+    """
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
@@ -36,7 +49,15 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Give the generators back the state that they had."""
+    """A context after which the generators have the state that they had before it.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with kept():
+        ...     _ = torch.rand(1)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
     state = collect()
     try:
         yield

@@ -1,1 +1,1 @@
-"""The Hydra configuration, as a package, so that the wheel carries it."""
+"""The Hydra configuration, which is a package so that the wheel contains it."""

@@ -1,4 +1,4 @@
-"""What a user may add to a Trainer that runs a search."""
+"""Callbacks that a user may add to a Trainer that runs a search."""
 
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
 from advnas_lightning.callbacks.stopping import ConvergenceStopping

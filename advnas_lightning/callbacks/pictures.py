@@ -1,4 +1,4 @@
-"""A search's probabilities as pictures, for loggers that show some."""
+"""Pictures of a search's probabilities, for loggers that show pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ class ProbabilityPictures(Callback):
     """Logs the probabilities of all candidates as a picture to TensorBoard, Weights & Biases and MLflow.
 
     Args:
-        pictures: how many in a run, at most; the last one is that of the last epoch.
+        pictures: The largest number of pictures in a run. The last one is that of the last epoch.
+
+    Example:
+        >>> ProbabilityPictures(pictures=5).pictures
+        5
     """
 
     def __init__(self, pictures: int = 10) -> None:
@@ -29,7 +33,7 @@ class ProbabilityPictures(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, if it is time and somebody shows it."""
+        """Log a picture if one is due and a logger can show it."""
         loggers = [each for each in trainer.loggers if isinstance(each, MLFlowLogger | TensorBoardLogger | WandbLogger)]
         epochs = trainer.max_epochs or 0
         period = max(1, -(-epochs // self.pictures))
@@ -42,10 +46,10 @@ class ProbabilityPictures(Callback):
 
 
 def draw_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> np.ndarray[Any, Any]:
-    """A row per edge, a cell per candidate, darker for likelier.
+    """Draw a row for each edge with a cell for each candidate, which is darker the more probable the candidate is.
 
     Args:
-        probabilities: by edge and candidate.
+        probabilities: The probabilities by edge and candidate.
 
     Returns:
         The picture's pixels, ``[height, width, 3]``.
@@ -72,7 +76,13 @@ def draw_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> np.n
 
 
 def log_picture(logger: Logger, picture: np.ndarray[Any, Any], step: int) -> None:
-    """Each logger has its own call for it."""
+    """Log a picture by the call that the logger has for it.
+
+    Args:
+        logger: A logger of TensorBoard, Weights & Biases or MLflow.
+        picture: The pixels, ``[height, width, 3]``.
+        step: The number of training batches so far.
+    """
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(NAME, picture, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""How far a search is: a live line in a terminal, a plain line per epoch elsewhere."""
+"""The progress of a search: a live bar in a terminal, and elsewhere a line for each epoch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.engine.strategy import SearchStrategy
 
-PERIOD = 0.25  # seconds between two drawings: a toy step takes a hundredth of one
+PERIOD = 0.25  # seconds between two drawings; a step of the toy task takes a hundredth of that time
 
 
 def progress_display(job: str = "") -> ProgressBar:
-    """What suits the standard output.
+    """The progress display that suits the standard output.
 
     Args:
-        job: the name of a run that may share it with others: each line begins with it.
+        job: The name of a run that may share the output with others. Each line begins with it.
+
+    Example:
+        >>> type(progress_display("job 3")).__name__
+        'EpochLines'
     """
     return SearchProgressBar() if sys.stdout.isatty() and not job else EpochLines(job)
 
 
 def cell(search: SearchStrategy) -> str:
-    """The arg max's candidates, in the order of the edges.
+    """The candidates of the arg max in the order of the edges, as one text.
 
     Example:
         >>> from torch import nn
@@ -38,17 +42,21 @@ def cell(search: SearchStrategy) -> str:
 
 
 class SearchProgressBar(RichProgressBar):
-    """Lightning's rich bar, with the entropy and the current cell beside the losses and scores that are logged for it.
+    """Lightning's rich bar with the entropy and the current cell beside the logged losses and scores.
 
-    It is drawn a few times a second, so that short steps are not slowed by it.
+    It is drawn only a few times a second, so that it does not slow short steps down.
+
+    Example:
+        >>> SearchProgressBar().refresh_rate
+        4
     """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=round(1 / PERIOD))  # rich draws in a thread of its own, so often a second
+        super().__init__(refresh_rate=round(1 / PERIOD))  # rich draws so often a second, in its own thread
         self._drawn = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Draw, unless that was just done."""
+        """Draw the bar, unless it was drawn just before."""
         now = time.monotonic()
         if now - self._drawn >= PERIOD or trainer.is_last_batch:
             self._drawn = now
@@ -57,7 +65,7 @@ class SearchProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The logged values, the entropy and the cell; a run's folder has no version number to show."""
+        """The logged values, the entropy and the cell, without a version number, which a run's folder does not have."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(pl_module, SearchStrategy):
@@ -66,10 +74,14 @@ class SearchProgressBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """A line at the end of each epoch, for files and pipes.
+    """Prints a line at the end of each epoch, for files and pipes.
 
     Args:
-        job: what it begins with, beside others' lines.
+        job: The name of the run, with which each line begins.
+
+    Example:
+        >>> EpochLines("job 3").state_key
+        'EpochLines'
     """
 
     def __init__(self, job: str = "") -> None:
@@ -78,11 +90,11 @@ class EpochLines(ProgressBar):
         self._is_enabled = True
 
     def disable(self) -> None:
-        """Print nothing: Lightning asks this of all processes but the first."""
+        """Print nothing from now on. Lightning calls this in all processes but the first one."""
         self._is_enabled = False
 
     def enable(self) -> None:
-        """Print again."""
+        """Print lines again from now on."""
         self._is_enabled = True
 
     @rank_zero_only

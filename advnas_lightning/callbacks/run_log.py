@@ -1,4 +1,4 @@
-"""A run's curves, in a file that outlives crashes."""
+"""The log of a run's metrics, in a file that survives crashes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from advnas_lightning.runs import METRICS, replacing
 
 
 class RunLog(Logger):
-    """Writes ``metrics.csv``, a row for every call, at once; goes on with the file where there is one.
+    """Writes a row of ``metrics.csv`` for every call, at once, and continues the file if there is one.
 
-    Lightning's CSVLogger deletes the file that it finds. A
-    :class:`~advnas_lightning.checkpoints.LastCheckpoint` remembers how many rows there were when it saved, so that a
-    resumed run drops those that it is about to write again.
+    Lightning's CSVLogger would delete an existing file. A
+    :class:`~advnas_lightning.callbacks.checkpoint.LastCheckpoint` saves the number of rows, so that a resumed run drops
+    the rows that it is about to write again.
 
     Args:
-        folder: where the file is.
+        folder: The folder of the file.
 
     Attributes:
-        rows: how many there are.
+        rows: The number of rows.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -48,26 +48,26 @@ class RunLog(Logger):
 
     @property
     def name(self) -> str:
-        """A run has no name but its folder's."""
+        """An empty text: a run has no name but its folder's."""
         return ""
 
     @property
     def version(self) -> str:
-        """A run is its folder's only one."""
+        """An empty text: a folder holds one run."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The folder."""
+        """The folder of the file."""
         return str(self.path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a run's folder has its whole configuration."""
+        """Write nothing, since the run's folder holds its whole configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row."""
+        """Append a row of values by name."""
         row = {name: float(value) if name != "epoch" else int(value) for name, value in metrics.items()}
         row["step"] = self.rows if step is None else step
         new = row.keys() - set(self._columns)
@@ -80,7 +80,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def cut(self, rows: int) -> None:
-        """Keep so many rows, the first ones."""
+        """Keep only the first ``rows`` rows."""
         if rows < self.rows:
             self._write(self._columns, self._read()[:rows])
 
@@ -91,7 +91,7 @@ class RunLog(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        """Put a whole file in the place of the old one, under another name first."""
+        """Replace the file by a new one, which is complete under another name before it takes the old one's place."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as unfinished:
             unfinished.write_text(_lines(columns, [dict(zip(columns, columns, strict=True)), *rows]), newline="")
@@ -100,17 +100,23 @@ class RunLog(Logger):
 
 @contextmanager
 def run_loggers(logger: Any, folder: Path) -> Iterator[list[Logger]]:
-    """A run's loggers: the log in its folder is always one of them.
+    """A context that gives a run's loggers, of which the first is the log in its folder.
 
     Args:
-        logger: as configured; none, where it is not a logger.
-        folder: the run's.
+        logger: The configured logger. A value that is no logger adds none.
+        folder: The folder of the run.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> with run_loggers(None, Path(mkdtemp())) as loggers:
+        ...     [type(logger).__name__ for logger in loggers]
+        ['RunLog']
     """
     others = [logger] if isinstance(logger, Logger) and not isinstance(logger, RunLog) else []
     try:
         yield [RunLog(folder), *others]
     finally:
-        if isinstance(logger, WandbLogger):  # a sweep's next job in this process is a run of its own
+        if isinstance(logger, WandbLogger):  # the next job of a sweep in this process is another run
             import wandb
 
             wandb.finish()

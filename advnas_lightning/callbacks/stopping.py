@@ -1,4 +1,4 @@
-"""Ending a search whose choice is made."""
+"""A callback that ends a search whose choice is made."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from advnas_lightning.validate import check_positive
 
 
 class ConvergenceStopping(EarlyStopping):
-    """Ends a search whose choice is made: when the mean entropy of the edges' probabilities is small (Appendix H).
+    """Ends a search whose choice is made, which is when the mean entropy of its edges is small (Appendix H).
 
-    The mean is that of the edges with a choice: an edge with one candidate has no entropy.
+    The mean is over the edges with a choice, since an edge with one candidate has no entropy.
 
     Args:
-        entropy: in nats; 0.1 is that of an edge with four candidates, one of them with p = 0.984 and the rest alike.
+        entropy: The entropy below which the search ends, in nats. 0.1 is the entropy of an edge with four candidates,
+            if one has p = 0.984 and the others are equal.
 
     Raises:
-        ValueError: not above 0.
+        ValueError: ``entropy`` is not above 0.
+
+    Example:
+        >>> ConvergenceStopping(entropy=0.05).monitor
+        'entropy'
     """
 
     def __init__(self, entropy: float = 0.1) -> None:
@@ -28,20 +33,20 @@ class ConvergenceStopping(EarlyStopping):
         super().__init__(
             "entropy",
             stopping_threshold=entropy,
-            patience=sys.maxsize,  # entropy may rise as long as it likes
+            patience=sys.maxsize,  # the entropy may rise for any number of epochs
             check_on_train_epoch_end=True,
         )
         self.entropy = entropy
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell how far the logged mean over all edges must fall for that."""
+        """Compute how far the logged mean, which is over all edges, must fall."""
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, SearchStrategy)
         candidates = pl_module.space.candidates
         self.stopping_threshold = self.entropy * sum(len(row) > 1 for row in candidates) / len(candidates)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, unless θ has not moved yet."""
+        """Check the entropy, unless θ has not moved yet."""
         assert isinstance(pl_module, SearchStrategy)
         if pl_module.architecture_steps:
             super().on_train_epoch_end(trainer, pl_module)

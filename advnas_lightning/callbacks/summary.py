@@ -1,4 +1,4 @@
-"""What a run does beside its steps for its files and its report at the end."""
+"""Callbacks for the files of a run and for its report at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from advnas_lightning.runs import write_json
 
 
 class Stopwatch(Callback):
-    """Seconds of training, those before a resumption included; logs them as ``seconds`` after each epoch."""
+    """Counts the seconds of training, including those before a resumption, and logs them as ``seconds`` each epoch.
+
+    Example:
+        >>> Stopwatch().seconds
+        0.0
+    """
 
     def __init__(self) -> None:
         self._before = 0.0
@@ -22,28 +27,28 @@ class Stopwatch(Callback):
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """The seconds of training so far."""
         return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start."""
+        """Start to count the seconds."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Log the seconds so far."""
         assert isinstance(pl_module, SearchStrategy)
         pl_module.log_now({"seconds": self.seconds}, prog_bar=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop."""
+        """Stop to count, and keep the seconds so far."""
         self._before, self._started = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The seconds so far, for a checkpoint."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Continue from the seconds of a checkpoint."""
         self._before = state_dict["seconds"]
 
 
@@ -51,7 +56,11 @@ class GenotypeFile(Callback):
     """Writes ``{"selected": …, "argmax": {…}, "process_best": {…} or null}`` at the end of every epoch.
 
     Args:
-        path: the file.
+        path: The path of the file.
+
+    Example:
+        >>> GenotypeFile("genotype.json").path.name
+        'genotype.json'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,7 +68,7 @@ class GenotypeFile(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both genotypes."""
+        """Write both genotypes to the file."""
         assert isinstance(pl_module, SearchStrategy)
         best = pl_module.process_best
         write_json(
@@ -73,16 +82,27 @@ class GenotypeFile(Callback):
 
 
 class SummaryCallback(Callback):
-    """A callback that has something to add to what a run reports at its end."""
+    """The base class of callbacks that add to a run's final report.
+
+    Example:
+        >>> class CountSkips(SummaryCallback):
+        ...     def summary(self, search):
+        ...         return {"skips": list(search.genotype().values()).count("skip")}
+        >>> from torch import nn
+        >>> from advnas_lightning import Fixed, MixedOp
+        >>> edge = MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()})
+        >>> CountSkips().summary(Fixed(edge, genotype={"edge": "skip"}))
+        {'skips': 1}
+    """
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
-        """Entries of ``summary.json``."""
+        """The entries of ``summary.json`` that this callback adds."""
         return {}
 
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
-        """Columns beside the selected architecture's, by title: a text for each edge."""
+        """The columns to add beside the selected architecture, by title, with a text for each edge."""
         return {}
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """Lines below that table, by name."""
+        """The lines to add below that table, by name."""
         return {}

@@ -1,4 +1,4 @@
-"""What architectures cost, and cost as a part of what a search minimises."""
+"""The costs of architectures, and cost as a part of what a search minimises."""
 
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.cost.meters import UNITS, count_macs, count_parameters

@@ -1,4 +1,4 @@
-"""What architectures cost, as a part of what a search minimises: a penalty, or a budget that is kept."""
+"""The expected cost of an architecture as a part of what a search minimises: as a penalty, or under a budget."""
 
 from __future__ import annotations
 
@@ -17,42 +17,63 @@ from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.validate import check_positive
 
-TIGHT = 0.95  # the share of a budget from which on the budget counts as used up
+TIGHT = 0.95  # a budget counts as used up from this share of it on
 
 
 class Processes(Protocol):
-    """The processes of a run."""
+    """The processes of a run, which measuring needs to share its results.
+
+    Example:
+        >>> from advnas_lightning.engine.environment import Ranks
+        >>> alone: Processes = Ranks(lambda: None)
+        >>> alone.broadcast(torch.tensor(1.0))
+        tensor(1.)
+    """
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """The first process's value."""
+        """Give all processes the value of the first one."""
 
 
 class NetworkRunner(Protocol):
-    """What measuring needs of a search's evaluator."""
+    """The part of a search's evaluator that measuring needs.
+
+    Example:
+        >>> from advnas_lightning import Fixed, MixedOp
+        >>> edge = MixedOp("edge", {"relu": nn.ReLU(), "tanh": nn.Tanh()})
+        >>> runner: NetworkRunner = Fixed(edge, genotype={"edge": "relu"}).evaluator
+        >>> runner.space.edges
+        ('edge',)
+    """
 
     space: SearchSpace
 
     @property
     def ranks(self) -> Processes:
-        """The processes, over which measurements are shared."""
+        """The processes that share the measurements."""
 
     def run(self, batch: Any) -> Outcome:
-        """The loss of the bound network on a batch."""
+        """Compute the loss of the bound network on a batch."""
 
     def no_trace(self) -> AbstractContextManager[None]:
-        """A context that leaves the network as it was."""
+        """A context after which the network is as it was before."""
 
 
 def check_cost(cost: Any, space: SearchSpace, without_choice: str | None) -> tuple[ArchitectureCost, ...]:
-    """The terms that a search adds to its loss: the cost, if there is one, with room for the costs of the space.
+    """Check a cost, attach it to the space, and return the terms that a search adds to its loss.
 
     Args:
-        cost: what a user gave as a cost.
-        space: the edges and their candidates.
-        without_choice: the name of a strategy that has no choice to make, or ``None``.
+        cost: The value that a user gave as a cost, or ``None``.
+        space: The edges and their candidates.
+        without_choice: The name of a strategy that has no choice to make, or ``None``.
 
     Raises:
-        ValueError: it is no cost, or could change nothing.
+        ValueError: The value is no cost, or the cost could change nothing.
+
+    Example:
+        >>> from advnas_lightning import MixedOp
+        >>> space = SearchSpace(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}))
+        >>> check_cost(None, space, without_choice=None)
+        ()
     """
     if cost is None:
         return ()
@@ -68,33 +89,34 @@ class ArchitectureCost(nn.Module):
     """The expected cost C(p) = c_0 + Σ_i ⟨p_i, c_i⟩ as a penalty or a budget of a search.
 
     A penalty adds λ C(p)/C_max to the loss. C_max is the cost of the most expensive architecture, so that λ is in the
-    loss's units whatever the cost's units are. The gradient in θ is exact where edges are drawn independently: for all
-    strategies but ENAS.
+    loss's units for any unit of the cost. The gradient in θ is exact where edges are drawn independently, which is the
+    case for all strategies but ENAS.
 
     A budget C(p) ≤ B adapts λ by dual ascent on the augmented Lagrangian (Nocedal and Wright, Numerical Optimization,
-    ch. 17), after each architecture step. With the excess x = (C(p) − B)/B, and μ from 0,
+    ch. 17), after each architecture step. With the excess x = (C(p) − B)/B, and with μ that starts from 0,
 
         μ ← max(0, μ + rate x),  λ = max(0, μ + damping x).
 
-    Without the damping, θ answers to λ later than λ to C(p), and the two swing around each other. As p may still be far
+    Without the damping, θ reacts to λ more slowly than λ reacts to C(p), and the two oscillate. As p may still be far
     from one-hot in the end, the network that is found is the most probable one that costs at most B
-    (:meth:`best_choice`), and process-best is the best one of those.
+    (:meth:`best_choice`), and process-best is the best one of those that cost at most B.
 
-    All c_ij are measured once, at the first architecture step, in the user's network, on its batch and device, in the
-    network's own mode; edges that share a name add up. c_0 is what the network costs beside its edges.
+    All c_ij are measured once, at the first architecture step, in the user's network and mode, on that step's batch and
+    device. The costs of edges that share a name add up. c_0 is the cost of the network beside its edges.
 
     Args:
-        kind: ``"params"``, counted exactly; ``"macs"``, of convolutions and matrix products, by torch's counter;
-            ``"latency"``, the median of repeated timings of each candidate in its place, after a warm-up;
-            ``"memory"``, of activations; a function of a candidate and of what it is called with that returns a number
-            (c_0 is then 0); or the path of a run's ``costs.json``.
-        penalty: λ of a penalty.
-        budget: B of a budget, in the cost's own unit.
-        rate: the rate of the dual ascent, in the loss's units.
-        damping: how much of λ the excess is worth at once, in the loss's units; 0 is plain dual ascent.
+        kind: The kind of the cost. ``"params"`` counts parameters exactly. ``"macs"`` counts the multiply-accumulates
+            of convolutions and matrix products by torch's counter. ``"latency"`` is the median of repeated timings of
+            each candidate in its place, after a warm-up. ``"memory"`` is that of activations. A function of a candidate
+            and its inputs that returns a number gives a cost of one's own; c_0 is then 0. The path of a run's
+            ``costs.json`` gives the costs that the run measured.
+        penalty: The factor λ of a penalty.
+        budget: The bound B of a budget, in the cost's own unit.
+        rate: The rate of the dual ascent, in the loss's units.
+        damping: The factor by which the excess counts in λ at once, in the loss's units; 0 is plain dual ascent.
 
     Raises:
-        ValueError: a bad argument; not exactly one of ``penalty`` and ``budget``.
+        ValueError: An argument is invalid, or not exactly one of ``penalty`` and ``budget`` is given.
 
     Example:
         >>> cost = ArchitectureCost("macs", budget=1e6)
@@ -118,7 +140,7 @@ class ArchitectureCost(nn.Module):
             if value is not None:
                 check_positive(f"cost: {name}", value, zero=name in ("penalty", "damping"))
         self.kind, self.budget, self.rate, self.damping = kind, budget, rate, damping
-        self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # until a file has another one
+        self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # a file may hold another one
         if not callable(kind) and kind not in UNITS and not Path(kind).is_file():
             raise ValueError(
                 f"cost={str(kind)!r} is unknown: use {', '.join(UNITS)}, a function, or the path of a file"
@@ -135,7 +157,7 @@ class ArchitectureCost(nn.Module):
         return UNITS.get(self.name, "")
 
     def attach(self, space: SearchSpace) -> None:
-        """Make room for the costs of a space's candidates, and read them where ``kind`` is a file."""
+        """Allocate the costs of a space's candidates, and read them if ``kind`` is a file."""
         self._edges, self._candidates = space.edges, space.candidates
         self.table: Tensor  # [E, J], c
         self.register_buffer("table", torch.zeros(space.mask.shape))
@@ -157,19 +179,19 @@ class ArchitectureCost(nn.Module):
         return self.penalty * self.table / (self.fixed + self.table.amax(-1).sum())
 
     def gradient(self, probs: Tensor) -> Tensor:
-        """∇θ of the penalty, for p = softmax(θ), ``[E, J]``.
+        """The gradient of the penalty in θ, for p = softmax(θ), ``[E, J]``.
 
         Args:
-            probs: p, ``[E, J]``.
+            probs: The probabilities p, ``[E, J]``.
         """
         return functional.softmax_vjp(probs, self.slope)
 
     @torch.no_grad()
     def after_step(self, expected_gates: Tensor) -> None:
-        """The dual ascent's step, where there is a budget.
+        """Take a step of the dual ascent, if there is a budget.
 
         Args:
-            expected_gates: ``[E, J]``, p or what stands for it.
+            expected_gates: The probabilities p, or the gates that a strategy has in their place, ``[E, J]``.
         """
         if self.budget is not None:
             excess = (self.expected(expected_gates) - self.budget) / self.budget
@@ -180,19 +202,21 @@ class ArchitectureCost(nn.Module):
         """Whether an architecture is within the budget, scalar bool; true without a budget.
 
         Args:
-            gates: one-hot, ``[E, J]``.
+            gates: The architecture's one-hot gates, ``[E, J]``.
         """
         return self.expected(gates) <= (float("inf") if self.budget is None else self.budget)
 
     def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
         """The most probable architecture within the budget.
 
-        Where the expected cost uses 95 % of the budget, only architectures count that use 95 % of it too; if there are
-        none, those that use the most.
+        If the expected cost uses 95 % of the budget, only architectures that use 95 % of it too are considered. If
+        there are none, those that use the most are considered.
 
         Args:
-            choice: the most probable one of all. It is returned without a budget, and before the costs are known.
-            log_probs: ``[E, J]``.
+            choice: The most probable architecture of all. It is returned if there is no budget, and before the costs
+            are
+                known.
+            log_probs: The logarithm of p, ``[E, J]``.
         """
         if self.budget is None or not self.is_measured:
             return choice
@@ -209,23 +233,24 @@ class ArchitectureCost(nn.Module):
     # -- costs ---------------------------------------------------------------------------------------------------------
 
     def expected(self, expected_gates: Tensor) -> Tensor:
-        """C(p), scalar.
+        """The expected cost C(p), scalar.
 
         Args:
-            expected_gates: p, or one architecture's gates, ``[E, J]``.
+            expected_gates: The probabilities p, or the gates of one architecture, ``[E, J]``.
         """
         return self.fixed + (expected_gates * self.table).sum()
 
     def measure(self, model: nn.Module, evaluator: NetworkRunner, batch: Any) -> None:
-        """Measure what every candidate costs, once.
+        """Measure the cost of every candidate. A search does this once.
 
         Args:
-            model: the network.
-            evaluator: runs it.
-            batch: a batch of an architecture step, on the network's device.
+            model: The network.
+            evaluator: The evaluator that runs the network.
+            batch: A batch of an architecture step, on the network's device.
 
         Raises:
-            ValueError: a function's result is no number; the budget is below the cheapest architecture's cost.
+            ValueError: The result of a user's function is no number, or the budget is below the cost of the cheapest
+                architecture.
         """
         space = evaluator.space
         if self.kind == "params":
@@ -239,12 +264,13 @@ class ArchitectureCost(nn.Module):
         self._end_measuring()
 
     def result(self) -> CostTable:
-        """All costs by name."""
+        """The table of all costs by edge and candidate."""
         rows = zip(self._edges, self._candidates, rows_of(self.table, self._candidates), strict=True)
         edges = {edge: dict(zip(names, row, strict=True)) for edge, names, row in rows}
         return CostTable(self.name, edges, float(self.fixed))
 
     def _end_measuring(self) -> None:
+        """Take the costs for known, and refuse a budget that no architecture can keep."""
         self.is_measured = True
         cheapest = self.fixed + sum(min(row) for row in rows_of(self.table, self._candidates))
         if self.budget is not None and self.budget < float(cheapest):
@@ -256,9 +282,9 @@ class ArchitectureCost(nn.Module):
     # -- torch ---------------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Whether the costs are known."""
+        """The state that tells whether the costs are known."""
         return {"is_measured": self.is_measured}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`get_extra_state`."""
+        """Restore the state that :meth:`get_extra_state` returned."""
         self.is_measured = state["is_measured"]

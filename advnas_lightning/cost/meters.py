@@ -1,4 +1,4 @@
-"""What one call of a module costs: multiply-accumulates, milliseconds or memory; and how many parameters it has."""
+"""Meters of one call of a module: multiply-accumulates, milliseconds or memory; and the count of its parameters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ UNITS = {
     "latency": "milliseconds of a forward pass of the batch",
     "memory": "MiB that a batch's forward pass keeps for the backward pass",
 }
-WARM_UP, REPEATS = 3, 10  # calls that are not counted, and calls that are
+WARM_UP, REPEATS = 3, 10  # calls that are not timed, and calls that are
 
 
 def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
-    """Multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
+    """The multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
 
     Example:
         >>> macs(nn.Linear(3, 4), torch.zeros(2, 3))
@@ -35,7 +35,12 @@ def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
 
 
 def latency(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
-    """Milliseconds of one call: the median of several calls, after a warm-up."""
+    """The milliseconds of one call: the median of several calls, after a warm-up.
+
+    Example:
+        >>> latency(nn.Tanh(), torch.zeros(8)) > 0
+        True
+    """
     devices = {value.device.type for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor)}
     devices |= {parameter.device.type for parameter in module.parameters()}
 
@@ -53,10 +58,12 @@ def latency(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
 
 
 def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
-    """MiB of the tensors that one call keeps for the backward pass. Each storage counts once, parameters do not.
+    """The MiB of the tensors that one call keeps for the backward pass.
+
+    Each storage is counted once, and parameters are not counted.
 
     Example:
-        >>> memory(nn.Tanh(), torch.zeros(2**18))  # its output, in single precision
+        >>> memory(nn.Tanh(), torch.zeros(2**18))  # keeps its output, in single precision
         1.0
     """
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -82,7 +89,7 @@ METERS: dict[str, Meter] = {"macs": macs, "latency": latency, "memory": memory}
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many parameters a network has: by its own ``count_parameters()`` where it defines one, else all of them.
+    """The number of a network's parameters: that of its own ``count_parameters()`` if it has one, else all of them.
 
     Example:
         >>> count_parameters(nn.Linear(3, 4))
@@ -93,11 +100,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, *inputs: Any) -> int:
-    """Multiply-accumulates of one forward pass in evaluation mode, see :func:`macs`.
+    """The multiply-accumulates of one forward pass in evaluation mode, see :func:`macs`.
 
     Args:
-        model: a plain network, such as ``genotype.apply(model)`` gives; its modes are left as they were.
-        inputs: what it is called with.
+        model: A plain network, such as the result of ``genotype.apply(model)``. Its modes are restored afterwards.
+        inputs: The inputs of the network.
 
     Example:
         >>> count_macs(nn.Linear(3, 4), torch.zeros(2, 3))

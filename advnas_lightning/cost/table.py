@@ -1,4 +1,4 @@
-"""What each candidate costs, measured in its place in the network; and the file that holds it."""
+"""The cost of each candidate, measured in its place in the network, and the file of costs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from advnas_lightning.space.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs by edge and candidate, and of the network beside its edges.
+    """The costs by edge and candidate, and the cost of the network beside its edges.
 
     Attributes:
-        kind: what was measured, a key of ``UNITS``, or ``"own"``.
-        edges: c_ij by edge and candidate.
-        fixed: c_0.
+        kind: The kind of the cost, a key of ``UNITS``, or ``"own"``.
+        edges: The costs c_ij by edge and candidate.
+        fixed: The cost c_0 of the network beside its edges.
 
     Example:
         >>> CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 10.0).content()["unit"]
@@ -36,7 +36,7 @@ class CostTable:
     fixed: float
 
     def content(self) -> dict[str, Any]:
-        """What a file of costs holds, as JSON has it."""
+        """The content of a file of costs, as values for JSON."""
         return {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
 
     @classmethod
@@ -44,7 +44,7 @@ class CostTable:
         """Read the costs of a space's candidates from a file.
 
         Raises:
-            ValueError: the file is malformed, or lacks an edge or a candidate.
+            ValueError: The file is malformed, or it lacks an edge or a candidate.
         """
         try:
             content = json.loads(path.read_text())
@@ -58,10 +58,23 @@ class CostTable:
 
 
 def count_candidates(model: nn.Module, space: SearchSpace, table: Tensor) -> float:
-    """Add the parameters of all candidates to a table ``[E, J]``; a shared parameter counts where it comes first.
+    """Add the parameters of all candidates to a table ``[E, J]``; a shared parameter is counted where it comes first.
+
+    Args:
+        model: The network.
+        space: The edges of the network.
+        table: The table that receives the numbers. Those of edges that share a name add up.
 
     Returns:
-        How many parameters are left for the network beside its edges.
+        The number of parameters of the network beside its edges.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import MixedOp
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
+        >>> table = torch.zeros(1, 2)
+        >>> count_candidates(net, SearchSpace(net), table), table
+        (18.0, tensor([[72.,  0.]]))
     """
     own = {id(parameter): parameter.numel() for parameter in model.parameters()}
     for edge, index, candidate in _every_candidate(model, space):
@@ -72,20 +85,31 @@ def count_candidates(model: nn.Module, space: SearchSpace, table: Tensor) -> flo
 def meter_candidates(
     meter: str | Meter, model: nn.Module, space: SearchSpace, run: Callable[[], Outcome], table: Tensor
 ) -> float:
-    """Measure every candidate in its place, with what the network calls it with, and add it to a table ``[E, J]``.
+    """Measure every candidate in its place, on its inputs in the network, and add the cost to a table ``[E, J]``.
 
     Args:
-        meter: a key of ``METERS``, or a function of a candidate and its inputs.
-        model: the network.
-        space: its edges.
-        run: runs the network, loss included, on one batch.
-        table: takes the costs; edges that share a name add up.
+        meter: A key of ``METERS``, or a function of a candidate and its inputs.
+        model: The network.
+        space: The edges of the network.
+        run: A function that runs the network, including the loss, on one batch.
+        table: The table that receives the costs. Those of edges that share a name add up.
 
     Returns:
-        What the network costs beside its edges; 0 for a function.
+        The cost of the network beside its edges; 0 for a user's function.
 
     Raises:
-        ValueError: a function's result is no number.
+        ValueError: The result of a user's function is no number.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import MixedOp
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
+        >>> table = torch.zeros(1, 2)
+        >>> run = lambda: Outcome(net(torch.zeros(4, 8)).sum(), size=4)
+        >>> meter_candidates("macs", net, SearchSpace(net), run, table)
+        16.0
+        >>> table
+        tensor([[64.,  0.]])
     """
     measure = meter if callable(meter) else METERS[meter]
     network = _Network(model, run)
@@ -100,12 +124,12 @@ def meter_candidates(
                     table[edge, candidate] += value / terms
             if index == 0 and not callable(meter):
                 beside = measure(network) - sum(value for _, _, value in spent)
-                fixed = max(beside, 0.0) / terms  # timings of the parts may add up to more than that of the whole
+                fixed = max(beside, 0.0) / terms  # the timings of the parts may exceed the whole
     return fixed
 
 
 class _Network(nn.Module):
-    """A forward pass of the whole network, loss included, which a meter can call like a candidate."""
+    """A forward pass of the whole network, including the loss, that a meter can call like a candidate."""
 
     def __init__(self, model: nn.Module, run: Callable[[], Outcome]) -> None:
         super().__init__()
@@ -117,7 +141,7 @@ class _Network(nn.Module):
 
 
 def _meter_pass(meter: Meter, network: _Network, space: SearchSpace) -> list[tuple[int, int, float]]:
-    """Measure each candidate that runs in one pass: its edge, its index, its cost."""
+    """Measure each candidate that runs in one pass, and return its edge, its index and its cost."""
     spent: list[tuple[int, int, float]] = []
     is_metering = False
 
@@ -145,6 +169,7 @@ def _meter_pass(meter: Meter, network: _Network, space: SearchSpace) -> list[tup
 
 
 def _every_candidate(model: nn.Module, space: SearchSpace) -> Iterator[tuple[int, int, nn.Module]]:
+    """Yield every candidate with the number of its edge and its index."""
     for op in mixed_ops(model):
         for index, candidate in enumerate(op.candidates.values()):
             yield space.edges.index(op.name), index, candidate

@@ -1,4 +1,4 @@
-"""The search space: searchable edges in a network, a draw of them, and the choice that a search ends with."""
+"""The search space: searchable edges in a network, architectures drawn from them, and the choice that is found."""
 
 from advnas_lightning.space.genotype import Genotype, Probabilities
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops

@@ -1,4 +1,4 @@
-"""Gates of one: what a candidate returned, and in the backward pass the credit of its edge's gates."""
+"""The gates of an edge: how outputs are mixed, and how gates of one get their credit in the backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Inactive = Literal["none", "ones", "outputs"]
 RunOthers = Callable[[Sequence[Tensor]], Iterator[tuple[int, list[Tensor]]]]
-CopiesOf = Callable[[Any, int], dict[nn.Parameter, Tensor]]  # of an offloaded MixedOp's candidate, on the device
+CopiesOf = Callable[[Any, int], dict[nn.Parameter, Tensor]]  # the parameters of an offloaded candidate, on the device
 
 
 @dataclass
@@ -21,12 +21,17 @@ class EdgePlan:
     """What one edge does in one forward pass.
 
     Attributes:
-        paths: the candidates that run, by index.
-        gates: ``[J]``; or the active gate alone, a scalar; or ``None`` where one candidate runs and its gate is not
-            differentiated.
-        unit: whether one candidate runs, under a gate of one.
-        inactive: the gradient of the gates of candidates that did not run, see :class:`Architecture`.
-        copies_of: gives the parameters of an offloaded candidate on the device.
+        paths: The indices of the candidates that run.
+        gates: The gates ``[J]``; or the active gate alone, a scalar; or ``None`` where one candidate runs and its gate
+            is not differentiated.
+        unit: Whether one candidate runs, under a gate of one.
+        inactive: The gradient of the gates of candidates that did not run, see :class:`Architecture`.
+        copies_of: A function that gives the parameters of an offloaded candidate on the device.
+
+    Example:
+        >>> plan = EdgePlan((0, 1), torch.tensor([0.25, 0.75]), unit=False, inactive="none", copies_of=lambda *_: {})
+        >>> plan.mix([torch.tensor([4.0]), torch.tensor([8.0])])
+        tensor([7.])
     """
 
     paths: tuple[int, ...]
@@ -40,9 +45,9 @@ class EdgePlan:
         assert self.gates is not None
         gates = self.gates
         if len(self.paths) < len(gates):
-            gates = torch.stack([gates[path] for path in self.paths])  # a list as an index would wait for the device
+            gates = torch.stack([gates[path] for path in self.paths])  # indexing with a list would wait for the device
         images = is_channels_last(outputs[0])
-        if images:  # stacked as they lie in memory, so that what follows finds their format again
+        if images:  # they are stacked in the order of their memory, so that the result keeps the format
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
         stacked = torch.stack(outputs)  # [paths, ...]
         mixed = (gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())).view_as(outputs[0])
@@ -51,27 +56,39 @@ class EdgePlan:
 
 @dataclass
 class EdgeState:
-    """Holds the current plan of an edge. All MixedOps of one name share it."""
+    """Holds the current plan of an edge. All MixedOps of one name share it.
+
+    Example:
+        >>> EdgeState().plan is None  # no architecture is bound
+        True
+    """
 
     plan: EdgePlan | None = None
 
 
 class OneHotGates(torch.autograd.Function):
-    """Passes on what one candidate returned under a gate of one; its backward pass gives the credit of the gates.
+    """Returns the outputs of the one candidate whose gate is one; its backward pass gives the credit of the gates.
 
-    A product with the gate would do the same, and its backward pass would read and write the memory twice more.
+    A product with the gate would do the same, but its backward pass would read and write the memory twice more.
 
-    ``forward(gates, plan, others, count, *outputs, *arguments)``:
+    ``forward(gates, plan, others, count, *outputs, *arguments)`` takes
 
-    * ``gates``: ``[J]``, or the active gate alone, a scalar;
-    * ``plan``: what the edge does;
-    * ``others``: runs the other candidates on the ``arguments``, or ``None`` where they do not run;
-    * ``count``: how many of the tensors that follow are outputs.
+    * ``gates``: the gates ``[J]``, or the active gate alone, a scalar;
+    * ``plan``: the plan of the edge;
+    * ``others``: a function that runs the other candidates on the ``arguments``, or ``None`` where they do not run;
+    * ``count``: the number of outputs among the tensors that follow.
+
+    Example:
+        >>> gates, output = torch.tensor([0.0, 1.0], requires_grad=True), torch.tensor([3.0])
+        >>> plan = EdgePlan((1,), gates, unit=True, inactive="none", copies_of=lambda *_: {})
+        >>> (mixed,) = OneHotGates.apply(gates, plan, None, 1, output)
+        >>> torch.autograd.grad(2 * mixed.sum(), gates)
+        (tensor([0., 6.]),)
     """
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, plan: EdgePlan, others: RunOthers | None, count: int, *tensors: Tensor) -> Any:
-        """The outputs, as tensors of their own."""
+        """Return copies of the outputs."""
         ctx.plan, ctx.others, ctx.count = plan, others, count
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -81,22 +98,22 @@ class OneHotGates(torch.autograd.Function):
         kind = gates.device.type
         if others is not None and torch.amp.is_autocast_available(kind):
             enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            # What is cast without a graph must not be found by a pass that needs one: hence without the cache.
+            # The cache is off, so that a pass that needs a graph does not find weights that were cast without one.
             ctx.autocast = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
-        return tuple(output.clone() for output in tensors[:count])  # no views, so that an operation in place may follow
+        return tuple(output.clone() for output in tensors[:count])  # copies, so that an in-place operation may follow
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        """The credit of the gates, and the gradients of the outputs as they came."""
-        tensors = ctx.saved_tensors  # once: checkpointing makes them anew
+        """Return the credit of the gates, and the gradients of the outputs unchanged."""
+        tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
         outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
-        if all(grad is None for grad in grads):  # what followed has not used it
+        if all(grad is None for grad in grads):  # the loss does not depend on the outputs
             return (None,) * (4 + len(tensors))
         credit = _inner(grads, outputs)
         if ctx.one:
             return credit, None, None, None, *grads
         (active,) = ctx.plan.paths
-        credits = list(ctx.zeros().unbind())  # of a padded row, too
+        credits = list(ctx.zeros().unbind())  # one for each gate, including the padding
         if ctx.plan.inactive == "ones":
             ones = reduce(torch.add, [_sum(grad) for grad in grads if grad is not None])
             credits = [ones] * len(credits)
@@ -104,43 +121,59 @@ class OneHotGates(torch.autograd.Function):
             with torch.no_grad(), ctx.autocast():
                 for index, others in ctx.others(arguments):
                     credits[index] = _inner(grads, others)
-                    del others  # before the next one is made
+                    del others  # frees it before the next one is made
         credits[active] = credit
         return torch.stack(credits), None, None, None, *grads, *(None for _ in arguments)
 
 
 def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
-    """Σ ⟨∂L/∂y, y⟩ over the tensors of an output, scalar."""
+    """The sum Σ ⟨∂L/∂y, y⟩ over the tensors of an output, scalar."""
     credits = [_inner_product(grad, output) for grad, output in zip(grads, outputs, strict=True) if grad is not None]
     return reduce(torch.add, credits)
 
 
 def _inner_product(grad: Tensor, output: Tensor) -> Tensor:
-    """Re⟨∂L/∂y, y⟩, scalar."""
+    """The real part of the inner product ⟨∂L/∂y, y⟩, scalar."""
     if torch.promote_types(grad.dtype, torch.float32) != grad.dtype:
         return _sum(grad * output.conj())
-    if is_channels_last(output):  # as they lie in memory
+    if is_channels_last(output):  # reads both in the order of their memory
         grad, output = grad.permute(0, 2, 3, 1), output.permute(0, 2, 3, 1)
     return torch.vdot(output.reshape(-1), grad.reshape(-1)).real  # one pass, without a tensor of products
 
 
 def is_channels_last(output: Tensor) -> bool:
-    """Whether images lie in memory pixel by pixel."""
+    """Whether images lie in memory pixel by pixel, in the channels-last format.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 4, 4)
+        >>> is_channels_last(images), is_channels_last(images.to(memory_format=torch.channels_last))
+        (False, True)
+    """
     return output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
 
 
 def _sum(values: Tensor) -> Tensor:
-    """The real part of a sum in single precision at least: a half could overflow."""
+    """The real part of a sum, in single precision at least, since half precision could overflow."""
     return values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).real
 
 
 def is_floating(value: Any) -> bool:
-    """Whether a value is a tensor that can have a gate."""
+    """Whether a value is a tensor that can have a gate.
+
+    Example:
+        >>> is_floating(torch.tensor(1.0)), is_floating(torch.tensor(1)), is_floating(1.0)
+        (True, False, False)
+    """
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def floating_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of an output that have a gate, in the order in which outputs are mixed."""
+    """Yield the tensors of an output that have a gate, in the order in which outputs are mixed.
+
+    Example:
+        >>> [tensor.item() for tensor in floating_tensors({"a": (torch.tensor(1.0), torch.tensor(2)), "b": "text"})]
+        [1.0]
+    """
     if is_floating(value):
         yield value
     elif isinstance(value, list | tuple):
@@ -152,7 +185,16 @@ def floating_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def structure(value: Any, leaf: Callable[[Any], Any] = lambda value: type(value).__name__) -> Any:
-    """The shapes in a value, in its containers. This asks nothing of the device."""
+    """The shapes of the tensors in a value, in the same containers. This does not wait for the device.
+
+    Args:
+        value: A tensor, or nested tuples, lists and dicts of tensors and other values.
+        leaf: A function that describes a value that is no tensor.
+
+    Example:
+        >>> structure([torch.zeros(2, 3), "text"])
+        [torch.Size([2, 3]), 'str']
+    """
     if isinstance(value, Tensor):
         return value.shape if is_floating(value) else (value.dtype, value.shape)
     if isinstance(value, tuple):
@@ -165,6 +207,12 @@ def structure(value: Any, leaf: Callable[[Any], Any] = lambda value: type(value)
 
 
 def comparable(value: Any) -> Any:
-    """A value that tells whether two calls may return different structures."""
-    # Plain flags may change the output's structure, so they are compared. Other objects never compare equal.
+    """A value that differs between two calls if their outputs may have different structures.
+
+    Plain flags may change the output's structure, so they are compared. Other objects never compare equal.
+
+    Example:
+        >>> comparable(True) == comparable(True), comparable(nn.ReLU()) == comparable(nn.ReLU())
+        (True, False)
+    """
     return value if value is None or isinstance(value, int | float | str) else object()

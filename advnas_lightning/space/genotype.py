@@ -1,4 +1,4 @@
-"""The discrete result of a search, and the probabilities that it came from."""
+"""The discrete result of a search, and the probabilities of all candidates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True, eq=False)
 class Genotype(Mapping[str, str]):
-    """The discrete result of a search: one candidate's name for each edge. Hashable, and JSON both ways.
+    """The discrete result of a search: the name of one candidate for each edge.
+
+    It is hashable, and can be written to JSON and read from it.
 
     Args:
-        edges: candidate by edge.
+        edges: The candidate's name by the edge's name.
 
     Example:
         >>> genotype = Genotype({"edge": "skip"})
@@ -62,15 +64,15 @@ class Genotype(Mapping[str, str]):
         return hash(self._pairs)
 
     def to_json(self) -> str:
-        """``{edge: candidate, …}``."""
+        """The genotype as a JSON object ``{edge: candidate, …}``."""
         return json.dumps(self.edges)
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
-        """Read ``{edge: candidate, …}``.
+        """Read a JSON object ``{edge: candidate, …}``.
 
         Raises:
-            ValueError: not a JSON object of strings.
+            ValueError: The text is not a JSON object of strings.
         """
         try:
             edges = json.loads(text)
@@ -82,12 +84,13 @@ class Genotype(Mapping[str, str]):
 
     @classmethod
     def from_nasbench201(cls, text: str) -> Genotype:
-        """Read NAS-Bench-201's form: node by node, the operation on each edge ``i->j`` with ``~i``.
+        """Read NAS-Bench-201's notation: for each node j, the operation on each edge ``i->j``, followed by ``~i``.
 
-        Any number of nodes will do; the names of the operations are checked where the genotype meets a network.
+        The cell may have any number of nodes. The names of the operations are not checked before the genotype is used
+        with a network.
 
         Raises:
-            ValueError: a malformed part, which is named.
+            ValueError: A part is malformed; the message names it.
 
         Example:
             >>> dict(Genotype.from_nasbench201("|skip_connect~0|+|none~0|nor_conv_3x3~1|"))
@@ -106,10 +109,10 @@ class Genotype(Mapping[str, str]):
         return cls(edges)
 
     def to_nasbench201(self) -> str:
-        """The inverse of :meth:`from_nasbench201`.
+        """Write NAS-Bench-201's notation: the inverse of :meth:`from_nasbench201`.
 
         Raises:
-            ValueError: the edges are not those ``i->j``, 0 ≤ i < j, of a cell.
+            ValueError: The edges are not the edges ``i->j``, 0 ≤ i < j, of a cell.
         """
         nodes = [
             [f"{self.get(f'{source}->{target}', '')}~{source}" for source in range(target)]
@@ -130,11 +133,11 @@ class Genotype(Mapping[str, str]):
         """Read a genotype as a user would write it down: a NAS-Bench-201 cell, JSON, or the path of a file.
 
         Args:
-            source: ``|op~0|+…|``, ``{"edge": "candidate", …}``, or a path.
-            select: which genotype of a run's file, see :meth:`load`.
+            source: A text ``|op~0|+…|`` or ``{"edge": "candidate", …}``, or a path.
+            select: The genotype of a run's file to read, see :meth:`load`.
 
         Raises:
-            ValueError: it is malformed, or the file is.
+            ValueError: The text or the file is malformed.
 
         Example:
             >>> Genotype.read("|none~0|") == Genotype.read('{"0->1": "none"}')
@@ -152,11 +155,12 @@ class Genotype(Mapping[str, str]):
         """Read a run's ``genotype.json``, or a file that holds one genotype alone.
 
         Args:
-            path: the file.
-            select: ``"argmax"`` or ``"process_best"``; without it the one that the run selected.
+            path: The path of the file.
+            select: The genotype of the run to read, ``"argmax"`` or ``"process_best"``. Without it the one that the run
+                selected is read.
 
         Raises:
-            ValueError: the file is missing or is no genotype, or the run has none of that kind.
+            ValueError: The file is missing or holds no genotype, or the run has none of that kind.
         """
         path = Path(path)
         if not path.is_file():
@@ -182,25 +186,25 @@ class Genotype(Mapping[str, str]):
     def apply(self, model: Network) -> Network:
         """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
 
-        The copy keeps the chosen candidates' weights, and is plain: it holds no MixedOp.
+        The copy keeps the chosen candidates' weights and contains no MixedOp.
 
         Raises:
-            ValueError: the model has no edge, or one that is missing here; or an edge or candidate here is not the
-                model's.
+            ValueError: The model has no edge; an edge of one is missing in the other; or the model does not have the
+                candidate.
         """
         mixed = mixed_ops(model)
         if not mixed:
             raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
         check_genotype(self, {op.name: op.names for op in mixed})
         memo: dict[int, Any] = {}
-        for op in mixed:  # deepcopy then finds each MixedOp "already copied", and never copies the other candidates
+        for op in mixed:  # deepcopy takes each MixedOp for copied already, and so never copies the other candidates
             chosen = copy.deepcopy(op.candidates[self[op.name]], memo)
             memo[id(op)] = chosen if op.device_anchor is None else chosen.to(op.device_anchor.device)
         return copy.deepcopy(model, memo)
 
 
 class Probabilities(dict[str, dict[str, float]]):
-    """How probable each edge's candidates are, edge by edge; a table when printed, the most probable ones first.
+    """The probability of every candidate by edge. Printed, it is a table with the most probable candidates first.
 
     Example:
         >>> print(Probabilities({"input->1": {"skip": 0.25, "linear": 0.75}, "1->2": {"skip": 1.0}}))
@@ -224,8 +228,18 @@ def _malformed(text: str, part: str, rule: str) -> ValueError:
 def check_genotype(genotype: Genotype, candidates: Mapping[str, Sequence[str]]) -> None:
     """Refuse a genotype that does not choose one of the candidates for each edge.
 
+    Args:
+        genotype: The genotype to check.
+        candidates: The candidates' names by the name of the edge.
+
     Raises:
-        ValueError: an edge is missing or unknown, or has no such candidate.
+        ValueError: An edge is missing or unknown, or has no such candidate.
+
+    Example:
+        >>> check_genotype(Genotype({"edge": "skip"}), {"edge": ("linear",)})
+        Traceback (most recent call last):
+            ...
+        ValueError: edge 'edge' has no candidate 'skip': it has linear
     """
     for edge, names in candidates.items():
         if edge not in genotype:

@@ -1,4 +1,4 @@
-"""An edge of the search space in a user's network."""
+"""MixedOp, an edge of the search space in a user's network."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from advnas_lightning.space.gates import (
 class MixedOp(nn.Module):
     """An edge of the search space, Eq. (1): y = Σ_j a_j O_j(x) over named candidate operations.
 
-    All MixedOps of one name share their gates: the cells of a stack, the steps of a recurrent network.
+    All MixedOps of one name share their gates, such as those of equal cells in a stack.
 
-    Candidates take what the edge is called with, and return a tensor, or a nested tuple, list or dict of tensors,
-    alike for all of them: inputs of equal shapes give outputs of equal shapes. All floating-point tensors that a
-    candidate returns share its one gate. Everything else passes through and must be equal for all candidates that run;
-    tensors inside other objects get no gate.
+    Candidates take the arguments of the edge. They return a tensor, or a nested tuple, list or dict of tensors. For
+    inputs of equal shapes, all candidates must return the same structure and shapes. All floating-point tensors that a
+    candidate returns share its one gate. Everything else is passed through and must be equal for all candidates that
+    run. Tensors inside other objects get no gate.
 
     Args:
-        name: the edge's name in the search space and in the genotype.
-        candidates: candidate operations by name. One that cuts the edge, or stands for that, declares itself with a
-            true attribute ``is_zero_op``. Activations in them no longer work in place: ``inplace`` is switched off.
+        name: The edge's name in the search space and in the genotype.
+        candidates: The candidate operations by name. One that cuts the edge, or stands for that, declares itself by a
+            true attribute ``is_zero_op``. The candidates' activations no longer work in place: ``inplace`` is switched
+            off.
 
     Attributes:
-        names: the candidates' names, in order.
-        edge_state: holds what this edge is to run; all MixedOps of one name share it.
+        names: The candidates' names, in order.
+        edge_state: The holder of what this edge runs. All MixedOps of one name share it.
 
     Raises:
-        ValueError: no name, no candidates, a candidate's name that holds a dot or is one of ``nn.ModuleDict``'s own, or
-            a candidate that is no module or itself contains a MixedOp.
+        ValueError: There is no name or no candidate; a candidate's name contains a dot or is an attribute of
+            ``nn.ModuleDict``; or a candidate is no module or contains a MixedOp.
 
     Example:
         >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
@@ -59,35 +60,35 @@ class MixedOp(nn.Module):
         self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self.edge_state = EdgeState()
-        # Only with offloaded candidates: an empty tensor, which moves with the network and so knows its device.
+        # An empty tensor that moves with the network, and so knows its device; only offloaded candidates need it.
         self.device_anchor: Tensor | None
         self.register_buffer("device_anchor", None, persistent=False)
         # The structure of the last input, that of its output, and the index of the candidate that gave it.
         self._last: tuple[Any, Any, int] = (None, None, 0)
-        # All candidates get the same input, and other edges may get it too: none of them may overwrite it.
+        # All candidates and perhaps other edges get the same input, so no candidate may overwrite it.
         for module in self.candidates.modules():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
 
     @property
     def zero_ops(self) -> tuple[bool, ...]:
-        """Selection candidates declare themselves zero operations."""
+        """Whether each candidate declares itself a zero operation."""
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether the candidates' parameters stay in host memory, wherever the network is moved."""
+        """Whether the candidates' parameters stay in host memory when the network is moved to a device."""
         return self.device_anchor is not None
 
     def offload(self, on: bool = True) -> None:
-        """Keep the candidates' parameters in host memory, pinned where the network is on a GPU.
+        """Keep the candidates' parameters in host memory, which is pinned where the network is on a GPU.
 
-        A forward pass on a device copies those of the candidates that it runs there, and a backward pass brings their
-        gradients back. Buffers, such as running statistics, move with the network. A candidate must not recompute its
-        own activations in the backward pass: recompute the whole edge.
+        A forward pass on a device copies there the parameters of the candidates that it runs, and a backward pass
+        brings their gradients back. Buffers, such as running statistics, move with the network. A candidate must not
+        recompute its own activations in the backward pass; recompute the whole edge instead.
 
         Args:
-            on: with false, let them move with the network again, from the next time on.
+            on: Whether to keep them on the host. With false they move with the network again, from its next move on.
         """
         if on != self.is_offloaded:
             self.device_anchor = torch.empty(0) if on else None
@@ -96,11 +97,11 @@ class MixedOp(nn.Module):
         """Copies of an offloaded candidate's parameters on the network's device, with a graph to the parameters."""
         assert self.device_anchor is not None
         weights = self.candidates[self.names[index]].parameters()
-        with torch.inference_mode(False), torch.enable_grad():  # whoever comes first, others may need the graph
+        with torch.inference_mode(False), torch.enable_grad():  # the first caller may need no graph, but later ones may
             return {weight: weight.to(self.device_anchor.device, non_blocking=True) for weight in weights}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixedOp:
-        """Move or convert; parameters of offloaded candidates come back to host memory, one by one."""
+        """Move or convert the module; parameters of offloaded candidates return to host memory, one by one."""
         if self.device_anchor is None:
             super()._apply(fn, recurse)
             return self
@@ -117,6 +118,7 @@ class MixedOp(nn.Module):
         return self
 
     def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one candidate; an offloaded one runs with copies of its parameters on the device."""
         candidate = self.candidates[self.names[index]]
         if self.device_anchor is None or self.device_anchor.device.type == "cpu":
             return candidate(*inputs, **kwargs)
@@ -126,8 +128,8 @@ class MixedOp(nn.Module):
             for module in candidate.modules()
             for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
         ]
-        # An attribute hides the parameter of its name. torch.func.functional_call would leave its own tensors in a
-        # module that occurs twice in the candidate.
+        # An attribute hides the parameter of the same name. torch.func.functional_call would leave its own tensors in
+        # a module that occurs twice in the candidate.
         for attributes, name, copied in places:
             attributes[name] = copied
         try:
@@ -140,8 +142,8 @@ class MixedOp(nn.Module):
         """Run the bound candidates on the inputs and mix their outputs, tensor by tensor.
 
         Raises:
-            RuntimeError: no architecture is bound, because the network was called outside a strategy.
-            ValueError: candidates whose outputs differ in structure or shape, or in what is not mixed.
+            RuntimeError: No architecture is bound, because the network was called outside a strategy.
+            ValueError: The candidates' outputs differ in structure or shape, or in something that is not mixed.
         """
         plan = self.edge_state.plan
         if plan is None:
@@ -158,7 +160,7 @@ class MixedOp(nn.Module):
         return self._mix(plan.paths, outputs, plan.mix)
 
     def _gate(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An output under a gate of one, which can be differentiated."""
+        """Put an output under a gate of one, so that the gate can be differentiated."""
         outputs = list(floating_tensors(output))
         if not outputs:
             return output
@@ -169,7 +171,7 @@ class MixedOp(nn.Module):
         places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
         tensors = [arguments[place].detach() for place in places]
         for place in places:
-            arguments[place] = None  # only the graph holds it, until it has been used
+            arguments[place] = None  # so that only the graph holds the tensor, and frees it after its use
 
         def run_others(tensors: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
             given = list(arguments)
@@ -188,13 +190,13 @@ class MixedOp(nn.Module):
         return self._mix(plan.paths, [output], lambda _: next(gated))
 
     def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
-        """Refuse an output unlike that of the candidate that ran before it on alike inputs."""
+        """Refuse an output that differs in structure from that of another candidate on the same kind of inputs."""
         given = (self.training, structure(inputs, comparable))
         for index, output in zip(paths, outputs, strict=True):
             form = structure(output)
             last_given, last_form, last = self._last
             if form == last_form and given == last_given:
-                continue  # nothing new to remember
+                continue  # there is nothing new to remember
             if isinstance(form, str):
                 raise ValueError(
                     f"candidate {self.names[index]!r} of edge {self.name!r} returns a {form}: return a tensor, or a"
@@ -208,6 +210,7 @@ class MixedOp(nn.Module):
             self._last = given, form, index
 
     def _mix(self, paths: tuple[int, ...], outputs: list[Any], mix: Callable[[list[Tensor]], Tensor]) -> Any:
+        """Mix the floating-point tensors of several outputs, and check that everything else in them is equal."""
         first = outputs[0]
         if is_floating(first):
             return mix(outputs)
@@ -215,7 +218,7 @@ class MixedOp(nn.Module):
             items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
             return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
         if isinstance(first, MutableMapping):
-            mixed = copy.copy(first)  # of its own type
+            mixed = copy.copy(first)  # keeps its type
             for key in first:
                 mixed[key] = self._mix(paths, [output[key] for output in outputs], mix)
             return mixed
@@ -229,7 +232,7 @@ class MixedOp(nn.Module):
         return first
 
     def extra_repr(self) -> str:
-        """The name, for ``print(model)``."""
+        """The name of the edge, for ``print(model)``."""
         return repr(self.name)
 
 
@@ -247,11 +250,11 @@ def check_candidates(owner: str, candidates: Any) -> None:
     """Refuse what cannot be the candidates of a MixedOp.
 
     Args:
-        owner: whose candidates they are, for the message.
-        candidates: should be modules by name.
+        owner: The owner of the candidates, for the message.
+        candidates: The value that should be modules by name.
 
     Raises:
-        ValueError: none, a bad name, or a candidate that is no module or contains a MixedOp.
+        ValueError: There is no candidate, a name is invalid, or a candidate is no module or contains a MixedOp.
 
     Example:
         >>> check_candidates("edge 'a'", {"skip": None})

@@ -1,4 +1,4 @@
-"""Candidates' parameters that stay in host memory: what DDP, GradScaler and the device then need done by hand."""
+"""Parameters of candidates that stay in host memory, and what DDP, GradScaler and the device then cannot do alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from advnas_lightning.validate import check_bool
 
 
 class DeviceCopies:
-    """The parameters of offloaded candidates on the device, while an architecture is bound: each is copied once.
+    """Copies of offloaded candidates' parameters on the device. While an architecture is bound, each is copied once.
 
     Args:
-        ops: the offloaded MixedOps of a network.
+        ops: The offloaded MixedOps of a network.
+
+    Example:
+        >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        >>> edge.offload()
+        >>> [tuple(copied.shape) for copied in DeviceCopies([edge]).of(edge, 0).values()]
+        [(8, 8), (8,)]
     """
 
     def __init__(self, ops: Sequence[MixedOp]) -> None:
@@ -27,7 +33,7 @@ class DeviceCopies:
     def of(self, op: MixedOp, index: int) -> dict[nn.Parameter, Tensor]:
         """The copies of one candidate's parameters."""
         if not self._copies:
-            # The first edge that runs sends for the parameters of all, which are then on their way ahead of their use.
+            # The first edge that runs starts the copies for all edges, so that they arrive before their use.
             self._copies = {
                 (id(each), path): each.load(path)
                 for each in self._ops
@@ -35,17 +41,17 @@ class DeviceCopies:
                 for path in each.edge_state.plan.paths
             }
         found = self._copies.get((id(op), index))
-        return op.load(index) if found is None else found  # a candidate that runs for its credit alone is not kept
+        return op.load(index) if found is None else found  # copies for a credit alone are not kept
 
 
 class OffloadedWeights:
-    """The parameters of all candidates of a network, in host memory. The weight optimizer's state of them is there too.
+    """The parameters of all candidates of a network, in host memory, as is the weight optimizer's state of them.
 
     Args:
-        model: a network whose MixedOps are offloaded.
+        model: The network whose MixedOps are offloaded.
 
     Raises:
-        ValueError: a candidate shares a parameter with the network around it, which needs it on the device.
+        ValueError: A candidate shares a parameter with the network around it, which needs it on the device.
 
     Example:
         >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}))
@@ -66,14 +72,14 @@ class OffloadedWeights:
 
     @classmethod
     def of(cls, model: nn.Module, offload: bool) -> OffloadedWeights | None:
-        """Switch offloading on or off in a network; its offloaded parameters, or ``None``."""
+        """Switch offloading on or off in a network, and return its offloaded parameters, or ``None`` if it is off."""
         check_bool("offload", offload)
         for op in mixed_ops(model):
             op.offload(offload)
         return cls(model) if offload else None
 
     def names(self, module: nn.Module) -> list[str]:
-        """All names that these parameters have in ``module``."""
+        """All the names that these parameters have in ``module``."""
         every = module.named_parameters(remove_duplicate=False)
         return [name for name, parameter in every if parameter in self.parameters]
 
@@ -81,7 +87,7 @@ class OffloadedWeights:
         """Give all ranks the parameters of the first one, as DDP does with its own parameters.
 
         Args:
-            device: the rank's own device, which the process group can send from.
+            device: The rank's own device, from which the process group can send.
         """
         for parameter in self.parameters:
             there = parameter.detach().to(device)
@@ -107,7 +113,7 @@ class WaitingCopies(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call ``func``, without ``non_blocking`` if it copies to the host."""
+        """Call ``func``; if it copies to the host, then without ``non_blocking``."""
         kwargs = kwargs or {}
         if func is Tensor.to and kwargs.get("device") == torch.device("cpu"):
             kwargs = {**kwargs, "non_blocking": False}
@@ -115,7 +121,7 @@ class WaitingCopies(TorchFunctionMode):
 
 
 def _outside(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of the network around its MixedOps, by name."""
+    """Yield the names and parameters of the network around its MixedOps."""
     for name, parameter in module.named_parameters(recurse=False):
         yield f"{prefix}{name}", parameter
     for name, child in module.named_children():

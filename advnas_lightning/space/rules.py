@@ -1,4 +1,4 @@
-"""Choices in a network that one did not write: put there by rules, and shown as a tree."""
+"""Choices in a network that was written without any: rules put them there, and a tree shows them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ MakeCandidates = Callable[[Any], Mapping[str, nn.Module]]
 
 @dataclass(frozen=True, eq=False)
 class Replacements(Mapping[str, tuple[str, ...]]):
-    """What :func:`make_searchable` replaced: the candidates' names by qualified name. ``str()`` gives a table.
+    """The modules that :func:`make_searchable` replaced, as a mapping from qualified name to candidates' names.
+
+    ``str()`` of it is a table.
 
     Attributes:
-        candidates: by the qualified name of every place.
-        edges: the edge's name, by the same.
+        candidates: The candidates' names by the qualified name of each place.
+        edges: The edge's name by the qualified name of each place.
+
+    Example:
+        >>> print(Replacements({"layer.1": ("relu", "gelu")}, {"layer.1": "edge"}))
+        module   edge  candidates
+        layer.1  edge  relu, gelu
     """
 
     candidates: Mapping[str, tuple[str, ...]]
@@ -55,25 +62,27 @@ def make_searchable(
 ) -> Replacements:
     """Replace modules of a network by choices, in place.
 
-    Each module that a rule matches becomes ``MixedOp(edge, candidates)``: at all of its places, if it has several. What
-    was replaced is not searched for further matches, and neither are MixedOps that are there already. The network must
-    use the module by calling it: a MixedOp has no ``weight``.
+    Each module that a rule matches becomes ``MixedOp(edge, candidates)``, at all of its places if it has several. There
+    are no further matches inside replaced modules and inside MixedOps that exist already. The network must use the
+    module by calling it, since a MixedOp has no ``weight``.
 
     Args:
-        model: the network.
-        rules: for a module type, with its subclasses, or a pattern of qualified names such as ``"layer3.*.conv2"``
-            (``*`` matches dots too), a function from a matching module to its candidates by name. The module itself may
-            be among them, and keeps its weights.
-        share: gives each replaced module's edge its name, from its qualified name and itself; modules of one name share
-            one choice. By default every module is an edge of its own, called by its qualified name.
+        model: The network.
+        rules: The rules, each from a kind of module to a function that returns a matching module's candidates by name.
+            The kind is a module type, which includes its subclasses, or a pattern of qualified names such as
+            ``"layer3.*.conv2"`` (``*`` matches dots too). The module itself may be among its candidates; it then keeps
+            its weights.
+        share: A function that names the edge of a replaced module, given the module's qualified name and the module.
+            Modules with the same name share one choice. By default every module is an edge of its own, with its
+            qualified name.
 
     Returns:
         The candidates' names by qualified name.
 
     Raises:
-        ValueError: no rule, a rule that replaces nothing or matches the network itself, a module that two rules match,
-            invalid candidates, candidates that hold a replaced place, or different ones on one edge. The network is
-            then as it was.
+        ValueError: There is no rule; a rule replaces nothing or matches the network itself; two rules match one module;
+            candidates are invalid or contain a replaced place; or one edge has different candidates. The network is
+            then unchanged.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -87,7 +96,7 @@ def make_searchable(
     for place in found:
         if id(place.module) not in ops:
             ops[id(place.module)] = op = MixedOp(*plan[id(place.module)])
-            if not place.module.training:  # a frozen part of a training network stays as it is
+            if not place.module.training:  # a part in evaluation mode stays in it
                 op.eval()
         setattr(place.parent, place.key, ops[id(place.module)])
     made = {place.name: ops[id(place.module)] for place in found}
@@ -95,15 +104,15 @@ def make_searchable(
 
 
 def choices(model: nn.Module) -> None:
-    """Print a network's search space as a tree: edges with their candidates, and how large it is.
+    """Print a network's search space as a tree of edges and candidates, with the number of architectures.
 
-    A candidate's parameters are those of all modules that share the edge.
+    The parameters of a candidate are counted over all modules that share the edge.
 
     Args:
-        model: a network with MixedOps.
+        model: The network with MixedOps.
 
     Raises:
-        ValueError: it has none, see :class:`SearchSpace`.
+        ValueError: The network has no choice, see :class:`SearchSpace`.
 
     Example:
         >>> choices(nn.Sequential(*(MixedOp("a", {"linear": nn.Linear(9, 9), "skip": nn.Identity()}) for _ in "12")))
@@ -121,7 +130,7 @@ def choices(model: nn.Module) -> None:
     for edge, ops in sharing.items():
         branch = tree.add(Text(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
         for name, zero in zip(ops[0].names, ops[0].zero_ops, strict=True):
-            weights = nn.ModuleList(op.candidates[name] for op in ops).parameters()  # each once, even if shared
+            weights = nn.ModuleList(op.candidates[name] for op in ops).parameters()  # gives a shared one once
             count = _spaced(sum(weight.numel() for weight in weights))
             branch.add(Text(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
     console = Console(highlight=False)
@@ -133,7 +142,7 @@ def choices(model: nn.Module) -> None:
 
 
 class _Place(NamedTuple):
-    """Where a module is: ``parent.key``."""
+    """A place of a module in a network: the attribute ``key`` of the module ``parent``."""
 
     name: str
     parent: nn.Module
@@ -142,9 +151,10 @@ class _Place(NamedTuple):
 
 
 def _places(model: nn.Module, closed: Container[int] = ()) -> Iterator[_Place]:
-    """All places in a network, except inside MixedOps and inside modules whose id is ``closed``."""
+    """Yield all places in a network, except inside MixedOps and inside modules whose id is in ``closed``."""
     modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several places
-    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}  # nothing below these names
+    # Nothing below these names is yielded.
+    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}
     for name, module in modules.items():
         parent, _, key = name.rpartition(".")
         if not name or name in shut:
@@ -162,11 +172,11 @@ def _matches(rule: Rule, place: _Place) -> bool:
 
 
 def _find(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[_Place, Rule]:
-    """The places to replace, each with its rule."""
+    """Find the places to replace, each with its rule."""
     if not rules:
         raise ValueError("rules is empty: give a function to candidates for a module type or a pattern of names")
     everywhere = list(_places(model))
-    matched: dict[int, list[Rule]] = {}  # by the module's id: one module may have several names
+    matched: dict[int, list[Rule]] = {}  # by the module's id, since a module may have several names
     for rule in rules:
         if not isinstance(rule, str) and not (isinstance(rule, type) and issubclass(rule, nn.Module)):
             raise ValueError(f"{rule!r} is no rule: use a module type, or a pattern of names such as 'layer3.*.conv2'")
@@ -177,7 +187,7 @@ def _find(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[_Place
     places = [place for place in _places(model, matched) if id(place.module) in matched]
     for rule in rules:
         if not any(rule in matched[id(place.module)] for place in places):
-            raise ValueError(_nothing(rule, everywhere))
+            raise ValueError(_no_match(rule, everywhere))
     for place in places:
         if len(matched[id(place.module)]) > 1:
             both = " and ".join(map(_show, matched[id(place.module)]))
@@ -191,7 +201,7 @@ def _plan(
     found: Mapping[_Place, Rule],
     share: Callable[[str, nn.Module], str] | None,
 ) -> dict[int, tuple[str, Mapping[str, nn.Module]]]:
-    """The arguments of each MixedOp to be, by the id of the module that it replaces."""
+    """Compute the arguments of each new MixedOp, by the id of the module that it replaces."""
     plan: dict[int, tuple[str, Mapping[str, nn.Module]]] = {}
     edges = {op.name: op.names for op in mixed_ops(model)}
     parents = {id(place.parent): place.name for place in found}
@@ -220,7 +230,8 @@ def _plan(
     return plan
 
 
-def _nothing(rule: Rule, everywhere: Sequence[_Place]) -> str:
+def _no_match(rule: Rule, everywhere: Sequence[_Place]) -> str:
+    """The message for a rule that replaces nothing."""
     for place in everywhere:
         if _matches(rule, place):
             return f"the rule {_show(rule)} replaces nothing: {place.name!r} lies inside a module that is replaced"
@@ -235,4 +246,5 @@ def _show(rule: Rule) -> str:
 
 
 def _spaced(number: int) -> str:
+    """A number with spaces between its thousands; a very large one in scientific notation."""
     return f"{number:,}".replace(",", " ") if number < 10**15 else f"{Decimal(number):.1e}"

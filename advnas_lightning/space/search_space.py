@@ -1,4 +1,4 @@
-"""The edges that are found in a network, and a draw of them."""
+"""The edges that are found in a network, and an architecture that is drawn from them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from advnas_lightning.space.offload import DeviceCopies
 
 @dataclass(frozen=True)
 class Architecture:
-    """One draw: which candidates run, and with which gates.
+    """One draw: the candidates that run, and their gates.
 
     Attributes:
-        gates: a of Eq. (1), ``[E, J]`` without a graph.
-        paths: for every edge the candidates that run, as host integers: a forward pass never asks the device.
-        choice: the active candidate of every edge when the gates are one-hot, else ``None``.
-        relaxed: gates with a graph to θ, ``[E, J]``, for strategies that differentiate through the draw.
-        inactive: of one-hot gates, the gradient of those of the candidates that did not run: ``"none"``; ``"ones"``,
-            Σ ∂L/∂y, as if their outputs were ones; or ``"outputs"``, ⟨∂L/∂y, O_j(x)⟩, for which they run without a
-            graph, one at a time, when ∂L/∂y is there.
+        gates: The gates a of Eq. (1), ``[E, J]`` without a graph.
+        paths: The candidates that run on every edge, as integers on the host, so that a forward pass never waits for
+            the device.
+        choice: The active candidate of every edge if the gates are one-hot, else ``None``.
+        relaxed: Gates with a graph to θ, ``[E, J]``, for strategies that differentiate through the draw.
+        inactive: The gradient of the gates of candidates that did not run, where the gates are one-hot. With ``"none"``
+            there is none. With ``"ones"`` it is Σ ∂L/∂y, as if their outputs were ones. With ``"outputs"`` it is
+            ⟨∂L/∂y, O_j(x)⟩: these candidates then run without a graph, one at a time, in the backward pass.
+
+    Example:
+        >>> Architecture(torch.tensor([[0.0, 1.0]]), paths=((1,),), choice=(1,)).inactive
+        'none'
     """
 
     gates: Tensor
@@ -40,17 +45,17 @@ class SearchSpace:
     """The edges found in a model, in first-seen order.
 
     Args:
-        model: a network that contains at least one :class:`MixedOp`.
+        model: The network, which contains at least one :class:`MixedOp`.
 
     Attributes:
-        edges: the E edge names.
-        candidates: their candidates' names; rows may differ in length.
+        edges: The names of the E edges.
+        candidates: The names of each edge's candidates. Rows may differ in length.
         mask: ``[E, J]`` bool, true where edge e has a candidate j.
         zero_ops: ``[E, J]`` bool, true where the candidate declares itself a zero operation.
 
     Raises:
-        ValueError: no MixedOp in the model, none with more than one candidate, or two of one name with different
-            candidates.
+        ValueError: The model has no MixedOp, or none with more than one candidate, or two of one name whose candidates
+            differ.
 
     Example:
         >>> net = nn.Sequential(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}), MixedOp("b", {"z": nn.Tanh()}))
@@ -87,17 +92,17 @@ class SearchSpace:
         self._offloaded = [op for op in ops if op.is_offloaded]
 
     def __len__(self) -> int:
-        """E, the number of edges."""
+        """The number E of edges."""
         return len(self.edges)
 
     @property
     def all_paths(self) -> tuple[tuple[int, ...], ...]:
-        """Every candidate of every edge: the paths of a dense architecture."""
+        """The indices of all candidates of every edge: the paths of a dense architecture."""
         return tuple(tuple(range(len(row))) for row in self.candidates)
 
     @property
     def size(self) -> int:
-        """How many discrete architectures there are."""
+        """The number of discrete architectures."""
         size = 1
         for row in self.candidates:
             size *= len(row)
@@ -105,23 +110,30 @@ class SearchSpace:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the model has an architecture to run."""
+        """Whether an architecture is bound, so that the model can run."""
         return self._edges[0].plan is not None
 
     @contextmanager
     def bind(self, architecture: Architecture, gates: Tensor | None = None) -> Iterator[None]:
-        """Let every MixedOp of the model run ``architecture``.
+        """A context in which every MixedOp of the model runs ``architecture``.
 
-        Keep the context open over the backward pass too: activation checkpointing runs the network again there.
+        Keep it open during the backward pass too, since activation checkpointing runs the network again there.
 
         Args:
-            architecture: what to run.
-            gates: ``[E, J]``, the gates to differentiate; without them the network is run for its weights alone.
+            architecture: The architecture to run.
+            gates: The gates to differentiate, ``[E, J]``. Without them only the weights can be differentiated.
+
+        Example:
+            >>> net = MixedOp("edge", {"relu": nn.ReLU(), "skip": nn.Identity()})
+            >>> space = SearchSpace(net)
+            >>> with space.bind(space.one_hot([1])):
+            ...     net(torch.tensor(-1.0))
+            tensor(-1.)
         """
         rows = (architecture.gates if gates is None else gates).unbind(0)
         actives = rows
         if gates is not None and architecture.choice is not None and architecture.inactive == "none":
-            # One-hot gates: a product picks the active ones, without sending their indices to the device.
+            # The gates are one-hot: a product picks the active ones without sending their indices to the device.
             actives = (architecture.gates * gates).sum(-1).unbind(0)
         before = [edge.plan for edge in self._edges]
         copies = DeviceCopies(self._offloaded)
@@ -132,7 +144,7 @@ class SearchSpace:
         try:
             yield
         except (RuntimeError, TypeError) as error:
-            # Such as two shapes that do not fit: before a second candidate has run, it may be any one's.
+            # If two shapes do not fit, for instance, an edge knows the cause only after a second candidate has run.
             if architecture.choice is not None:
                 error.add_note(f"The architecture was {dict(self.genotype(architecture.choice))}.")
             raise
@@ -153,16 +165,16 @@ class SearchSpace:
         return Architecture(gates if like is None else gates.to(like), paths, choice=tuple(choice))
 
     def genotype(self, choice: Sequence[int]) -> Genotype:
-        """Candidate indices, one for each edge, by name."""
+        """Name the candidates of a choice, which is one candidate index for each edge."""
         return Genotype(
             {edge: row[index] for edge, row, index in zip(self.edges, self.candidates, choice, strict=True)}
         )
 
     def choice(self, genotype: Genotype) -> tuple[int, ...]:
-        """The inverse of :meth:`genotype`.
+        """The candidate indices of a genotype: the inverse of :meth:`genotype`.
 
         Raises:
-            ValueError: an edge is missing, unknown, or names a candidate that it does not have.
+            ValueError: An edge is missing or unknown, or it does not have the candidate.
         """
         check_genotype(genotype, dict(zip(self.edges, self.candidates, strict=True)))
         return tuple(row.index(genotype[edge]) for edge, row in zip(self.edges, self.candidates, strict=True))

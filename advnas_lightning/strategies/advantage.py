@@ -1,4 +1,4 @@
-"""The strategy AdvantageNAS."""
+"""AdvantageNAS, the strategy that gives each edge its own credit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategy DARTS."""
+"""DARTS, the strategy that mixes all candidates of every edge."""
 
 from __future__ import annotations
 

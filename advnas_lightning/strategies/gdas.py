@@ -1,4 +1,4 @@
-"""The strategy GDAS."""
+"""GDAS, the strategy of one-hot draws that get the gradient of a soft sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategy NASP."""
+"""NASP, the strategy of proximal steps to one-hot gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategy PARSEC."""
+"""PARSEC, the strategy of importance-weighted draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategy ProxylessNAS."""
+"""ProxylessNAS, the strategy that compares two candidates per edge."""
 
 from __future__ import annotations
 

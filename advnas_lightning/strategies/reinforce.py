@@ -1,4 +1,4 @@
-"""The strategy REINFORCE."""
+"""REINFORCE, the strategy that gives every edge the whole loss as its credit."""
 
 from __future__ import annotations
 

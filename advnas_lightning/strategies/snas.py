@@ -1,4 +1,4 @@
-"""The strategy SNAS."""
+"""SNAS, the strategy that mixes all candidates by a concrete sample."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The paper's tasks: each has its data, its network, and what only it reports."""
+"""The tasks of the paper. Each has its data, its network, and callbacks for results that only it reports."""

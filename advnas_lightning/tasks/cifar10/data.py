@@ -1,4 +1,4 @@
-"""CIFAR-10, or a folder of images in its place, held in memory and augmented a batch at a time (§5.2)."""
+"""CIFAR-10, or a folder of other images, held in memory and augmented a batch at a time (§5.2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from advnas_lightning.validate import check_int, check_one_of, check_seed, check
 __all__ = ["CIFAR10", "Images", "flip_and_crop"]
 
 PARTS = ("train", "test")
-CHUNK = 4096  # images whose moments are summed at once
+CHUNK = 4096  # the number of images whose moments are summed at once
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,9 +34,9 @@ class Images(Dataset[Batch]):
     """Some of the images in memory, fetched a whole batch at a time.
 
     Args:
-        images: all images, ``[N, 3, H, W]`` uint8.
-        labels: their labels, ``[N]``.
-        members: which of them belong here, ``[n]``.
+        images: All images, ``[N, 3, H, W]`` uint8.
+        labels: The labels of all images, ``[N]``.
+        members: The indices of the images that belong here, ``[n]``.
 
     Example:
         >>> images = Images(torch.zeros(9, 3, 4, 4, dtype=torch.uint8), torch.arange(9), torch.tensor([8, 3, 5]))
@@ -55,25 +55,30 @@ class Images(Dataset[Batch]):
         return self.images[member], self.labels[member]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """The images ``[B, 3, H, W]`` and labels ``[B]`` at ``indices``: what a DataLoader asks for."""
+        """The images ``[B, 3, H, W]`` and labels ``[B]`` at ``indices``, which a DataLoader asks for at once."""
         members = self.members[torch.tensor(indices)]
         return self.images[members], self.labels[members]
 
 
 def collate_nothing(batch: Any) -> Any:
-    """Nothing to collate: :class:`Images` gives whole batches."""
+    """Return the batch as it is, since :class:`Images` gives whole batches.
+
+    Example:
+        >>> collate_nothing("batch")
+        'batch'
+    """
     return batch
 
 
 def flip_and_crop(images: Tensor, padding: int) -> Tensor:
-    """Mirror each image with probability 1/2 and cut its old size out of it after padding it with black.
+    """Mirror each image with probability 1/2, pad it with black, and cut a random part of its old size out of it.
 
     Args:
-        images: ``[B, C, H, W]``, on any device; the draws are made there, for the whole batch at once.
-        padding: black pixels on each side.
+        images: The images ``[B, C, H, W]`` on any device. The draws are made there, for the whole batch at once.
+        padding: The number of black pixels on each side.
 
     Returns:
-        ``[B, C, H, W]``, in the channels-last memory format.
+        The new images ``[B, C, H, W]``, in the channels-last memory format.
 
     Example:
         >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
@@ -93,32 +98,40 @@ def flip_and_crop(images: Tensor, padding: int) -> Tensor:
 
 
 class CIFAR10(LightningDataModule):
-    """CIFAR-10, or an own set of images, for weight and architecture steps.
+    """CIFAR-10, or another set of images, for weight and architecture steps.
 
-    The training images are split in two: one part for the weight steps, the other one for the architecture steps and,
-    without augmentation, for validation. All images lie in memory as one uint8 tensor; batches are moved as such, and
-    flipped, cropped and normalised on the device. Channel means and deviations are those of the training images.
+    The training images are split in two parts. One is for the weight steps. The other one is for the architecture steps
+    and, without augmentation, for validation. All images lie in memory as one uint8 tensor. Batches are moved in this
+    form, and are flipped, cropped and normalised on the device. The means and deviations of the channels are those of
+    the training images.
 
-    Images of every part are in an order of ``seed``, since BatchNorm without running statistics also evaluates by the
-    batch: a folder read class by class would have batches of one class.
+    The images of every part are in a random order by ``seed``, since BatchNorm without running statistics uses those of
+    the batch in an evaluation, too. In the order of a folder, batches would have images of one class only.
 
     Args:
-        root: a folder with the official files (``cifar-10-batches-py``), or one with images as
-            ``train/<class>/*`` and ``test/<class>/*``, of any number of classes, in any format that torchvision's
-            ``ImageFolder`` takes. Without it, the official files are downloaded, once, to
-            ``$XDG_CACHE_HOME/advnas_lightning/cifar10`` (``~/.cache/…``).
-        batch_size: images per batch, of every loader.
-        split: how the training images are divided: ``"random"``, by ``seed``, or ``"first_half"``, by their place in
-            the files: the first ones for the weights, as many as the random split has.
-        architecture_share: the share of the training images for architecture steps and validation.
-        retraining: give all training images to the weight steps, and none to validation.
-        padding: black pixels around an image before it is cropped.
-        image_size: resize images to so many pixels (the shorter side, then the middle); without it those of a folder
-            must all be of one size.
-        seed: of the split and of the order.
+        root: A folder with the official files (``cifar-10-batches-py``), or one with images as ``train/<class>/*`` and
+            ``test/<class>/*``, of any number of classes, in any format that torchvision's ``ImageFolder`` takes.
+            Without it the official files are downloaded once to ``$XDG_CACHE_HOME/advnas_lightning/cifar10``
+            (``~/.cache/…``).
+        batch_size: The number of images per batch, in every loader.
+        split: The way in which the training images are divided. ``"random"`` divides them by ``seed``. ``"first_half"``
+            divides them by their place in the files: the first ones are for the weights, as many as in a random split.
+        architecture_share: The share of the training images for architecture steps and validation.
+        retraining: Whether all training images are for the weight steps, and none for validation.
+        padding: The number of black pixels around an image before it is cropped.
+        image_size: The size in pixels to which images are resized (the shorter side, of which the middle is kept).
+            Without it all images of a folder must have the same size.
+        seed: The seed of the split and of the order.
 
     Raises:
-        ValueError: a bad argument, no data, an unreadable image, images of several sizes, or too few of them.
+        ValueError: An argument is invalid, there is no data or too few images, an image is unreadable, or images differ
+            in size.
+
+    Example:
+        >>> CIFAR10(root="images", architecture_share=1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: architecture_share=1.0 must be a number above 0 and below 1
     """
 
     def __init__(
@@ -148,10 +161,10 @@ class CIFAR10(LightningDataModule):
 
     @property
     def model_arguments(self) -> dict[str, int]:
-        """What a network for these images must be told.
+        """The arguments that a network for these images needs.
 
         Raises:
-            RuntimeError: the images have not been read.
+            RuntimeError: The images have not been read.
         """
         if not self.classes:
             raise RuntimeError("no images have been read yet: call prepare_data() and setup() first")
@@ -159,19 +172,19 @@ class CIFAR10(LightningDataModule):
 
     @property
     def objective_arguments(self) -> dict[str, int]:
-        """What the task must be told."""
+        """The arguments that the objective needs."""
         return self.model_arguments
 
     @property
     def is_official(self) -> bool:
-        """Whether the folder holds, or will hold, the official files."""
+        """Whether the folder has the official files, or will have them after the download."""
         return self.download or (self.folder / datasets.CIFAR10.base_folder).is_dir()
 
     def prepare_data(self) -> None:
-        """Download the official files, unless they are there with the right checksums.
+        """Download the official files, unless they exist with the right checksums.
 
         Raises:
-            ValueError: they cannot be downloaded, or the ``root`` that was given has no images.
+            ValueError: The files cannot be downloaded, or the ``root`` that was given has no images.
         """
         if self._parts:
             return
@@ -179,7 +192,7 @@ class CIFAR10(LightningDataModule):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 datasets.CIFAR10(str(self.folder), download=True)
-            except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: a wrong checksum
+            except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError is raised for a wrong checksum
                 reason = " ".join(str(error).split())
                 raise ValueError(
                     f"cannot download CIFAR-10 from {datasets.CIFAR10.url} ({reason}): put its cifar-10-batches-py into"
@@ -190,10 +203,10 @@ class CIFAR10(LightningDataModule):
             self._check_folder()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read all images and split them, once.
+        """Read all images and split them, unless this has been done.
 
         Raises:
-            ValueError: an image is unreadable or of another size, the classes of the parts differ, or a part is empty.
+            ValueError: An image is unreadable or of another size, the classes of the parts differ, or a part is empty.
         """
         if self._parts:
             return
@@ -212,20 +225,20 @@ class CIFAR10(LightningDataModule):
         self._parts = {part: Images(images, labels, indices) for part, indices in members.items()}
 
     def train_dataloader(self) -> dict[str, DataLoader[Batch]]:
-        """Shuffled batches for the two kinds of step."""
+        """The shuffled batches of the two kinds of step."""
         roles = ["weights"] if self.retraining else ["weights", "architecture"]
         return {role: self._loader(role, shuffle=True) for role in roles}
 
     def val_dataloader(self) -> Any:
-        """The images of the architecture steps; none when retraining, which learns from them."""
+        """The images of the architecture steps; when retraining there are none, since the weights learn from all."""
         return [] if self.retraining else self._loader("architecture")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test images."""
+        """The test images in batches."""
         return self._loader("test")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """On the device: augment training images, and normalise all."""
+        """Normalise all images on the device, and augment training images before that."""
         if isinstance(batch, dict):
             return {role: self.on_after_batch_transfer(part, dataloader_idx) for role, part in batch.items()}
         images, labels = batch
@@ -233,10 +246,10 @@ class CIFAR10(LightningDataModule):
             return self.normalise(images), labels
         if self.trainer.training:
             images = flip_and_crop(images, self.padding)
-        return self.normalise(images).to(self.trainer.lightning_module.dtype), labels  # for precision=bf16-true, …
+        return self.normalise(images).to(self.trainer.lightning_module.dtype), labels  # such as for precision=bf16-true
 
     def normalise(self, images: Tensor) -> Tensor:
-        """From uint8 to float with mean 0 and deviation 1 per channel over the training images, ``[B, 3, H, W]``."""
+        """Convert images ``[B, 3, H, W]`` to floats with channels of mean 0 and deviation 1 on the training images."""
         if self._mean.device != images.device:
             self._mean, self._deviation = self._mean.to(images.device), self._deviation.to(images.device)
         return images.float().sub_(self._mean).div_(self._deviation)
@@ -245,6 +258,7 @@ class CIFAR10(LightningDataModule):
         return DataLoader(self._parts[part], batch_size=self.batch_size, shuffle=shuffle, collate_fn=collate_nothing)
 
     def _check_folder(self) -> None:
+        """Refuse a folder that has neither the official files nor folders of images."""
         for part in PARTS:
             if not self.is_official and not (self.folder / part).is_dir():
                 raise ValueError(
@@ -253,7 +267,7 @@ class CIFAR10(LightningDataModule):
                 )
 
     def _read_official(self) -> tuple[Tensor, Tensor, int]:
-        """Images ``[N, 3, H, W]``, labels ``[N]``, and how many of them, the first ones, are for training."""
+        """Read images ``[N, 3, H, W]``, labels ``[N]`` and the number of training images, which come first."""
         try:
             train, test = (datasets.CIFAR10(str(self.folder), train=part == "train") for part in PARTS)
         except RuntimeError:
@@ -269,10 +283,10 @@ class CIFAR10(LightningDataModule):
         return images, torch.tensor([*train.targets, *test.targets]), len(train.data)
 
     def _read_folder(self) -> tuple[Tensor, Tensor, int]:
-        """The same of a folder of images."""
+        """Read the same from a folder of images."""
         try:
             train, test = (datasets.ImageFolder(str(self.folder / part)) for part in PARTS)
-        except FileNotFoundError as error:  # no class, or one without images
+        except FileNotFoundError as error:  # there is no class, or one without images
             raise ValueError(f"{self.folder} is no folder of images: {error}") from None
         if train.classes != test.classes:
             differing = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
@@ -293,12 +307,18 @@ class CIFAR10(LightningDataModule):
         return images, torch.tensor([label for _, label in samples]), len(train.samples)
 
     def _read_image(self, path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """``[H, W, 3]``."""
+        """Read and resize one image, ``[H, W, 3]``."""
         try:
             with Image.open(path) as file:
-                deep = file.mode.startswith("I;16")  # 16 bits, of which convert would cut all above 255 off
+                deep = file.mode.startswith("I;16")  # it has 16 bits, and convert would clip them at 255
                 image = (Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if deep else file).convert("RGB")
-        except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:  # as decoders do
+        except (
+            OSError,
+            SyntaxError,
+            TypeError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:  # decoders raise any of these
             raise ValueError(f"cannot read the image {path}: {' '.join(str(error).split())}") from None
         return np.asarray(self._resize(image))
 
@@ -310,7 +330,7 @@ class CIFAR10(LightningDataModule):
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel, each ``[3, 1, 1]``."""
+    """The mean and the deviation of each channel, each ``[3, 1, 1]``."""
     total = torch.zeros(3, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
     for chunk in images.split(CHUNK):
@@ -320,5 +340,5 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     count = images.numel() / 3
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    deviation[deviation == 0] = 1  # a constant channel stays at 0
+    deviation[deviation == 0] = 1  # so that a constant channel becomes 0
     return mean.float().view(3, 1, 1), deviation.float().view(3, 1, 1)

@@ -20,10 +20,14 @@ EDGES = tuple(f"{i}->{j}" for j in range(1, NODES) for i in range(j))  # in NAS-
 
 
 class Cell(nn.Module):
-    """Four nodes; node j is the sum over i < j of what operation ``i->j`` makes of node i.
+    """A cell of four nodes. Node j is the sum over i < j of the outputs of edge ``i->j`` for node i.
 
     Args:
-        candidates: makes the candidate operations of one edge.
+        candidates: A function that makes the candidate operations of one edge.
+
+    Example:
+        >>> list(Cell(lambda: {"skip_connect": nn.Identity()}).edges)
+        ['0->1', '0->2', '1->2', '0->3', '1->3', '2->3']
     """
 
     def __init__(self, candidates: Callable[[], Mapping[str, nn.Module]]) -> None:
@@ -31,7 +35,7 @@ class Cell(nn.Module):
         self.edges = nn.ModuleDict({name: MixedOp(name, candidates()) for name in EDGES})
 
     def forward(self, x: Tensor) -> Tensor:
-        """From node 0 to node 3, of equal shape."""
+        """Compute node 3 from node 0, which has the same shape."""
         nodes = [x]
         for j in range(1, NODES):
             node = self.edges[f"0->{j}"](nodes[0])
@@ -42,7 +46,17 @@ class Cell(nn.Module):
 
 
 class Reduction(nn.Module):
-    """The residual block between stages: twice the channels, half the size."""
+    """The residual block between two stages, which halves the size of the images.
+
+    Args:
+        inputs: The number of channels before the block.
+        outputs: The number of channels after the block.
+        running_statistics: Whether its BatchNorms keep running statistics for evaluation.
+
+    Example:
+        >>> Reduction(4, 8, running_statistics=False)(torch.zeros(2, 4, 6, 6)).shape
+        torch.Size([2, 8, 3, 3])
+    """
 
     def __init__(self, inputs: int, outputs: int, *, running_statistics: bool) -> None:
         super().__init__()
@@ -53,7 +67,7 @@ class Reduction(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From ``[B, inputs, H, W]`` to ``[B, outputs, ⌈H / 2⌉, ⌈W / 2⌉]``."""
+        """Map ``[B, inputs, H, W]`` to ``[B, outputs, ⌈H / 2⌉, ⌈W / 2⌉]``."""
         output: Tensor = self.shortcut(x) + self.main(x)
         return output
 
@@ -61,29 +75,29 @@ class Reduction(nn.Module):
 class NASBench201(nn.Module):
     """NAS-Bench-201's network, with a choice of operation on each of the cell's six edges.
 
-    A 3×3 stem, then stages of equal cells with a residual block between each two of them, then BatchNorm, ReLU, global
-    average pooling and a linear classifier. All cells share one architecture. The edges are named and ordered ``0->1,
-    0->2, 1->2, 0->3, 1->3, 2->3``.
+    The network has a 3×3 stem, stages of equal cells with a residual block between two stages, and then BatchNorm,
+    ReLU, global average pooling and a linear classifier. All cells share one architecture. The edges are named and
+    ordered ``0->1, 0->2, 1->2, 0->3, 1->3, 2->3``.
 
     The defaults are those of a search: BatchNorm normalises by the batch's own statistics, and has no scale and shift
     in the candidates. Training one cell as the benchmark did needs ``affine=True, running_statistics=True``.
 
     Args:
-        classes: how many classes there are.
-        channels: C of the first stage; every further stage has twice as many.
-        cells: how many cells each stage has.
-        stages: how many stages there are.
-        zero_op: add the operation ``none``, which cuts an edge (Appendix F).
-        affine: whether BatchNorm in the candidates has a learnt scale and shift.
-        running_statistics: whether all BatchNorms keep running statistics for evaluation.
-        operations: the candidates by name, each made by a function of the channels; by default the benchmark's
-            (:data:`~advnas_lightning.tasks.cifar10.operations.OPERATIONS`).
+        classes: The number of classes.
+        channels: The number of channels of the first stage. Every further stage has twice as many.
+        cells: The number of cells of each stage.
+        stages: The number of stages.
+        zero_op: Whether to add the operation ``none``, which cuts an edge (Appendix F).
+        affine: Whether BatchNorm in the candidates has a learnt scale and shift.
+        running_statistics: Whether all BatchNorms keep running statistics for evaluation.
+        operations: The candidates by name, each as a function that makes it from the number of channels. By default
+            they are those of the benchmark (:data:`~advnas_lightning.tasks.cifar10.operations.OPERATIONS`).
 
     Raises:
-        ValueError: a size below 1, or a switch that is no bool.
+        ValueError: A size is below 1, or a switch is no bool.
 
     Example:
-        >>> from advnas_lightning.space import Genotype
+        >>> from advnas_lightning import Genotype
         >>> supernet = NASBench201(cells=1)
         >>> genotype = Genotype.from_nasbench201(
         ...     "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_1x1~2|"
@@ -142,7 +156,7 @@ class NASBench201(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From ``[B, 3, H, W]`` to logits ``[B, classes]``."""
+        """Map images ``[B, 3, H, W]`` to logits ``[B, classes]``."""
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         for index, stage in enumerate(self.stages):
             if index > 0:
@@ -152,6 +166,6 @@ class NASBench201(nn.Module):
         return logits
 
     def count_parameters(self) -> int:
-        """Parameters as the benchmark counts them: with a scale and a shift in every BatchNorm."""
+        """The number of parameters as the benchmark counts them, with a scale and a shift in every BatchNorm."""
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d) and not module.affine]
         return sum(weight.numel() for weight in self.parameters()) + sum(2 * norm.num_features for norm in norms)

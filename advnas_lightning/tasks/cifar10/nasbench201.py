@@ -1,4 +1,4 @@
-"""NAS-Bench-201 (Dong & Yang, ICLR 2020) as a table: what a cell reached when the benchmark's authors trained it.
+"""NAS-Bench-201 (Dong & Yang, ICLR 2020) as a table of the scores that its authors reached with each cell.
 
 python -m advnas_lightning.tasks.cifar10.nasbench201 convert SRC DST.csv
 python -m advnas_lightning.tasks.cifar10.nasbench201 show CELL [--table PATH]
@@ -35,10 +35,10 @@ __all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "co
 
 ENVIRONMENT = "NASBENCH201_TABLE"
 
-# Test accuracies after 200 epochs by column, as people call them.
+# The columns of test accuracies after 200 epochs, with the usual names of their data sets.
 TEST_COLUMNS = {"cifar10_test": "CIFAR-10", "cifar100_test": "CIFAR-100", "imagenet16_test": "ImageNet16-120"}
 
-# Column -> (data set, epochs, metric) in NATS-Bench; accuracies in %, means over its seeds.
+# Column -> (data set, epochs, metric) in NATS-Bench. Accuracies are in %, as means over its seeds.
 COLUMNS = {
     "cifar10_test": ("cifar10", "200", "test-accuracy"),
     "cifar100_test": ("cifar100", "200", "test-accuracy"),
@@ -49,14 +49,23 @@ COLUMNS = {
 
 
 class Table(ABC):
-    """Scores of cells in %, by column."""
+    """The base class of tables with the scores of cells in %.
+
+    Example:
+        >>> class OneCell(Table):
+        ...     def scores(self, cell):
+        ...         return {"cifar10_test": 10.0}
+        >>> cell = Genotype.from_nasbench201("|none~0|")
+        >>> OneCell().scores(cell), OneCell().rank(cell, "cifar10_test")
+        ({'cifar10_test': 10.0}, None)
+    """
 
     @abstractmethod
     def scores(self, cell: Genotype) -> Mapping[str, float]:
-        """What is known of ``cell``, by column; empty for one that the table does not have."""
+        """The scores of ``cell`` by column; empty if the table does not have the cell."""
 
     def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
-        """The cell's place in ``column``, from 1, and of how many; ``None`` where that would need a slow reading."""
+        """The cell's place in ``column``, from 1, and the number of cells; ``None`` if that takes too long to read."""
         return None
 
 
@@ -64,10 +73,10 @@ class CSVTable(Table):
     r"""A table in memory, from a CSV file with a column ``arch`` and columns of numbers.
 
     Args:
-        path: the file.
+        path: The path of the file.
 
     Raises:
-        ValueError: it is missing or malformed.
+        ValueError: The file is missing or malformed.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -107,11 +116,11 @@ class CSVTable(Table):
         self.columns = tuple(name for name in header if name != "arch")
 
     def scores(self, cell: Genotype) -> Mapping[str, float]:
-        """What the file says of ``cell``."""
+        """The scores of ``cell`` in the file."""
         return dict(zip(self.columns, self._rows.get(cell.to_nasbench201(), ()), strict=False))
 
     def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
-        """The cell's place; equal scores share the better one."""
+        """The cell's place and the number of cells; cells with equal scores share the better place."""
         scores = self.scores(cell)
         if column not in scores:
             return None
@@ -129,13 +138,19 @@ class CSVTable(Table):
 class NATSBenchTable(Table):
     """The official NATS-Bench topology files, read with the ``nats_bench`` package.
 
-    Of a folder only the cells that are asked for are read; a file is read whole, which takes minutes and memory.
+    Only the cells that are asked for are read from a folder. A file is read as a whole, which takes minutes and memory.
 
     Args:
-        path: ``NATS-tss-…-simple/`` or ``NATS-tss-….pickle.pbz2``.
+        path: The folder ``NATS-tss-…-simple/`` or the file ``NATS-tss-….pickle.pbz2``.
 
     Raises:
-        ValueError: the package is not installed, or cannot read ``path``.
+        ValueError: The package is not installed, or it cannot read ``path``.
+
+    Example:
+        >>> NATSBenchTable("missing.pickle.pbz2")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+            ...
+        ValueError: nats_bench cannot read missing.pickle.pbz2
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -153,11 +168,11 @@ class NATSBenchTable(Table):
             raise ValueError(f"nats_bench cannot read {path}: {_described(error)}") from None
 
     def scores(self, cell: Genotype) -> Mapping[str, float]:
-        """What the benchmark says of ``cell``."""
+        """The scores of ``cell`` in the benchmark."""
         return self._scores(self._api.query_index_by_arch(cell.to_nasbench201()))
 
     def cells(self) -> Iterator[tuple[str, Mapping[str, float]]]:
-        """Every cell that the files have, with its scores, in the benchmark's order."""
+        """Yield every cell of the files with its scores, in the benchmark's order."""
         console = Console(stderr=True)
         indices = range(len(self._api))
         for index in track(indices, "reading cells", console=console, transient=True, disable=not console.is_terminal):
@@ -171,12 +186,12 @@ class NATSBenchTable(Table):
         scores = {}
         try:
             for column, (dataset, epochs, metric) in COLUMNS.items():
-                # Without is_random=False it would pick one of the seeds.
+                # With is_random=True it would choose one of the seeds at random.
                 scores[column] = float(self._api.get_more_info(index, dataset, hp=epochs, is_random=False)[metric])
         except Exception as error:  # whatever a damaged pickle raises
             raise ValueError(f"nats_bench cannot read cell {index} of {self._path}: {_described(error)}") from None
         if self._folder is not None:
-            self._api.clear_params(index, None)  # it keeps the weights of every cell that was asked for
+            self._api.clear_params(index, None)  # it would keep the weights of this cell
         return scores
 
     def _has(self, index: int) -> bool:
@@ -192,10 +207,16 @@ def _described(error: Exception) -> str:
 
 
 def open_table(path: str | Path) -> Table:
-    """The table at ``path``: a CSV file, or NATS-Bench's own file or folder.
+    """Open the table at ``path``, which is a CSV file, or NATS-Bench's own file or folder.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: There is no table, or it cannot be read.
+
+    Example:
+        >>> open_table("missing.csv")
+        Traceback (most recent call last):
+            ...
+        ValueError: no table at missing.csv: give a CSV file, or NATS-Bench's topology file or folder
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -204,13 +225,23 @@ def open_table(path: str | Path) -> Table:
 
 
 def convert(source: str | Path, target: str | Path) -> int:
-    """Write NATS-Bench's file or folder as a CSV table, whole or not at all.
+    """Write NATS-Bench's file or folder as a CSV table, completely or not at all.
+
+    Args:
+        source: The path of NATS-Bench's file or folder.
+        target: The path of the table.
 
     Returns:
-        How many cells it has.
+        The number of cells.
 
     Raises:
-        ValueError: the source cannot be read, or has no cells.
+        ValueError: The source cannot be read or has no cells, or the target cannot be written.
+
+    Example:
+        >>> convert("missing.pickle.pbz2", "table.csv")
+        Traceback (most recent call last):
+            ...
+        ValueError: no NATS-Bench file or folder at missing.pickle.pbz2
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if not source.exists():
@@ -230,10 +261,10 @@ def convert(source: str | Path, target: str | Path) -> int:
 
 
 def measure(cell: Genotype) -> dict[str, float]:
-    """Millions of parameters and of multiply-accumulates per image of the benchmark's CIFAR-10 network with ``cell``.
+    """The size of the benchmark's CIFAR-10 network with a cell: its parameters, and multiply-accumulates per image.
 
     Raises:
-        ValueError: the genotype is not one of the benchmark's cells.
+        ValueError: The genotype is not one of the benchmark's cells.
 
     Example:
         >>> measure(Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))
@@ -246,7 +277,21 @@ def measure(cell: Genotype) -> dict[str, float]:
 
 
 def show(cell: Genotype, table: Table | None, console: Console) -> None:
-    """Print what is known of a cell."""
+    """Print a cell with its scores, ranks and size.
+
+    Args:
+        cell: The cell to print.
+        table: The table with the scores, or ``None``.
+        console: The console to print on.
+
+    Example:
+        >>> cell = Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+        >>> show(cell, None, Console(width=80))
+        |none~0|+|none~0|none~1|+|none~0|none~1|none~2|
+        no table: give --table PATH or set NASBENCH201_TABLE
+        parameters             0.073306 M
+        multiply-accumulates   7.783 M per image
+    """
     sizes = measure(cell)
     scores = {} if table is None else table.scores(cell)
     grid = Grid()
@@ -267,10 +312,10 @@ def show(cell: Genotype, table: Table | None, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line.
+    """Run the command line.
 
     Raises:
-        SystemExit: with 1 and one line of explanation, for bad input.
+        SystemExit: The input is bad. The exit status is 1, and one line explains it.
     """
     parser = argparse.ArgumentParser(
         prog="python -m advnas_lightning.tasks.cifar10.nasbench201", description="NAS-Bench-201 as a table."

@@ -12,16 +12,21 @@ __all__ = ["OPERATIONS", "AvgPool", "ReLUConvBN", "Zero"]
 
 
 class ReLUConvBN(nn.Sequential):
-    """ReLU, convolution without bias, BatchNorm.
+    """A ReLU, a convolution without bias and a BatchNorm.
 
     Args:
-        inputs: channels before.
-        outputs: channels after.
-        kernel: width of the kernel; the padding keeps the image's size.
-        stride: of the convolution.
-        affine: whether the BatchNorm has a learnt scale and shift.
-        running_statistics: whether it keeps running statistics for evaluation; without, every batch is normalised by
-            its own.
+        inputs: The number of channels before.
+        outputs: The number of channels after.
+        kernel: The width of the kernel. The padding keeps the image's size.
+        stride: The stride of the convolution.
+        affine: Whether the BatchNorm has a learnt scale and shift.
+        running_statistics: Whether the BatchNorm keeps running statistics for evaluation. Without them every batch is
+            normalised by its own statistics.
+
+    Example:
+        >>> block = ReLUConvBN(3, 8, 3, stride=2, affine=True, running_statistics=True)
+        >>> block(torch.zeros(2, 3, 6, 6)).shape
+        torch.Size([2, 8, 3, 3])
     """
 
     def __init__(
@@ -35,30 +40,39 @@ class ReLUConvBN(nn.Sequential):
 
 
 class AvgPool(nn.AvgPool2d):
-    """3×3 average pooling that keeps the image's size; the padding is not counted.
+    """3×3 average pooling that keeps the image's size and does not count the padding.
 
-    PyTorch's CUDA kernel gives wrong gradients, silently, where a padded image is channels-last
-    (https://github.com/pytorch/pytorch/issues/188344), and its MPS one for any such image: so beside a CPU, images are
-    laid out channel by channel for it. Without that, searches on a GPU find cells of poolings.
+    PyTorch's CUDA kernel silently gives wrong gradients where a padded image is channels-last
+    (https://github.com/pytorch/pytorch/issues/188344), and its MPS kernel does so for any such image. So on all devices
+    but a CPU, images are laid out channel by channel for it. Without that, searches on a GPU find cells of poolings.
+
+    Example:
+        >>> AvgPool()(torch.ones(1, 1, 2, 2)).flatten()
+        tensor([1., 1., 1., 1.])
     """
 
     def __init__(self) -> None:
         super().__init__(3, stride=1, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From and to ``[B, C, H, W]``, in the same memory format."""
+        """Map ``[B, C, H, W]`` to the same shape in the same memory format."""
         if x.device.type == "cpu" or x.is_contiguous():
             return super().forward(x)
         return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
 class Zero(nn.Module):
-    """Cuts the edge: zeros, whatever comes in."""
+    """The zero operation: it cuts the edge, since it returns zeros for every input.
+
+    Example:
+        >>> Zero()(torch.ones(2)), Zero.is_zero_op
+        (tensor([0., 0.]), True)
+    """
 
     is_zero_op = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros like ``x``."""
+        """Return zeros of the shape of ``x``."""
         return torch.zeros_like(x)
 
 

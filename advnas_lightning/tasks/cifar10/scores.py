@@ -1,4 +1,4 @@
-"""What NAS-Bench-201 says of the cells that a search finds."""
+"""The scores of the cells that a search finds, from the table of NAS-Bench-201."""
 
 from __future__ import annotations
 
@@ -16,29 +16,39 @@ from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, op
 
 
 class CellScores(SummaryCallback):
-    """Scores the found cells, argmax and process_best, by NAS-Bench-201's table.
+    """Scores the found cells, argmax and process_best, by the table of NAS-Bench-201.
 
-    After every epoch it logs the accuracy on CIFAR-10's test images as ``nasbench201/argmax`` and
-    ``nasbench201/process_best``; at the end it adds all the table's scores to the summary, and the paper's own result.
+    After every epoch it logs their accuracies on CIFAR-10's test images as ``nasbench201/argmax`` and
+    ``nasbench201/process_best``. At the end it adds all scores of the table to the summary, and the paper's own result.
 
     Args:
-        table: see :func:`~advnas_lightning.tasks.cifar10.nasbench201.open_table`; without one there are no scores.
-        strategy: the strategy's name in the paper's tables.
-        zero_op: whether the operation ``none`` is among the candidates: the paper's Table 4, else its Table 2.
+        table: The path of a table, see :func:`~advnas_lightning.tasks.cifar10.nasbench201.open_table`. Without one
+            there are no scores.
+        strategy: The strategy's name in the paper's tables.
+        zero_op: Whether the operation ``none`` is among the candidates, as in the paper's Table 4. Its Table 2 is
+            without it.
 
     Raises:
-        ValueError: the table cannot be read.
+        ValueError: The table cannot be read.
+
+    Example:
+        >>> from advnas_lightning import Fixed
+        >>> from advnas_lightning.tasks.cifar10.model import NASBench201
+        >>> cell = Genotype.from_nasbench201("|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|")
+        >>> search = Fixed(NASBench201(channels=1, cells=1, stages=1, zero_op=True), genotype=cell)
+        >>> CellScores().lines(search)
+        {'argmax': '|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|'}
     """
 
     column = "cifar10_test"
 
     def __init__(self, table: str | Path | None = None, *, strategy: str = "", zero_op: bool = False) -> None:
-        self._table = open_table(table) if table else None  # an empty environment variable names none
+        self._table = open_table(table) if table else None  # an empty environment variable means no table
         self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
         self._strategy = strategy
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the accuracy of both kinds of cell, as far as they and it are known."""
+        """Log the accuracy of both cells, if the cell exists and the table has its accuracy."""
         assert isinstance(pl_module, SearchStrategy)
         scores = {f"nasbench201/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
         known = {name: score[self.column] for name, score in scores.items() if self.column in score}
@@ -46,7 +56,7 @@ class CellScores(SummaryCallback):
             pl_module.log_now(known)
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
-        """Each cell as a string, with its scores, its rank, and the size of the benchmark's network with it."""
+        """Each cell as a text, with its scores, its rank, and the size of the benchmark's network with it."""
         summary: dict[str, Any] = {}
         for kind, cell in _kinds(search).items():
             found = {"arch": cell.to_nasbench201(), **measure(cell), **self._scores(cell)}
@@ -57,7 +67,7 @@ class CellScores(SummaryCallback):
         return summary
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """Each cell, its scores, and the paper's."""
+        """Each cell, its scores, and the paper's result."""
         lines = {}
         for kind, cell in _kinds(search).items():
             lines[kind] = cell.to_nasbench201()
@@ -78,5 +88,6 @@ class CellScores(SummaryCallback):
 
 
 def _kinds(search: SearchStrategy) -> dict[str, Genotype]:
+    """The found cells by kind; there may be no process-best one."""
     best = search.process_best
     return {"argmax": search.genotype(), **({} if best is None else {"process_best": best})}

@@ -1,4 +1,4 @@
-"""Mikolov's Penn Treebank as windows of contiguous streams (§5.3, Appendix E)."""
+"""Mikolov's Penn Treebank, read as windows of contiguous streams (§5.3, Appendix E)."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ ENDED = -100  # the target that cross_entropy ignores
 
 
 class Windows:
-    """A text cut into contiguous streams that are read side by side, a window at a time, always in order.
+    """A text that is cut into contiguous streams, which are read side by side, a window at a time, always in order.
 
-    The N tokens are the targets, each exactly once; their inputs are the text shifted by one, with an ``<eos>`` before
-    it. Stream k has the targets k·n … (k + 1)·n − 1 with n = ⌈N / batch_size⌉, and the last one is padded with -100.
+    Each of the N tokens is a target exactly once. The inputs are the text shifted by one, with an ``<eos>`` before it.
+    Stream k has the targets k·n … (k + 1)·n − 1 with n = ⌈N / batch_size⌉. The end is padded with -100.
 
     Args:
-        tokens: ``[N]`` token ids.
-        eos: the id of ``<eos>``.
-        batch_size: B, how many streams.
-        bptt: T, how many steps a window has; the last one may be shorter.
-        text: the name of the text, for the windows.
+        tokens: The token ids, ``[N]``.
+        eos: The id of ``<eos>``.
+        batch_size: B, the number of streams.
+        bptt: T, the number of steps of a window. The last window may be shorter.
+        text: The name of the text, which the windows carry.
 
     Raises:
-        ValueError: there are fewer tokens than streams.
+        ValueError: There are fewer tokens than streams.
 
     Example:
         >>> first, last = Windows(torch.tensor([1, 2, 3, 4, 0]), eos=0, batch_size=2, bptt=2, text="train")
@@ -65,7 +65,7 @@ class Windows:
         targets = F.pad(tokens, (0, padding), value=ENDED)
         self.inputs = inputs.view(batch_size, -1).t().contiguous()  # [n, B]
         self.targets = targets.view(batch_size, -1).t().contiguous()  # [n, B]
-        # Counted here, on the host, so that no step has to ask the device.
+        # The tokens are counted here, on the host, so that no step has to ask the device.
         self.tokens = [int((window != ENDED).sum()) for window in self.targets.split(bptt)]
 
     def __len__(self) -> int:
@@ -80,21 +80,21 @@ class Windows:
 class PennTreebank(LightningDataModule):
     r"""Penn Treebank in Mikolov's version: 10 000 words, ``<eos>`` at every line's end.
 
-    The vocabulary is the training text's, ``<eos>`` included, in order of first appearance. On several devices each
-    reads all the streams: windows follow each other, so none can be left to another rank.
+    The vocabulary consists of the words of the training text, including ``<eos>``, in order of first appearance. Of
+    several devices each one reads all the streams, since every window continues the one before it.
 
     Args:
-        root: the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt. Without it they are downloaded, once, to
+        root: The folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt. Without it they are downloaded once to
             ``$XDG_CACHE_HOME/advnas_lightning/ptb`` (``~/.cache/…``).
-        batch_size: how many contiguous streams a text is read in.
-        bptt: how many time steps a window has.
-        architecture_data: which text the architecture steps take: ``"train"``, the windows of the training text going
-            to weight and architecture steps in turn (the paper), or ``"valid"``, the validation text with a hidden
+        batch_size: The number of contiguous streams in which a text is read.
+        bptt: The number of time steps of a window.
+        architecture_data: The text of the architecture steps. With ``"train"`` the windows of the training text go to
+            weight and architecture steps in turn (the paper). With ``"valid"`` it is the validation text, with a hidden
             state of its own (DARTS).
 
     Raises:
-        ValueError: a size below 1, another ``architecture_data``, files that are missing and cannot be downloaded, a
-            text shorter than ``batch_size``, or a word that is not in the training text.
+        ValueError: An argument is invalid; files are missing and cannot be downloaded; a text is shorter than
+            ``batch_size``; or a word is not in the training text.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -128,10 +128,10 @@ class PennTreebank(LightningDataModule):
 
     @property
     def words(self) -> int:
-        """How many words the vocabulary has.
+        """The number of words in the vocabulary.
 
         Raises:
-            RuntimeError: the text has not been read.
+            RuntimeError: The text has not been read.
         """
         if not self._vocabulary:
             raise RuntimeError("no text has been read yet: call prepare_data() and setup() first")
@@ -139,14 +139,14 @@ class PennTreebank(LightningDataModule):
 
     @property
     def model_arguments(self) -> dict[str, int]:
-        """What a network for this text must be told."""
+        """The arguments that a network for this text needs."""
         return {"words": self.words}
 
     def prepare_data(self) -> None:
-        """Download what is missing.
+        """Download the files that are missing.
 
         Raises:
-            ValueError: it cannot be downloaded, or it is missing from the ``root`` that was given.
+            ValueError: A file cannot be downloaded, or it is missing from the ``root`` that was given.
         """
         missing = self._missing()
         if not missing:
@@ -155,19 +155,19 @@ class PennTreebank(LightningDataModule):
             raise self._missing_error(missing)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name in missing:  # under a temporary name until its checksum is right
+            for name in missing:  # has a temporary name until its checksum is right
                 torch.hub.download_url_to_file(f"{URL}/{name}", str(self.folder / name), hash_prefix=SHA256[name])
-        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: a wrong checksum
+        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError is raised for a wrong checksum
             raise ValueError(
                 f"cannot download PTB from {URL} ({error}): put {', '.join(self._missing())} into {self.folder}, or set"
                 " task.data.root=DIR to a folder that has them"
             ) from None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the three texts, once.
+        """Read the three texts, unless they have been read.
 
         Raises:
-            ValueError: a file is missing, a text is shorter than ``batch_size``, or a word is not in the training text.
+            ValueError: A file is missing, a text is shorter than ``batch_size``, or a word is not in the training text.
         """
         if self._windows:
             return
@@ -180,7 +180,7 @@ class PennTreebank(LightningDataModule):
         valid = _encode(self.folder / "ptb.valid.txt", vocabulary)
         test = _encode(self.folder / "ptb.test.txt", vocabulary)
         texts = {"train": train, "valid": valid, "test": test, "architecture": valid}
-        eos = vocabulary.get(EOS, 0)  # only an empty text has none, and Windows refuses that
+        eos = vocabulary.get(EOS, 0)  # only an empty text has none, and Windows refuses it
         self._windows = {
             text: Windows(tokens, eos=eos, batch_size=self.batch_size, bptt=self.bptt, text=text)
             for text, tokens in texts.items()
@@ -188,17 +188,17 @@ class PennTreebank(LightningDataModule):
         self._vocabulary = vocabulary
 
     def train_dataloader(self) -> SearchLoader:
-        """The training text, and what the architecture steps read."""
+        """The training text, and the text of the architecture steps."""
         if self.architecture_data == "train":
             return SearchLoader({"weights": self._windows["train"]}, alternate=True)
         return SearchLoader({"weights": self._windows["train"], "architecture": self._windows["architecture"]})
 
     def val_dataloader(self) -> Windows:
-        """The validation text."""
+        """The windows of the validation text."""
         return self._windows["valid"]
 
     def test_dataloader(self) -> Windows:
-        """The test text."""
+        """The windows of the test text."""
         return self._windows["test"]
 
     def _missing(self) -> list[str]:
@@ -212,6 +212,7 @@ class PennTreebank(LightningDataModule):
 
 
 def _read(path: Path) -> list[str]:
+    """The words of a text, with an ``<eos>`` at the end of each line."""
     words: list[str] = []
     try:
         with path.open(encoding="utf-8") as lines:
@@ -226,7 +227,7 @@ def _read(path: Path) -> list[str]:
 
 
 def _encode(path: Path, vocabulary: dict[str, int]) -> Tensor:
-    """Token ids ``[N]``."""
+    """The token ids of a text, ``[N]``."""
     try:
         return torch.tensor([vocabulary[word] for word in _read(path)])
     except KeyError as error:

@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class _Gated(nn.Module):
-    """y = x + c ∘ (act(u) − x), all ``[B, H]``."""
+    """A candidate with the activation act: y = x + c ∘ (act(u) − x), all ``[B, H]``."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Gated(nn.Module):
 
 
 class _GatedZero(nn.Module):
-    """The same with act ≡ 0: y = (1 − c) ∘ x. The edge is not cut, but it is Appendix B's zero operation."""
+    """The candidate with act ≡ 0: y = (1 − c) ∘ x. It does not cut the edge, but is Appendix B's zero operation."""
 
     is_zero_op = True
 
@@ -42,40 +42,42 @@ class _GatedZero(nn.Module):
 
 
 class RecurrentLM(nn.Module):
-    """Embedding, a recurrent cell with a searchable activation on every edge, and a linear decoder; weights not tied.
+    """An embedding, a recurrent cell with a searchable activation on every edge, and a linear decoder.
 
-    One time step, of the embedded token x and the hidden state h (§5.3, Appendix E), with N = ``nodes``::
+    The weights of embedding and decoder are not tied. One time step, of the embedded token x and the hidden state h, is
+    as follows (§5.3, Appendix E), with N = ``nodes``::
 
         c_in = σ(W_c [x; h]),  x_0 = h + c_in ∘ (tanh(W_h [x; h]) − h)
         edge i->j:  c = σ(W_c x_i),  y = x_i + c ∘ (act(W_h x_i) − x_i)
         node x_j = mean of the y of its edges i->j, 0 ≤ i < j ≤ N;  h' = mean of x_1 … x_N
 
-    An edge's matrices are its own, and shared by its candidates: these differ in ``act`` alone and have no parameters.
-    The edges are named and ordered ``0->1, 0->2, 1->2, 0->3, …``.
+    Every edge has matrices of its own, which its candidates share: candidates differ only in ``act`` and have no
+    parameters. The edges are named and ordered ``0->1, 0->2, 1->2, 0->3, …``.
 
-    Matrices that are multiplied with the same vector lie in one parameter, the W_c above the W_h:
+    Matrices that are multiplied by the same vector are parts of one parameter, the W_c above the W_h:
 
     * ``input_weight`` ``[2H, embedding_size]`` and ``hidden_weight`` ``[2H, H]``: the two parts of [x; h];
     * ``node_weights[i]`` ``[2(N − i)H, H]``: W_c of the edges i->i+1 … i->N, then their W_h in the same order.
 
-    Departure from the paper, which is silent about hidden states that grow without bound: a state whose norm passes
-    ``hidden_max_norm`` is rescaled to it, as in ENAS. ``hidden_max_norm=None`` switches that off.
+    There is one departure from the paper, which does not mention hidden states that grow without bound: a state whose
+    norm exceeds ``hidden_max_norm`` is rescaled to it, as in ENAS. ``hidden_max_norm=None`` switches that off.
 
     Args:
-        words: size of the vocabulary.
-        embedding_size: width of the embedding.
-        hidden_size: H, width of the hidden state.
-        nodes: N, how many intermediate nodes the cell has.
-        dropout: probability on the embedding and on the cell's output; the hidden state is carried without it.
-        hidden_max_norm: largest norm of a stream's hidden state between time steps, or ``None``.
-        candidates: what every edge chooses its activation from: identity, tanh, sigmoid, relu, zero.
+        words: The number of words in the vocabulary.
+        embedding_size: The width of the embedding.
+        hidden_size: H, the width of the hidden state.
+        nodes: N, the number of intermediate nodes of the cell.
+        dropout: The probability of dropout on the embedding and on the cell's output. The hidden state is carried
+            without it.
+        hidden_max_norm: The largest norm of a stream's hidden state between time steps, or ``None``.
+        candidates: The activations that every edge chooses from, of identity, tanh, sigmoid, relu and zero.
 
     Raises:
-        ValueError: a size below 1, a probability outside [0, 1), a norm that is not positive, or candidates that are
+        ValueError: A size is below 1, the probability is outside [0, 1), the norm is not positive, or candidates are
             unknown, repeated or missing.
 
     Example:
-        >>> from advnas_lightning.space import Genotype
+        >>> from advnas_lightning import Genotype
         >>> supernet = RecurrentLM(words=10, embedding_size=4, hidden_size=6, nodes=2)
         >>> list(supernet.edges)
         ['0->1', '0->2', '1->2']
@@ -127,20 +129,20 @@ class RecurrentLM(nn.Module):
         nn.init.zeros_(self.decoder.bias)
 
     def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Predict every token's successor.
+        """Predict the word after every token.
 
         Args:
-            tokens: ``[T, B]`` token ids.
-            hidden: ``[B, H]``, the state that an earlier window ended with; zero without it.
+            tokens: The token ids, ``[T, B]``.
+            hidden: The state ``[B, H]`` at the end of the earlier window. Without it the state is zero.
 
         Returns:
-            Logits ``[T, B, words]``, and the state ``[B, H]`` for the window that follows.
+            The logits ``[T, B, words]``, and the state ``[B, H]`` for the window that follows.
         """
         embedded = self.dropout(self.embedding(tokens))  # [T, B, embedding_size]
         if hidden is None:
             hidden = embedded.new_zeros(tokens.shape[1], self.hidden_size)
         outputs = []
-        # All that does not depend on the state is multiplied for all time steps at once.
+        # The products that do not depend on the state are computed for all time steps at once.
         for from_input in F.linear(embedded, self.input_weight):  # [B, 2H]
             output = self._cell(from_input, hidden)  # [B, H]
             outputs.append(output)
@@ -148,18 +150,18 @@ class RecurrentLM(nn.Module):
         return self.decoder(self.dropout(torch.stack(outputs))), hidden
 
     def count_parameters(self) -> int:
-        """Parameters as the paper's table counts them, of the search's network or of a discrete one.
+        """The number of parameters as the paper's Table 3 counts them, of the search's network or of a discrete one.
 
-        Embedding, decoder and the cell's matrices, without biases; an edge whose operation is zero counts none of its
-        own (Table 3): 7.44 M by default.
+        These are the embedding, the decoder and the cell's matrices without biases. The matrices of an edge whose
+        operation is zero are not counted. The default network has 7.44 M.
         """
         shared = [self.embedding.weight, self.decoder.weight, self.input_weight, self.hidden_weight]
         active = sum(not getattr(edge, "is_zero_op", False) for edge in self.edges.values())
         return sum(weight.numel() for weight in shared) + active * 2 * self.hidden_size**2
 
     def _cell(self, from_input: Tensor, hidden: Tensor) -> Tensor:
-        """One step: h' ``[B, H]`` of the input's products ``[B, 2H]`` and the state ``[B, H]``."""
-        # Under autocast all products come in half precision, mixtures of candidates too: the states stay as they were.
+        """Compute h' ``[B, H]`` from the products of the input ``[B, 2H]`` and the state ``[B, H]``."""
+        # Under autocast all products and mixtures are in half precision, but the states keep their own.
         c, u = torch.addmm(from_input, hidden, self.hidden_weight.t()).to(hidden.dtype).chunk(2, -1)  # [B, H] each
         x = torch.lerp(hidden, u.tanh(), c.sigmoid())
         nodes: list[Tensor] = []
@@ -175,11 +177,11 @@ class RecurrentLM(nn.Module):
         return _mean(nodes)
 
     def _limit(self, hidden: Tensor) -> Tensor:
-        """Rescale the states ``[B, H]`` whose norm passes ``hidden_max_norm``."""
+        """Rescale the states ``[B, H]`` whose norm exceeds ``hidden_max_norm``."""
         if self.hidden_max_norm is None:
             return hidden
         norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)  # [B, 1]
-        # Clamping the norm, not the ratio: a state of zeros has a norm without a reciprocal.
+        # The norm is clamped and not the ratio, since the norm of a state of zeros has no reciprocal.
         return hidden * (self.hidden_max_norm / norm.clamp(min=self.hidden_max_norm)).to(hidden.dtype)
 
 

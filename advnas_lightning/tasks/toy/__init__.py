@@ -1,4 +1,4 @@
-"""The toy task (§5.1): a student searches its teacher's filters."""
+"""The toy task (§5.1), in which a student searches for the filters of its teacher."""
 
 from advnas_lightning.tasks.toy.data import TeacherData
 from advnas_lightning.tasks.toy.model import ToyNetwork

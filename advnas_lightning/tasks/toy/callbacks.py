@@ -1,4 +1,4 @@
-"""What a search of the toy task reports: its test curve, and how much of the teacher it has found."""
+"""Callbacks of the toy task: the curve of the test loss, and the number of edges that equal the teacher's."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ class PeriodicTest(Callback):
     The batches are the data module's ``test_batch(index)``.
 
     Args:
-        every_n_batches: how often.
+        every_n_batches: The interval between two tests in training batches.
 
     Raises:
-        ValueError: not a positive whole number.
+        ValueError: ``every_n_batches`` is not a positive whole number.
+
+    Example:
+        >>> PeriodicTest(every_n_batches=20).every_n_batches
+        20
     """
 
     def __init__(self, every_n_batches: int = 10) -> None:
@@ -32,7 +36,7 @@ class PeriodicTest(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate, if it is time."""
+        """Evaluate the arg max if a test is due."""
         assert isinstance(pl_module, SearchStrategy)
         batches = pl_module.clock.batches
         if batches % self.every_n_batches:
@@ -45,13 +49,25 @@ class PeriodicTest(Callback):
 
 
 class TeacherComparison(SummaryCallback):
-    """Counts the edges that equal the teacher's, on the toy task."""
+    """Counts the edges whose candidate equals the teacher's.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from advnas_lightning import Fixed
+        >>> from advnas_lightning.tasks.toy.data import TeacherData
+        >>> from advnas_lightning.tasks.toy.model import ToyNetwork
+        >>> data = TeacherData(nodes=2, candidates=2, batch_size=1)
+        >>> comparison, found = TeacherComparison(), Fixed(ToyNetwork(nodes=2, candidates=2), genotype=data.teacher)
+        >>> comparison.setup(SimpleNamespace(datamodule=data), found, "fit")
+        >>> comparison.lines(found)
+        {'edges right': '2 of 2'}
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the teacher.
+        """Take the teacher from the data module.
 
         Raises:
-            MisconfigurationException: the student has other edges or candidates.
+            MisconfigurationException: The student has other edges or candidates than the teacher.
         """
         self._teacher: Genotype = trainer.datamodule.teacher  # type: ignore[attr-defined]
         assert isinstance(pl_module, SearchStrategy)
@@ -61,7 +77,7 @@ class TeacherComparison(SummaryCallback):
             raise MisconfigurationException(f"the teacher is not of the student's space: {error}") from None
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
-        """How many edges there are, and are right."""
+        """The number of edges, and the numbers of those that equal the teacher's."""
         return {
             "edges_right": sum(self._right(search.genotype(search.selected))),
             "argmax/edges_right": sum(self._right(search.genotype())),
@@ -69,13 +85,14 @@ class TeacherComparison(SummaryCallback):
         }
 
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
-        """The teacher's choice, and whether it was found."""
+        """The teacher's choice, and a mark where it was found."""
         marks = ["✓" if right else "" for right in self._right(search.genotype(search.selected))]
         return {"teacher": list(self._teacher.values()), "": marks}
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """The count."""
+        """The number of edges of the selected architecture that equal the teacher's."""
         return {"edges right": f"{sum(self._right(search.genotype(search.selected)))} of {len(self._teacher)}"}
 
     def _right(self, found: Genotype) -> list[bool]:
+        """Whether each edge equals the teacher's."""
         return [found[edge] == candidate for edge, candidate in self._teacher.items()]

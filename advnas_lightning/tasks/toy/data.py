@@ -15,26 +15,29 @@ from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.tasks.toy.model import SIZE, ToyNetwork
 from advnas_lightning.validate import check_int
 
-CHUNK = 20  # batches that are made at once
+CHUNK = 20  # the number of batches that are made at once
 
 
 class TeacherData(LightningDataModule):
-    """Fresh batches in every step: images of U[−1, 1] with the outputs of a teacher whose architecture a* is uniform.
+    """Gives a new batch in every step: images of U[−1, 1] with the outputs of a teacher network.
 
-    The teacher is the network of ``seed`` with one candidate per edge; a student built with the same seed has the same
-    weights. Only architecture batches are given: nothing but θ is trained. Every batch follows from the seed and its
-    place in the run.
+    The teacher is the network of ``seed`` with one candidate per edge, and its architecture a* is drawn uniformly. A
+    student that is built with the same seed has the same weights. There are batches for architecture steps only, since
+    nothing but θ is trained. Every batch is determined by the seed and by its place in the run.
 
     Args:
-        batch_size: images per batch.
-        batches: batches per epoch.
-        test_batches: batches of an evaluation.
-        nodes: as in :class:`ToyNetwork`.
-        candidates: as in :class:`ToyNetwork`.
-        seed: of the network, the teacher and the batches.
+        batch_size: The number of images per batch.
+        batches: The number of batches per epoch.
+        test_batches: The number of batches of an evaluation.
+        nodes: The number of nodes, as in :class:`ToyNetwork`.
+        candidates: The number of filters per edge, as in :class:`ToyNetwork`.
+        seed: The seed of the network, the teacher and the batches.
 
     Attributes:
-        teacher: the architecture a* that a search should find.
+        teacher: The architecture a* that a search should find.
+
+    Raises:
+        ValueError: A number is not a whole number of at least 1.
 
     Example:
         >>> data = TeacherData(batch_size=4, seed=1)
@@ -68,24 +71,26 @@ class TeacherData(LightningDataModule):
         generator = _generator(seed, "teacher")
         self.teacher: Genotype = space.genotype(torch.randint(candidates, (nodes,), generator=generator).tolist())
         self._network = self.teacher.apply(network)
-        self._chunks: dict[str, tuple[int, tuple[Tensor, Tensor]]] = {}  # by purpose, the last one with its number
+        self._chunks: dict[
+            str, tuple[int, tuple[Tensor, Tensor]]
+        ] = {}  # the last chunk of each purpose, with its number
 
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
-        """Batches for the architecture steps."""
+        """The batches of the architecture steps."""
         sampler = _Consecutive(self.batches)
         dataset = _Batches(partial(self._batch, "train"), self.batches)
         return {"architecture": DataLoader(dataset, batch_size=None, sampler=sampler)}
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches for the evaluation at the end of each epoch."""
+        """The batches of the evaluation at the end of each epoch."""
         return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches that no search has seen."""
+        """The batches of a test, which no search has seen."""
         return self._evaluation("test")
 
     def test_batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Test batch by number; the test loader has the first ``test_batches``, and there is no last one."""
+        """The test batch of any number from 0; the test loader gives the first ``test_batches`` of them."""
         return self._batch("test", index)
 
     def _evaluation(self, purpose: str) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -93,7 +98,7 @@ class TeacherData(LightningDataModule):
         return DataLoader(dataset, batch_size=None, sampler=range(self.test_batches))
 
     def _batch(self, purpose: str, index: int) -> tuple[Tensor, Tensor]:
-        # The teacher is so small that calling it costs more than its arithmetic, so batches are made in chunks.
+        # Batches are made in chunks, since a call of so small a teacher costs more than its arithmetic.
         number, place = divmod(index, CHUNK)
         if purpose not in self._chunks or self._chunks[purpose][0] != number:
             self._chunks[purpose] = number, self._make_chunk(purpose, number)
@@ -109,7 +114,7 @@ class TeacherData(LightningDataModule):
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Whole batches by index: as many as an epoch has, for samplers that the trainer puts in, and ever more beyond."""
+    """Whole batches by index. The length is that of an epoch, for samplers that the trainer adds; any index works."""
 
     def __init__(self, make: partial[tuple[Tensor, Tensor]], length: int) -> None:
         self.make, self.length = make, length
@@ -122,13 +127,13 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Consecutive(Sampler[int]):
-    """Epoch e gives the indices that follow those of epoch e − 1, also in a resumed run."""
+    """Gives in epoch e the indices that follow those of epoch e − 1, also in a resumed run."""
 
     def __init__(self, length: int) -> None:
         self.length, self.epoch = length, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch."""
+        """Set the epoch, which the trainer does at the start of each one."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -139,6 +144,6 @@ class _Consecutive(Sampler[int]):
 
 
 def _generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """Independent streams for each purpose and index."""
+    """A generator with an independent stream for each purpose and index."""
     number = {"teacher": 0, "train": 1, "val": 2, "test": 3}[purpose]
     return torch.Generator().manual_seed((seed * 4 + number) * 1_000_003 + index)

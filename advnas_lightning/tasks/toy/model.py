@@ -1,4 +1,4 @@
-"""The teacher's and the student's network of the toy task (§5.1)."""
+"""The network of the toy task, for the teacher and the student (§5.1)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from advnas_lightning.space.mixed_op import MixedOp
 
 SIZE, KERNEL, STRIDE = 13, 7, 2
-PLACES = ((SIZE - KERNEL) // STRIDE + 1) ** 2  # 16, where a filter is applied
+PLACES = ((SIZE - KERNEL) // STRIDE + 1) ** 2  # the number of places at which a filter is applied: 16
 
 
 class Filter(nn.Module):
-    """A fixed 7×7 convolution with stride 2 of 13×13 images, as one matrix product.
+    """A fixed 7×7 convolution with stride 2 of 13×13 images, computed as one matrix product.
 
-    So small a convolution is slow on a CPU, and the filter never changes.
+    The filter never changes, and so small a convolution would be slow on a CPU.
 
     Args:
-        kernel: ``[7, 7]``.
+        kernel: The filter, ``[7, 7]``.
 
     Example:
         >>> Filter(torch.ones(7, 7))(torch.ones(2, 169))[0, 0]
@@ -31,21 +31,21 @@ class Filter(nn.Module):
         self.matrix = nn.Parameter(matrix.contiguous(), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From ``[B, 169]`` to ``[B, 16]``."""
+        """Map images ``[B, 169]`` to ``[B, 16]``."""
         return nn.functional.linear(images, self.matrix)
 
 
 class ToyNetwork(nn.Module):
-    """Nodes that each see the input through one of several fixed filters; the output is their mean (§5.1).
+    """A network whose nodes each see the input through one of several fixed filters; the output is their mean (§5.1).
 
     Edge i leads from the input to node i. Its candidates are 7×7 filters with stride 2 and one output channel on a
-    13×13 image; then tanh, after the mixing of Eq. (1); then a fixed 4×4 convolution to one number. All weights are
-    normal with deviation 1/√fan_in, biases are zero (so there are none), and nothing is trained but θ.
+    13×13 image. The mixing of Eq. (1) is followed by tanh and by a fixed 4×4 convolution to one number. All weights are
+    normal with deviation 1/√fan_in. There are no biases, since the paper's are zero. Nothing is trained but θ.
 
     Args:
-        nodes: how many nodes and edges.
-        candidates: filters per edge.
-        seed: of the weights; two networks of one seed are equal.
+        nodes: The number of nodes, and of edges.
+        candidates: The number of filters per edge.
+        seed: The seed of the weights. Two networks with the same seed are equal.
 
     Example:
         >>> from advnas_lightning import SearchSpace
@@ -68,7 +68,7 @@ class ToyNetwork(nn.Module):
         self.heads = nn.Parameter(heads.flatten() / nodes, requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From ``[B, 1, 13, 13]`` to ``[B]``."""
+        """Map images ``[B, 1, 13, 13]`` to outputs ``[B]``."""
         images = images.flatten(1)
         nodes = torch.cat([edge(images) for edge in self.edges], -1).tanh()  # [B, nodes * places]
         return nodes @ self.heads
