@@ -165,7 +165,7 @@ class Adapter:
         own = vars(module).get("log")  # a copy that was made within a hook has its class's
         if isinstance(own, _Redirection):
             yield
-        elif is_overridden("log", module):
+        elif is_overridden("log", module) and not self._is_silent():
             with logs_as(module, module.trainer.lightning_module):
                 yield
         else:
