@@ -33,7 +33,7 @@ def entropy(log_p: Tensor) -> Tensor:
         >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()) / math.log(2)
         tensor(0.5000)
     """
-    return (log_p.exp() * -log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean().clamp(min=0)  # rounding gives no −0
+    return (log_p.exp() * -log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean().clamp(min=0)  # avoids −0
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

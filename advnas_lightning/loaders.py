@@ -49,7 +49,7 @@ class SearchLoader(CombinedLoader):
                 f'a search trains on {{"weights": loader, "architecture": loader}}, not on {given}: name them so'
             )
         for key, loader in loaders.items():
-            if isinstance(loader, list | tuple | dict):  # to Lightning that is a collection of loaders
+            if isinstance(loader, list | tuple | dict):  # Lightning takes it for a collection
                 raise MisconfigurationException(
                     f"the {key} loader is a {type(loader).__name__}: give one DataLoader, or another single iterable"
                 )

@@ -106,7 +106,7 @@ class EpochLines(ProgressBar):
         values = {
             "step": str(pl_module.clock.batches),
             **{name: f"{value:.4g}" for name, value in trainer.callback_metrics.items()},
-            "entropy": f"{pl_module.entropy:.4g}",  # the search logs it after its callbacks' turn
+            "entropy": f"{pl_module.entropy:.4g}",  # the search logs it after its callbacks have run
             "cell": cell(pl_module),
         }
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -31,7 +31,7 @@ class Stopwatch(Callback):
         return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start to count the seconds."""
+        """Start counting the seconds."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,7 +40,7 @@ class Stopwatch(Callback):
         pl_module.log_now({"seconds": self.seconds}, prog_bar=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop to count, and keep the seconds so far."""
+        """Stop counting, and keep the seconds so far."""
         self._before, self._started = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:

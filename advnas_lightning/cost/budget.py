@@ -171,7 +171,7 @@ class ArchitectureCost(nn.Module):
                 self.table[edge, : len(row)] = torch.tensor(list(row.values()))
             self._end_measuring()
 
-    # -- the four verbs of a term of the search's objective ------------------------------------------------------------
+    # -- what a search needs of a term of its objective ----------------------------------------------------------------
 
     @property
     def slope(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parameters of candidates that stay in host memory, and what DDP, GradScaler and the device then cannot do alone."""
+"""Parameters of candidates that stay in host memory, and the work that DDP and GradScaler do not do for them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OffloadedWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # Each parameter once, and in the same order on all ranks.
+        # Each parameter is here once, in the same order on all ranks.
         self.parameters = dict.fromkeys(
             parameter for op in mixed_ops(model) for parameter in op.candidates.parameters()
         )

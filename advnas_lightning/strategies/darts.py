@@ -52,7 +52,7 @@ class DARTS(SearchStrategy):
 
     @property
     def is_resumable(self) -> bool:
-        """False also between the two batches of a pair, since the second one's step looks ahead on the first one."""
+        """Whether a checkpoint can be resumed; with ``second_order`` not between the two batches of a pair."""
         pair = self.second_order and self.searching and self._alternates()
         return super().is_resumable and not (pair and (self.clock.batch_idx + 1) % 2)
 
