@@ -3,11 +3,14 @@
 import functools
 import importlib.metadata
 import logging
+import os
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -28,6 +31,21 @@ def _scan_packages_once() -> Iterator[None]:
         cached = functools.cache(importlib.metadata.entry_points)
         patch.setattr("lightning.fabric.utilities.registry.entry_points", cached, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _on_its_own() -> Iterator[None]:
+    """A test begins with the same random numbers and settings whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.strategies import SearchStrategy
 from advnas_lightning.tasks.cifar10.scores import CellScores
 from tests.support.command_line import write_images, write_ptb
+from tests.support.speed import slow_but
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -51,9 +53,12 @@ def test_the_groups_are_what_the_readme_says() -> None:
     assert members("launcher") == ["joblib", "ray", "submitit_local", "submitit_slurm"]
 
 
-@pytest.mark.parametrize("preset", members("preset"))
-@pytest.mark.parametrize("task", members("task"))
-@pytest.mark.parametrize("strategy", members("strategy"))
+EVERYWHERE = list(itertools.product(members("strategy"), members("task"), members("preset")))
+# each strategy, each task and each preset, but not all of them with each other
+QUICK = [each for each in EVERYWHERE if each[0] in ("parsec", "fixed") or each[1:] == ("ptb", "paper")]
+
+
+@pytest.mark.parametrize(("strategy", "task", "preset"), slow_but(EVERYWHERE, QUICK))
 def test_strategy_task_preset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, task: str, preset: str
 ) -> None:

@@ -19,13 +19,14 @@ import torch
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from tests.support.ends_of_runs import assert_same_end, checkpoint, steps
+from tests.support.speed import slow_but
 
 STRATEGIES = [
     "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
 ]  # fmt: skip
 SMALL = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}
 EVERYWHERE = [(strategy, task) for strategy in STRATEGIES for task in SMALL]
-QUICK = [("advantage", "toy"), ("advantage", "ptb"), ("advantage", "cifar10"), ("darts", "ptb"), ("gdas", "toy")]
+QUICK = [("gdas", "toy"), ("darts", "ptb"), ("advantage", "cifar10")]
 MANY_CHECKPOINTS = "checkpoint.every_n_steps=1"
 
 
@@ -66,10 +67,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     assert process.poll() is None, process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("strategy", "task"),
-    [pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow) for each in EVERYWHERE],
-)
+@pytest.mark.parametrize(("strategy", "task"), slow_but(EVERYWHERE, QUICK))
 def test_every_strategy_goes_on_within_an_epoch_of_every_task(
     strategy: str, task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
+from tests.support.speed import slow_but
 
 STRATEGIES = [
     "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
@@ -38,6 +39,17 @@ OPTIONS = [
 RUNS = [
     *((task, *run) for task in ("toy", "ptb") for run in [*((name, None) for name in STRATEGIES), *OPTIONS]),
     *(("cifar10", name, None) for name in STRATEGIES),
+    ("cifar10", "proxylessnas", "strategy.gates=binary"),
+    ("cifar10", "darts", "strategy.second_order=true"),
+]
+# each strategy once, each task with each kind of draw, and each kind of option
+QUICK = [
+    *(("toy", name, None) for name in STRATEGIES),
+    ("toy", "advantage", "preset=authors_code"),
+    ("ptb", "darts", None),
+    ("ptb", "parsec", "preset=authors_code"),
+    ("ptb", "advantage", "strategy.advantage=exact"),
+    ("cifar10", "advantage", None),
     ("cifar10", "proxylessnas", "strategy.gates=binary"),
     ("cifar10", "darts", "strategy.second_order=true"),
 ]
@@ -127,7 +139,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert str(run.relative_to(folder)) in printed
 
 
-@pytest.mark.parametrize(("task", "strategy", "option"), RUNS)
+@pytest.mark.parametrize(("task", "strategy", "option"), slow_but(RUNS, QUICK))
 def test_every_strategy_and_option_on_every_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, strategy: str, option: str | None
 ) -> None:
@@ -193,11 +205,11 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         (["trainer.max_epohcs=3"], "max_epohcs"),
         (["sede=1"], "sede"),
         (["seed=one"], "one"),
-        (["strategy.gamma=fast"], "gamma='fast'"),
-        (["strategy.zero_op=worst"], "zero_op='worst'"),
-        (["task.data.batches=-1"], "batches=-1"),
+        pytest.param(["strategy.gamma=fast"], "gamma='fast'", marks=pytest.mark.slow),
+        pytest.param(["strategy.zero_op=worst"], "zero_op='worst'", marks=pytest.mark.slow),
+        pytest.param(["task.data.batches=-1"], "batches=-1", marks=pytest.mark.slow),
         (["trainer.max_epochs=many"], "many"),
-        (["task.optimization.warmup_epochs=soon"], "warmup_epochs='soon'"),
+        pytest.param(["task.optimization.warmup_epochs=soon"], "warmup_epochs='soon'", marks=pytest.mark.slow),
         (["task.optimization.architecture_optimizer.lr=-1"], "-1"),
         (["trainer.accelerator=abacus"], "abacus"),
         (["select=best"], "select='best'"),
@@ -209,11 +221,11 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         (["strategy=fixed", "strategy.genotype=wrong.json"], "filter99"),
         ([*SMALL_CIFAR10, "task.data.root=nowhere"], "nowhere has neither cifar-10-batches-py nor train/<class>/*"),
         ([*SMALL_CIFAR10, "task.data.root=images/train"], "images/train has neither"),
-        ([*SMALL_CIFAR10, "task.data.split=half"], "split='half'"),
-        ([*SMALL_CIFAR10, "task.data.batch_size=2.5"], "batch_size=2.5"),
-        ([*SMALL_CIFAR10, "task.data.seed=one"], "seed='one'"),
+        pytest.param([*SMALL_CIFAR10, "task.data.split=half"], "split='half'", marks=pytest.mark.slow),
+        pytest.param([*SMALL_CIFAR10, "task.data.batch_size=2.5"], "batch_size=2.5", marks=pytest.mark.slow),
+        pytest.param([*SMALL_CIFAR10, "task.data.seed=one"], "seed='one'", marks=pytest.mark.slow),
         ([*SMALL_CIFAR10, "task.data.root=mixed"], "task.data.image_size="),
-        ([*SMALL_CIFAR10, "task.model.cells=0"], "cells=0"),
+        pytest.param([*SMALL_CIFAR10, "task.model.cells=0"], "cells=0", marks=pytest.mark.slow),
         ([*SMALL_CIFAR10, "task.table=nowhere.csv"], "no table at nowhere.csv"),
         ([*SMALL_CIFAR10, "task.table=text/ptb.test.txt"], "text/ptb.test.txt, line 1"),
         ([*SMALL_CIFAR10, "task/training=imagenet"], "task/training/imagenet"),
@@ -454,7 +466,7 @@ def test_the_small_experiment_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert cells == set(itertools.product("012", repeat=2))  # three in each of three stages
 
 
-@pytest.mark.parametrize("strategy", ["advantage", "parsec", "darts"])
+@pytest.mark.parametrize("strategy", slow_but(["advantage", "parsec", "darts"], ["advantage"]))
 def test_mixed_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     launch(monkeypatch, *SMALL_CIFAR10, f"strategy={strategy}", "trainer.precision=bf16-mixed")
     run = only_run(folder)
@@ -466,7 +478,7 @@ def test_mixed_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert not torch.equal(weights["theta"], torch.ones_like(weights["theta"]))
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", slow_but(["bf16-true", "64-true"], ["bf16-true"]))
 def test_true_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     launch(monkeypatch, *SMALL_CIFAR10, f"trainer.precision={precision}")
     assert math.isfinite(read(only_run(folder), "summary.json")["test/loss"])

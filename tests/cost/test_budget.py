@@ -15,10 +15,11 @@ from lightning import Trainer
 from torch import Tensor
 
 from advnas_lightning import ENAS, NASP, ArchitectureCost, SearchStrategy, functional
-from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.engine.clock import SearchClock
 from tests.support.linear_space import every_choice
 from tests.support.measured import BATCH, measured
 from tests.support.small_search import STRATEGIES
+from tests.support.speed import slow_but
 
 Make = Callable[..., SearchStrategy]
 SEARCHING = [name for name, (kind, _) in STRATEGIES.items() if kind.searches]
@@ -121,7 +122,11 @@ def test_the_dual_ascent_is_the_stated_one(make_search: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "parsec"]
+    "name",
+    slow_but(
+        ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "parsec"],
+        ["advantage", "enas", "darts"],  # θ and a controller, one candidate at a time and all of them
+    ),
 )
 def test_a_budget_is_met(
     name: str, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
@@ -182,7 +187,7 @@ class Spendthrift:
         return functional.softmax_vjp(self.probs, -0.1 * self.cost.table / self.cost.table.amax(-1).sum())
 
 
-@pytest.mark.parametrize("lr", [0.005, 0.1])
+@pytest.mark.parametrize("lr", slow_but([0.005, 0.1], [0.1]))
 def test_a_budget_is_used_up_without_swings(
     lr: float, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:
@@ -197,7 +202,7 @@ def test_a_budget_is_used_up_without_swings(
     assert worst[0] > 0.05
 
 
-@pytest.mark.parametrize("name", SEARCHING)
+@pytest.mark.parametrize("name", slow_but(SEARCHING, [name for name in SEARCHING if "-" not in name]))
 def test_a_penalty_that_outweighs_the_loss_finds_the_cheapest_architecture(
     name: str, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from advnas_lightning import (
     SearchStrategy,
 )
 from tests.support.classifier import GENOTYPE, Classifier, Wrap, as_it_is, assert_same_state, block, make, search_of
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -48,9 +50,21 @@ def compiling(how: str, backend: str) -> Wrap:
     return wrap
 
 
-@pytest.mark.parametrize("kind", [AdvantageNAS, ProxylessNAS, DARTS])  # one, two and all candidates at a time
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("how", ["wrapped", "in place"])
+@pytest.mark.parametrize(
+    ("how", "backend", "kind"),
+    slow_but(
+        itertools.product(
+            ["wrapped", "in place"],
+            ["eager", "aot_eager"],
+            [AdvantageNAS, ProxylessNAS, DARTS],  # one, two and all candidates at a time
+        ),
+        [
+            ("in place", "aot_eager", AdvantageNAS),
+            ("wrapped", "eager", ProxylessNAS),
+            ("wrapped", "aot_eager", DARTS),
+        ],
+    ),
+)
 def test_compiled_candidates_are_searched_as_others_are(
     how: str, backend: str, kind: type[SearchStrategy], train: Make, compiler: Callable[[], int]
 ) -> None:

@@ -24,7 +24,8 @@ from advnas_lightning.space.offload import WaitingCopies
 from benchmarks.offload import peak
 from benchmarks.software_device import DEVICE, Memory, OnDevice, on_device, software_device
 from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
-from tests.support.small_search import CLASSES, FEATURES, SmallNet
+from tests.support.small_search import CLASSES, FEATURES, SAME_ENGINE, STRATEGIES, SmallNet
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -57,6 +58,13 @@ def check(name: str, make_search: Make, make_loaders: Make, fit: Make, assert_sa
             torch.testing.assert_close(with_it[0][key], value, rtol=1e-6, atol=1e-6)  # the LSTM of ENAS: other kernels
 
 
+@pytest.mark.parametrize(
+    "engine",
+    slow_but(
+        [name for name in STRATEGIES if name not in SAME_ENGINE],
+        ["advantage", "counterfactual", "enas", "proxylessnas", "darts-second_order"],
+    ),
+)
 def test_the_numbers_are_those_of_a_search_without(
     engine: str, make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
 ) -> None:
