@@ -1,11 +1,11 @@
-"""The peak memory of one architecture step, with few and with many candidates per edge.
+"""Measures the peak memory of one architecture step, with few and with many candidates per edge.
 
     python -m benchmarks.memory [--cells N] [--batch-size N] [--candidates N N …]
 
-Prints, for single-path strategies (AdvantageNAS, CounterfactualNAS) and a dense one (DARTS) on CIFAR-10's network with
-3×3 convolutions of equal width as candidates, how much memory the step needs beside what was there before it: the
-network and its parameters. Each measurement is a process of its own; on a GPU it is the allocator's peak, else the
-process's.
+It compares single-path strategies (AdvantageNAS, CounterfactualNAS) with a dense one (DARTS) on CIFAR-10's network. The
+candidates are 3×3 convolutions of equal width. The printed memory is what the step needs in addition to the network and
+its parameters. Each measurement runs in a process of its own. On a GPU it is the peak of PyTorch's allocator, and
+otherwise the peak of the process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ STRATEGIES = {"advantage": AdvantageNAS, "counterfactual": CounterfactualNAS, "d
 
 
 def conv(channels: int) -> torch.nn.Module:
-    """A candidate."""
+    """A candidate operation, which is a 3×3 convolution."""
     return ReLUConvBN(channels, channels, 3, affine=False, running_statistics=False)
 
 
 def step_memory(name: str, candidates: int, cells: int, batch_size: int) -> float:
-    """MiB that one evaluation of an architecture step takes at its peak."""
+    """The peak memory in MiB of the evaluation in one architecture step."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +43,7 @@ def step_memory(name: str, candidates: int, cells: int, batch_size: int) -> floa
     search.to(device)
     batch = (torch.randn(batch_size, 3, 32, 32, device=device), torch.randint(10, (batch_size,), device=device))
     small = (batch[0][:2], batch[1][:2])
-    search.evaluate_draws(small)  # what libraries set up once
+    search.evaluate_draws(small)  # lets the libraries do what they do only once
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -56,7 +56,7 @@ def step_memory(name: str, candidates: int, cells: int, batch_size: int) -> floa
 
 
 def resident_peak() -> int:
-    """The process's largest size so far, in bytes."""
+    """The largest size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -64,7 +64,7 @@ def resident_peak() -> int:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=1, help="per stage")
+    parser.add_argument("--cells", type=int, default=1, help="cells per stage")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--candidates", type=int, nargs="+", default=[4, 32])
     arguments = parser.parse_args()

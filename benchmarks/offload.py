@@ -1,11 +1,12 @@
-"""The device memory of a search whose candidates' weights wait in host memory, and of one whose weights do not.
+"""Measures the device memory of a search with and without offloading of the candidates' weights to host memory.
 
     python -m benchmarks.offload [--candidates N N …] [--batch-size N]
 
-Prints the peak of the tensors on the device, in MiB, over an epoch of weight and architecture steps on CIFAR-10's
-network, one cell per stage, with 3×3 convolutions of equal width as candidates and Adam for the weights: parameters,
-gradients, the optimizer's state and activations together. On a GPU it is what PyTorch's allocator says; elsewhere it is
-what a device in software counts (``software_device.py``), which knows nothing of what a kernel needs for itself.
+It prints the peak memory of all tensors on the device, in MiB, over an epoch of weight and architecture steps. These
+are the parameters, gradients, activations and the optimizer's state. The network is that of CIFAR-10 with one cell per
+stage, the candidates are 3×3 convolutions of equal width, and Adam trains the weights. On a GPU PyTorch's allocator
+gives the peak. Elsewhere a device in software counts it (``software_device.py``), without the memory that kernels need
+for themselves.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ QUIET = {
 def peak(
     name: str, candidates: int, *, offload: bool, batch_size: int = 16, batches: int = 3, gpu: bool = False
 ) -> int:
-    """Bytes on the device at most, during an epoch of a search.
+    """The peak memory on the device, in bytes, during an epoch of a search.
 
     Args:
-        name: of the strategy.
-        candidates: of each edge.
-        offload: whether their weights stay in host memory.
-        batch_size: images per step.
-        batches: steps of either kind.
-        gpu: on a GPU, instead of the device in software.
+        name: The name of the strategy.
+        candidates: The number of candidates of each edge.
+        offload: Whether the candidates' weights stay in host memory.
+        batch_size: The number of images per step.
+        batches: The number of weight steps, and of architecture steps.
+        gpu: Whether to use a GPU instead of the device in software.
     """
     torch.manual_seed(0)
     network = NASBench201(cells=1, operations={f"conv{index}": conv for index in range(candidates)})

@@ -1,10 +1,11 @@
-"""The engine's time beside a bare PyTorch loop that does the same work, in one run.
+"""Compares the engine's time with that of a bare PyTorch loop that does the same work.
 
     python -m benchmarks.overhead toy|ptb|cifar10 [--steps N] [--data DIR] [--threads N] [--cells N]
 
-Prints the time of one AdvantageNAS iteration: on the toy task the architecture step, on Penn Treebank and on CIFAR-10's
-network (with random images) a weight and an architecture step; there, of architecture steps of REINFORCE and of
-CounterfactualNAS, too. Both sides see the same data, draw alike and are timed in turns.
+It prints the time of one AdvantageNAS iteration. On the toy task this is an architecture step. On Penn Treebank and on
+CIFAR-10's network, which gets random images, it is a weight step and an architecture step. On CIFAR-10's network the
+architecture steps of REINFORCE and CounterfactualNAS are timed, too. Both sides see the same data, make the same draws
+and are timed in turns.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from advnas_lightning.tasks.cifar10 import CIFAR10, NASBench201
 from advnas_lightning.tasks.ptb import PennTreebank, RecurrentLM
 from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
 
-WARM_UP = 3  # iterations of a round that are not counted
+WARM_UP = 3  # the first iterations of a round, which are not counted
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Clock(Callback):
-    """Seconds from one batch's end to the next, the loading of the batch included."""
+    """Measures the seconds from the end of one batch to the end of the next, which include loading."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._last: float | None = None
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note the time."""
+        """Note the time since the end of the last batch."""
         now = time.perf_counter()
         if self._last is not None:
             self.seconds.append(now - self._last)
@@ -48,7 +49,7 @@ class Clock(Callback):
 
 
 def toy(steps: int) -> None:
-    """One toy iteration: a batch from the teacher, a draw, forward, gate gradient, θ step."""
+    """Time an iteration of the toy task: a teacher's batch, a draw, a forward pass, the gate gradient, a θ step."""
     torch.set_num_threads(1)
     engine, bare = [], []
     for _ in range(3):
@@ -63,7 +64,7 @@ def toy(steps: int) -> None:
 
 
 def bare_toy(data: TeacherData) -> Iterator[float]:
-    """The same iteration by hand: no engine, no Lightning."""
+    """The seconds of each iteration when it is written by hand, without the engine and without Lightning."""
     network = ToyNetwork()
     filters = [[op.matrix for op in edge.candidates.values()] for edge in network.edges]
     theta = torch.nn.Parameter(torch.ones(10, 10))
@@ -88,7 +89,7 @@ def bare_toy(data: TeacherData) -> Iterator[float]:
 
 
 def ptb(steps: int, root: str | None, threads: int | None) -> None:
-    """One weight and one architecture step on windows of Penn Treebank, at the paper's sizes."""
+    """Time a weight step and an architecture step on windows of Penn Treebank, at the paper's sizes."""
     if threads:
         torch.set_num_threads(threads)
     data = PennTreebank(root=root)
@@ -112,7 +113,7 @@ def ptb(steps: int, root: str | None, threads: int | None) -> None:
 
 
 def ptb_search(model: RecurrentLM) -> AdvantageNAS:
-    """AdvantageNAS at the paper's settings."""
+    """AdvantageNAS with the paper's settings."""
     return AdvantageNAS(
         model,
         objective=LanguageModelling(),
@@ -124,7 +125,7 @@ def ptb_search(model: RecurrentLM) -> AdvantageNAS:
 
 
 class Gated(torch.nn.Module):
-    """A candidate with its gate, as one writes it by hand."""
+    """A candidate with its gate, as a user without the engine would write it."""
 
     def __init__(self, candidate: torch.nn.Module) -> None:
         super().__init__()
@@ -132,13 +133,13 @@ class Gated(torch.nn.Module):
         self.gate: torch.Tensor | None = None
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The candidate's output, times the gate where there is one."""
+        """The candidate's output, times the gate if there is one."""
         output: torch.Tensor = self.candidate(*inputs)
         return output if self.gate is None else output * self.gate
 
 
 def bare_ptb(data: PennTreebank, windows: int) -> Iterator[tuple[str, float]]:
-    """The same steps by hand on the discrete networks that an equal seed draws."""
+    """The seconds of the same steps, written by hand on the discrete networks that the same seed draws."""
     torch.manual_seed(0)
     model = RecurrentLM()
     search = ptb_search(model)
@@ -167,19 +168,19 @@ def bare_ptb(data: PennTreebank, windows: int) -> Iterator[tuple[str, float]]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
             sgd.step()
-        if index:  # the first window warms up, on both sides
+        if index:  # on both sides the first window is a warm-up
             yield ("architecture" if index % 2 else "weights"), time.perf_counter() - started
 
 
 class RandomImages(CIFAR10):
-    """As many noisy images as the steps need, with nothing to read."""
+    """Random images, as many as the steps need, in place of the files of CIFAR-10."""
 
     def __init__(self, batches: int) -> None:
         super().__init__()
         self.count = 2 * batches * self.batch_size
 
     def prepare_data(self) -> None:
-        """Nothing to do."""
+        """Do nothing, because there are no files."""
 
     def _read_official(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         self.classes = tuple(map(str, range(10)))
@@ -188,34 +189,34 @@ class RandomImages(CIFAR10):
 
 
 class StepTimes:
-    """Mixed into a strategy: the seconds of each of its steps."""
+    """A mixin that measures the seconds of each step of a strategy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seconds: dict[str, list[float]] = {"weights": [], "architecture": []}
 
     def weight_step(self, batch: Any) -> None:
-        """Timed."""
+        """Take a weight step, and note its time."""
         started = time.perf_counter()
         super().weight_step(batch)  # type: ignore[misc]
         self.seconds["weights"].append(time.perf_counter() - started)
 
     def architecture_step(self, batch: Any) -> None:
-        """Timed."""
+        """Take an architecture step, and note its time."""
         started = time.perf_counter()
         super().architecture_step(batch)  # type: ignore[misc]
         self.seconds["architecture"].append(time.perf_counter() - started)
 
 
 class TimedAdvantageNAS(StepTimes, AdvantageNAS):
-    """AdvantageNAS with a watch."""
+    """AdvantageNAS with the times of its steps."""
 
 
 class TimedCounterfactualNAS(StepTimes, CounterfactualNAS):
-    """CounterfactualNAS with a watch, which also times what its other candidates cost: a dense forward pass."""
+    """CounterfactualNAS with the times of its steps, and of a dense forward pass, which its other candidates cost."""
 
     def architecture_step(self, batch: Any) -> None:
-        """Timed."""
+        """Take an architecture step, and note its time and that of a dense forward pass."""
         super().architecture_step(batch)
         dense = Architecture(self.probs, self.space.all_paths)
         started = time.perf_counter()
@@ -225,11 +226,11 @@ class TimedCounterfactualNAS(StepTimes, CounterfactualNAS):
 
 
 class TimedREINFORCE(StepTimes, REINFORCE):
-    """REINFORCE with a watch."""
+    """REINFORCE with the times of its steps."""
 
 
 def cifar10(steps: int, threads: int | None, cells: int) -> None:
-    """Both steps, and whole iterations with loading and augmentation, at the paper's sizes."""
+    """Time both steps, and whole iterations with loading and augmentation, at the paper's sizes."""
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
@@ -261,7 +262,7 @@ def cifar10(steps: int, threads: int | None, cells: int) -> None:
 
 
 def cifar10_search(kind: Any, cells: int) -> Any:
-    """A strategy at the paper's settings, its θ kept where all operations are drawn alike."""
+    """A strategy with the paper's settings. Its θ moves little, so that all operations are drawn alike."""
     return kind(
         NASBench201(cells=cells),
         objective=Classification(10),
@@ -273,13 +274,14 @@ def cifar10_search(kind: Any, cells: int) -> Any:
 
 
 def bare_cifar10(data: RandomImages, trainer: Trainer, cells: int) -> dict[str, list[float]]:
-    """The same steps by hand on the discrete networks that an equal seed draws."""
+    """The seconds of the same steps, written by hand on the discrete networks that the same seed draws."""
     torch.manual_seed(0)
     search = cifar10_search(AdvantageNAS, cells)
     model = search.model
     supernets = [(cell, dict(cell.edges)) for cell in model.modules() if hasattr(cell, "edges")]
-    sgd, adam = search.weight_optimizer(model.parameters()), search.architecture_optimizer([search.theta])
-    trainer.training = True  # for the data module to augment
+    sgd = search.optimizations["weights"].factory(model.parameters())
+    adam = search.optimizations["architecture"].factory([search.theta])
+    trainer.training = True  # lets the data module augment the images
 
     def choose(gates: torch.Tensor | None) -> list[int]:
         choice: list[int] = search.draw()
@@ -317,7 +319,7 @@ def bare_cifar10(data: RandomImages, trainer: Trainer, cells: int) -> dict[str, 
 
 
 def report(what: str, engine: list[float], bare: list[float]) -> None:
-    """Medians, in milliseconds."""
+    """Print the medians of both sides in milliseconds, and the overhead."""
     ours, theirs = 1e3 * median(engine), 1e3 * median(bare)
     print(
         f"{what:<24} engine {ours:9.2f} ms  bare {theirs:9.2f} ms  overhead {ours - theirs:7.2f} ms"
@@ -331,9 +333,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["toy", "ptb", "cifar10"])
     parser.add_argument("--steps", type=int, help="iterations in each of 3 rounds; ptb: rounds of 4 steps")
-    parser.add_argument("--data", help="folder of ptb.*.txt")
-    parser.add_argument("--threads", type=int, help="of the ptb and cifar10 tasks; default: torch's own")
-    parser.add_argument("--cells", type=int, default=5, help="of cifar10's network, per stage")
+    parser.add_argument("--data", help="the folder of ptb.*.txt")
+    parser.add_argument("--threads", type=int, help="the number of threads for ptb and cifar10; default: torch's own")
+    parser.add_argument("--cells", type=int, default=5, help="the number of cells per stage of cifar10's network")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.task == "toy":

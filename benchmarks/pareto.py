@@ -1,12 +1,12 @@
-"""Cost-aware searches on CIFAR-10 beside NAS-Bench-201's Pareto front: parameters against accuracy, as a figure.
+"""Draws cost-aware searches on CIFAR-10 beside NAS-Bench-201's Pareto front: parameters against accuracy.
 
     python -m advnas_lightning -m experiment=cifar10_small strategy=advantage task.table=TABLE.csv launcher=joblib \
         cost=params cost_penalty=0.01,0.03,0.06,0.1,0.3 hydra.sweep.dir=FOLDER
     python -m benchmarks.pareto FOLDER --table TABLE.csv
 
-Writes FOLDER/pareto.png and .svg, and prints a line for each run: λ (of a budget: the last one, and the budget), the
-expected cost and the arg-max cell's, and that cell's parameters and accuracy in the benchmark's network, with the best
-accuracy that so many parameters allow.
+It writes FOLDER/pareto.png and .svg, and prints a line for each run. The line has λ, which for a budget is its last
+value, then the budget, the expected cost and the cost of the arg-max cell. Then follow that cell's parameters and
+accuracy in the benchmark's network, and the best accuracy that so many parameters allow.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from advnas_lightning import Genotype
 from advnas_lightning.report.palette import styles
+from advnas_lightning.runs import SUMMARY, RunFolder
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import measure
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
 def benchmark(path: Path) -> list[tuple[float, float]]:
-    """Millions of parameters and test accuracy of every cell, by size; parameters add up over the edges."""
+    """The millions of parameters and the test accuracy of every cell, by size. Parameters add up over the edges."""
     alike = {
         name: measure(Genotype.from_nasbench201(f"|{name}~0|+|{name}~0|{name}~1|+|{name}~0|{name}~1|{name}~2|"))
         for name in OPERATIONS
@@ -42,11 +43,11 @@ def benchmark(path: Path) -> list[tuple[float, float]]:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The runs below a folder, by strategy and λ."""
+    """The runs below a folder, sorted by strategy and λ."""
     found = []
-    for path in folder.rglob("summary.json"):
+    for path in folder.rglob(SUMMARY):
         summary = json.loads(path.read_text())
-        config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+        config = OmegaConf.load(RunFolder(path.parent).config)
         if "argmax/cifar10_test" in summary:
             budget = config.get("cost_budget")
             found.append({"budget": budget, "weight": config.get("cost_penalty"), **summary})
@@ -54,32 +55,32 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def label(run: dict[str, Any]) -> str:
-    """What a run was told of costs."""
+    """The budget or the λ with which a run was started, as a text."""
     if run["budget"] is not None:
         return f"B = {run['budget']:g}"
     return f"λ = {run['weight'] or 0:g}"
 
 
 def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[str, Any]], folder: Path) -> None:
-    """The figure."""
+    """Draw all cells, the Pareto front and the cells that the runs found, and write the figure."""
     sizes = [size for size, _ in cells]
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(*zip(*cells, strict=True), s=2, color="#D8D8D8", rasterized=True, label="NAS-Bench-201, every cell")
     axes.step(sizes, front, where="post", color="#555555", linewidth=1.2, label="its Pareto front")
-    known = styles(run["strategy"] for run in runs)
-    for name, look in known.items():
+    style_of = styles(run["strategy"] for run in runs)
+    for name, style in style_of.items():
         own = [run for run in runs if run["strategy"] == name]
         points = [(run["argmax/params_millions"], run["argmax/cifar10_test"]) for run in own]
         axes.scatter(
-            *zip(*points, strict=True), s=46, color=look.colour, marker=look.marker, edgecolors="white",
-            linewidths=0.6, zorder=3, label=look.title,
+            *zip(*points, strict=True), s=46, color=style.colour, marker=style.marker, edgecolors="white",
+            linewidths=0.6, zorder=3, label=style.title,
         )  # fmt: skip
-        for point in sorted(set(points)):  # one label for all the runs that found a cell of this size and accuracy
+        for point in sorted(set(points)):  # all runs that found a cell of this size and accuracy share a label
             here = [run for run, its in zip(own, points, strict=True) if its == point]
             text = "\n".join(dict.fromkeys(map(label, here)))
             axes.annotate(
-                text, point, xytext=(6, -5), textcoords="offset points", fontsize=7.5, color=look.colour, va="top"
+                text, point, xytext=(6, -5), textcoords="offset points", fontsize=7.5, color=style.colour, va="top"
             )
     lowest = min([run["argmax/cifar10_test"] for run in runs] + [88.0])
     axes.set(xlabel="parameters, millions", ylabel="CIFAR-10 test accuracy, %", ylim=(lowest - 1, 95))
@@ -89,7 +90,7 @@ def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[s
 
 
 def main() -> None:
-    """Read, print, draw."""
+    """Read the runs, print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--table", type=Path, required=True, help="NAS-Bench-201 as a CSV file")

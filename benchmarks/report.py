@@ -1,9 +1,10 @@
-"""How long a report on many runs takes.
+"""Measures the time of a report on many runs.
 
     python -m benchmarks.report 1000
 
-Makes up so many finished runs, of all tasks and strategies at the paper's settings, with whole configurations and logs,
-in a temporary folder; then runs ``python -m advnas_lightning.report`` on it and prints its time, imports included.
+It makes up so many finished runs in a temporary folder, of all tasks and strategies with the paper's settings, with
+whole configurations and logs. Then it runs ``python -m advnas_lightning.report`` on them, and prints the time with that
+of the imports.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from advnas_lightning import config  # registers what conf/ builds on
+from advnas_lightning.cli import config  # its import registers the schemas that conf/ needs
 from advnas_lightning.report import palette
+from advnas_lightning.runs import CHOICES, CONFIG, HYDRA, OVERRIDES, RunFolder
 from advnas_lightning.tasks.cifar10.operations import OPERATIONS
 
 STRATEGIES = tuple(name for name in palette.STRATEGIES if name != "fixed")
@@ -34,7 +36,7 @@ SPACES = (("toy", False), ("cifar10", False), ("cifar10", True), ("ptb", False))
 
 
 def composed(strategy: str, task: str, zero_op: bool) -> dict[str, str]:
-    """The texts of a run's ``.hydra`` folder, its seed left out."""
+    """The texts of the files in a run's ``.hydra`` folder, all with the seed 0."""
     overrides = [f"strategy={strategy}", f"task={task}", *(["task.zero_op=true"] if zero_op else [])]
     whole = compose("config", overrides, return_hydra_config=True)
     hydra = whole.hydra
@@ -42,18 +44,19 @@ def composed(strategy: str, task: str, zero_op: bool) -> dict[str, str]:
     OmegaConf.set_struct(whole, False)
     del whole["hydra"]
     return {
-        "config.yaml": OmegaConf.to_yaml(whole),
-        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-        "overrides.yaml": OmegaConf.to_yaml(overrides),
+        CONFIG: OmegaConf.to_yaml(whole),
+        CHOICES: OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        OVERRIDES: OmegaConf.to_yaml(overrides),
     }
 
 
 def write(folder: Path, strategy: str, task: str, seed: int, texts: dict[str, str]) -> None:
-    """One run's folder."""
+    """Write the folder of one run."""
+    files = RunFolder(folder)
     dice = random.Random(f"{folder.parent.name} {strategy} {seed}")
-    (folder / ".hydra").mkdir(parents=True)
+    (folder / HYDRA).mkdir(parents=True)
     for name, text in texts.items():
-        (folder / ".hydra" / name).write_text(text.replace("seed: 0\n", f"seed: {seed}\n", 1))
+        (folder / name).write_text(text.replace("seed: 0\n", f"seed: {seed}\n", 1))
     epochs = {"toy": 20, "cifar10": 100, "ptb": 30}[task]
     rows = ["entropy,epoch,nasbench201/argmax,nasbench201/process_best,seconds,step,test/loss,train/loss"]
     for epoch in range(epochs):
@@ -67,9 +70,9 @@ def write(folder: Path, strategy: str, task: str, seed: int, texts: dict[str, st
         rows.append(f",{epoch},,,{60 * (epoch + dice.random())},{step},,")
         if task == "cifar10":
             rows.append(f",{epoch},{90 + 3 * epoch / epochs + dice.random()},{92 + dice.random()},,{step},,")
-    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    files.metrics.write_text("\n".join(rows) + "\n")
     genotype = {edge: dice.choice(CELL_OPERATIONS) for edge in EDGES}
-    (folder / "genotype.json").write_text(
+    files.genotype.write_text(
         json.dumps({"selected": "argmax", "argmax": genotype, "process_best": genotype}, indent=2)
     )
     summary = {
@@ -78,16 +81,16 @@ def write(folder: Path, strategy: str, task: str, seed: int, texts: dict[str, st
         "val/perplexity": 95 + dice.random(), "test/perplexity": 91 + dice.random(), "params_millions": 1.0,
         "argmax/params_millions": dice.random(),
     }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    files.summary.write_text(json.dumps(summary, indent=2))
 
 
 def main() -> None:
-    """Make the runs, time the report."""
+    """Make the runs, and time the report on them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=int, nargs="?", default=1000)
     count: int = parser.parse_args().runs
     grid = list(itertools.product(SPACES, STRATEGIES))
-    conf = Path(config.__file__).parents[1] / "conf"
+    conf = Path(config.__file__).parents[2] / "conf"
     with tempfile.TemporaryDirectory() as place, initialize_config_dir(str(conf), version_base="1.3"):
         texts = {(space, strategy): composed(strategy, *space) for space, strategy in grid}
         for number in range(count):

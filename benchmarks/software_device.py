@@ -1,14 +1,14 @@
-"""A device in software: tensors on it compute on the CPU, know how much memory they take, and mix with no others.
+"""A device in software. Its tensors compute on the CPU, their memory is counted, and they do not mix with others.
 
-So that what is to happen on an accelerator can be seen where there is none: which tensors are on it, how much memory
-they take together, and that the numbers stay the same. It tells nothing of time.
+With it a machine without an accelerator can show which tensors would be on one, how much memory they would take
+together, and that the numbers stay the same. It says nothing about time.
 
     with software_device() as memory:
         network.to(DEVICE)
         ...
     print(memory.peak)
 
-It stands in for an accelerator under the name of one of PyTorch's device types that has no kernels of its own.
+Its name is that of one of PyTorch's device types that has no kernels of its own.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("lazy", 0)
 aten = torch.ops.aten
-if not hasattr(torch, DEVICE.type):  # what torch.cuda is for CUDA
+if not hasattr(torch, DEVICE.type):  # the module is for this device what torch.cuda is for CUDA
     _module = ModuleType(f"torch.{DEVICE.type}")
     _module.synchronize = lambda: None  # type: ignore[attr-defined]
     torch._register_device_module(DEVICE.type, _module)
 
 
 class Memory:
-    """Bytes of the storages that tensors on the device refer to.
+    """Counts the bytes of the storages behind the tensors on the device.
 
     Attributes:
-        now: how many there are.
-        peak: how many there were at most.
+        now: The number of bytes now.
+        peak: The largest number of bytes so far.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Memory:
         self._sizes: dict[int, int] = {}
 
     def hold(self, tensor: OnDevice) -> None:
-        """Count a tensor's storage, once for all tensors that share it, until the last of them is gone."""
+        """Count a tensor's storage until the last tensor that shares it is gone. A shared storage counts once."""
         storage = tensor.data_here.untyped_storage()
         key = storage.data_ptr()
         if not self._holders[key]:
@@ -68,7 +68,7 @@ class Memory:
 
 
 class OnDevice(Tensor):
-    """A tensor on the device; ``data_here`` is the tensor on the CPU that it computes with."""
+    """A tensor on the device, which computes with ``data_here``, a tensor on the CPU."""
 
     memory = Memory()
     data_here: Tensor
@@ -76,7 +76,7 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls: type[OnDevice], data: Tensor) -> OnDevice:
-        """Put ``data`` on the device as it is, without a copy."""
+        """Put ``data`` on the device without a copy."""
         made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             data.size(),
@@ -93,7 +93,7 @@ class OnDevice(Tensor):
         pass
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A file holds what it would of any tensor that is mapped to the CPU."""
+        """Pickle the tensor as one on the CPU."""
         return self.data_here.__reduce_ex__(protocol)
 
     def __repr__(self, **_: Any) -> str:
@@ -105,14 +105,14 @@ class OnDevice(Tensor):
 
 
 class _Mode(TorchDispatchMode):
-    """Sees what makes tensors on the device, too."""
+    """Lets functions that create tensors create them on the device, too."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(function, args, kwargs or {})
 
 
 class _Functions(TorchFunctionMode):
-    """What asks no dispatcher: numbers from and to Python go by way of the CPU."""
+    """Converts Python's numbers from and to tensors on the CPU, because PyTorch's dispatcher does not see this."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -126,10 +126,10 @@ class _Functions(TorchFunctionMode):
 
 
 def compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run an operation on the CPU; its results are on the device if its tensors are, or if it is told so.
+    """Run an operation on the CPU. The results are on the device if its tensors or its ``device`` argument are.
 
     Raises:
-        RuntimeError: tensors on the device and beside it, other than numbers.
+        RuntimeError: If some tensors are on the device and others are not. A single number may be anywhere.
     """
     tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     there = [isinstance(each, OnDevice) for each in tensors]
@@ -161,52 +161,52 @@ def _there(value: Any) -> Any:
 
 @contextmanager
 def software_device() -> Iterator[Memory]:
-    """Let the device be there; gives its memory, whose ``peak`` starts anew."""
-    gc.collect()  # what an earlier use has left in cycles
+    """A context in which the device exists. It gives the device's memory, whose ``peak`` starts anew."""
+    gc.collect()  # frees the tensors that an earlier use has left in reference cycles
     with _Functions(), _Mode():
         OnDevice.memory.peak = OnDevice.memory.now
         yield OnDevice.memory
 
 
 class SoftwareAccelerator(Accelerator):
-    """What Lightning asks of a device, see :func:`on_device`."""
+    """The device as Lightning's accelerator, see :func:`on_device`."""
 
     def setup_device(self, device: torch.device) -> None:
-        """Nothing to do."""
+        """Do nothing, because the device needs no setup."""
 
     def teardown(self) -> None:
-        """Nothing to do."""
+        """Do nothing, because the device has nothing to free."""
 
     def get_device_stats(self, device: Any) -> dict[str, Any]:
-        """The memory that is taken."""
+        """The memory that is in use."""
         return {"bytes": OnDevice.memory.now}
 
     @staticmethod
     def parse_devices(devices: Any) -> int:
-        """How many are wanted."""
+        """The number of devices that the user wants."""
         return int(devices)
 
     @staticmethod
     def get_parallel_devices(devices: int) -> list[torch.device]:
-        """The device."""
+        """The device, as often as it is wanted."""
         return [DEVICE] * devices
 
     @staticmethod
     def auto_device_count() -> int:
-        """There is one."""
+        """The number of devices, which is one."""
         return 1
 
     @staticmethod
     def is_available() -> bool:
-        """Always."""
+        """True, because software is always available."""
         return True
 
     @staticmethod
     def name() -> str:
-        """For messages."""
+        """The name of the accelerator in messages."""
         return "software"
 
 
 def on_device() -> dict[str, Any]:
-    """Arguments of a Trainer on the device."""
+    """The arguments with which a Trainer uses the device."""
     return {"accelerator": SoftwareAccelerator(), "devices": 1, "strategy": SingleDeviceStrategy(DEVICE)}

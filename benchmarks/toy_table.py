@@ -1,10 +1,10 @@
-"""The toy task's results as a table: what the paper's Figure 1 plots.
+"""Prints the results that the paper's Figure 1 plots, those of the toy task, as a table.
 
     python -m advnas_lightning -m experiment=fig1 launcher=joblib trainer.enable_progress_bar=false
     python -m benchmarks.toy_table multirun/DATE_TIME
 
-Prints, for each strategy, the median over its runs of 100 × test loss of the arg-max student at some iterations,
-and the share of edges that equal the teacher's at the end.
+For each strategy it shows the median over the runs of 100 × test loss of the arg-max student at some iterations, and
+the share of edges that equal the teacher's at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
 
+from advnas_lightning.runs import SUMMARY, RunFolder
+
 ITERATIONS = (100, 200, 300, 600, 1000, 2000)
 
 
@@ -23,14 +25,16 @@ def main() -> None:
     """Read the runs below a folder and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    runs = sorted(parser.parse_args().folder.rglob("summary.json"))
+    runs = sorted(parser.parse_args().folder.rglob(SUMMARY))
     curves: dict[str, list[dict[int, float]]] = defaultdict(list)
     right: dict[str, list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     for path in runs:
         summary = json.loads(path.read_text())
-        with (path.parent / "metrics.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row["test/loss"]][:-1]  # the last is the final evaluation
+        with RunFolder(path.parent).metrics.open() as file:
+            rows = [row for row in csv.DictReader(file) if row["test/loss"]][
+                :-1
+            ]  # the last row is that of the final evaluation
         curves[summary["strategy"]].append({int(row["step"]): 100 * float(row["test/loss"]) for row in rows})
         right[summary["strategy"]].append(summary["argmax/edges_right"] / summary["edges"])
         seconds[summary["strategy"]].append(summary["seconds"])
