@@ -175,6 +175,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is complete at any moment, see :func:`replacing`."""
+    """Write a JSON file that is complete at any moment, see :func:`replacing`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> run = RunFolder(Path(mkdtemp()))
+        >>> write_json(run.summary, {"seed": 0})
+        >>> run.has_summary
+        True
+    """
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,10 +1,11 @@
-"""A strategy of one's own, beside two of the package's: which finds more of its teachers in the same number of steps?
+"""Compares a strategy of your own with two of the package: which finds most of the teacher in equally many steps?
 
     python examples/new_strategy.py --teachers 10
 
-REINFORCE credits a draw with its loss minus a running mean of losses that are older than θ. RLOO takes several draws on
-one minibatch, so that each has the others for a baseline: of the same minibatch, and of the same θ. It pays
-with as many forward passes. In the toy task each of a student's ten edges searches its teacher's filter among ten.
+REINFORCE credits a draw with its loss minus a running mean of earlier losses, which belong to an older θ. RLOO takes
+several draws on one minibatch, and the baseline of each is the mean loss of the others. So it has the same minibatch
+and the same θ. The price is one forward pass per draw. In the toy task each of a student's ten edges searches for its
+teacher's filter among ten filters.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from advnas_lightning.tasks.toy import TeacherData, ToyNetwork
 class RLOO(SearchStrategy):
     """REINFORCE with a leave-one-out baseline (Kool, van Hoof, Welling 2019)."""
 
-    draws = 4  # on each minibatch
+    draws = 4  # the number of draws on each minibatch
     needs_gate_grad = False
 
     def sample(self) -> Architecture:
-        """One-hot a ~ p."""
+        """Draw a one-hot architecture a ~ p."""
         return self.one_hot(self.draw())
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """1/K Σ_k (L_k − mean of the other L) ∇θ log p(a_k)."""
+        """The gradient 1/K Σ_k (L_k − mean of the other L) ∇θ log p(a_k)."""
         a = torch.stack([trial.architecture.gates for trial in trials])  # [K, E, J]
         losses = torch.stack([trial.loss for trial in trials])  # [K]
         excess = (losses - losses.mean()) / (len(losses) - 1)  # [K], L_k − mean of the other L, over K
@@ -44,7 +45,7 @@ class RLOO(SearchStrategy):
 
 
 def right_edges(strategy: type[SearchStrategy], epochs: int, seed: int) -> int:
-    """How many edges of what a strategy finds equal the teacher's."""
+    """The number of edges on which the found architecture equals the teacher."""
     data = TeacherData(seed=seed)
     search = strategy(
         ToyNetwork(seed=seed), architecture_optimizer=partial(Adam, lr=1e-3), objective=Regression(), seed=seed
@@ -64,13 +65,13 @@ def right_edges(strategy: type[SearchStrategy], epochs: int, seed: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search for each teacher with each strategy, and print how much of the teachers was found."""
+    """Search for each teacher with each strategy, and print how many edges are right."""
     parser = argparse.ArgumentParser(description="Compare a new strategy with AdvantageNAS and REINFORCE")
-    parser.add_argument("--epochs", type=int, default=6, help="of 100 steps")
-    parser.add_argument("--teachers", type=int, default=3, help="with 10 edges each")
+    parser.add_argument("--epochs", type=int, default=6, help="the number of epochs, of 100 steps each")
+    parser.add_argument("--teachers", type=int, default=3, help="the number of teachers, with 10 edges each")
     options = parser.parse_args(arguments)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says of each fit would hide the results
-    torch.set_num_threads(1)  # the operations are too small to share
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # messages on each fit would hide the results
+    torch.set_num_threads(1)  # more threads would not speed up such small operations
     for strategy in (RLOO, REINFORCE, AdvantageNAS):
         start = time.perf_counter()
         right = sum(right_edges(strategy, options.epochs, seed) for seed in range(options.teachers))

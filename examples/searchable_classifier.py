@@ -1,10 +1,10 @@
 """An image classifier in PyTorch Lightning.
 
-Without arguments it takes random images: so it runs at once, and learns nothing. ``--data DIR`` takes the images in
-``DIR/train/<class>/`` and ``DIR/test/<class>/``.
+Without arguments it takes random images, so it runs at once but has nothing to learn. ``--data DIR`` takes the images
+in ``DIR/train/<class>/`` and ``DIR/test/<class>/``.
 
-``diff examples/classifier.py examples/searchable_classifier.py`` shows what a search takes: each of the network's three
-stages then chooses an activation and a kernel size, and what was found is trained from scratch.
+``diff examples/classifier.py examples/searchable_classifier.py`` shows the lines that make it searchable. Each of the
+network's three stages then chooses an activation and a kernel size, and the found network is trained from scratch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES, SIZE = 10, 32
 
 
 class Images(LightningDataModule):
-    """Images of 32 x 32 pixels with their classes; a tenth of the training images is kept for validation."""
+    """Images of 32 x 32 pixels with their classes. A tenth of the training images is kept for validation."""
 
     def __init__(self, root: Path | None = None, batch_size: int = 64) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Images(LightningDataModule):
         self.augmented = [*self.plain, transforms.RandomHorizontalFlip(), transforms.RandomCrop(SIZE, padding=4)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the images."""
+        """Find the images and split them."""
         train, val = self.dataset("train", self.augmented), self.dataset("train", self.plain)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
         held_out = len(order) // 10
@@ -50,7 +50,7 @@ class Images(LightningDataModule):
         self.classes = CLASSES if self.root is None else len(self.test.classes)
 
     def dataset(self, part: str, steps: Sequence[Any]) -> Any:
-        """Training or test images, random ones if there is no folder."""
+        """The training or test images, or random ones if there is no folder."""
         transform = transforms.Compose(steps)
         if self.root is not None:
             return ImageFolder(self.root / part, transform)
@@ -58,25 +58,25 @@ class Images(LightningDataModule):
         return FakeData(size, (3, SIZE, SIZE), CLASSES, transform, random_offset=offset)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled."""
+        """The training images in random order."""
         return DataLoader(self.train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In order."""
+        """The validation images in order."""
         return DataLoader(self.val, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """In order."""
+        """The test images in order."""
         return DataLoader(self.test, self.batch_size)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    """A padded convolution: only its stride makes an image smaller."""
+    """A padded convolution, in which only the stride makes an image smaller."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class Block(nn.Module):
-    """Two convolutions with their normalization and activation before them, and a shortcut."""
+    """Two convolutions, each after a normalization and an activation, and a shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if (inputs, stride) == (width, 1) else conv(inputs, width, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, width, H / stride, W / stride]`` from ``[B, inputs, H, W]``."""
+        """Features ``[B, width, H / stride, W / stride]`` of features ``[B, inputs, H, W]``."""
         y = self.conv1(self.act(self.norm1(x)))
         y = self.conv2(self.act(self.norm2(y)))
         output: Tensor = y + self.shortcut(x)
@@ -96,7 +96,7 @@ class Block(nn.Module):
 
 
 class Classifier(LightningModule):
-    """A small ResNet, and how it is trained."""
+    """A small ResNet and its training."""
 
     def __init__(self, classes: int, width: int = 16, lr: float = 0.05) -> None:
         super().__init__()
@@ -111,12 +111,12 @@ class Classifier(LightningModule):
         self.test_accuracy = Accuracy("multiclass", num_classes=classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes]``."""
+        """Logits ``[B, classes]`` of images ``[B, 3, H, W]``."""
         logits: Tensor = self.net(images)
         return logits
 
     def measure(self, batch: Sequence[Tensor], stage: str, accuracy: Any) -> Tensor:
-        """The loss; it is logged, and so is the accuracy."""
+        """The loss of a batch. The loss and the accuracy are logged."""
         images, labels = batch
         logits = self(images)
         loss = cross_entropy(logits, labels)
@@ -126,29 +126,29 @@ class Classifier(LightningModule):
         return loss
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """The training loss of a batch."""
         return self.measure(batch, "train", self.train_accuracy)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Log a batch."""
+        """Log the loss and accuracy of a batch."""
         self.measure(batch, "val", self.val_accuracy)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Log a batch."""
+        """Log the loss and accuracy of a batch."""
         self.measure(batch, "test", self.test_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD whose learning rate falls in every epoch."""
+        """SGD with a learning rate that falls in every epoch."""
         optimizer = SGD(self.parameters(), self.lr, momentum=0.9, weight_decay=5e-4)
         return [optimizer], [CosineAnnealingLR(optimizer, self.trainer.max_epochs or 1)]
 
 
 def main() -> None:
-    """Train and test."""
+    """Train a classifier and test it."""
     parser = argparse.ArgumentParser(description="An image classifier")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="of the images; without it: random ones")
-    parser.add_argument("--limit", type=int, metavar="N", help="so many batches at most in an epoch, or a test")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the images; without it they are random")
+    parser.add_argument("--limit", type=int, metavar="N", help="the largest number of batches in an epoch or a test")
     options = parser.parse_args()
     settings: dict[str, Any] = {"max_epochs": options.epochs, "logger": False, "enable_checkpointing": False}
     settings |= {f"limit_{part}_batches": options.limit for part in ("train", "val", "test")}

@@ -3,12 +3,12 @@
     python examples/transformer.py              # downloads the three text files, once
     python examples/transformer.py --data DIR   # reads ptb.train.txt, ptb.valid.txt, ptb.test.txt
 
-The model is plain Lightning. Each layer chooses, by MixedOps of its own, what mixes its tokens, how wide its
-feed-forward part is, and the activation in that. AdvantageNAS searches it as it is: half of the training text is for
-the weights, and half for the architecture. What was found is then trained from scratch, and compared with a hand-made
-transformer (4 heads, 4 x GELU) of as many parameters and with a random network of the space, which take the same steps
-on the same batches. The steps are few and the windows are short, which favours what learns fast from the nearest
-characters. It all takes some ten minutes on one CPU core.
+The model is a plain LightningModule. MixedOps let each layer choose the part that mixes its tokens, the width of its
+feed-forward part and the activation in it. Half of the training text is for the weights, and half for the architecture.
+The network that AdvantageNAS finds is then trained from scratch. It is compared with a hand-made transformer (4 heads,
+4 x GELU) of as many parameters, and with a random network of the search space. All take the same steps on the same
+batches. The steps are few and the windows are short, which favours networks that learn fast from the nearest
+characters. The program takes some ten minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from advnas_lightning.cost import count_macs, count_parameters
 from advnas_lightning.tasks.ptb import PennTreebank
 
 CONTEXT, BATCH_SIZE, LEARNING_RATE = 64, 32, 3e-3
-EPOCHS, WARMUP_EPOCHS = 10, 5  # of the search
-PARTS = ("mixer", "feed-forward", "activation")  # of a layer
+EPOCHS, WARMUP_EPOCHS = 10, 5  # the epochs of the search, and those of them before θ moves
+PARTS = ("mixer", "feed-forward", "activation")  # the searched parts of a layer
 
 
 class Characters(LightningDataModule):
@@ -60,7 +60,7 @@ class Characters(LightningDataModule):
         self.files.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the texts. The vocabulary is what occurs in them: 50 characters."""
+        """Read the texts. The vocabulary is the 50 characters that occur in them."""
         texts = {name: (self.files.folder / f"ptb.{name}.txt").read_text() for name in ("train", "valid", "test")}
         self.vocabulary = "".join(sorted(set("".join(texts.values()))))
         index = {character: number for number, character in enumerate(self.vocabulary)}
@@ -71,20 +71,20 @@ class Characters(LightningDataModule):
         return DataLoader(TensorDataset(windows), BATCH_SIZE, **options)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Windows in an order that depends on the seed alone: all networks see the same batches."""
+        """The training windows. Their order depends only on the seed, so all networks see the same batches."""
         return self._loader("train", shuffle=True, generator=torch.Generator().manual_seed(self.seed))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation text in order."""
+        """The windows of the validation text in order."""
         return self._loader("valid")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test text in order."""
+        """The windows of the test text in order."""
         return self._loader("test")
 
 
 class Attention(nn.Module):
-    """Causal self-attention."""
+    """Causal self-attention over the tokens of a window."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, width]`` from ``[B, T, width]``, as all parts of a layer."""
+        """Features ``[B, T, width]`` of features ``[B, T, width]``, as in all parts of a layer."""
         parts = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, T, …]
         mixed = F.scaled_dot_product_attention(*parts, is_causal=True)  # [B, heads, T, …]
         return self.merge(mixed.transpose(1, 2).flatten(2))
@@ -108,37 +108,37 @@ class CausalConvolution(nn.Conv1d):
 
 
 class Skip(nn.Module):
-    """Adds nothing to the residual stream. The search has to know that this cuts the edge."""
+    """Adds nothing to the residual stream. ``is_zero_op`` tells the search that this cuts the edge."""
 
     is_zero_op = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros."""
+        """Zeros in the shape of the input."""
         return torch.zeros_like(x)
 
 
 class SquaredReLU(nn.Module):
-    """What the search for Primer found (So et al., 2021)."""
+    """The activation that the search for Primer found (So et al., 2021)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """max(x, 0)²."""
+        """The square max(x, 0)² of each value."""
         return x.relu().square()
 
 
 class FeedForward(nn.Module):
-    """Two linear maps. The activation between them is given: one choice cannot lie inside another."""
+    """Two linear maps. The activation between them is an input, because a choice cannot contain another choice."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, activation: nn.Module) -> Tensor:
-        """Up, activation, down."""
+        """Widen each token's features, apply the activation, and narrow them again."""
         return self.down(activation(self.up(x)))
 
 
 class Layer(nn.Module):
-    """A transformer's layer with the normalisation first. Its parts are modules, or choices among modules."""
+    """A transformer's layer, with normalisation first. Each part is a module or a choice among modules."""
 
     def __init__(self, width: int, mixer: nn.Module, feed_forward: nn.Module, activation: nn.Module) -> None:
         super().__init__()
@@ -146,13 +146,13 @@ class Layer(nn.Module):
         self.mixer, self.feed_forward, self.activation = mixer, feed_forward, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens, then channels."""
+        """Mix the tokens, and then the channels."""
         x = x + self.mixer(self.mixer_norm(x))
         return x + self.feed_forward(self.feed_forward_norm(x), self.activation)
 
 
 class LanguageModel(LightningModule):
-    """Predicts each next character. Nothing in it knows of the search."""
+    """Predicts each next character. It has no code for the search."""
 
     def __init__(self, layers: Iterable[Layer], *, vocabulary: int, width: int, steps: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class LanguageModel(LightningModule):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary))
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Logits ``[B, T, vocabulary]`` of what follows each of the characters ``[B, T]``."""
+        """Logits ``[B, T, vocabulary]`` of the character that follows each of the characters ``[B, T]``."""
         return self.head(self.layers(self.embed(characters) + self.positions[: characters.shape[1]]))
 
     def _loss(self, batch: Sequence[Tensor], stage: str) -> Tensor:
@@ -173,7 +173,7 @@ class LanguageModel(LightningModule):
         return loss
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The mean cross-entropy in nats; in bits it is logged."""
+        """The mean cross-entropy in nats. The log has it in bits."""
         return self._loss(batch, "train")
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -185,14 +185,14 @@ class LanguageModel(LightningModule):
         self._loss(batch, "test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW; its learning rate rises in the first 100 steps, and reaches 0 with the last one."""
+        """AdamW, whose learning rate rises in the first 100 steps and falls to 0 until the last one."""
         optimizer = AdamW(self.parameters(), lr=LEARNING_RATE)
         schedule = LambdaLR(optimizer, lambda step: min((step + 1) / 100, 1) * (1 - step / self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def searchable(vocabulary: int, *, layers: int, width: int, steps: int) -> LanguageModel:
-    """The whole search space: every layer makes three choices of its own."""
+    """The network of the search, in which every layer makes three choices of its own."""
 
     def layer(number: int) -> Layer:
         mixers: dict[str, nn.Module] = {f"attention_{heads}": Attention(width, heads) for heads in (1, 2, 4)}
@@ -209,9 +209,9 @@ def searchable(vocabulary: int, *, layers: int, width: int, steps: int) -> Langu
 
 
 def hand_made(vocabulary: int, *, layers: int, parameters: int, steps: int) -> LanguageModel:
-    """What one would take without a search: 4 heads, 4 x GELU, and the largest width that so many parameters allow.
+    """The usual network: 4 heads, 4 x GELU, and the largest width that so many parameters allow.
 
-    The parameters that are left make the feed-forward parts a little wider.
+    The remaining parameters make the feed-forward parts a little wider.
     """
 
     def build(width: int, hidden: int) -> LanguageModel:
@@ -231,20 +231,20 @@ def trainer(**options: Any) -> Trainer:
 
 
 def train(model: LightningModule, data: LightningDataModule, **options: Any) -> float:
-    """Fit a model, and return the seconds that it took."""
+    """Fit a model, and return the seconds that this took."""
     start = time.perf_counter()
     trainer(limit_val_batches=20, **options).fit(model, datamodule=data)
     return time.perf_counter() - start
 
 
 def macs_per_character(model: nn.Module) -> int:
-    """Multiply-accumulates of a window, shared among its characters."""
+    """The multiply-accumulates of a window, divided by its number of characters."""
     with sdpa_kernel(SDPBackend.MATH):  # torch counts no multiplication inside its fused attention for CPUs
         return count_macs(model, torch.zeros(1, CONTEXT, dtype=torch.long)) // CONTEXT
 
 
 def describe(model: LightningModule, data: Characters) -> list[str]:
-    """A network's cost, and the bits and perplexity per character of both texts: cells of the table."""
+    """The cells of a row of the table: a network's costs, and its bits and perplexity per character on both texts."""
     (valid,), (test,) = (run(model, data, verbose=False) for run in (trainer().validate, trainer().test))
     costs = count_parameters(model), macs_per_character(model)
     scores = [score for bits in (valid["valid_bits"], test["test_bits"]) for score in (bits, 2**bits)]
@@ -252,18 +252,18 @@ def describe(model: LightningModule, data: Characters) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search, train what was found and what it is compared with, and print the tables."""
+    """Search, train the found network and those that it is compared with, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="DIR", help="a folder with the text files; without it they are downloaded")
-    parser.add_argument("--search-steps", type=int, default=1600, help="weight steps of the search")
-    parser.add_argument("--train-steps", type=int, default=1500, help="of each network that is compared")
-    parser.add_argument("--width", type=int, default=64, help="of the searched network: a multiple of 4")
+    parser.add_argument("--search-steps", type=int, default=1600, help="the number of weight steps of the search")
+    parser.add_argument("--train-steps", type=int, default=1500, help="the number of steps of each compared network")
+    parser.add_argument("--width", type=int, default=64, help="the width of the searched network, a multiple of 4")
     parser.add_argument("--layers", type=int, default=4)
-    # A branch ends in a linear map and so learns its scale: where that is best, the loss has no slope in the scale, and
-    # Taylor's first-order credit is near 0, whatever the branch does. The exact one costs a forward pass per edge.
-    parser.add_argument("--advantage", choices=("exact", "taylor"), default="exact", help="how an edge gets its credit")
+    # A branch ends in a linear map and so learns its own scale. At the best scale the loss has no slope in it, so the
+    # first-order credit of Taylor is near 0, whatever the branch does. The exact one costs a forward pass per edge.
+    parser.add_argument("--advantage", choices=("exact", "taylor"), default="exact", help="the credit of an edge")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--threads", type=int, help="the number of threads; by default torch chooses it")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     search = AdvantageNAS(
         searchable(**shape, width=options.width, steps=EPOCHS * batches),
         architecture_optimizer=partial(Adam, lr=0.02),
-        warmup_epochs=WARMUP_EPOCHS,  # a step trains one candidate in each place, so all of them need some time
+        warmup_epochs=WARMUP_EPOCHS,  # each step trains only one candidate of an edge
         advantage=options.advantage,
         seed=options.seed,
     )
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in range(1, options.layers + 1):
         edges = [f"{part} {number}" for part in PARTS]
         choices.add_row(str(number), *(f"{found[edge]} ({probability[edge]:.2f})" for edge in edges))
-    # A file is taken to be narrower than the table.
+    # Without a terminal, rich would assume a width that is smaller than the table's.
     Console(width=None if sys.stdout.isatty() else 120).print(choices, results)
 
 

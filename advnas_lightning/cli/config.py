@@ -66,6 +66,12 @@ def check_trainer(arguments: Mapping[Any, Any]) -> None:
 
     Raises:
         ValueError: If an argument has the wrong type.
+
+    Example:
+        >>> check_trainer({"max_epochs": "ten"})
+        Traceback (most recent call last):
+            ...
+        ValueError: trainer.max_epochs='ten' is of the wrong type: use int, null
     """
     hints = get_type_hints(Trainer.__init__)
     for name, value in arguments.items():

@@ -37,7 +37,13 @@ USER_ERRORS = (
 
 
 def explain(error: Exception) -> str | None:
-    """One line on an error that the user can mend; ``None`` for an error that is a mistake in the code."""
+    """One line on an error that the user can mend; ``None`` for an error that is a mistake in the code.
+
+    Example:
+        >>> explain(FileNotFoundError("there is no checkpoint last.ckpt"))
+        'there is no checkpoint last.ckpt'
+        >>> explain(IndexError("list index out of range"))
+    """
     if not isinstance(error, USER_ERRORS):
         return lost_process(error) if isinstance(error, RuntimeError) else None
     # Hydra wraps the error of a constructor. The last line of Hydra's own message names the key.

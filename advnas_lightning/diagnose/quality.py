@@ -84,6 +84,16 @@ def diagnose(
 
     Raises:
         ValueError: If a strategy is unknown, if a number is too small, or if there is no batch or no θ.
+
+    Example:
+        >>> from advnas_lightning import MixedOp
+        >>> from advnas_lightning.objectives import Regression
+        >>> edge = MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()})
+        >>> search = AdvantageNAS(edge, architecture_optimizer=torch.optim.Adam, objective=Regression())
+        >>> batch = torch.ones(4, 2), torch.zeros(4, 2)
+        >>> truth, statistics, credit = diagnose(search, [batch], strategies=["darts"], draws=2)
+        >>> truth.by, truth.raises, statistics[0].agreement(truth)
+        ('all 2 architectures', {'edge': 'tanh'}, 1)
     """
     names = list(strategies)
     check_settings({"strategies": names, "draws": draws, "exact_draws": exact_draws})
@@ -130,7 +140,7 @@ def diagnose_fit(
     check_settings({"batches": batches})
     collector = _Collector(search, batches, lambda found: diagnose(search, found, **options))
     warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
-    search.evaluator.is_evaluating = True  # then nothing is logged
+    search.evaluator.is_evaluating = True  # while this is true, nothing is logged
     trainer = Trainer(
         max_epochs=1,
         limit_train_batches=2 * batches * search.accumulate,  # enough even if only every second batch is for θ
@@ -212,7 +222,14 @@ def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
 
 
 def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:
-    """For each edge with a choice, the candidate whose θ descent along a gradient ``[E, J]`` raises most."""
+    """For each edge with a choice, the candidate whose θ descent along a gradient ``[E, J]`` raises most.
+
+    Example:
+        >>> from advnas_lightning import MixedOp
+        >>> space = SearchSpace(MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()}))
+        >>> raised(space, torch.tensor([[0.3, -0.3]]))
+        {'edge': 'skip'}
+    """
     rows = zip(space.edges, space.candidates, gradient, strict=True)
     return {edge: names[int(row[: len(names)].argmin())] for edge, names, row in rows if len(names) > 1}
 

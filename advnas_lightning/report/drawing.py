@@ -50,6 +50,13 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
         genotype: The candidate of each edge.
         path: The file. Its ending says the format.
         title: The title above the drawing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "cell.png")
+        >>> draw_genotype({"0->1": "skip_connect", "0->2": "none", "1->2": "nor_conv_3x3"}, path)
+        >>> path.exists()
+        True
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()

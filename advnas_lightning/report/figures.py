@@ -24,7 +24,7 @@ from advnas_lightning.report.statistics import quartiles
 
 __all__ = ["Plot", "make_plots", "save_plot"]
 
-RC_PARAMS: dict[Any, Any] = {  # of matplotlib
+RC_PARAMS: dict[Any, Any] = {  # matplotlib's settings for all figures
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -216,7 +216,7 @@ def _entropy_plot(runs: Sequence[Run], style_of: dict[str, Style]) -> Plot | Non
     figure, strategies = _draw(panels, style_of)
     for axes in figure.axes:
         lowest, highest = axes.get_ylim()
-        if lowest < 0.8 * highest:  # before that a search has hardly begun, and its curves would overlap
+        if lowest < 0.8 * highest:  # otherwise the searches have hardly begun, and their curves would overlap
             axes.set_ylim(bottom=0)
     caption = (
         "Entropy of an edge's probabilities, mean over the edges, by epoch (Appendix H): median over the seeds, and the"

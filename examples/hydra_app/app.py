@@ -1,10 +1,11 @@
-"""Somebody's Hydra app that takes its search strategies from advnas-lightning's config group.
+"""A Hydra app of another project, which takes its search strategies from advnas-lightning's config group.
 
     python examples/hydra_app/app.py
     python examples/hydra_app/app.py strategy@search=gdas search.tau_max=5
     python examples/hydra_app/app.py -m strategy@search=advantage,parsec,darts seed=0,1
 
-Its model, its data and its other settings are its own. ``conf/config.yaml`` finds the group in the installed package.
+The model, the data and the other settings are the app's own. ``conf/config.yaml`` finds the config group in the
+installed package.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from advnas_lightning.objectives import Classification
 
 
 class Net(nn.Module):
-    """Tells points by a hidden layer whose activation is searched, and by a second one which may be left out."""
+    """Classifies points. The activation of a hidden layer is searched, and a second hidden layer may be left out."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Net(nn.Module):
 
 
 def rings(seed: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
-    """Points, and whether they lie inside a ring."""
+    """A loader of points, and of whether they lie inside a ring."""
     points = torch.randn(640, 2, generator=torch.Generator().manual_seed(seed))
     inside = ((points.norm(dim=1) > 0.7) & (points.norm(dim=1) < 1.5)).long()
     return DataLoader(TensorDataset(points, inside), batch_size=32, shuffle=shuffle)
@@ -53,7 +54,7 @@ def rings(seed: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    """Search as configured; the genotype is left in the run's folder."""
+    """Search as the configuration says, and write the genotype into the run's folder."""
     seed_everything(config.seed, verbose=False)
     search: SearchStrategy = instantiate(config.search, model=Net(config.width), objective=Classification(2))
     trainer = Trainer(accelerator="cpu", max_epochs=config.epochs, logger=False, enable_checkpointing=False)
