@@ -130,17 +130,23 @@ class SearchSpace:
             ...     net(torch.tensor(-1.0))
             tensor(-1.)
         """
-        rows = (architecture.gates if gates is None else gates).unbind(0)
-        actives = rows
-        if gates is not None and architecture.choice is not None and architecture.inactive == "none":
+        choice, paths = architecture.choice, architecture.paths
+        # An edge is a unit if one candidate runs, under a gate of one.
+        units = [choice is not None and own == (choice[edge],) for edge, own in enumerate(paths)]
+        rows: Sequence[Tensor | None] = (None,) * len(units)
+        actives = rows  # the gates of units; without gates to differentiate, nobody asks for them
+        if gates is not None and choice is not None and architecture.inactive == "none":
             # The gates are one-hot: a product picks the active ones without sending their indices to the device.
             actives = (architecture.gates * gates).sum(-1).unbind(0)
+        elif gates is not None:
+            actives = gates.unbind(0)
+        if not all(units):
+            rows = (architecture.gates if gates is None else gates).unbind(0)
         before = [edge.plan for edge in self._edges]
         copies = DeviceCopies(self._offloaded)
-        for index, (edge, paths) in enumerate(zip(self._edges, architecture.paths, strict=True)):
-            unit = architecture.choice is not None and paths == (architecture.choice[index],)
-            own = None if unit and gates is None else actives[index] if unit else rows[index]
-            edge.plan = EdgePlan(paths, own, unit, architecture.inactive, copies.of)
+        for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
+            own = actives[index] if unit else rows[index]
+            edge.plan = EdgePlan(paths[index], own, unit, architecture.inactive, copies.of)
         try:
             yield
         except (RuntimeError, TypeError) as error:

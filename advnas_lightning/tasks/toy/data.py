@@ -37,7 +37,7 @@ class TeacherData(LightningDataModule):
         teacher: The architecture a* that a search should find.
 
     Raises:
-        ValueError: A number is not a whole number of at least 1.
+        ValueError: A number is not a whole number of at least 1, or the seed is no whole number.
 
     Example:
         >>> data = TeacherData(batch_size=4, seed=1)
@@ -57,15 +57,10 @@ class TeacherData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("batches", batches),
-            ("test_batches", test_batches),
-            ("nodes", nodes),
-            ("candidates", candidates),
-        ):
-            check_int(name, value, least=1)
-        self.batch_size, self.batches, self.test_batches, self.seed = batch_size, batches, test_batches, seed
+        self.batch_size = check_int("batch_size", batch_size, least=1)
+        self.batches = check_int("batches", batches, least=1)
+        self.test_batches = check_int("test_batches", test_batches, least=1)
+        self.seed = seed
         network = ToyNetwork(nodes=nodes, candidates=candidates, seed=seed)
         space = SearchSpace(network)
         generator = _generator(seed, "teacher")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning.space.mixed_op import MixedOp
+from advnas_lightning.validate import check_int, check_seed
 
 SIZE, KERNEL, STRIDE = 13, 7, 2
 PLACES = ((SIZE - KERNEL) // STRIDE + 1) ** 2  # the number of places at which a filter is applied: 16
@@ -47,6 +48,9 @@ class ToyNetwork(nn.Module):
         candidates: The number of filters per edge.
         seed: The seed of the weights. Two networks with the same seed are equal.
 
+    Raises:
+        ValueError: A number is not a whole number of at least 1, or the seed is no whole number.
+
     Example:
         >>> from advnas_lightning import SearchSpace
         >>> net = ToyNetwork(seed=0)
@@ -58,7 +62,9 @@ class ToyNetwork(nn.Module):
 
     def __init__(self, *, nodes: int = 10, candidates: int = 10, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        check_int("nodes", nodes, least=1)
+        check_int("candidates", candidates, least=1)
+        generator = torch.Generator().manual_seed(check_seed("seed", seed))
         kernels = torch.empty(nodes, candidates, KERNEL, KERNEL).normal_(std=1 / KERNEL, generator=generator)
         heads = torch.empty(nodes, PLACES).normal_(std=PLACES**-0.5, generator=generator)
         self.edges = nn.ModuleList(
