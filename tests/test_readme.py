@@ -13,7 +13,9 @@ from advnas_lightning.cli.main import quote_cells
 from advnas_lightning.diagnose.__main__ import main as diagnose
 from advnas_lightning.report.__main__ import main as report
 from advnas_lightning.tasks.cifar10 import nasbench201
+from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_TOY, launch, read
+from tests.support.made_up_runs import write_run
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -84,17 +86,29 @@ def test_every_command_composes(command: str) -> None:
         assert compose("config", single).strategy
 
 
-def test_the_report_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_command_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (command,) = (line for line in COMMANDS if "-m advnas_lightning.report " in line)
-    with pytest.raises(SystemExit, match="1"):  # there are no such folders here; 2 would be a bad command
-        report(shlex.split(command)[3:])
+    _, _, _, multirun, toy, flag, output = shlex.split(command)
+    assert flag == "--output"
+    write_run(tmp_path / multirun / "0", strategy="enas")
+    write_run(tmp_path / toy / "enas" / "first", strategy="enas", task="toy")
+    report(shlex.split(command)[3:])
+    page = (tmp_path / output / "report.html").read_text()
+    assert "ENAS" in page
 
 
-def test_the_table_commands_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_commands_convert_and_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nats_bench")
     monkeypatch.chdir(tmp_path)
     convert, show = (shlex.split(command)[3:] for command in TABLES)
-    with pytest.raises(SystemExit, match="1"):  # there is no such folder here
-        nasbench201.main(convert)
-    (tmp_path / "TABLE.csv").write_text(f"arch,cifar10_test\n{show[-1]},93.76\n")
+    assert convert[1] == write_folder(tmp_path).name
+    nasbench201.main(convert)
+    table = tmp_path / "TABLE.csv"
+    assert [line.partition(",")[0] for line in table.read_text().splitlines()[1:]] == CELLS
+    table.write_text(f"arch,cifar10_test\n{show[-1]},93.76\n")  # the README's cell is none of those
+    capsys.readouterr()
     nasbench201.main(show)
+    assert "93.76" in capsys.readouterr().out

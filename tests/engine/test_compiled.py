@@ -33,11 +33,11 @@ Make = Callable[..., Any]
 @pytest.fixture
 def compiler() -> Iterator[Callable[[], int]]:
     """Forgets what was compiled before; the number of graphs that have been compiled since."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
     yield lambda: counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def compiling(how: str, backend: str) -> Wrap:

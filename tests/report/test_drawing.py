@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -24,23 +26,41 @@ def test_a_genotype_becomes_a_picture(tmp_path: Path, genotype: dict[str, str], 
     assert content.startswith(b"\x89PNG") if ending == "png" else b"<svg" in content
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Axes]:
+    """``drawn(genotype)``: what would have been saved."""
+
+    def draw(genotype: dict[str, str]) -> Axes:
+        figures: list[Figure] = []
+        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+        drawing.draw_genotype(genotype, "never.png")
+        FigureCanvasAgg(figures[0]).draw()
+        (axes,) = figures[0].axes
+        return axes
+
+    return draw
+
+
 @pytest.mark.parametrize("genotype", [CELL, FAN], ids=["cell", "fan"])
-def test_no_two_labels_meet(genotype: dict[str, str]) -> None:
-    figure = Figure(figsize=(9, 5))
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    drawing._draw_graph(axes, [(*edge.split("->"), candidate) for edge, candidate in genotype.items()])  # type: ignore[misc]
-    canvas.draw()
+def test_no_two_labels_meet(genotype: dict[str, str], drawn: Callable[[dict[str, str]], Axes]) -> None:
+    axes = drawn(genotype)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) >= len(genotype) + 4  # a label for each edge, and the nodes
     for index, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])
 
 
-def test_nodes_stand_behind_all_that_lead_to_them() -> None:
-    arrows = [("a", "c", ""), ("b", "c", ""), ("a", "b", "")]
-    assert drawing._depths(arrows) == {"a": 0, "b": 1, "c": 2}
-    assert max(drawing._depths([("a", "b", ""), ("b", "a", "")]).values()) <= 2  # a cycle ends too
+def test_nodes_stand_behind_all_that_lead_to_them(drawn: Callable[[dict[str, str]], Axes]) -> None:
+    genotype = {"a->c": "relu", "b->c": "relu", "a->b": "relu"}
+    places = {text.get_text(): text.get_position() for text in drawn(genotype).texts}
+    (a, _), (b, _), (c, _) = (places[node] for node in "abc")
+    assert a < b < c
+    assert c - b == pytest.approx(b - a)
+
+
+def test_a_cycle_is_drawn_too(drawn: Callable[[dict[str, str]], Axes]) -> None:
+    names = [text.get_text() for text in drawn({"a->b": "relu", "b->a": "tanh"}).texts]
+    assert sorted(names) == ["a", "b", "relu", "tanh"]
 
 
 def test_no_two_labels_meet_among_many_cells() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from advnas_lightning.report.palette import STRATEGIES
+from advnas_lightning.report.palette import STRATEGIES, styles
 
 # Machado, Oliveira, Fernandes (2009): what remains of a linear colour without one kind of cone.
 SIGHTS = {
@@ -33,12 +33,21 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_no_two_strategies_look_alike_to_anyone() -> None:
-    looks = {name: look for name, look in STRATEGIES.items() if name != "fixed"}  # it is in no figure
+    looks = styles(name for name in STRATEGIES if name != "fixed")  # it is in no figure
     for sight in SIGHTS.values():
         seen = {name: lab(np.array(sight) @ linear(look.colour)) for name, look in looks.items()}
         for one, other in itertools.combinations(seen, 2):
             assert np.linalg.norm(seen[one] - seen[other]) > 12, (one, other)  # 2 can just be told apart
     assert len({look.marker for look in looks.values()}) == len(looks)
+
+
+def test_strategies_of_ones_own_look_like_no_other() -> None:
+    looks = styles([*STRATEGIES, "mine", "yours", "ours", "theirs"])
+    assert list(looks) == [*STRATEGIES, "mine", "ours", "theirs", "yours"]
+    assert [looks[name].title for name in ("mine", "yours")] == ["mine", "yours"]
+    for one, other in itertools.combinations(looks.values(), 2):
+        assert one.colour != other.colour
+    assert not {look.marker for look in STRATEGIES.values()} & {looks["mine"].marker}
 
 
 def test_every_colour_can_be_seen_on_white() -> None:
