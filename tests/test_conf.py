@@ -167,10 +167,10 @@ def test_the_papers_settings_on_cifar10(tmp_path: Path) -> None:
         "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "dampening": 0
     }.items()  # fmt: skip
     assert isinstance(architecture, torch.optim.Adam)
-    assert architecture.param_groups[0].items() >= {
-        "lr": 3e-4, "betas": (0.5, 0.999), "weight_decay": 3e-3
-    }.items()  # fmt: skip
-    assert architecture.param_groups[0]["params"] == [search.theta]
+    (group,) = architecture.param_groups
+    assert group.items() >= {"lr": 3e-4, "weight_decay": 3e-3}.items()
+    assert tuple(group["betas"]) == (0.5, 0.999)  # PyTorch 2.6 leaves the list that it gets
+    assert group["params"] == [search.theta]
     schedules = [each["scheduler"] for each in schedules]
     assert all(isinstance(schedule, torch.optim.lr_scheduler.CosineAnnealingLR) for schedule in schedules)
     assert [(schedule.T_max, schedule.eta_min) for schedule in schedules] == [(100, 0), (50, 0)]
