@@ -21,7 +21,7 @@ class WaitingBatches:
     """Batches of architecture steps, until there are as many as count as one.
 
     Args:
-        accumulate: how many batches count as one.
+        accumulate: How many batches count as one.
 
     Example:
         >>> waiting = WaitingBatches(2)
@@ -40,8 +40,8 @@ class WaitingBatches:
         """What a step can be taken on, with this batch; ``None`` where more of them are to come.
 
         Args:
-            batch: a batch of an architecture step, or ``None``.
-            last: whether the epoch ends with it.
+            batch: A batch of an architecture step, or ``None``.
+            last: Whether the epoch ends with it.
         """
         if batch is not None:
             self._batches.append(batch)

@@ -59,13 +59,13 @@ class Adapter:
     its network is that of the arg max.
 
     Args:
-        module: the user's module.
-        log: logs as the search.
-        is_silent: whether what the module logs is dropped.
-        bound: a context in which the network has an architecture to run.
+        module: The user's module.
+        log: Logs as the search.
+        is_silent: Whether what the module logs is dropped.
+        bound: A context in which the network has an architecture to run.
 
     Raises:
-        MisconfigurationException: the module optimizes by hand, or takes the iterator of a loader.
+        MisconfigurationException: The module optimizes by hand, or takes the iterator of a loader.
 
     Example:
         >>> import torch
@@ -187,15 +187,15 @@ class Adapter:
     # -- the weight step -----------------------------------------------------------------------------------------------
 
     def begin(self, batch_idx: int) -> None:
-        """Begin with a training batch."""
+        """Forget the output of the batch before, and note the number of this one."""
         self.output, self.batch_idx = None, batch_idx
 
     def loss(self, batch: Any) -> Outcome:
         """The loss of the module's ``training_step``.
 
         Raises:
-            ValueError: the step returns no loss.
-            SkippedStep: it returned ``None``.
+            ValueError: The step returns no loss.
+            SkippedStep: It returned ``None``.
         """
         before, self._batch = self._batch, batch
         try:
@@ -245,7 +245,7 @@ class Adapter:
         """Take the module's own optimizer and schedules, unless the search was given a factory.
 
         Raises:
-            MisconfigurationException: there is no optimizer, or there are several.
+            MisconfigurationException: There is no optimizer, or there are several.
         """
         if optimization.factory is not None:
             optimization.make(list(self.module.parameters()))
@@ -276,7 +276,7 @@ class _LoopHooks(Callback):
     """Forwards the hooks of the loops to the module that is searched, after all other callbacks had theirs.
 
     Args:
-        adapter: calls the module.
+        adapter: Calls the module.
     """
 
     def __init__(self, adapter: Adapter) -> None:

@@ -10,12 +10,12 @@ class SearchClock:
     """Where a search is. The engine sets it before each step, so that a strategy needs no Trainer.
 
     Attributes:
-        progress: the share of the planned architecture steps that is done, from 0 to exactly 1; ``None`` where the
+        progress: The share of the planned architecture steps that is done, from 0 to exactly 1; ``None`` where the
             Trainer does not say how many there will be.
-        searching: whether θ moves in the current epoch.
-        batches: how many training batches there have been, the current one included.
-        batch_idx: the current batch's index in its epoch.
-        is_last: whether it is the last one of its epoch.
+        searching: Whether θ moves in the current epoch.
+        batches: How many training batches there have been, the current one included.
+        batch_idx: The current batch's index in its epoch.
+        is_last: Whether it is the last one of its epoch.
 
     Example:
         >>> SearchClock(progress=0.5).searching

@@ -21,7 +21,7 @@ class Ranks:
     """The processes of a run, which agree on losses and gradients.
 
     Args:
-        trainer: gives the Trainer, or ``None`` where there is none and so one process.
+        trainer: Gives the Trainer, or ``None`` where there is none and so one process.
 
     Example:
         >>> ranks = Ranks()
@@ -59,7 +59,7 @@ class Precision:
     """How losses are differentiated: under ``precision="16-mixed"`` by way of the scale of a GradScaler.
 
     Args:
-        trainer: gives the Trainer, or ``None`` where there is none and so no scale.
+        trainer: Gives the Trainer, or ``None`` where there is none and so no scale.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -105,8 +105,8 @@ def single_precision(owners: Iterable[nn.Module], parameters: Iterable[nn.Parame
     In bfloat16 a θ of 1 would not feel the paper's learning rate of 3e-4: the next numbers are 0.996 and 1.008.
 
     Args:
-        owners: modules whose own buffers are meant.
-        parameters: the parameters that are meant.
+        owners: Modules whose own buffers are meant.
+        parameters: The parameters that are meant.
 
     Example:
         >>> theta = nn.Parameter(torch.ones(1))

@@ -37,10 +37,10 @@ class Trial:
     """One evaluated draw: what a strategy learns from.
 
     Attributes:
-        architecture: the draw.
-        loss: scalar, detached; the mean over ``size`` terms.
+        architecture: The draw.
+        loss: Scalar, detached; the mean over ``size`` terms.
         gate_grad: ``[E, J]``, G = ∂L/∂a; ``None`` for strategies that need no gradient.
-        size: how many terms the loss is the mean of.
+        size: How many terms the loss is the mean of.
 
     Example:
         >>> drawn = Architecture(torch.tensor([[0.0, 1.0]]), paths=((1,),), choice=(1,))
@@ -58,15 +58,15 @@ class Evaluator:
     """Runs architectures on batches. Nothing of the network is other than before, where :meth:`no_trace` is open.
 
     Args:
-        space: the edges, which an architecture is bound to.
-        run: gives the loss of the bound network on a batch.
-        ranks: the processes, over which losses and gradients are averaged.
-        precision: how losses are differentiated.
-        trace: what :meth:`no_trace` removes.
-        source: what computes the loss, in the words of its author.
+        space: The edges, which an architecture is bound to.
+        run: Gives the loss of the bound network on a batch.
+        ranks: The processes, over which losses and gradients are averaged.
+        precision: How losses are differentiated.
+        trace: What :meth:`no_trace` removes.
+        source: What computes the loss, in the words of its author.
 
     Attributes:
-        is_evaluating: whether :meth:`no_trace` is open.
+        is_evaluating: Whether :meth:`no_trace` is open.
 
     Example:
         >>> from torch import nn
@@ -107,9 +107,9 @@ class Evaluator:
         """Run an architecture on a batch.
 
         Args:
-            architecture: what to run.
-            batch: one batch, or :class:`MicroBatches`, whose mean counts.
-            gates: whether to take ∂L/∂a; without it the pass keeps no graph.
+            architecture: What to run.
+            batch: One batch, or :class:`MicroBatches`, whose mean counts.
+            gates: Whether to take ∂L/∂a; without it the pass keeps no graph.
 
         Raises:
             ValueError: ∂L/∂a is asked for, and the loss has no graph to the gates.
@@ -150,11 +150,11 @@ def check_loss(value: Any, source: str) -> Tensor:
     """A loss: one real number with or without a graph.
 
     Args:
-        value: what was returned.
-        source: what returned it, for the message.
+        value: What was returned.
+        source: What returned it, for the message.
 
     Raises:
-        ValueError: it is not a real scalar.
+        ValueError: It is not a real scalar.
 
     Example:
         >>> check_loss(torch.tensor(0.5), "Mine.loss")
@@ -174,12 +174,12 @@ def as_outcome(result: Any, batch: Any, source: str) -> Outcome:
     """What a loss returned, as an Outcome: a bare loss is the mean over the samples of its batch.
 
     Args:
-        result: a loss, or an Outcome.
-        batch: what it is the loss of; a batch without a tensor counts as one sample.
-        source: what returned it, for the message.
+        result: A loss, or an Outcome.
+        batch: What it is the loss of; a batch without a tensor counts as one sample.
+        source: What returned it, for the message.
 
     Raises:
-        ValueError: the loss is not a real scalar, or the mean of no term.
+        ValueError: The loss is not a real scalar, or the mean of no term.
 
     Example:
         >>> as_outcome(torch.tensor(0.5), torch.zeros(8, 3), "Mine.loss").size

@@ -244,7 +244,7 @@ class SearchHooks(ArchitecturePolicy):
         """Restore :meth:`get_extra_state`.
 
         Raises:
-            ValueError: the checkpoint is of another search space.
+            ValueError: The checkpoint is of another search space.
         """
         refuse_other_space(state, self.space)
         self.weight_steps, self.architecture_steps, self.skipped_weight_steps, batches = state["steps"]
@@ -261,7 +261,7 @@ class SearchHooks(ArchitecturePolicy):
         """Remember what is restored when training starts.
 
         Raises:
-            ValueError: the checkpoint is of another strategy, or another version of this package.
+            ValueError: The checkpoint is of another strategy, or another version of this package.
         """
         self.trainee.on_load_checkpoint(checkpoint)
         refuse_other(checkpoint, type(self).__name__, has_cost=self.cost is not None)

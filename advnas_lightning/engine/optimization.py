@@ -24,17 +24,17 @@ class Optimization:
 
     Args:
         role: ``"weights"`` or ``"architecture"``.
-        factory: makes the optimizer of some parameters; without one they do not move.
-        schedule: makes the optimizer's schedule.
-        clip: the largest norm of the gradient, or the largest absolute value in it; ``None`` leaves gradients alone.
+        factory: Makes the optimizer of some parameters; without one they do not move.
+        schedule: Makes the optimizer's schedule.
+        clip: The largest norm of the gradient, or the largest absolute value in it; ``None`` leaves gradients alone.
         clip_algorithm: ``"norm"`` or ``"value"``.
 
     Attributes:
-        made: the optimizer, as the factory made it; ``None`` where there is none.
-        schedules: the schedules of it.
+        made: The optimizer, as the factory made it; ``None`` where there is none.
+        schedules: The schedules of it.
 
     Raises:
-        ValueError: a bad argument.
+        ValueError: A bad argument.
 
     Example:
         >>> from functools import partial
@@ -68,7 +68,7 @@ class Optimization:
         """Make the optimizer of these parameters, and its schedule.
 
         Raises:
-            MisconfigurationException: a factory fails, or makes something else.
+            MisconfigurationException: A factory fails, or makes something else.
         """
         self.made, self.schedules = None, []
         if self.factory is None or not parameters:
@@ -103,8 +103,8 @@ class Optimization:
         """Find the optimizer in a fit.
 
         Args:
-            optimizers: gives all of the fit's optimizers, as ``LightningModule.optimizers`` does.
-            place: the place of this one.
+            optimizers: Gives all of the fit's optimizers, as ``LightningModule.optimizers`` does.
+            place: The place of this one.
         """
         self._optimizers, self._place = optimizers, place
 
@@ -144,13 +144,13 @@ class Optimization:
 
         Args:
             interval: ``"step"`` or ``"epoch"``.
-            index: the number of the batch, or of the epoch.
-            metrics: what schedules may watch.
-            step: moves a schedule on, with the metric that it watches, or with ``None``.
-            plateau: only the schedules that watch for a plateau, or only those that do not; ``None``: all.
+            index: The number of the batch, or of the epoch.
+            metrics: What schedules may watch.
+            step: Moves a schedule on, with the metric that it watches, or with ``None``.
+            plateau: Only the schedules that watch for a plateau, or only those that do not; ``None``: all.
 
         Raises:
-            MisconfigurationException: a metric is missing that a schedule must have, or a schedule fails.
+            MisconfigurationException: A metric is missing that a schedule must have, or a schedule fails.
         """
         for schedule in self.schedules:
             if schedule.interval != interval or (index + 1) % schedule.frequency:

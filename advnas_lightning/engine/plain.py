@@ -17,13 +17,13 @@ class PlainModel:
     """How the weights of a plain network are trained: :class:`~advnas_lightning.engine.adapter.Adapter` is its sibling.
 
     Args:
-        model: the network.
-        objective: gives its loss, and has its metrics.
-        note_loss: counts a loss in the epoch's mean: a name, the loss, and how many terms it is the mean of.
-        loss_name: what computes the loss, in the words of its author.
+        model: The network.
+        objective: Gives its loss, and has its metrics.
+        note_loss: Counts a loss in the epoch's mean: a name, the loss, and how many terms it is the mean of.
+        loss_name: What computes the loss, in the words of its author.
 
     Attributes:
-        output: what the search's ``training_step`` returns.
+        output: What the search's ``training_step`` returns.
 
     Example:
         >>> import torch

@@ -17,7 +17,7 @@ from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.tracking import ProcessBest
 from advnas_lightning.space.genotype import Genotype, Probabilities
 from advnas_lightning.space.search_space import Architecture, SearchSpace
-from advnas_lightning.validate import check_int, check_one_of
+from advnas_lightning.validate import check_one_of, check_seed
 
 Selection = Literal["argmax", "process_best"]
 SELECTIONS = ("argmax", "process_best")
@@ -29,17 +29,17 @@ class ArchitecturePolicy(LightningModule):
     Draws come from a CPU generator of its own, so that all ranks draw alike, and nothing else can change a search.
 
     Args:
-        space: the edges and their candidates.
-        terms: what is added to the loss, such as an expected cost.
-        select: the genotype that is selected; ``None``: the strategy's own choice.
-        seed: the seed of the random draws.
+        space: The edges and their candidates.
+        terms: What is added to the loss, such as an expected cost.
+        select: The genotype that is selected, ``"argmax"`` or ``"process_best"``; by default the strategy's own.
+        seed: The seed of the random draws.
 
     Attributes:
-        searches: whether θ ever moves.
-        default_select: the genotype that a search selects by default.
-        needs_gate_grad: whether an architecture step takes ∂L/∂a; without it, its passes keep no graph.
-        draws: how many architectures an architecture step evaluates, all on one minibatch.
-        clock: where the search is; the engine sets it before each step.
+        searches: Whether θ ever moves.
+        default_select: The genotype that a search selects by default.
+        needs_gate_grad: Whether an architecture step takes ∂L/∂a; without it, its passes keep no graph.
+        draws: How many architectures an architecture step evaluates, all on one minibatch.
+        clock: Where the search is; the engine sets it before each step.
 
     Example:
         >>> from advnas_lightning import MixedOp
@@ -58,7 +58,7 @@ class ArchitecturePolicy(LightningModule):
     ) -> None:
         super().__init__()
         self.space, self.terms = space, tuple(terms)
-        self.seed = check_int("seed", seed, least=0, most=2**63 - 1)
+        self.seed = check_seed("seed", seed)
         self.select: Selection = check_one_of("select", select or self.default_select, SELECTIONS)
         self.clock = SearchClock()
         self.generator = torch.Generator().manual_seed(seed)
@@ -94,8 +94,8 @@ class ArchitecturePolicy(LightningModule):
         """Called after the step of the architecture optimizer, without a graph.
 
         Args:
-            trials: what the step was made of.
-            before: the values that :meth:`architecture_parameters` had before it, in their order.
+            trials: What the step was made of.
+            before: The values that :meth:`architecture_parameters` had before it, in their order.
         """
 
     def architecture_parameters(self) -> list[nn.Parameter]:
@@ -146,7 +146,7 @@ class ArchitecturePolicy(LightningModule):
         """The share of the planned architecture steps that is done, from 0 to exactly 1.
 
         Raises:
-            MisconfigurationException: the Trainer does not say how many there will be.
+            MisconfigurationException: The Trainer does not say how many there will be.
         """
         if self.clock.progress is None:
             raise MisconfigurationException(
@@ -221,7 +221,7 @@ class ArchitecturePolicy(LightningModule):
                 single minibatch loss of an architecture step so far; both within the budget of a cost that has one.
 
         Raises:
-            ValueError: another ``select``, or ``"process_best"`` of a search that has evaluated no one-hot
+            ValueError: Another ``select``, or ``"process_best"`` of a search that has evaluated no one-hot
                 architecture.
         """
         if check_one_of("select", select, SELECTIONS) == "argmax":

@@ -30,7 +30,7 @@ class PartialEpoch:
     """The sums and counts of an epoch that another process began, so that its end reports means over all of it.
 
     Args:
-        logs: what was logged with ``on_epoch=True`` so far, which is added to what is logged from now on.
+        logs: What was logged with ``on_epoch=True`` so far, which is added to what is logged from now on.
 
     Example:
         >>> means = EpochMeans()
@@ -59,7 +59,7 @@ class PartialEpoch:
 
     @classmethod
     def restore(cls, state: dict[str, Any], module: nn.Module, means: EpochMeans, device: torch.device) -> PartialEpoch:
-        """Go on with :meth:`collect`."""
+        """Go on with the epoch that :meth:`collect` was called in."""
         means.load_state_dict(state["means"], device)
         restore_metrics(module, state["metrics"], device)
         return cls(state["logs"])
@@ -69,8 +69,8 @@ class Resumption:
     """Puts into a checkpoint what a search needs beside its ``state_dict``, and restores it, each part at its moment.
 
     Args:
-        module: the search, for its metrics and its device.
-        means: the means of the running epoch.
+        module: The search, for its metrics and its device.
+        means: The means of the running epoch.
 
     Example:
         >>> resumption = Resumption(LightningModule(), EpochMeans())
@@ -84,13 +84,13 @@ class Resumption:
         self._partial_epoch = PartialEpoch()
 
     def collect(self, checkpoint: dict[str, Any], strategy: str, trainer: Trainer, loader: SearchLoader | None) -> None:
-        """Add to a checkpoint.
+        """Add to a checkpoint what a search needs beside its ``state_dict``.
 
         Args:
-            checkpoint: takes it.
-            strategy: the name of the search's strategy.
-            trainer: the Trainer of the search.
-            loader: where its batches come from.
+            checkpoint: The checkpoint, which is changed.
+            strategy: The name of the search's strategy.
+            trainer: The Trainer of the search.
+            loader: Where its batches come from.
         """
         checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy}
         checkpoint["rng"] = rng.collect()
@@ -104,8 +104,8 @@ class Resumption:
         """Take from a checkpoint what is restored later.
 
         Args:
-            checkpoint: the checkpoint as it was loaded.
-            optimizers: whether to take the optimizers' states out of it, too. Lightning would move all of them to the
+            checkpoint: The checkpoint as it was loaded.
+            optimizers: Whether to take the optimizers' states out of it, too. Lightning would move all of them to the
                 device; an optimizer puts each part beside its weight.
         """
         self._waiting = {key: checkpoint[key] for key in ("rng", "loader", "partial_epoch") if key in checkpoint}
@@ -117,8 +117,10 @@ class Resumption:
     def paused(self) -> Iterator[None]:
         """A context in which nothing is restored."""
         waiting, self._waiting = self._waiting, {}
-        yield
-        self._waiting = waiting
+        try:
+            yield
+        finally:
+            self._waiting = waiting
 
     def before_loading(self, trainer: Trainer) -> None:
         """Let the data be loaded where it was, also if something has had it loaded from the start."""
@@ -133,7 +135,7 @@ class Resumption:
                 rng.restore(self._waiting.pop("rng"))
 
     def start(self, trainer: Trainer) -> None:
-        """Restore what is left, when all others have drawn their random numbers: training begins."""
+        """Restore the rest, when training begins: all that runs before it has drawn its random numbers by then."""
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
         if "rng" in self._waiting:
@@ -155,12 +157,12 @@ def refuse_other(checkpoint: Mapping[str, Any], strategy: str, *, has_cost: bool
     """Check that a checkpoint is of a search like this one.
 
     Args:
-        checkpoint: the checkpoint as it was loaded.
-        strategy: the name of this search's strategy.
-        has_cost: whether this search has a cost.
+        checkpoint: The checkpoint as it was loaded.
+        strategy: The name of this search's strategy.
+        has_cost: Whether this search has a cost.
 
     Raises:
-        ValueError: it is of another strategy, of another version of this package, or of other settings.
+        ValueError: It is of another strategy, of another version of this package, or of other settings.
     """
     search = checkpoint.get("search")
     if search is None:
@@ -181,11 +183,11 @@ def refuse_other_space(state: Mapping[str, Any], space: SearchSpace) -> None:
     """Check that a checkpoint is of the same edges and candidates, in the same order: that of the rows of θ.
 
     Args:
-        state: the search's extra state, see :func:`describe_space`.
-        space: this search's.
+        state: The search's extra state, see :func:`describe_space`.
+        space: This search's.
 
     Raises:
-        ValueError: it is not.
+        ValueError: It is not.
     """
     ours = describe_space(space)
     if list(state["space"].items()) != list(ours.items()):

@@ -24,12 +24,12 @@ class ArchitectureStep:
     """The architecture step of Algorithm 1: descend the strategy's estimate of ∇θ E[L].
 
     Args:
-        policy: draws architectures, and turns their trials into gradients.
-        evaluator: runs them.
-        optimization: steps the architecture parameters.
-        guard: leaves out what is not finite.
-        best: remembers the best trial.
-        terms: what is added to the loss.
+        policy: Draws architectures, and turns their trials into gradients.
+        evaluator: Runs them.
+        optimization: Steps the architecture parameters.
+        guard: Leaves out what is not finite.
+        best: Remembers the best trial.
+        terms: What is added to the loss.
 
     Example:
         >>> from advnas_lightning import AdvantageNAS, MixedOp
@@ -92,10 +92,10 @@ class _Accumulated:
     """The batches of one weight step so far.
 
     Attributes:
-        architecture: the one draw for all of them.
-        batches: how many there were.
-        size: how many terms their losses are the means of, together.
-        is_lost: whether the step cannot be taken any more, because a loss was not finite or had no graph.
+        architecture: The one draw for all of them.
+        batches: How many there were.
+        size: How many terms their losses are the means of, together.
+        is_lost: Whether the step cannot be taken any more, because a loss was not finite or had no graph.
     """
 
     architecture: Architecture
@@ -108,13 +108,13 @@ class WeightStep:
     """The weight step of Algorithm 1: descend ∇w L(a, w) for a draw a.
 
     Args:
-        policy: draws the architecture.
-        trainee: the network, and how its weights are trained.
-        evaluator: binds the architecture and gives the loss.
-        optimization: steps the weights.
-        guard: leaves out what is not finite.
-        accumulate: how many batches count as one.
-        offloaded: whether candidates' gradients are in host memory.
+        policy: Draws the architecture.
+        trainee: The network, and how its weights are trained.
+        evaluator: Binds the architecture and gives the loss.
+        optimization: Steps the weights.
+        guard: Leaves out what is not finite.
+        accumulate: How many batches count as one.
+        offloaded: Whether candidates' gradients are in host memory.
 
     Example:
         >>> from advnas_lightning import AdvantageNAS, MixedOp

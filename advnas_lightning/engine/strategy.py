@@ -41,32 +41,32 @@ class SearchStrategy(SearchHooks):
     weight step never changes θ.
 
     Args:
-        model: a network that contains :class:`~advnas_lightning.MixedOp` edges; or a LightningModule with such a
+        model: A network that contains :class:`~advnas_lightning.MixedOp` edges; or a LightningModule with such a
             network, whose own steps, optimizer, schedules, hooks, metrics and logs are then used as they are (unless
             ``objective`` is given, or :meth:`loss` is overridden).
-        weight_optimizer: factory over the network's parameters; ``None`` leaves the weights as they are.
-        architecture_optimizer: factory over the architecture parameters.
-        weight_scheduler: factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
+        weight_optimizer: Factory over the network's parameters; ``None`` leaves the weights as they are.
+        architecture_optimizer: Factory over the architecture parameters.
+        weight_scheduler: Factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
             watches ``val/loss``.
-        architecture_scheduler: factory over the architecture optimizer; stepped after each epoch in which θ moved.
-        weight_clip: the largest norm of the weight gradient, or ``None``.
-        architecture_clip: the largest norm of the architecture gradient, or ``None``.
+        architecture_scheduler: Factory over the architecture optimizer; stepped after each epoch in which θ moved.
+        weight_clip: The largest norm of the weight gradient, or ``None``.
+        architecture_clip: The largest norm of the architecture gradient, or ``None``.
         weight_clip_algorithm: ``"norm"``, or ``"value"``: ``weight_clip`` is the largest absolute value.
-        architecture_clip_algorithm: the same for ``architecture_clip``.
-        accumulate: how many batches count as one in each kind of step: with the same draw, and the mean over all their
+        architecture_clip_algorithm: The same for ``architecture_clip``.
+        accumulate: How many batches count as one in each kind of step: with the same draw, and the mean over all their
             terms. An epoch's last steps may have fewer.
-        warmup_epochs: epochs at the start in which θ stays and no architecture step happens.
-        max_bad_steps: how many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
+        warmup_epochs: Epochs at the start in which θ stays and no architecture step happens.
+        max_bad_steps: How many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
             step changes nothing and is counted; the next one ends the run.
-        objective: what a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
-        cost: what architectures cost, beside their loss.
-        offload: keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
+        objective: What a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
+        cost: What architectures cost, beside their loss.
+        offload: Keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
             those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
-        select: the genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
-        seed: the seed of the random draws.
+        select: The genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
+        seed: The seed of the random draws.
 
     Raises:
-        ValueError: the model has no MixedOp, or a bad argument.
+        ValueError: The model has no MixedOp, or a bad argument.
 
     Example:
         >>> from torch.optim import Adam

@@ -16,7 +16,7 @@ class Trace:
     """Puts a network's buffers (running statistics) and the states of its metrics back as they were.
 
     Args:
-        model: the network.
+        model: The network.
 
     Example:
         >>> import torch

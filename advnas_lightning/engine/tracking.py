@@ -22,7 +22,7 @@ class ProcessBest(nn.Module):
         edges: E, how many edges there are.
 
     Attributes:
-        loss: scalar; infinite before the first one.
+        loss: Scalar; infinite before the first one.
         choice: ``[E]``, the candidate of each edge; −1 before the first one.
 
     Example:
@@ -47,8 +47,8 @@ class ProcessBest(nn.Module):
         """Take the best of some trials, if it is better than the best so far. This asks nothing of the device.
 
         Args:
-            trials: the trials of one architecture step.
-            allows: each tells whether gates ``[E, J]`` are those of an architecture that may be chosen, scalar bool.
+            trials: The trials of one architecture step.
+            allows: Each tells whether gates ``[E, J]`` are those of an architecture that may be chosen, scalar bool.
         """
         for trial in trials:
             choice = trial.architecture.choice
@@ -65,12 +65,12 @@ class FiniteGuard:
     """Leaves out steps whose loss or gradient is not finite, and ends the run after too many in a row.
 
     Args:
-        most: how many steps of a kind in a row may be left out.
-        ranks: a step is left out on all ranks alike.
-        after_bad: called when a step is left out.
+        most: How many steps of a kind in a row may be left out.
+        ranks: A step is left out on all ranks alike.
+        after_bad: Called when a step is left out.
 
     Attributes:
-        total: how many steps were left out, by their kind.
+        total: How many steps were left out, by their kind.
 
     Example:
         >>> guard = FiniteGuard(1, Ranks())
@@ -88,7 +88,7 @@ class FiniteGuard:
         """Whether a step may happen: all that it is made of is finite, on every rank.
 
         Raises:
-            FloatingPointError: too many steps of this kind in a row were left out.
+            FloatingPointError: Too many steps of this kind in a row were left out.
         """
         finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
         if self._ranks.mean(finite.float()) == 1:

@@ -24,7 +24,7 @@ def check_trainer_options(trainer: Trainer) -> None:
     """Refuse options that work under automatic optimization alone, before Lightning refuses them in other words.
 
     Raises:
-        MisconfigurationException: the Trainer is to clip or accumulate gradients, or has such a callback.
+        MisconfigurationException: The Trainer is to clip or accumulate gradients, or has such a callback.
     """
     options: Any = trainer
     if options.gradient_clip_val is not None or options.gradient_clip_algorithm is not None:
@@ -47,7 +47,7 @@ def reject_callback(callback: Callback) -> None:
     Under manual optimization Lightning does run these callbacks, but they silently do nothing, or the wrong thing.
 
     Raises:
-        MisconfigurationException: it is one of them.
+        MisconfigurationException: It is one of them.
     """
     name = type(callback).__name__
     if isinstance(callback, GradientAccumulationScheduler):
@@ -73,7 +73,7 @@ def check_model(model: Any) -> nn.Module:
     """A network that can be searched.
 
     Raises:
-        ValueError: it is no module, or a LightningModule inside of what ``torch.compile`` returns.
+        ValueError: It is no module, or a LightningModule inside of what ``torch.compile`` returns.
     """
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
