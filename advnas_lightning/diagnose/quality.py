@@ -353,4 +353,5 @@ def _compare_credits(taylor: SearchStrategy, exact: SearchStrategy, batches: Seq
         second.append(trials[0].loss - torch.stack([trial.loss for trial in trials[1:]]))
     a, b = torch.stack(first).flatten(), torch.stack(second).flatten()
     # Equal credits share a rank. Many are 0: those of zero operations, and of edges before a normalization.
-    return Credit(float(spearman_corrcoef(a.double(), b.double())), float((a.sign() == b.sign()).double().mean()), draws)
+    same_sign = (a.sign() == b.sign()).double().mean()
+    return Credit(float(spearman_corrcoef(a.double(), b.double())), float(same_sign), draws)
