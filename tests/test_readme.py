@@ -42,7 +42,7 @@ def test_the_example_project_runs_and_goes_on(tmp_path: Path, monkeypatch: pytes
     (costly,) = [text for language, text in BLOCKS if language == "python" and "ArchitectureCost" in text]
     exec(compile(costly, "README.md", "exec"), names)
     assert names["search"].genotype().edges == {"edge": "skip"}  # type: ignore[attr-defined]
-    assert names["search"].cost.costs() == {"edge": {"linear": 72, "skip": 0}}  # type: ignore[attr-defined]
+    assert names["search"].cost.result().edges == {"edge": {"linear": 72, "skip": 0}}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "advnas_lightning.diagnose " in line])
