@@ -131,14 +131,14 @@ def test_a_run_survives_twenty_kills(task: str, folder: Path, assert_same: Any) 
 def test_a_run_that_is_told_to_stop_saves_first(
     number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
-    arguments = ["task.data.batches=3000", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
+    arguments = ["task.data.batches=800", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
     process = start(*arguments, "hydra.run.dir=run")
     wait_for(folder / "run" / "metrics.csv", process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
-    assert 0 < steps(folder / "run") < 3000  # in the middle of the only epoch, and by no clock
+    assert 0 < steps(folder / "run") < 800  # in the middle of the only epoch, and by no clock
     assert not (folder / "run" / "summary.json").exists()
     launch(monkeypatch, *arguments, "hydra.run.dir=run", "ckpt_path=last")
     launch(monkeypatch, *arguments, "hydra.run.dir=straight")

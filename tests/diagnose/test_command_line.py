@@ -41,7 +41,8 @@ def test_a_runs_checkpoint_is_diagnosed(
     assert "The exact gradient raises most: " in printed.out
     assert set(content["exact_raises"]) == set(content["estimators"]["darts"]["edges"])
     with Image.open(tmp_path / "out" / "diagnosis.png") as picture:
-        assert len(picture.convert("RGB").getcolors(maxcolors=picture.width * picture.height)) > 50  # something is drawn
+        colours = picture.convert("RGB").getcolors(maxcolors=picture.width * picture.height)
+    assert len(colours) > 50  # something is drawn
     drawn = (tmp_path / "out" / "diagnosis.svg").read_text()
     for text in ("advantage", "darts", "standard deviation of one step"):
         assert f"<!-- {text}" in drawn  # matplotlib's note of each text that it draws as a path

@@ -1,13 +1,13 @@
 """Two processes hold one search, and it is the search of one process with the doubled batch.
 
-Run as a script, this file is one of the two processes: ``test_ddp.py FOLDER``.
+Run as a script, this file is one of the two processes: ``python -m tests.engine.test_ddp FOLDER RUN …``.
 """
 
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,15 @@ RUNS: dict[str, dict[str, Any]] = {
         for name in OF_VALIDATION
     },
 }
+# Of those by default: every part of the engine that speaks to the other rank, once.
+QUICK = [
+    "advantage",
+    "enas, accumulating",
+    "proxylessnas, offloaded",
+    "gdas, one rank not finite",
+    "darts, adopting",
+    "parsec, adopting, accumulating, one rank not finite",
+]
 
 
 class Classifier(LightningModule):
@@ -247,7 +256,17 @@ def uneven(rank: int = 0, ranks: int = 1) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both ranks end with, by run."""
-    folder = tmp_path_factory.mktemp("ddp")
+    return two_processes(tmp_path_factory.mktemp("ddp"), RUNS)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The same of a few runs."""
+    return two_processes(tmp_path_factory.mktemp("few"), QUICK)
+
+
+def two_processes(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+    """What both ranks end with that run what is named, and the three that follow them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -265,7 +284,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, "-m", __name__, str(folder), *names],
             env={**shared, "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -306,13 +325,29 @@ def test_all_ranks_hold_the_same_search(
 @pytest.mark.filterwarnings("ignore:.* step is left out")
 @pytest.mark.parametrize("run", RUNS)
 def test_two_ranks_equal_one_process_with_the_doubled_batch(run: str, ranks: list[dict[str, Any]]) -> None:
+    check_doubled_batch(run, ranks[0][run])
+
+
+@pytest.mark.filterwarnings("ignore:.* step is left out")
+@pytest.mark.parametrize("run", QUICK)
+def test_two_ranks_hold_one_search_which_is_that_of_one_process(
+    run: str, few: list[dict[str, Any]], assert_same: Callable[..., None]
+) -> None:
+    first, second = (rank[run] for rank in few)
+    assert_same(first, second)
+    check_doubled_batch(run, first)
+
+
+def check_doubled_batch(run: str, both: dict[str, Any]) -> None:
+    """What ``both`` ranks end with is what one process does."""
     options = RUNS[run]
-    both, one = ranks[0][run], result(**options)
+    one = result(**options)
     for part in ("steps", "bad_steps", "rates", "argmax", "process_best"):
         assert both[part] == one[part], part
     per_epoch = -(-WEIGHTS // options.get("accumulate", 1))
-    weight_steps, architecture_steps, skipped = both["steps"]
-    bad = both["bad_steps"][0]
+    weight_steps, architecture_steps, skipped, batches = both["steps"]
+    assert batches == EPOCHS * WEIGHTS
+    bad = both["bad_steps"]["total"]
     assert weight_steps + skipped + bad["weight"] == EPOCHS * per_epoch
     searching = STRATEGIES[options["name"]][0].searches * (EPOCHS - 1)  # after the warm-up
     assert architecture_steps + bad["architecture"] == searching * per_epoch
@@ -334,26 +369,23 @@ def test_the_adopted_module_moves_its_schedule(ranks: list[dict[str, Any]]) -> N
     assert all(ranks[0][f"{name}, adopting"]["rates"][0] < 0.1 for name in ENGINES)
 
 
-@pytest.mark.slow
 def test_accumulating_ranks_may_have_batches_of_different_sizes(
-    ranks: list[dict[str, Any]], assert_same: Callable[..., None]
+    few: list[dict[str, Any]], assert_same: Callable[..., None]
 ) -> None:
-    first, second = (rank["uneven"] for rank in ranks)
+    first, second = (rank["uneven"] for rank in few)
     assert_same(first, second)
     for name, parameter in uneven().items():
         close(first[name], parameter, name, within=TOLERANCE)
 
 
-@pytest.mark.slow
-def test_offloaded_ranks_start_from_the_weights_of_the_first(ranks: list[dict[str, Any]]) -> None:
+def test_offloaded_ranks_start_from_the_weights_of_the_first(few: list[dict[str, Any]]) -> None:
     for name, parameter in build("advantage").model.named_parameters():
-        for rank in ranks:
+        for rank in few:
             assert torch.equal(rank["start"][name], parameter), name
 
 
-@pytest.mark.slow
-def test_lightning_distributes_both_loaders(ranks: list[dict[str, Any]]) -> None:
-    first, second = (rank["shares"] for rank in ranks)
+def test_lightning_distributes_both_loaders(few: list[dict[str, Any]]) -> None:
+    first, second = (rank["shares"] for rank in few)
     assert torch.equal(first["theta"], second["theta"])
     for share in (first, second):
         assert share["weights"] == 2 * WEIGHTS * BATCH // 2
@@ -362,6 +394,6 @@ def test_lightning_distributes_both_loaders(ranks: list[dict[str, Any]]) -> None
 
 if __name__ == "__main__":
     rank = int(os.environ["LOCAL_RANK"])
-    results = {run: result(rank=rank, ranks=2, **options) for run, options in RUNS.items()}
+    results = {run: result(rank=rank, ranks=2, **RUNS[run]) for run in sys.argv[2:]}
     results |= {"shares": shares(ranks=2), "uneven": uneven(rank, 2), "start": weights_of_the_first(rank)}
     torch.save(results, f"{sys.argv[1]}/rank{rank}.pt")
