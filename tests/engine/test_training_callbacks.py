@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
     ModelCheckpoint,
     StochasticWeightAveraging,
@@ -84,7 +85,6 @@ def test_a_finetuning_callback_gives_no_weights_to_the_architecture_optimizer(tr
     assert search.moved == 0
 
 
-@pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="it is new in Lightning 2.6")
 def test_averaged_weights_leave_the_best_architecture_alone(train: Make) -> None:
     class Both(Callback):
         """What the search itself knows, before an average of all buffers takes its place."""
@@ -95,7 +95,7 @@ def test_averaged_weights_leave_the_best_architecture_alone(train: Make) -> None
 
     noted, search = Both(), search_of()
     try:
-        train(search, max_epochs=4, callbacks=[noted, callbacks.EMAWeightAveraging(decay=0.9)])
+        train(search, max_epochs=4, callbacks=[noted, EMAWeightAveraging(decay=0.9)])
     except MisconfigurationException:
         return
     assert (search.genotype("process_best"), float(search.best.loss)) == noted.best
