@@ -135,7 +135,7 @@ def test_a_run_that_is_told_to_stop_saves_first(
     process = start(*arguments, "hydra.run.dir=run")
     wait_for(folder / "run" / "metrics.csv", process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
     assert 0 < steps(folder / "run") < 800  # in the middle of the only epoch, and by no clock
@@ -150,7 +150,7 @@ def test_a_second_interrupt_does_not_wait(folder: Path) -> None:
     wait_for(folder / "run" / "metrics.csv", process)
     for _ in range(20):  # one may come while the other is handled
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode not in (0, None)
     checkpoint(folder / "run")
 

@@ -1,6 +1,7 @@
 """A run that was interrupted and resumed ends bit for bit where an uninterrupted one does."""
 
 import csv
+import itertools
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.run_log import RunLog
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 OPTIMIZERS = {
@@ -377,8 +379,10 @@ def test_every_strategy_resumes_within_an_epoch(
     )
 
 
-@pytest.mark.parametrize("loaders", LOADERS)
-@pytest.mark.parametrize("crash", [3, 7, 13])
+@pytest.mark.parametrize(
+    ("loaders", "crash"),
+    slow_but(itertools.product(LOADERS, (3, 7, 13)), list(zip(LOADERS, itertools.cycle((3, 7, 13)), strict=False))),
+)
 def test_whatever_the_loaders_draw(
     loaders: str, crash: int, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
 ) -> None:
@@ -428,8 +432,16 @@ class Theirs(LightningModule):
         return [optimizer], [{"scheduler": StepLR(optimizer, 3), "interval": "step"}]
 
 
-@pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}, {"log_every_n_steps": 3, "val_check_interval": 1}])
-@pytest.mark.parametrize("crash", [3, 5, 6, 10, 12])
+OFTEN: list[dict[str, Any]] = [{}, {"val_check_interval": 2}, {"log_every_n_steps": 3, "val_check_interval": 1}]
+
+
+@pytest.mark.parametrize(
+    ("crash", "options"),
+    slow_but(
+        itertools.product([3, 5, 6, 10, 12], OFTEN),
+        list(zip([3, 5, 6, 10, 12], itertools.cycle(OFTEN), strict=False)),  # each place once, and each interval
+    ),
+)
 def test_a_users_module_logs_the_same(
     crash: int,
     options: dict[str, Any],

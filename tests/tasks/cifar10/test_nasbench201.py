@@ -485,9 +485,9 @@ def test_the_real_tables_best_cell_is_shared(real: CSVTable) -> None:
 def test_the_real_table_is_read_fast(real: CSVTable) -> None:
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()  # whatever else the machine does
         CSVTable(REAL)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert min(times) < 0.3
 
 
