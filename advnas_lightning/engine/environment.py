@@ -30,17 +30,17 @@ class Ranks:
     """
 
     def __init__(self, trainer: Callable[[], Trainer | None] = no_trainer) -> None:
-        self._trainer = trainer
+        self._attached = trainer
 
     @property
     def count(self) -> int:
         """How many processes there are."""
-        trainer = self._trainer()
+        trainer = self._attached()
         return 1 if trainer is None else trainer.world_size
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of all processes' values, on the device of ``value``."""
-        trainer = self._trainer()
+        trainer = self._attached()
         if trainer is None or trainer.world_size == 1:
             return value
         reduced: Tensor = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
@@ -48,7 +48,7 @@ class Ranks:
 
     def broadcast(self, value: Tensor) -> Tensor:
         """The first process's value."""
-        trainer = self._trainer()
+        trainer = self._attached()
         if trainer is None or trainer.world_size == 1:
             return value
         sent: Tensor = trainer.strategy.broadcast(value.cpu())
@@ -68,12 +68,12 @@ class Precision:
     """
 
     def __init__(self, trainer: Callable[[], Trainer | None] = no_trainer) -> None:
-        self._trainer = trainer
+        self._attached = trainer
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """The GradScaler, if there is one."""
-        trainer = self._trainer()
+        trainer = self._attached()
         return None if trainer is None else trainer.scaler
 
     def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
