@@ -15,6 +15,7 @@ from advnas_lightning.report.tables import build_table
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from tests.support.ends_of_runs import assert_same_end, steps
+from tests.support.speed import slow_but
 
 SWEEP = ["-m", *SMALL_TOY, "hydra.sweep.dir=sweep"]
 ADVANTAGE, GDAS = Path("sweep/toy/advantage"), Path("sweep/toy/gdas")
@@ -60,7 +61,7 @@ def test_a_sweep_survives_a_failing_job_and_goes_on(
     for number in (0, 1):
         error = (ADVANTAGE / str(number) / "error.txt").read_text()
         assert error.startswith("RuntimeError: out of luck\n\nTraceback")
-        assert "test_sweep.py" in error
+        assert "test_sweeps.py" in error
         assert f"error: RuntimeError: out of luck (sweep/toy/advantage/{number}/error.txt)" in printed.err
         row = rf"^│ {number} +│ sweep/toy/advantage/{number} +│ RuntimeError: out of luck +│"
         assert re.search(row, printed.out, re.MULTILINE)
@@ -80,7 +81,7 @@ def test_a_sweep_survives_a_failing_job_and_goes_on(
     assert_same_end(ADVANTAGE / "1", folder / "straight", assert_same)  # it went on, and did not start anew
 
 
-@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+@pytest.mark.parametrize("task", slow_but(["toy", "ptb", "cifar10"], ["toy", "ptb"]))
 def test_a_job_goes_on_from_the_end_of_an_epoch(
     task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
@@ -150,7 +151,7 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("experiment", TINY)
+@pytest.mark.parametrize("experiment", slow_but(TINY, ["fig1", "table3", "table2_small"]))
 def test_an_experiment_is_a_sweep(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_ptb(folder / "text")
     write_images(folder / "images")

@@ -127,7 +127,7 @@ def test_the_dual_ascent_is_the_stated_one(make_search: Make) -> None:
     "name",
     slow_but(
         ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "parsec"],
-        ["advantage", "enas", "darts"],  # θ and a controller, one candidate at a time and all of them
+        ["advantage", "enas"],  # θ and a controller
     ),
 )
 def test_a_budget_is_met(

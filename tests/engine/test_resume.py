@@ -25,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.run_log import RunLog
+from tests.support.small_search import SAME_ENGINE, STRATEGIES
 from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
@@ -34,6 +35,9 @@ OPTIMIZERS = {
     "weight_scheduler": partial(CosineAnnealingLR, T_max=4),
     "architecture_scheduler": partial(StepLR, step_size=1, gamma=0.5),
 }
+
+
+EVERY = slow_but(STRATEGIES, [name for name in STRATEGIES if name not in SAME_ENGINE])
 
 
 class StopAfter(Callback):
@@ -92,6 +96,7 @@ def check(train: Make, assert_same: Make, name: str, loaders: Callable[[], tuple
     assert_same(state(resumed), state(straight))
 
 
+@pytest.mark.parametrize("name", EVERY)
 def test_every_strategy_resumes(name: str, train: Make, make_loaders: Make, assert_same: Make, tmp_path: Path) -> None:
     def loaders() -> tuple[Any, Any]:
         return make_loaders(weights=2, architecture=3, shuffle=True), make_loaders(architecture=1)["architecture"]
@@ -366,6 +371,7 @@ def crashes(name: str, batches: int) -> int:
     return place + 1 + place // (batches // 4 - 1)
 
 
+@pytest.mark.parametrize("name", EVERY)
 def test_every_strategy_resumes_within_an_epoch(
     name: str, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
 ) -> None:
