@@ -31,7 +31,7 @@ from advnas_lightning import (
     Trial,
     functional,
 )
-from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.objectives import Regression
 from advnas_lightning.strategies.enas import Controller
 from tests.support.linear_space import (

@@ -28,7 +28,7 @@ from advnas_lightning import (
     Trial,
     functional,
 )
-from advnas_lightning.engine.steps import SearchClock
+from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.objectives import Outcome, Regression
 from tests.support.linear_space import Cost, Net, TableNet, batch_of, every_choice, fit, make, row_probs, surprise
 
