@@ -127,6 +127,15 @@ def test_nothing_private_is_read_from_another_object() -> None:
     assert {file: found for file, source in others.items() if (found := list(others_privates(source)))} == {}
 
 
+def test_no_test_imports_another() -> None:
+    for path in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            module = getattr(node, "module", None) or ""
+            parts = [part for name in (*names, module) for part in name.split(".")]
+            assert not any(part == "conftest" or part.startswith("test_") for part in parts), path
+
+
 def test_every_exception_names_a_file_that_is_there() -> None:
     assert {LIGHTNINGS_PRIVATES, *SHORTER_FILES} <= FILES.keys()
     source = "\n".join(FILES.values())
