@@ -142,7 +142,7 @@ class LastCheckpoint(Checkpoint):
             self._write_pending(trainer)
         resumable = is_between_batches(trainer) and isinstance(pl_module, SearchStrategy) and pl_module.is_resumable
         if isinstance(exception, SIGTERMException) and resumable and trainer.world_size == 1:
-            trainer.strategy.save_checkpoint(dump_checkpoint(trainer), self._unfinished)
+            trainer.save_checkpoint(self._unfinished)
             self._replace()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -165,12 +165,11 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         """Save a checkpoint between two batches."""
         with counted_once(trainer):
-            checkpoint = dump_checkpoint(trainer)
-        self._write(trainer, checkpoint)
+            trainer.save_checkpoint(self._unfinished)
+        self._end_saving(trainer)
 
-    def _write(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-        """Write a checkpoint, together with all other processes."""
-        trainer.strategy.save_checkpoint(checkpoint, self._unfinished)
+    def _end_saving(self, trainer: Trainer) -> None:
+        """Put the file that was written in its place, together with all other processes."""
         if trainer.is_global_zero:
             self._replace()
         trainer.strategy.barrier()  # Lightning kills the first process soon after another one has ended
@@ -181,7 +180,8 @@ class LastCheckpoint(Checkpoint):
         if self._pending is not None:
             checkpoint, self._pending = self._pending, None
             self.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)  # the log has grown since then
-            self._write(trainer, checkpoint)
+            trainer.strategy.save_checkpoint(checkpoint, self._unfinished)
+            self._end_saving(trainer)
 
     def _note(self, search: Any) -> None:
         """Note the time and the batch of a checkpoint, from which the intervals count."""
