@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import pickle
 import shutil
@@ -30,9 +31,23 @@ from tests.support.speed import slow_but
 Make = Callable[..., Any]
 
 
+@functools.cache
+def compiles(how: str) -> bool:
+    """Whether PyTorch compiles a module of its own: PyTorch 2.6 does not in place."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiling(how, backend)(nn.Linear(1, 1))(torch.ones(1, 1))
+    return bool(graphs)
+
+
 @pytest.fixture
 def compiler() -> Iterator[Callable[[], int]]:
     """Forgets what was compiled before; the number of graphs that have been compiled since."""
+    compiles("in place")
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
@@ -40,7 +55,7 @@ def compiler() -> Iterator[Callable[[], int]]:
     torch.compiler.reset()
 
 
-def compiling(how: str, backend: str) -> Wrap:
+def compiling(how: str, backend: str | Callable[..., Any]) -> Wrap:
     def wrap(module: nn.Module) -> nn.Module:
         if how == "wrapped":
             return torch.compile(module, backend=backend)  # type: ignore[return-value]
@@ -72,7 +87,8 @@ def test_compiled_candidates_are_searched_as_others_are(
     train(plain)
     assert compiler() == 0
     train(compiled)
-    assert compiler() >= 3  # the linear layers, and the block for training and evaluation
+    if how == "wrapped" or compiles("in place"):
+        assert compiler() >= 3  # the linear layers, and the block for training and evaluation
     assert (compiled.weight_steps, compiled.architecture_steps) == (12, 12)
     if backend == "eager":
         assert_same_state(compiled, plain)
@@ -156,7 +172,8 @@ def test_candidates_compiled_to_machine_code(how: str, train: Make, compiler: Ca
     compiled = search_of(make(wrap=lambda module: wrap(quiet(module))), **options)
     train(plain)
     train(compiled)
-    assert compiler() >= 3
+    if how == "wrapped" or compiles("in place"):
+        assert compiler() >= 3
     assert compiled.theta.ne(1).any()
     for ours, theirs in zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True):
         if isinstance(ours, Tensor):

@@ -93,7 +93,8 @@ class Official:
 
     def extract(self, folder: Path) -> None:
         with tarfile.open(self.archive) as archive:
-            archive.extractall(folder, filter="data")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
+            archive.extractall(folder, **safely)
 
     def check(self, data: CIFAR10) -> None:
         """The data module has exactly these images, each with its own label."""
