@@ -60,7 +60,7 @@ NO_COUNTS = [*NO_NUMBERS, INF, -INF, 0.5, 1.0, 2.5]
 
 SIZE = partial(check_int, least=1)
 COUNT = partial(check_int, least=0)
-SEED = partial(check_int, least=0, most=2**63 - 1)
+BOUNDED = partial(check_int, least=0, most=2**63 - 1)
 RATE = partial(check_positive, most=1)
 FROM_ZERO = partial(check_positive, zero=True)
 BELOW_ONE = partial(check_share, zero=True)
@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[Check, list[Any], str]] = {
     "a size": (SIZE, [*NO_COUNTS, 0, -1], "must be a whole number of at least 1"),
     "a count": (COUNT, [*NO_COUNTS, -1], "must be a whole number of at least 0"),
     "a number of draws": (partial(check_int, least=2), [*NO_COUNTS, 1, 0], "must be a whole number of at least 2"),
-    "a bounded number": (SEED, [*NO_COUNTS, -1, 2**63, 2**70], f"must be a whole number from 0 to {2**63 - 1}"),
+    "a bounded number": (BOUNDED, [*NO_COUNTS, -1, 2**63, 2**70], f"must be a whole number from 0 to {2**63 - 1}"),
     "a seed": (check_seed, [*NO_COUNTS, -(2**63) - 1, 2**64], f"whole number from {-(2**63)} to {2**64 - 1}"),
     "a positive number": (
         check_positive,
@@ -104,7 +104,7 @@ def test_each_check_names_each_kind_of_bad_value(kind: str, value: Any) -> None:
     [
         (SIZE, [1, 2, 10**9]),
         (COUNT, [0, 1]),
-        (SEED, [0, 2**63 - 1]),
+        (BOUNDED, [0, 2**63 - 1]),
         (check_seed, [0, -(2**63), 2**64 - 1]),
         (check_positive, [1e-300, 0.5, 3, 1e300]),
         (FROM_ZERO, [0, 0.0, 2.5]),
@@ -164,8 +164,8 @@ EVERY: list[Row] = [
     ("max_bad_steps", 0, SIZE),
     ("offload", "gpu", check_bool),
     ("select", "best", one_of("argmax", "process_best")),
-    ("seed", -1, SEED),
-    ("seed", 2**63, SEED),
+    ("seed", -(2**63) - 1, check_seed),
+    ("seed", 2**64, check_seed),
 ]
 OWN: dict[type[SearchStrategy], list[Row]] = {
     AdvantageNAS: [
