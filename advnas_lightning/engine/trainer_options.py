@@ -16,7 +16,7 @@ from advnas_lightning.engine.lightning_private import compiled_module, saves_by_
 AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
     BaseFinetuning,
     callbacks.StochasticWeightAveraging,
-    *([callbacks.WeightAveraging] if hasattr(callbacks, "WeightAveraging") else []),  # since Lightning 2.6
+    callbacks.WeightAveraging,
 )
 
 
