@@ -107,11 +107,11 @@ def test_a_run_survives_twenty_kills(task: str, folder: Path, assert_same: Any) 
     while True:
         process = start(*arguments, "hydra.run.dir=broken", "ckpt_path=last")
         moment = dice.uniform(0, start_up)
-        if len(kills) % 2 == 0:  # while it trains; so early that twenty kills do not reach the end
+        if len(kills) % 2 == 0:  # while it trains; so early that twenty kills do not reach the end, at thrice the speed
             before = written(saved)
             while process.poll() is None and written(saved) == before:
                 time.sleep(0.01)
-            moment = dice.uniform(0, training / 25)
+            moment = dice.uniform(0, training / 100)
         try:
             _, errors = process.communicate(timeout=moment if len(kills) < 20 else None)
         except subprocess.TimeoutExpired:
