@@ -44,7 +44,7 @@ class Trace:
             self._places = [(module, name) for module in modules for name, _ in module.named_buffers(recurse=False)]
             self._metrics = [module for module in modules if isinstance(module, Metric)]
         buffers = [(module, name, getattr(module, name)) for module, name in self._places]
-        values = [buffer.clone() for _, _, buffer in buffers]
+        values = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]  # a cache may be emptied
         metrics = [(metric, dict(vars(metric))) for metric in self._metrics]
         for metric, attributes in metrics:
             for name in metric_states(metric):
@@ -53,7 +53,8 @@ class Trace:
             yield
         finally:
             for (module, name, buffer), value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
+                if value is not None:
+                    buffer.copy_(value)
                 if getattr(module, name) is not buffer:  # the forward pass put another tensor there
                     setattr(module, name, buffer)
             for metric, attributes in metrics:
