@@ -4,7 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
+
+LONGEST = 100  # characters of a value in a message
+
+
+def as_number(value: Any) -> float | None:
+    """A real number as a float, and ``None`` for anything else. A whole number that no float can hold is infinite.
+
+    NumPy's numbers and tensors of one number count as numbers. True and false do not.
+
+    Example:
+        >>> as_number(3), as_number(10**400), as_number(True), as_number("3")
+        (3.0, inf, None, None)
+    """
+    if not isinstance(value, Real) and callable(getattr(value, "item", None)):
+        try:
+            value = value.item()
+        except (RuntimeError, TypeError, ValueError):  # several numbers, or none
+            return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> int:
@@ -18,7 +43,7 @@ def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> 
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}={value!r} must be a whole number {bound}")
+        raise ValueError(f"{name}={_told(value)} must be a whole number {bound}")
     return value
 
 
@@ -39,11 +64,11 @@ def check_positive(name: str, value: Any, *, zero: bool = False, most: float = m
         >>> check_positive("gamma", 0.05, most=1)
         0.05
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (0 < value < math.inf or (zero and value == 0)) or value > most:
-        bound = "" if most == math.inf else f" and at most {most}"
-        raise ValueError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0{bound}")
-    return value  # type: ignore[no-any-return]
+    number = as_number(value)
+    if number is None or not (0 < number < math.inf or (zero and number == 0)) or number > most:
+        bound = "" if most == math.inf else f" and at most {most:g}"
+        raise ValueError(f"{name}={_told(value)} must be a finite number {'of at least' if zero else 'above'} 0{bound}")
+    return value if isinstance(value, int | float) else number
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -56,7 +81,7 @@ def check_bool(name: str, value: Any) -> bool:
         ValueError: offload=1 must be true or false
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be true or false")
+        raise ValueError(f"{name}={_told(value)} must be true or false")
     return value
 
 
@@ -68,7 +93,7 @@ def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
         'exact'
     """
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown: use {' or '.join(allowed)}")
+        raise ValueError(f"{name}={_told(value)} is unknown: use {' or '.join(allowed)}")
     return value
 
 
@@ -79,11 +104,11 @@ def check_share(name: str, value: Any, *, zero: bool = False) -> float:
         >>> check_share("dropout", 0.5, zero=True)
         0.5
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (0 < value < 1 or (zero and value == 0)):
+    number = as_number(value)
+    if number is None or not (0 < number < 1 or (zero and number == 0)):
         bound = "at least 0 and below 1" if zero else "above 0 and below 1"
-        raise ValueError(f"{name}={value!r} must be a number {bound}")
-    return float(value)
+        raise ValueError(f"{name}={_told(value)} must be a number {bound}")
+    return number
 
 
 def check_temperatures(tau_max: Any, tau_min: Any) -> tuple[float, float]:
@@ -95,7 +120,7 @@ def check_temperatures(tau_max: Any, tau_min: Any) -> tuple[float, float]:
     """
     check_positive("tau_max", tau_max)
     if check_positive("tau_min", tau_min) > tau_max:
-        raise ValueError(f"tau_max={tau_max!r} must not be below tau_min={tau_min!r}: temperatures fall")
+        raise ValueError(f"tau_max={_told(tau_max)} must not be below tau_min={_told(tau_min)}: temperatures fall")
     return tau_max, tau_min
 
 
@@ -112,3 +137,9 @@ def check_factory(name: str, factory: Any) -> Any:
         kind = type(factory).__name__
         raise ValueError(f"{name} is a {kind}: give a factory, a callable such as partial({kind}, …)")
     return factory
+
+
+def _told(value: Any) -> str:
+    """A value for a message: in one line, and not longer than one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,0 +1,118 @@
+"""Shows names that users gave, whatever is in them: each output has its own signs, which a name must not be read as.
+
+The names of edges, candidates, strategies and folders are texts of any kind. Every writer of this package shows them by
+one of these functions. HTML is escaped by Jinja, after :func:`plain`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from typing import TextIO
+
+from rich.text import Text
+
+# Not shown as themselves: control characters (Cc), signs without a width, such as those that turn the direction (Cf),
+# halves of a surrogate pair (Cs), and line and paragraph separators (Zl, Zp).
+HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes what begins like this
+TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "∞": r"$\infty$",
+    "–": "--", "ⁿ": "$^n$", "“": "``", "”": "''", "θ": r"$\theta$", "→": r"$\rightarrow$", "…": r"\ldots{}",
+}  # fmt: skip
+
+
+def plain(text: str) -> str:
+    r"""The text in one line that shows every character: those that would not be seen, or do something, as escapes.
+
+    Example:
+        >>> print(plain("two\nlines, and \x1b[31mred"))
+        two\nlines, and \x1b[31mred
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(sign) if unicodedata.category(sign) in HIDDEN else sign for sign in text)
+
+
+def encodable(text: str, stream: TextIO | None = None) -> str:
+    """The text as :func:`plain` gives it, in characters that a stream can write; the rest are escapes.
+
+    Args:
+        text: The text.
+        stream: The stream that the text is written to; by default the standard output.
+
+    Example:
+        >>> import io
+        >>> encodable("0→1", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        '0\\\\u21921'
+    """
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return plain(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def rich(text: str, stream: TextIO | None = None) -> Text:
+    """The text for rich, which would read brackets as its markup.
+
+    Example:
+        >>> rich("[/b]").plain
+        '[/b]'
+    """
+    return Text(encodable(text, stream))
+
+
+def shortened(text: str, most: int) -> str:
+    """The text as :func:`plain` gives it, without its middle if it is longer than ``most`` characters.
+
+    Example:
+        >>> shortened("a very long name", 9)
+        'a ve…name'
+    """
+    text = plain(text)
+    start, end = most // 2, (most - 1) // 2
+    return text if len(text) <= most else f"{text[:start]}…{text[len(text) - end :]}"
+
+
+def markdown(text: str) -> str:
+    r"""The text for a place in a Markdown table.
+
+    Example:
+        >>> print(markdown("a|b_c_"))
+        a\|b\_c\_
+    """
+    return re.sub(r"([\\`*_\[\]<>|~$&#!])", r"\\\1", plain(text))
+
+
+def csv_field(text: str) -> str:
+    """The text for a CSV file, marked as text by an apostrophe where a spreadsheet would read a formula.
+
+    Example:
+        >>> csv_field("=1+1"), csv_field("a=1")
+        ("'=1+1", 'a=1')
+    """
+    text = plain(text)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def latex(text: str) -> str:
+    r"""The text for LaTeX.
+
+    Letters that pdfLaTeX lacks are shown by their numbers.
+
+    Example:
+        >>> print(latex("93.76 ± 0.00, −1 %, a_b"))
+        93.76 $\pm$ 0.00, $-$1 \%, a\_b
+        >>> print(latex("[0] 網"))
+        {[}0] U+7DB2
+    """
+    signs = [TEX.get(sign) or (sign if sign <= "ſ" else f"U+{ord(sign):04X}") for sign in plain(text)]
+    if signs and signs[0] in ("[", "*"):  # which the end of the row before would take for its option
+        signs[0] = f"{{{signs[0]}}}"
+    return "".join(signs)
+
+
+def _escaped(sign: str) -> str:
+    return ESCAPES.get(sign) or (f"\\x{ord(sign):02x}" if sign <= "\xff" else ascii(sign)[1:-1])
