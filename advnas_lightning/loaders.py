@@ -29,6 +29,10 @@ class SearchLoader(CombinedLoader):
         alternate: Whether the two kinds of step share the ``"weights"`` loader. Its batches then go to weight and
             architecture steps in turn, and all of them go to weight steps while ``searching()`` is false.
 
+    Attributes:
+        sizes: The number of batches of each loader, their size, and the number of examples, as far as they are known. A
+            run that goes on within an epoch needs the same ones.
+
     Raises:
         MisconfigurationException: The keys are other ones, or ``alternate`` is given with more than a ``"weights"``
             loader.
@@ -55,6 +59,7 @@ class SearchLoader(CombinedLoader):
                 )
         super().__init__(loaders, "min_size")
         self.alternate = alternate
+        self.sizes = {"alternate": alternate, **_sizes(loaders)}  # before Lightning parts the batches among processes
         self.searching: Callable[[], bool] = lambda: True
         self.between_batches: Callable[[], None] = lambda: None  # is called before each batch but an epoch's first one
         self._epoch: Iterator[dict[str, Any]] | None = None
@@ -156,7 +161,7 @@ class SearchLoader(CombinedLoader):
         assert self._epoch is not None
         for key, pass_place in place["passes"].items():
             with rng.kept():
-                self._passes[key] = _Pass.again(self.iterables[key], pass_place)
+                self._passes[key] = _Pass.again(self.iterables[key], pass_place, f"the {key} loader")
         if place["rng"] is None:
             return next(self._epoch)
         with rng.kept():  # this batch was fetched before the state that training continues with was recorded
@@ -240,16 +245,37 @@ class _Pass:
         return {**self.start, "taken": self.taken}
 
     @classmethod
-    def again(cls, loader: Iterable[Any], place: dict[str, Any]) -> _Pass:
-        """A new pass over the loader, moved to the place of an earlier one."""
+    def again(cls, loader: Iterable[Any], place: dict[str, Any], name: str) -> _Pass:
+        """A new pass over the loader, moved to the place of an earlier one.
+
+        Raises:
+            ValueError: The loader has fewer batches than were taken.
+        """
         rng.restore(place["rng"])
         _set_states(loader, place["generators"])
         running = cls(loader)
         if hasattr(loader, "load_state_dict"):
             running.taken = place["taken"]
         while running.taken < place["taken"]:
-            next(running)
+            if next(running, running) is running:
+                raise ValueError(
+                    f"{name} ends after {running.taken} batches, and the checkpoint was saved after {place['taken']}"
+                    " of them: within an epoch a search goes on with the data that it had"
+                )
         return running
+
+
+def _sizes(loaders: dict[str, Iterable[Any]]) -> dict[str, Any]:
+    """What a loader is known to give, by its role and the kind of size."""
+    sizes: dict[str, Any] = {}
+    for role, loader in loaders.items():
+        batch_size = getattr(loader, "batch_size", None)
+        if batch_size is None:
+            batch_size = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+        sizes[f"{role}.batches"] = sized_len(loader)
+        sizes[f"{role}.batch_size"] = batch_size if isinstance(batch_size, int) else None
+        sizes[f"{role}.examples"] = sized_len(getattr(loader, "dataset", None))
+    return sizes
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

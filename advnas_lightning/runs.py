@@ -79,6 +79,27 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, each in words with both of its values. A missing setting is like one that is null.
+
+    Args:
+        saved: What a run was made with, by dotted key.
+        wanted: What is asked for now.
+
+    Example:
+        >>> differences({"seed": 0, "select": None, "task.nodes": 3}, {"seed": 5})
+        ['seed is 0, not 5', 'task.nodes is 3, not None']
+    """
+    found = []
+    for key in sorted({*saved, *wanted}):
+        values = saved.get(key), wanted.get(key)
+        if values[0] != values[1]:
+            texts = [str(value).replace("\n", " ") for value in values]
+            was, now = texts if texts[0] != texts[1] else map(repr, values)
+            found.append(f"{key} is {was}, not {now}")
+    return found
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files that a run leaves in its folder. Scripts rely on their names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from advnas_lightning.runs import CHOICES, RunFolder, decides_result, flatten
+from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
 
 
 class SweepCallback(Callback):
@@ -46,7 +46,7 @@ class SweepCallback(Callback):
             difference = "there is no such job"
             if number < len(expected):
                 ours, theirs = settings(compose(config, expected[number])), settings(_saved_config(folder))
-                difference = compare(theirs, ours)
+                difference = ", ".join(differences(theirs, ours)[:3])
             if difference:
                 print(
                     f"error: {folder} is of another sweep ({difference}): set another hydra.sweep.dir", file=sys.stderr
@@ -105,17 +105,6 @@ def settings(config: DictConfig) -> dict[str, Any]:
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
     return {key: value for key, value in flatten(content) if decides_result(key)}
-
-
-def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first three settings that differ, in words. The text is empty if none does.
-
-    Example:
-        >>> compare({"seed": 0, "select": None}, {"seed": 1, "select": None})
-        'seed is 0, not 1'
-    """
-    keys = [key for key in sorted({*saved, *wanted}) if saved.get(key) != wanted.get(key)]
-    return ", ".join(f"{key} is {saved.get(key)}, not {wanted.get(key)}" for key in keys[:3])
 
 
 def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:

@@ -19,6 +19,7 @@ from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
 from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
+from advnas_lightning.engine.settings import deciding_settings
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_trainer_options, warn_of_long_warmup
@@ -78,15 +79,25 @@ class SearchHooks(ArchitecturePolicy):
         """Whether there is an optimizer for the weights."""
         return self.trainee.trains(self.optimizations["weights"])
 
-    def set_clock(self, **changes: Any) -> None:
-        """Tell the strategy where the search is."""
+    def set_clock(self, *, stepped: bool = False, **changes: Any) -> None:
+        """Tell the strategy where the search is.
+
+        Args:
+            stepped: Whether the current batch has completed an architecture step.
+            changes: What has changed in the clock.
+        """
+        clock = replace(self.clock, searching=self.searching, **changes)
         epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
         progress = None
         if epochs is not None and epochs >= 0 and batches != float("inf") and self._loader is not None:
-            each = -(-self._loader.architecture_steps(int(batches)) // self.accumulate)
+            # Counted from the epochs: a run may go on with other batches, and then with another number of steps in each.
+            steps = self._loader.architecture_steps
+            each, with_this = (-(-steps(count) // self.accumulate) for count in (int(batches), clock.batch_idx + 1))
+            before_this = steps(clock.batch_idx) // self.accumulate
             planned = max(epochs - self.warmup_epochs, 0) * each
-            progress = min(self.architecture_steps / planned, 1.0) if planned else 1.0
-        self.clock = replace(self.clock, progress=progress, searching=self.searching, **changes)
+            done = (self.current_epoch - self.warmup_epochs) * each + (with_this if stepped else before_this)
+            progress = min(max(done, 0) / planned, 1.0) if planned else 1.0
+        self.clock = replace(clock, progress=progress)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -203,7 +214,6 @@ class SearchHooks(ArchitecturePolicy):
 
     def on_train_start(self) -> None:
         """Continue a resumed run where it was."""
-        self.trace.look_again()
         warn_of_long_warmup(self.trainer, self.warmup_epochs if self.searches else 0)
         self._resumption.start(self.trainer)
 
@@ -238,6 +248,7 @@ class SearchHooks(ArchitecturePolicy):
             "steps": [self.weight_steps, self.architecture_steps, self.skipped_weight_steps, self.clock.batches],
             "bad_steps": self.guard.state_dict(),
             "generator": self.generator.get_state(),
+            "is_annealed": self.is_annealed,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -251,22 +262,29 @@ class SearchHooks(ArchitecturePolicy):
         self.clock = SearchClock(batches=batches)
         self.guard.load_state_dict(state["bad_steps"])
         self.generator.set_state(state["generator"].cpu())
+        self.is_annealed = state.get("is_annealed", False)  # older checkpoints do not say
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a run needs to go on bit for bit, also from the middle of an epoch."""
         self.trainee.on_save_checkpoint(checkpoint)
-        self._resumption.collect(checkpoint, type(self).__name__, self.trainer, self._loader)
+        settings = deciding_settings(self, self.cost, self.optimizations)
+        if self.is_annealed:
+            settings["max_epochs"] = self.trainer.max_epochs
+        self._resumption.collect(checkpoint, type(self).__name__, settings, self.trainer, self._loader)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember what is restored when training starts.
 
         Raises:
-            ValueError: The checkpoint is of another strategy, or another version of this package.
+            ValueError: The checkpoint is of another strategy, or another version of this package, or of a search with
+                other settings.
         """
         self.trainee.on_load_checkpoint(checkpoint)
-        refuse_other(checkpoint, type(self).__name__, has_cost=self.cost is not None)
-        trainer = attached_trainer(self)
+        trainer, ours = attached_trainer(self), None
         if trainer is not None and trainer.state.fn == "fit":  # what is evaluated does not go on
+            ours = {**deciding_settings(self, self.cost, self.optimizations), "max_epochs": trainer.max_epochs}
+        refuse_other(checkpoint, type(self).__name__, ours, has_cost=self.cost is not None)
+        if ours is not None:
             self._resumption.remember(checkpoint, optimizers=self.offloaded is not None)
 
     def __getstate__(self) -> dict[str, Any]:

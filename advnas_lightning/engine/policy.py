@@ -40,6 +40,7 @@ class ArchitecturePolicy(LightningModule):
         needs_gate_grad: Whether an architecture step takes ∂L/∂a; without it, its passes keep no graph.
         draws: How many architectures an architecture step evaluates, all on one minibatch.
         clock: Where the search is; the engine sets it before each step.
+        is_annealed: Whether a step has asked for :attr:`progress`, and so depends on how long the search is to be.
 
     Example:
         >>> from advnas_lightning import MixedOp
@@ -70,6 +71,7 @@ class ArchitecturePolicy(LightningModule):
         self.register_buffer("tie_breaker", tie_breaker, persistent=False)
         self.best = ProcessBest(len(space))
         self.architecture_steps = 0
+        self.is_annealed = False
         self.configure_architecture()
 
     # -- what a strategy overrides -------------------------------------------------------------------------------------
@@ -153,6 +155,7 @@ class ArchitecturePolicy(LightningModule):
                 f"{type(self).__name__} anneals its temperature over the search: set Trainer(max_epochs=…), and"
                 " limit_train_batches for loaders without a length"
             )
+        self.is_annealed |= self.clock.progress > 0
         return self.clock.progress
 
     def draw(self) -> list[int]:

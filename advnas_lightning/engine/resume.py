@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from advnas_lightning import rng
@@ -21,6 +22,7 @@ from advnas_lightning.engine.lightning_private import (
 )
 from advnas_lightning.engine.tracking import EpochMeans
 from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.runs import differences
 from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
@@ -83,22 +85,31 @@ class Resumption:
         self._waiting: dict[str, Any] = {}  # what a checkpoint held, until the moment of each part
         self._partial_epoch = PartialEpoch()
 
-    def collect(self, checkpoint: dict[str, Any], strategy: str, trainer: Trainer, loader: SearchLoader | None) -> None:
+    def collect(
+        self,
+        checkpoint: dict[str, Any],
+        strategy: str,
+        settings: Mapping[str, Any],
+        trainer: Trainer,
+        loader: SearchLoader | None,
+    ) -> None:
         """Add to a checkpoint what a search needs beside its ``state_dict``.
 
         Args:
             checkpoint: The checkpoint, which is changed.
             strategy: The name of the search's strategy.
+            settings: What decides the search's result, by name, in plain values.
             trainer: The Trainer of the search.
             loader: Where its batches come from.
         """
-        checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy}
+        checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy, "settings": dict(settings)}
         checkpoint["rng"] = rng.collect()
         used = batches_used(trainer)
         if used is not None:
             checkpoint["partial_epoch"] = self._partial_epoch.collect(trainer, self._module, self._means)
         if loader is not None:
             checkpoint["loader"] = loader.place(used)
+            checkpoint["search"]["sizes"] = sizes(trainer, loader)
 
     def remember(self, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
         """Take from a checkpoint what is restored later.
@@ -109,6 +120,9 @@ class Resumption:
                 device; an optimizer puts each part beside its weight.
         """
         self._waiting = {key: checkpoint[key] for key in ("rng", "loader", "partial_epoch") if key in checkpoint}
+        if "loader" in checkpoint:
+            self._waiting["sizes"] = checkpoint["search"].get("sizes", {})
+            self._waiting["is_within_epoch"] = is_within_epoch(checkpoint)
         if optimizers:
             self._waiting["optimizer_states"] = states = checkpoint.get("optimizer_states", [])
             checkpoint["optimizer_states"] = [{**state, "state": {}} for state in states]
@@ -128,8 +142,14 @@ class Resumption:
             reload_train_loaders(trainer)
 
     def restore_loader(self, loader: SearchLoader) -> None:
-        """Let a loader go on where it was."""
+        """Let a loader go on where it was.
+
+        Raises:
+            ValueError: It was within an epoch, and this loader has other batches.
+        """
         if "loader" in self._waiting:
+            saved, ours = self._waiting.pop("sizes"), sizes(self._module.trainer, loader)
+            refuse_other_sizes(saved, ours, is_within_epoch=self._waiting.pop("is_within_epoch"))
             loader.go_on_from(self._waiting.pop("loader"))
             if loader.fetches_ahead:  # it draws its numbers right now
                 rng.restore(self._waiting.pop("rng"))
@@ -153,12 +173,66 @@ class Resumption:
         self._partial_epoch = PartialEpoch()
 
 
-def refuse_other(checkpoint: Mapping[str, Any], strategy: str, *, has_cost: bool) -> None:
+def sizes(trainer: Trainer, loader: SearchLoader) -> dict[str, Any]:
+    """What decides which batches an epoch has, as far as it is known."""
+    options: Any = trainer
+    limits = {f"trainer.{name}": getattr(options, name) for name in ("limit_train_batches", "overfit_batches")}
+    return {**loader.sizes, **limits, "processes": trainer.world_size}
+
+
+def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was saved after the first batch of an epoch and before that epoch's end.
+
+    Example:
+        >>> epochs, batches = {"ready": 1, "processed": 0}, {"ready": 3}
+        >>> loop = {"epoch_progress": {"current": epochs}, "epoch_loop.batch_progress": {"current": batches}}
+        >>> is_within_epoch({"loops": {"fit_loop": loop}})
+        True
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    # Where a limit of steps or a callback has ended an epoch early, Lightning takes its other batches after all.
+    is_open = epochs["ready"] > epochs["processed"] or not batches.get("is_last_batch", False)
+    return bool(is_open and batches["current"]["ready"])
+
+
+def refuse_other_sizes(saved: Mapping[str, Any], ours: Mapping[str, Any], *, is_within_epoch: bool) -> None:
+    """Check that an epoch has the batches that it had, if a search is to go on within it; warn if it is not.
+
+    Args:
+        saved: The sizes that the checkpoint has, see :func:`sizes`.
+        ours: The present ones.
+        is_within_epoch: Whether the checkpoint was saved within an epoch.
+
+    Raises:
+        ValueError: They differ, within an epoch.
+
+    Example:
+        >>> refuse_other_sizes({"weights.batches": 8}, {"weights.batches": 2}, is_within_epoch=True)
+        Traceback (most recent call last):
+            ...
+        ValueError: within an epoch a search goes on with the batches that it had (weights.batches is 8, not 2): give \
+it the same loaders and processes, or a checkpoint from the end of an epoch
+    """
+    found = "; ".join(differences(saved, ours)) if saved else ""
+    if found and is_within_epoch:
+        raise ValueError(
+            f"within an epoch a search goes on with the batches that it had ({found}): give it the same loaders and"
+            " processes, or a checkpoint from the end of an epoch"
+        )
+    if found:
+        rank_zero_warn(f"the search goes on with other batches: {found}")
+
+
+def refuse_other(
+    checkpoint: Mapping[str, Any], strategy: str, settings: Mapping[str, Any] | None = None, *, has_cost: bool
+) -> None:
     """Check that a checkpoint is of a search like this one.
 
     Args:
         checkpoint: The checkpoint as it was loaded.
         strategy: The name of this search's strategy.
+        settings: What decides this search's result; ``None`` if it is not to go on.
         has_cost: Whether this search has a cost.
 
     Raises:
@@ -177,6 +251,14 @@ def refuse_other(checkpoint: Mapping[str, Any], strategy: str, *, has_cost: bool
     if ("cost.penalty" in checkpoint["state_dict"]) != has_cost:
         had = "no cost" if has_cost else "a cost"
         raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
+    saved = search.get("settings", {})  # the newest versions know more of them
+    common = saved.keys() & (settings or {}).keys()
+    found = differences({name: saved[name] for name in common}, {name: (settings or {})[name] for name in common})
+    if found:
+        raise ValueError(
+            f"the checkpoint is of a search with other settings ({'; '.join(found)}): go on with those that it had, or"
+            " start a new search"
+        )
 
 
 def refuse_other_space(state: Mapping[str, Any], space: SearchSpace) -> None:

@@ -119,6 +119,7 @@ class ENAS(REINFORCE):
             "tanh_constant": tanh_constant if tanh_constant is None else check_positive("tanh_constant", tanh_constant),
         }
         super().__init__(model, **kwargs)
+        self.hidden_size, self.temperature, self.tanh_constant = self._options.values()
         self.entropy_weight = check_positive("entropy_weight", entropy_weight, zero=True)
 
     def configure_architecture(self) -> None:
