@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
-from advnas_lightning.space.mixed_op import mixed_ops
+from advnas_lightning.space.copying import copy_network
+from advnas_lightning.space.fast_paths import restore_fast_paths
+from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
 from advnas_lightning.validate import check_one_of
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -186,7 +187,9 @@ class Genotype(Mapping[str, str]):
     def apply(self, model: Network) -> Network:
         """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
 
-        The copy keeps the chosen candidates' weights and contains no MixedOp.
+        The copy keeps the chosen candidates' weights and contains no MixedOp. Tensors with a graph that modules keep,
+        such as the attention map of the last pass, are copied without it. Hooks on modules go with the copy, and those
+        on parameters do not. What cannot be copied, such as an open file, is shared, and a warning names it.
 
         Raises:
             ValueError: The model has no edge; an edge of one is missing in the other; or the model does not have the
@@ -196,11 +199,12 @@ class Genotype(Mapping[str, str]):
         if not mixed:
             raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
         check_genotype(self, {op.name: op.names for op in mixed})
-        memo: dict[int, Any] = {}
-        for op in mixed:  # deepcopy takes each MixedOp for copied already, and so never copies the other candidates
-            chosen = copy.deepcopy(op.candidates[self[op.name]], memo)
-            memo[id(op)] = chosen if op.device_anchor is None else chosen.to(op.device_anchor.device)
-        return copy.deepcopy(model, memo)
+        network, copies = copy_network(model, {CHOSEN: self})
+        for op in mixed:
+            if op.device_anchor is not None and id(op) in copies:
+                copies[id(op)].to(op.device_anchor.device)
+        restore_fast_paths(network)
+        return network
 
 
 class Probabilities(dict[str, dict[str, float]]):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten  # torch has no public name for them
 
 from advnas_lightning.space.gates import (
+from advnas_lightning.space.attributes import Part, read, write
     EdgePlan,
     EdgeState,
     OneHotGates,
@@ -20,6 +21,8 @@ from advnas_lightning.space.gates import (
     structure,
 )
 
+
+CHOSEN = "the chosen candidate of each edge"  # a key of deepcopy's memo
 
 class MixedOp(nn.Module):
     """An edge of the search space, Eq. (1): y = Σ_j a_j O_j(x) over named candidate operations.
@@ -32,6 +35,12 @@ class MixedOp(nn.Module):
     run. Tensors inside other objects get no gate.
 
     Args:
+    Code that reads an attribute of a module, such as ``in_features``, can read it of an edge: the plain value that the
+    candidates have in common which the bound architecture runs. Where none is bound it is that of the module that
+    ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Weights, methods and other
+    things that compute can't be read, since the choice would not count. A plain value that is set, is set in each
+    candidate that has it.
+
         name: The edge's name in the search space and in the genotype.
         candidates: The candidate operations by name. One that cuts the edge, or stands for that, declares itself by a
             true attribute ``is_zero_op``. The candidates' activations no longer work in place: ``inplace`` is switched
@@ -41,6 +50,7 @@ class MixedOp(nn.Module):
         names: The candidates' names, in order.
         edge_state: The holder of what this edge runs. All MixedOps of one name share it.
 
+        original: The name of the candidate that stood here before ``make_searchable``, if there is one.
     Raises:
         ValueError: There is no name or no candidate; a candidate's name contains a dot or is an attribute of
             ``nn.ModuleDict``; or a candidate is no module or contains a MixedOp.
@@ -61,6 +71,7 @@ class MixedOp(nn.Module):
         self.candidates = nn.ModuleDict(candidates)
         self.edge_state = EdgeState()
         # An empty tensor that moves with the network, and so knows its device; only offloaded candidates need it.
+        self.original: str | None = None
         self.device_anchor: Tensor | None
         self.register_buffer("device_anchor", None, persistent=False)
         # The structure of the last input, that of its output, and the index of the candidate that gave it.
@@ -71,6 +82,49 @@ class MixedOp(nn.Module):
                 module.inplace = False  # type: ignore[assignment]
 
     @property
+    def __getattr__(self, name: str) -> Any:
+        """Read a plain value of the candidates.
+
+        Raises:
+            AttributeError: They have none, or it differs, or it would bypass the choice.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or "_last" not in vars(self):  # asked by copy and pickle, or not constructed yet
+                raise
+        return read(self.name, self._asked(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the edge, or a plain value in all candidates that have it.
+
+        Raises:
+            AttributeError: A tensor or a module is set that candidates have.
+        """
+        own = "_last" not in vars(self) or name in vars(self) or hasattr(type(self), name)
+        if own or name in (*self._buffers, *self._modules) or not write(self.name, self.candidates, name, value):
+            super().__setattr__(name, value)
+
+    def __getitem__(self, key: Any) -> Part:
+        """The modules at one place in the candidates, of which plain values can be read."""
+        return Part(self.name, self._asked())[key]
+
+    def _asked(self) -> dict[str, nn.Module]:
+        """The candidates that stand for the edge where it is read as a module."""
+        plan = self.edge_state.plan
+        names = self.names if self.original is None else (self.original,)
+        if plan is not None:
+            names = tuple(self.names[index] for index in plan.paths)
+        return {name: self.candidates[name] for name in names}
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> nn.Module:
+        """A copy of the edge; for a found network, whose genotype is in the memo, a copy of the chosen candidate."""
+        if CHOSEN in memo:
+            return copy.deepcopy(self.candidates[memo[CHOSEN][self.name]], memo)
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(vars(self), memo))
+        return copied
+
     def zero_ops(self) -> tuple[bool, ...]:
         """Whether each candidate declares itself a zero operation."""
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -15,11 +14,13 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import nn
 
+from advnas_lightning.space.fast_paths import check_place, switch_off_fast_paths
 from advnas_lightning.space.mixed_op import MixedOp, check_candidates, mixed_ops
+from advnas_lightning.space.patterns import matches, widened
 from advnas_lightning.space.search_space import SearchSpace
 
-Rule = type[nn.Module] | str
-MakeCandidates = Callable[[Any], Mapping[str, nn.Module]]
+Rule = type[nn.Module] | str | tuple[type[nn.Module], str]
+MakeCandidates = Callable[[Any], Mapping[str, nn.Module] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +65,18 @@ def make_searchable(
 
     Each module that a rule matches becomes ``MixedOp(edge, candidates)``, at all of its places if it has several. There
     are no further matches inside replaced modules and inside MixedOps that exist already. The network must use the
-    module by calling it, since a MixedOp has no ``weight``.
+    module by calling it, since a choice has no weights; plain values such as ``in_features`` can be read, see
+    :class:`MixedOp`. While a network of PyTorch's transformer layers is searched, those that contain a choice run
+    without their fast path, which would pass the choice by.
 
     Args:
         model: The network.
-        rules: The rules, each from a kind of module to a function that returns a matching module's candidates by name.
-            The kind is a module type, which includes its subclasses, or a pattern of qualified names such as
-            ``"layer3.*.conv2"`` (``*`` matches dots too). The module itself may be among its candidates; it then keeps
-            its weights.
+        rules: The rules, each from a kind of module to a function that returns a matching module's candidates by name,
+            or ``None`` to leave the module as it is. The kind is a module type, which includes its subclasses; a
+            pattern of qualified names such as ``"layer3.*.conv2"``; or a pair of both, which matches where both do,
+            such as ``(nn.Conv2d, "layer3.**")``. In a pattern ``*``, ``?`` and ``[34]`` stand for characters between
+            two dots, and ``**`` for any number of whole parts. The module itself may be among its candidates; it then
+            keeps its weights.
         share: A function that names the edge of a replaced module, given the module's qualified name and the module.
             Modules with the same name share one choice. By default every module is an edge of its own, with its
             qualified name.
@@ -81,24 +86,36 @@ def make_searchable(
 
     Raises:
         ValueError: There is no rule; a rule replaces nothing or matches the network itself; two rules match one module;
-            candidates are invalid or contain a replaced place; or one edge has different candidates. The network is
-            then unchanged.
+            candidates are invalid or contain a replaced place; the module around a place does not call what stands
+            there; or one edge has different candidates. The network is then unchanged.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> print(make_searchable(net, {nn.ReLU: lambda relu: {"relu": relu, "gelu": nn.GELU()}}))
         module  edge  candidates
         1       1     relu, gelu
+        >>> net = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 8), nn.Linear(8, 2))
+        >>> def skippable(linear):
+        ...     same = linear.in_features == linear.out_features
+        ...     return {"linear": linear, "skip": nn.Identity()} if same else None
+        >>> print(make_searchable(net, {nn.Linear: skippable, (nn.ReLU, "0.*"): lambda _: {"silu": nn.SiLU()}}))
+        module  edge  candidates
+        0.0     0.0   linear, skip
+        0.1     0.1   silu
+        1       1     linear, skip
     """
-    found = _find(model, rules)
-    plan = _plan(model, rules, found, share)
+    matched = _match(model, rules)
+    found, plan = _plan(model, rules, matched, share)
     ops: dict[int, MixedOp] = {}
     for place in found:
         if id(place.module) not in ops:
-            ops[id(place.module)] = op = MixedOp(*plan[id(place.module)])
+            edge, candidates = plan[id(place.module)]
+            ops[id(place.module)] = op = MixedOp(edge, candidates)
+            op.original = next((name for name, each in candidates.items() if each is place.module), None)
             if not place.module.training:  # a part in evaluation mode stays in it
                 op.eval()
         setattr(place.parent, place.key, ops[id(place.module)])
+    switch_off_fast_paths(model)
     made = {place.name: ops[id(place.module)] for place in found}
     return Replacements({name: op.names for name, op in made.items()}, {name: op.name for name, op in made.items()})
 
@@ -168,80 +185,152 @@ def _places(model: nn.Module, closed: Container[int] = ()) -> Iterator[_Place]:
 
 
 def _matches(rule: Rule, place: _Place) -> bool:
-    return fnmatchcase(place.name, rule) if isinstance(rule, str) else isinstance(place.module, rule)
+    if isinstance(rule, tuple):
+        return all(_matches(part, place) for part in rule)
+    return matches(place.name, rule) if isinstance(rule, str) else isinstance(place.module, rule)
 
 
-def _find(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[_Place, Rule]:
-    """Find the places to replace, each with its rule."""
+def _is_type(rule: Any) -> bool:
+    return isinstance(rule, type) and issubclass(rule, nn.Module)
+
+
+def _match(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[int, list[Rule]]:
+    """The rules that match each module, by the module's id, since a module may have several names."""
     if not rules:
         raise ValueError("rules is empty: give a function to candidates for a module type or a pattern of names")
     everywhere = list(_places(model))
-    matched: dict[int, list[Rule]] = {}  # by the module's id, since a module may have several names
+    matched: dict[int, list[Rule]] = {}
     for rule in rules:
-        if not isinstance(rule, str) and not (isinstance(rule, type) and issubclass(rule, nn.Module)):
-            raise ValueError(f"{rule!r} is no rule: use a module type, or a pattern of names such as 'layer3.*.conv2'")
+        is_pair = isinstance(rule, tuple) and len(rule) == 2 and _is_type(rule[0]) and isinstance(rule[1], str)
+        if not (isinstance(rule, str) or _is_type(rule) or is_pair):
+            raise ValueError(
+                f"{rule!r} is no rule: use a module type, a pattern of names such as 'layer3.*.conv2', or a pair of"
+                " both such as (nn.Conv2d, 'layer3.**')"
+            )
         if isinstance(model, rule) if isinstance(rule, type) else rule == "":
             raise ValueError(f"the rule {_show(rule)} matches the network itself: use a pattern of names inside it")
-        for module in {id(place.module) for place in everywhere if _matches(rule, place)}:
-            matched.setdefault(module, []).append(rule)
-    places = [place for place in _places(model, matched) if id(place.module) in matched]
-    for rule in rules:
-        if not any(rule in matched[id(place.module)] for place in places):
+        modules = {id(place.module) for place in everywhere if _matches(rule, place)}
+        if not modules:
             raise ValueError(_no_match(rule, everywhere))
-    for place in places:
-        if len(matched[id(place.module)]) > 1:
-            both = " and ".join(map(_show, matched[id(place.module)]))
-            raise ValueError(f"{place.name!r} is matched by {both}: narrow the rules, so that one is left")
-    return {place: matched[id(place.module)][0] for place in places}
+        for module in modules:
+            matched.setdefault(module, []).append(rule)
+    return matched
 
 
 def _plan(
     model: nn.Module,
     rules: Mapping[Rule, MakeCandidates],
-    found: Mapping[_Place, Rule],
+    matched: Mapping[int, list[Rule]],
     share: Callable[[str, nn.Module], str] | None,
-) -> dict[int, tuple[str, Mapping[str, nn.Module]]]:
-    """Compute the arguments of each new MixedOp, by the id of the module that it replaces."""
+) -> tuple[list[_Place], dict[int, tuple[str, Mapping[str, nn.Module]]]]:
+    """Find the places to replace, and the arguments of each new MixedOp by the id of the module that it replaces."""
+    found: list[_Place] = []
     plan: dict[int, tuple[str, Mapping[str, nn.Module]]] = {}
+    closed: set[int] = set()  # the modules that are replaced; it grows while the places are walked
+    declined: set[int] = set()
     edges = {op.name: op.names for op in mixed_ops(model)}
-    parents = {id(place.parent): place.name for place in found}
-    for place, rule in found.items():
-        if id(place.module) in plan:
+    for place in _places(model, closed):
+        key = id(place.module)
+        if key not in matched or key in declined:
             continue
-        edge = place.name if share is None else share(place.name, place.module)
-        if not isinstance(edge, str):
-            raise ValueError(f"share gives {place.name!r} the edge name {edge!r}: return a text")
-        candidates = rules[rule](place.module)
-        check_candidates(f"{place.name!r} (rule {_show(rule)})", candidates)
-        names = edges.setdefault(edge, tuple(candidates))
-        if names != tuple(candidates):
-            raise ValueError(
-                f"{place.name!r} has the candidates {', '.join(candidates)}, but its edge {edge!r} has"
-                f" {', '.join(names)}: give it another name with share, or the same candidates in the same order"
-            )
-        for name, candidate in candidates.items():
+        if key not in plan:
+            rule, *others = matched[key]
+            if others:
+                both = " and ".join(map(_show, matched[key]))
+                raise ValueError(f"{place.name!r} is matched by {both}: narrow the rules, so that one is left")
+            candidates = rules[rule](place.module)
+            if candidates is None:
+                declined.add(key)
+                continue
+            check_candidates(f"{place.name!r} (rule {_show(rule)})", candidates)
+            plan[key] = _edge_name(place, share), candidates
+            _check_edge(place, *plan[key], edges)
+            closed.add(key)
+        check_place(place.name, place.parent, place.key, plan[key][1])
+        found.append(place)
+    _check_use(rules, matched, plan, declined, model)
+    parents = {id(place.parent): place.name for place in found}
+    for place in found:
+        for name, candidate in plan[id(place.module)][1].items():
             for inner in candidate.modules():
                 if id(inner) in parents:
                     raise ValueError(
                         f"candidate {name!r} of {place.name!r} holds {parents[id(inner)]!r}, which is replaced too:"
                         " nested choices are not supported; narrow a rule"
                     )
-        plan[id(place.module)] = (edge, candidates)
-    return plan
+    return found, plan
+
+
+def _edge_name(place: _Place, share: Callable[[str, nn.Module], str] | None) -> str:
+    edge: Any = place.name if share is None else share(place.name, place.module)
+    if not isinstance(edge, str) or not edge:
+        raise ValueError(f"share gives {place.name!r} the edge name {edge!r}: return a text")
+    return edge
+
+
+def _check_edge(
+    place: _Place, edge: str, candidates: Mapping[str, nn.Module], edges: dict[str, tuple[str, ...]]
+) -> None:
+    """Refuse candidates that differ from those of the same edge at another place."""
+    names = edges.setdefault(edge, tuple(candidates))
+    if names != tuple(candidates):
+        raise ValueError(
+            f"{place.name!r} has the candidates {', '.join(candidates)}, but its edge {edge!r} has"
+            f" {', '.join(names)}: give it another name with share, or the same candidates in the same order"
+        )
+
+
+def _check_use(
+    rules: Mapping[Rule, MakeCandidates],
+    matched: Mapping[int, list[Rule]],
+    plan: Container[int],
+    declined: Container[int],
+    model: nn.Module,
+) -> None:
+    """Refuse a rule that matches modules, but replaces none."""
+    for rule in rules:
+        own = {key for key, several in matched.items() if rule in several}
+        if any(key in plan for key in own):
+            continue
+        names = {place.name: id(place.module) in declined for place in _places(model) if id(place.module) in own}
+        for name, is_declined in names.items():
+            if not is_declined:
+                raise ValueError(
+                    f"the rule {_show(rule)} replaces nothing: {name!r} lies inside a module that is replaced"
+                )
+        raise ValueError(
+            f"the rule {_show(rule)} replaces nothing: its function returns None for each module that it matches:"
+            f" {', '.join(list(names)[:3])}{', …' if len(names) > 3 else ''}"
+        )
 
 
 def _no_match(rule: Rule, everywhere: Sequence[_Place]) -> str:
-    """The message for a rule that replaces nothing."""
-    for place in everywhere:
-        if _matches(rule, place):
-            return f"the rule {_show(rule)} replaces nothing: {place.name!r} lies inside a module that is replaced"
-    names = [place.name if isinstance(rule, str) else type(place.module).__name__ for place in everywhere]
-    names = list(dict.fromkeys(names))
+    """The message for a rule that matches nothing."""
+    if isinstance(rule, tuple):
+        for part in rule:
+            if not any(_matches(part, place) for place in everywhere):
+                return _no_match(part, everywhere)
+        kind, pattern = rule
+        place = next(place for place in everywhere if _matches(kind, place))
+        return (
+            f"the rule {_show(rule)} matches no module of the network: {pattern!r} has no {kind.__name__}, but"
+            f" {place.name!r} is one"
+        )
+    message = f"the rule {_show(rule)} matches no module of the network"
+    if isinstance(rule, str):
+        names = [place.name for place in everywhere]
+        wider = widened(rule, names)
+        if wider is not None and wider != rule:
+            return f"{message}: * does not match dots, ** does; did you mean {wider!r}?"
+    else:
+        names = list(dict.fromkeys(type(place.module).__name__ for place in everywhere))
     near = get_close_matches(rule if isinstance(rule, str) else rule.__name__, names, cutoff=0.3) or names[:3]
-    return f"the rule {_show(rule)} matches no module of the network: it has {', '.join(near) or 'none'}, …"
+    return f"{message}: it has {', '.join(near) or 'none'}, …"
 
 
 def _show(rule: Rule) -> str:
+    if isinstance(rule, tuple):
+        return f"({', '.join(map(_show, rule))})"
     return repr(rule) if isinstance(rule, str) else rule.__name__
 
 

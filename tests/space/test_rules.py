@@ -132,7 +132,7 @@ def test_resnet_in_a_few_lines() -> None:
 def test_types_and_patterns_reach_into_all_containers() -> None:
     model = small()
     linear, relu = model.layers[0].inner["linear"], model.layers[0].inner["act"]
-    made = make_searchable(model, {"layers.*linear": linears, nn.ReLU: activations})
+    made = make_searchable(model, {"layers.**.linear": linears, nn.ReLU: activations})
     assert dict(made) == {
         "tied": ("relu", "gelu", "silu"),
         "layers.0.inner.linear": ("linear", "low_rank"),
@@ -262,11 +262,10 @@ def never(module: nn.Module) -> dict[str, nn.Module]:
         ({nn.ReLU: never, "tied": never}, ["'tied' is matched by ReLU and 'tied'"]),
         ({nn.ReLU: never, nn.Module: never}, ["Module", "the network itself"]),
         ({Small: never}, ["Small", "the network itself"]),
-        ({"layers.0": never, "layers.0.inner": never}, ["'layers.0.inner'", "replaces nothing", "inside"]),
         ({3: never}, ["3 is no rule"]),
         ({Tensor: never}, ["torch.Tensor", "is no rule"]),
     ],
-    ids=["empty", "name", "root", "type", "both", "module", "own", "shadowed", "number", "tensor"],
+    ids=["empty", "name", "root", "type", "both", "module", "own", "number", "tensor"],
 )
 def test_a_bad_rule_is_named_before_anything_is_called(rules: Rules, parts: list[str]) -> None:
     message = refused(small(), rules)
@@ -277,13 +276,12 @@ def test_a_bad_rule_is_named_before_anything_is_called(rules: Rules, parts: list
     ("made", "parts"),
     [
         ({}, ["no candidates"]),
-        (None, ["no candidates", "None"]),
         ([nn.ReLU()], ["no candidates"]),
         ({"a.b": nn.ReLU()}, ["'a.b'"]),
         ({"skip": None}, ["'skip'", "None"]),
         ({"deep": nn.Sequential(MixedOp("inner", {"skip": nn.Identity()}))}, ["'deep'", "'inner'", "nested"]),
     ],
-    ids=["empty", "none", "list", "dot", "no module", "nested"],
+    ids=["empty", "list", "dot", "no module", "nested"],
 )
 def test_bad_candidates_name_the_module_and_leave_the_others(made: Any, parts: list[str]) -> None:
     message = refused(small(), {nn.ReLU: activations, "head": lambda linear: made})

@@ -1,0 +1,135 @@
+"""What a network may read of a choice as if it were one module: plain values, and never weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PLAIN = (Number, str, bytes, type(None), Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def read(edge: str, modules: Mapping[str, Any], name: str) -> Any:
+    """The attribute that some modules have in common.
+
+    A number, a text or a tuple of such is given. For modules within the modules a :class:`Part` is given, of which
+    such values can be read. What computes, a method or a tensor, would bypass the choice and is refused.
+
+    Args:
+        edge: The edge that the modules are candidates of, for the message.
+        modules: The modules that are asked, by the names of their candidates.
+        name: The attribute.
+
+    Raises:
+        AttributeError: A module has no such attribute; it differs between them; or it is no plain value.
+
+    Example:
+        >>> read("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}, "in_features")
+        4
+        >>> read("edge", {"one": nn.Linear(4, 8)}, "weight")
+        Traceback (most recent call last):
+            ...
+        AttributeError: edge 'edge' has no 'weight': ...
+    """
+    values = {}
+    for candidate, module in modules.items():
+        try:
+            values[candidate] = getattr(module, name)
+        except AttributeError:
+            raise AttributeError(
+                f"edge {edge!r} has no {name!r}, as its candidate {candidate!r} has none: give it one if the network"
+                " reads it"
+            ) from None
+    first, *others = values.values()
+    if all(isinstance(value, nn.Module | Part) for value in values.values()):
+        return Part(edge, values)
+    if not all(map(is_plain, values.values())):
+        raise AttributeError(
+            f"edge {edge!r} has no {name!r}: a choice is called, and a candidate's {name} would bypass it; make a"
+            " choice of the module that reads it, or read it from edge.candidates[…]"
+        )
+    if any(other is not first and other != first for other in others):
+        listed = ", ".join(f"{candidate}: {value!r}" for candidate, value in values.items())
+        raise AttributeError(
+            f"edge {edge!r} has no {name!r} of its own, and its candidates differ in it ({listed}): make it equal if"
+            " the network reads it"
+        )
+    return first
+
+
+def write(edge: str, modules: Mapping[str, nn.Module], name: str, value: Any) -> bool:
+    """Set an attribute of those modules that have it.
+
+    Args:
+        edge: The edge that the modules are candidates of, for the message.
+        modules: The candidates by name.
+        name: The attribute.
+        value: Its new value.
+
+    Returns:
+        Whether there is one that has it.
+
+    Raises:
+        AttributeError: The value is a tensor or a module, which would be the same for all.
+
+    Example:
+        >>> candidates = {"drop": nn.Dropout(0.1), "skip": nn.Identity()}
+        >>> write("edge", candidates, "p", 0.5), candidates["drop"].p, write("edge", candidates, "q", 0.5)
+        (True, 0.5, False)
+    """
+    having = {candidate: module for candidate, module in modules.items() if hasattr(module, name)}
+    if having and isinstance(value, Tensor | nn.Module):
+        raise AttributeError(
+            f"edge {edge!r} cannot be given a {name!r}, which its candidates {', '.join(having)} have: set that of the"
+            " candidate you mean, in edge.candidates[…]"
+        )
+    for module in having.values():
+        setattr(module, name, value)
+    return bool(having)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is constant, and computes nothing.
+
+    Example:
+        >>> is_plain((3, 3)), is_plain(torch.float32), is_plain(torch.zeros(1)), is_plain([3]), is_plain(print)
+        (True, True, False, False, False)
+    """
+    return isinstance(value, PLAIN) or (isinstance(value, tuple | frozenset) and all(map(is_plain, value)))
+
+
+class Part:
+    """The modules at one place in the candidates of an edge. Their plain values can be read, and nothing else be done.
+
+    Args:
+        edge: The edge's name.
+        modules: The modules by the names of their candidates.
+
+    Example:
+        >>> Part("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}).out_features
+        8
+    """
+
+    __slots__ = ("_edge", "_modules")
+
+    def __init__(self, edge: str, modules: Mapping[str, Any]) -> None:
+        self._edge, self._modules = edge, modules
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copy, pickle and others ask for
+            raise AttributeError(name)
+        return read(self._edge, self._modules, name)
+
+    def __getitem__(self, key: Any) -> Part:
+        return Part(self._edge, {candidate: module[key] for candidate, module in self._modules.items()})
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Refuse the call of a module inside a candidate."""
+        raise TypeError(
+            f"a part of a candidate of edge {self._edge!r} is called without the candidate, which would bypass the"
+            " choice: make a choice of that part"
+        )
