@@ -36,6 +36,18 @@ def entropy(log_p: Tensor) -> Tensor:
     return (log_p.exp() * -log_p.masked_fill(log_p.isneginf(), 0)).sum(-1).mean().clamp(min=0)  # avoids −0
 
 
+def widened(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The values in a type, by default their own, or in single precision where that is a half.
+
+    Products of halves overflow beyond 65504 in float16, and sums of them are rounded to three digits in bfloat16.
+
+    Example:
+        >>> widened(torch.ones((), dtype=torch.bfloat16)).dtype, widened(torch.ones(()), torch.float64).dtype
+        (torch.float32, torch.float64)
+    """
+    return values.to(torch.promote_types(values.dtype if dtype is None else dtype, torch.float32))
+
+
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise of the shape of ``like``, always drawn on the CPU.
 

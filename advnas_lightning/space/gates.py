@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from advnas_lightning.functional import widened
 
 Inactive = Literal["none", "ones", "outputs"]
 RunOthers = Callable[[Sequence[Tensor]], Iterator[tuple[int, list[Tensor]]]]
@@ -21,6 +23,7 @@ class EdgePlan:
     """What one edge does in one forward pass.
 
     Attributes:
+        edge: The edge's name.
         paths: The indices of the candidates that run.
         gates: The gates ``[J]``; or the active gate alone, a scalar; or ``None`` where one candidate runs and its gate
             is not differentiated.
@@ -29,11 +32,13 @@ class EdgePlan:
         copies_of: A function that gives the parameters of an offloaded candidate on the device.
 
     Example:
-        >>> plan = EdgePlan((0, 1), torch.tensor([0.25, 0.75]), unit=False, inactive="none", copies_of=lambda *_: {})
+        >>> gates = torch.tensor([0.25, 0.75])
+        >>> plan = EdgePlan("edge", (0, 1), gates, unit=False, inactive="none", copies_of=lambda *_: {})
         >>> plan.mix([torch.tensor([4.0]), torch.tensor([8.0])])
         tensor([7.])
     """
 
+    edge: str
     paths: tuple[int, ...]
     gates: Tensor | None
     unit: bool
@@ -41,7 +46,10 @@ class EdgePlan:
     copies_of: CopiesOf
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
-        """Σ_j a_j O_j over the candidates that ran."""
+        """Σ_j a_j O_j over the candidates that ran, in the widest of their types.
+
+        Halves are mixed in single precision: the sum of the products that is a gate's gradient can overflow in a half.
+        """
         assert self.gates is not None
         gates = self.gates
         if len(self.paths) < len(gates):
@@ -49,8 +57,11 @@ class EdgePlan:
         images = is_channels_last(outputs[0])
         if images:  # they are stacked in the order of their memory, so that the result keeps the format
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
-        stacked = torch.stack(outputs)  # [paths, ...]
-        mixed = (gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())).view_as(outputs[0])
+        dtype = reduce(torch.promote_types, [output.dtype for output in outputs])
+        stacked = torch.stack([widened(output, dtype) for output in outputs])  # [paths, ...]
+        with without_autocast(stacked.device):  # which would round the product to a half
+            mixed = gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())
+        mixed = mixed.view_as(outputs[0]).to(dtype)
         return mixed.permute(0, 3, 1, 2) if images else mixed
 
 
@@ -69,7 +80,8 @@ class EdgeState:
 class OneHotGates(torch.autograd.Function):
     """Returns the outputs of the one candidate whose gate is one; its backward pass gives the credit of the gates.
 
-    A product with the gate would do the same, but its backward pass would read and write the memory twice more.
+    A product with the gate would do the same, but its backward pass would read and write the memory twice more. Where
+    the backward pass is to be differentiated itself (``create_graph=True``), it is that of the product.
 
     ``forward(gates, plan, others, count, *outputs, *arguments)`` takes
 
@@ -80,7 +92,7 @@ class OneHotGates(torch.autograd.Function):
 
     Example:
         >>> gates, output = torch.tensor([0.0, 1.0], requires_grad=True), torch.tensor([3.0])
-        >>> plan = EdgePlan((1,), gates, unit=True, inactive="none", copies_of=lambda *_: {})
+        >>> plan = EdgePlan("edge", (1,), gates, unit=True, inactive="none", copies_of=lambda *_: {})
         >>> (mixed,) = OneHotGates.apply(gates, plan, None, 1, output)
         >>> torch.autograd.grad(2 * mixed.sum(), gates)
         (tensor([0., 6.]),)
@@ -89,11 +101,9 @@ class OneHotGates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, plan: EdgePlan, others: RunOthers | None, count: int, *tensors: Tensor) -> Any:
         """Return copies of the outputs."""
-        ctx.plan, ctx.others, ctx.count = plan, others, count
+        ctx.gates, ctx.plan, ctx.others, ctx.count = gates, plan, others, count
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.one = gates.dim() == 0
-        ctx.zeros = partial(torch.zeros, gates.shape, dtype=gates.dtype, device=gates.device)
         ctx.autocast = nullcontext
         kind = gates.device.type
         if others is not None and torch.amp.is_autocast_available(kind):
@@ -104,16 +114,27 @@ class OneHotGates(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        """Return the credit of the gates, and the gradients of the outputs unchanged."""
+        """Return the credit of the gates, and the gradients of the outputs times a gate of one.
+
+        Raises:
+            ValueError: The pass is to be differentiated, and needs the outputs of candidates that did not run.
+        """
         tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
         outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
         if all(grad is None for grad in grads):  # the loss does not depend on the outputs
             return (None,) * (4 + len(tensors))
-        credit = _inner(grads, outputs)
-        if ctx.one:
-            return credit, None, None, None, *grads
-        (active,) = ctx.plan.paths
-        credits = list(ctx.zeros().unbind())  # one for each gate, including the padding
+        credit, passed = _inner(grads, outputs), grads
+        one, (active,) = ctx.gates.dim() == 0, ctx.plan.paths
+        if torch.is_grad_enabled():  # this pass is to be differentiated
+            if ctx.others is not None:
+                raise ValueError(
+                    f"edge {ctx.plan.edge!r} credits candidates that did not run, which is not possible where a loss is"
+                    " made of gradients (create_graph=True): use AdvantageNAS or another strategy"
+                )
+            passed = tuple(_gated(grad, ctx.gates if one else ctx.gates[active]) for grad in grads)
+        if one:
+            return credit, None, None, None, *passed
+        credits = list(torch.zeros_like(ctx.gates).unbind())  # one for each gate, including the padding
         if ctx.plan.inactive == "ones":
             ones = reduce(torch.add, [_sum(grad) for grad in grads if grad is not None])
             credits = [ones] * len(credits)
@@ -123,7 +144,12 @@ class OneHotGates(torch.autograd.Function):
                     credits[index] = _inner(grads, others)
                     del others  # frees it before the next one is made
         credits[active] = credit
-        return torch.stack(credits), None, None, None, *grads, *(None for _ in arguments)
+        return torch.stack(credits), None, None, None, *passed, *(None for _ in arguments)
+
+
+def _gated(grad: Tensor | None, gate: Tensor) -> Tensor | None:
+    """The gradient of an output under a gate, as that of a product, which is linear in the gate."""
+    return None if grad is None else (gate * widened(grad)).to(grad.dtype)
 
 
 def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
@@ -133,12 +159,25 @@ def _inner(grads: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Tensor:
 
 
 def _inner_product(grad: Tensor, output: Tensor) -> Tensor:
-    """The real part of the inner product ⟨∂L/∂y, y⟩, scalar."""
-    if torch.promote_types(grad.dtype, torch.float32) != grad.dtype:
-        return _sum(grad * output.conj())
+    """The real part of the inner product ⟨∂L/∂y, y⟩, scalar. A product of halves, or its sum, could overflow."""
+    dtype = torch.promote_types(grad.dtype, output.dtype)
+    grad, output = widened(grad, dtype), widened(output, dtype)
     if is_channels_last(output):  # reads both in the order of their memory
         grad, output = grad.permute(0, 2, 3, 1), output.permute(0, 2, 3, 1)
     return torch.vdot(output.reshape(-1), grad.reshape(-1)).real  # one pass, without a tensor of products
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operations on a device keep the types of what they are given.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> with torch.autocast("cpu", torch.bfloat16), without_autocast(one.device):
+        ...     (one @ one).dtype
+        torch.float32
+    """
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def is_channels_last(output: Tensor) -> bool:

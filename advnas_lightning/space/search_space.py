@@ -14,6 +14,8 @@ from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 from advnas_lightning.space.offload import DeviceCopies
 
+RAN = "The architecture was"  # the start of the note on an error in the network
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -113,6 +115,17 @@ class SearchSpace:
         """Whether an architecture is bound, so that the model can run."""
         return self._edges[0].plan is not None
 
+    def running(self, architecture: Architecture) -> set[tuple[str, int]]:
+        """The candidates that an architecture runs, in the forward or the backward pass: their edges and indices.
+
+        Example:
+            >>> space = SearchSpace(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}))
+            >>> space.running(space.one_hot([1]))
+            {('a', 1)}
+        """
+        paths = self.all_paths if architecture.inactive == "outputs" else architecture.paths
+        return {(edge, index) for edge, row in zip(self.edges, paths, strict=True) for index in row}
+
     @contextmanager
     def bind(self, architecture: Architecture, gates: Tensor | None = None) -> Iterator[None]:
         """A context in which every MixedOp of the model runs ``architecture``.
@@ -146,13 +159,14 @@ class SearchSpace:
         copies = DeviceCopies(self._offloaded)
         for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
             own = actives[index] if unit else rows[index]
-            edge.plan = EdgePlan(paths[index], own, unit, architecture.inactive, copies.of)
+            edge.plan = EdgePlan(self.edges[index], paths[index], own, unit, architecture.inactive, copies.of)
         try:
             yield
-        except (RuntimeError, TypeError) as error:
+        except Exception as error:
             # If two shapes do not fit, for instance, an edge knows the cause only after a second candidate has run.
-            if architecture.choice is not None:
-                error.add_note(f"The architecture was {dict(self.genotype(architecture.choice))}.")
+            if not any(note.startswith(RAN) for note in getattr(error, "__notes__", ())):  # of a pass within this one
+                ran = "a mixture" if architecture.choice is None else dict(self.genotype(architecture.choice))
+                error.add_note(f"{RAN} {ran}.")
             raise
         finally:
             for edge, plan in zip(self._edges, before, strict=True):
