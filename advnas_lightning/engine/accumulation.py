@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from advnas_lightning.functional import widened
+
 
 class MicroBatches(list[Any]):
     """The batches of one architecture step: its losses and gradients are their means, weighted by size.
@@ -52,7 +54,7 @@ class WaitingBatches:
 
 
 def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Σ size · value / Σ size.
+    """Σ size · value / Σ size, in single precision at least.
 
     Example:
         >>> import torch
@@ -60,7 +62,7 @@ def weighted_mean(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
         tensor(2.)
     """
     if len(values) == 1:
-        return values[0]
-    total = sum(size * value for value, size in zip(values, sizes, strict=True))
+        return widened(values[0])
+    total = sum(size * widened(value) for value, size in zip(values, sizes, strict=True))
     assert isinstance(total, Tensor)
     return total / sum(sizes)

@@ -77,11 +77,22 @@ class Precision:
         return None if trainer is None else trainer.scaler
 
     def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """∂L/∂x for each of the inputs, ``None`` where the loss does not depend on it."""
+        """∂L/∂x for each of the inputs, ``None`` where the loss does not depend on it.
+
+        Raises:
+            ValueError: A part of the network on the way is recomputed by reentrant checkpointing, which adds gradients
+                to those of the weights, and so can't be asked for those of some inputs alone.
+        """
         scaler = self.scaler
+        scaled = loss if scaler is None else scaler.scale(loss)
+        try:
+            gradients = torch.autograd.grad(scaled, inputs, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" in str(error):
+                raise reentrant() from error
+            raise
         if scaler is None:
-            return list(torch.autograd.grad(loss, inputs, allow_unused=True))
-        gradients = torch.autograd.grad(scaler.scale(loss), inputs, allow_unused=True)
+            return list(gradients)
         scale = scaler.get_scale()
         return [None if gradient is None else gradient / scale for gradient in gradients]
 
@@ -96,6 +107,37 @@ class Precision:
         kind = device.type
         on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+def reentrant() -> ValueError:
+    """The error of gradients that reentrant checkpointing does not let through."""
+    return ValueError(
+        "a part of the network is checkpointed with use_reentrant=True, which gives a search no gradients: use"
+        " use_reentrant=False"
+    )
+
+
+def refuse_reentrant(loss: Tensor) -> None:
+    """Refuse a loss whose gradients in all weights are wanted, where a part of the network hides its weights.
+
+    Args:
+        loss: The loss with its graph.
+
+    Raises:
+        ValueError: A part is checkpointed with ``use_reentrant=True``.
+
+    Example:
+        >>> refuse_reentrant(2 * torch.ones((), requires_grad=True))
+    """
+    waiting = [loss.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if node.name().startswith("CheckpointFunction"):
+                raise reentrant()
+            waiting += [before for before, _ in node.next_functions]
 
 
 @contextmanager

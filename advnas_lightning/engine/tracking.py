@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advnas_lightning.engine.environment import Ranks
 from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.functional import widened
 
 KINDS = ("weight", "architecture")
 
@@ -22,7 +23,7 @@ class ProcessBest(nn.Module):
         edges: E, how many edges there are.
 
     Attributes:
-        loss: Scalar; infinite before the first one.
+        loss: Scalar; infinite before the first one. In double precision, if the losses are.
         choice: ``[E]``, the candidate of each edge; −1 before the first one.
 
     Example:
@@ -58,7 +59,13 @@ class ProcessBest(nn.Module):
                     better &= allowed(trial.architecture.gates)
                 index = torch.tensor(choice, device=self.choice.device)
                 self.choice = torch.where(better, index, self.choice)
-                self.loss = torch.where(better, trial.loss.to(self.loss.dtype), self.loss)
+                self.loss = torch.where(better, trial.loss, self.loss)  # in the wider of their types
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        saved = state_dict.get(f"{prefix}loss")
+        if saved is not None:  # as wide as it was saved
+            self.loss = self.loss.to(torch.promote_types(self.loss.dtype, saved.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class FiniteGuard:
@@ -130,7 +137,8 @@ class EpochMeans:
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     def add(self, name: str, mean: Tensor, size: int) -> None:
-        """Add the mean of ``size`` terms."""
+        """Add the mean of ``size`` terms, in single precision at least."""
+        mean = widened(mean)
         total, count = self._sums.get(name, (torch.zeros_like(mean), 0))
         self._sums[name] = (total + size * mean, count + size)
 
