@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten  # torch has no public name for them
 
-from advnas_lightning.space.gates import (
 from advnas_lightning.space.attributes import Part, read, write
+from advnas_lightning.space.gates import (
     EdgePlan,
     EdgeState,
     OneHotGates,
@@ -20,9 +21,10 @@ from advnas_lightning.space.attributes import Part, read, write
     is_floating,
     structure,
 )
-
+from advnas_lightning.space.passes import refuse_hidden_gate, shares_memory
 
 CHOSEN = "the chosen candidate of each edge"  # a key of deepcopy's memo
+
 
 class MixedOp(nn.Module):
     """An edge of the search space, Eq. (1): y = Σ_j a_j O_j(x) over named candidate operations.
@@ -34,13 +36,13 @@ class MixedOp(nn.Module):
     candidate returns share its one gate. Everything else is passed through and must be equal for all candidates that
     run. Tensors inside other objects get no gate.
 
-    Args:
     Code that reads an attribute of a module, such as ``in_features``, can read it of an edge: the plain value that the
     candidates have in common which the bound architecture runs. Where none is bound it is that of the module that
     ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Weights, methods and other
     things that compute can't be read, since the choice would not count. A plain value that is set, is set in each
     candidate that has it.
 
+    Args:
         name: The edge's name in the search space and in the genotype.
         candidates: The candidate operations by name. One that cuts the edge, or stands for that, declares itself by a
             true attribute ``is_zero_op``. The candidates' activations no longer work in place: ``inplace`` is switched
@@ -49,8 +51,8 @@ class MixedOp(nn.Module):
     Attributes:
         names: The candidates' names, in order.
         edge_state: The holder of what this edge runs. All MixedOps of one name share it.
-
         original: The name of the candidate that stood here before ``make_searchable``, if there is one.
+
     Raises:
         ValueError: There is no name or no candidate; a candidate's name contains a dot or is an attribute of
             ``nn.ModuleDict``; or a candidate is no module or contains a MixedOp.
@@ -70,8 +72,8 @@ class MixedOp(nn.Module):
         self.names: tuple[str, ...] = tuple(candidates)
         self.candidates = nn.ModuleDict(candidates)
         self.edge_state = EdgeState()
-        # An empty tensor that moves with the network, and so knows its device; only offloaded candidates need it.
         self.original: str | None = None
+        # An empty tensor that moves with the network, and so knows its device; only offloaded candidates need it.
         self.device_anchor: Tensor | None
         self.register_buffer("device_anchor", None, persistent=False)
         # The structure of the last input, that of its output, and the index of the candidate that gave it.
@@ -81,7 +83,6 @@ class MixedOp(nn.Module):
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
 
-    @property
     def __getattr__(self, name: str) -> Any:
         """Read a plain value of the candidates.
 
@@ -125,6 +126,7 @@ class MixedOp(nn.Module):
         copied.__setstate__(copy.deepcopy(vars(self), memo))
         return copied
 
+    @property
     def zero_ops(self) -> tuple[bool, ...]:
         """Whether each candidate declares itself a zero operation."""
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
@@ -205,16 +207,46 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
                 " a plain network with genotype.apply(model)"
             )
+        if plan.gates is not None and plan.gates.requires_grad and not torch.is_grad_enabled():
+            refuse_hidden_gate(self.name)
         outputs = [self._run(plan, index, inputs, kwargs) for index in plan.paths]
         self._compare(plan.paths, outputs, (inputs, kwargs) if kwargs else inputs)
-        if plan.gates is None:
-            return outputs[0]
-        if plan.unit:
+        if plan.gates is not None and plan.unit:
             return self._gate(plan, outputs[0], inputs, kwargs)
-        return self._mix(plan.paths, outputs, plan.mix)
+        if plan.gates is not None:
+            return self._mix(plan.paths, outputs, plan.mix)
+        if shares_memory(outputs[0], inputs, kwargs):
+            # Such as the input itself, of nn.Identity. With gates an edge returns tensors of its own, and what follows
+            # may change those in place; without gates it must not change the input instead.
+            return self._mix(plan.paths, outputs, lambda own: own[0].clone())
+        return outputs[0]
 
     def _gate(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Put an output under a gate of one, so that the gate can be differentiated."""
+        try:
+            return self._one_hot(plan, output, inputs, kwargs)
+        except RuntimeError:  # torch.func and forward-mode differentiation take no function with a gradient of its own
+            return self._product(plan, output, inputs, kwargs)
+
+    def _product(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same by the sum of products, Eq. (1)."""
+        assert plan.gates is not None
+        (active,) = plan.paths
+        if plan.inactive == "none":
+            return self._mix(plan.paths, [output], replace(plan, paths=(0,), gates=plan.gates.reshape(1)).mix)
+        dense = replace(plan, paths=tuple(range(len(self.names))))
+        if plan.inactive == "ones":
+
+            def mix(own: list[Tensor]) -> Tensor:
+                return dense.mix([own[0] if index == active else torch.ones_like(own[0]) for index in dense.paths])
+
+            return self._mix(plan.paths, [output], mix)
+        outputs = [output if index == active else self._run(plan, index, inputs, kwargs) for index in dense.paths]
+        self._compare(dense.paths, outputs, (inputs, kwargs) if kwargs else inputs)
+        return self._mix(dense.paths, outputs, dense.mix)
+
+    def _one_hot(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same by one function that reads and writes no tensor of products, with or without a credit of others."""
         outputs = list(floating_tensors(output))
         if not outputs:
             return output
