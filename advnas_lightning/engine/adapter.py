@@ -225,8 +225,14 @@ class Adapter:
 
     def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
         """Step as in the module's own training, where the optimizer's step calls for the passes."""
-        with self.in_hook():
-            self.module.optimizer_step(self.module.current_epoch, self.batch_idx, optimizer, passes)
+        try:
+            with self.in_hook():
+                self.module.optimizer_step(self.module.current_epoch, self.batch_idx, optimizer, passes)
+        except SkippedStep:
+            trainer: Any = self.module.trainer
+            with suppress(ValueError):  # if its step had not begun
+                trainer.profiler.stop("optimizer_step")  # which Lightning began to time
+            raise
 
     def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
         """Call the module's hook before its optimizer's step, and clip: by the module's own method, if it has one."""

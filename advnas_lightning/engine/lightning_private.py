@@ -58,6 +58,11 @@ def parse_optimizers(configured: Any) -> tuple[list[Optimizer], list[LRScheduler
     return optimizers, _configure_schedulers_automatic_opt(schedulers, monitor)
 
 
+def versions(optimizer: Any) -> list[int]:
+    """How often each of an optimizer's parameters was written to: torch counts it under a private name alone."""
+    return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def saves_by_time(callback: Callback) -> bool:
     """Whether a ModelCheckpoint has ``train_time_interval``, which it keeps in a private attribute alone."""
     return isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None

@@ -9,6 +9,7 @@ from lightning import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from advnas_lightning.engine.closures import ComputedClosure, needs_closure
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.objectives import Objective, Outcome
 
@@ -63,9 +64,12 @@ class PlainModel:
         optimizer.zero_grad()
 
     def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
-        """Take both passes of a weight step, and then the optimizer's step."""
-        passes()
-        optimizer.step()
+        """Take both passes of a weight step, and then the optimizer's step, which may take them again."""
+        if optimizer is not None and needs_closure(optimizer):
+            optimizer.step(passes)
+        else:
+            loss = passes()  # which skips the step where there is no optimizer
+            optimizer.step(ComputedClosure(loss, optimizer, passes))
 
     def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
         """Clip the gradients, if there is a bound."""

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from advnas_lightning.engine.closures import Closure, ComputedClosure
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, no_graph
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
@@ -77,7 +79,8 @@ class ArchitectureStep:
             before = [parameter.detach().clone() for parameter in parameters]
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = self.evaluator.precision.scaled(gradient)
-            self.policy.step_architecture(self.optimization.optimizer)
+            closure = ComputedClosure(trials[0].loss, self.optimization.optimizer, self._refuse)
+            self.policy.step_architecture(self.optimization.optimizer, closure)
             self.optimization.optimizer.zero_grad()
             with torch.no_grad():
                 self.policy.after_theta_step(trials, before)
@@ -85,6 +88,12 @@ class ArchitectureStep:
                 term.after_step(self.policy.expected_gates)
         loss = torch.stack([trial.loss for trial in trials[: self.policy.draws]]).mean()
         self.policy.note_loss("architecture/loss", loss, trials[0].size)
+
+    def _refuse(self) -> None:
+        raise MisconfigurationException(
+            f"architecture_optimizer={type(self.optimization.made).__name__} calls its closure at other θ, and an"
+            " architecture step has one estimate of its gradient: use an optimizer such as Adam"
+        )
 
 
 @dataclass
@@ -95,12 +104,14 @@ class _Accumulated:
         architecture: The one draw for all of them.
         batches: How many there were.
         size: How many terms their losses are the means of, together.
+        total: The sum of these terms.
         is_lost: Whether the step cannot be taken any more, because a loss was not finite or had no graph.
     """
 
     architecture: Architecture
     batches: int = 0
     size: int = 0
+    total: Tensor | float = 0.0
     is_lost: bool = False
 
 
@@ -170,7 +181,7 @@ class WeightStep:
         step.batches += 1
         passes = partial(self._forward_and_backward, step, batch)
         if step.batches == self.accumulate:
-            self._finish(passes)
+            self._finish(step, passes, partial(self._forward_and_backward_again, step, batch))
         elif not step.is_lost:
             try:
                 passes()
@@ -180,7 +191,7 @@ class WeightStep:
     def flush(self) -> None:
         """Take the step on the batches that there were: no more of them will come in this epoch."""
         if self._open is not None:
-            self._finish(lambda: None)
+            self._finish(self._open, lambda: None, partial(self._forward_and_backward_again, self._open, None))
 
     def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor:
         optimizer = self.optimization.optimizer  # the network may have none
@@ -198,32 +209,58 @@ class WeightStep:
             if step.size == 0:
                 self.trainee.zero_gradients(optimizer)
             step.size += outcome.size
-            self.policy.manual_backward(loss if self.accumulate == 1 else outcome.size * loss)
-        return loss
+            if self.accumulate > 1:
+                loss = outcome.size * loss
+                step.total += loss.detach()
+            self.policy.manual_backward(loss)
+        return self.evaluator.ranks.mean(loss.detach())
 
-    def _finish(self, last_passes: Callable[[], Tensor | None]) -> None:
-        assert self._open is not None
-        step, self._open = self._open, None
+    def _forward_and_backward_again(self, step: _Accumulated, batch: Any) -> Tensor | None:
+        """What an optimizer gets that calls its closure again. Its step has begun, so the loss is taken as it is."""
+        if self.accumulate > 1:
+            raise MisconfigurationException(
+                f"{type(self.optimization.made).__name__} calls its closure again within a step, and with"
+                f" accumulate={self.accumulate} the earlier batches are gone: use accumulate=1 and larger batches"
+            )
+        loss = None
+        with self.evaluator.space.bind(step.architecture):
+            with suppress(SkippedStep):
+                loss = self.evaluator.run(batch).loss
+            self.trainee.zero_gradients(self.optimization.optimizer)
+            if loss is not None:
+                self.policy.manual_backward(loss)
+        return None if loss is None else self.evaluator.ranks.mean(loss.detach())
+
+    def _finish(
+        self, step: _Accumulated, passes: Callable[[], Tensor | None], again: Callable[[], Tensor | None]
+    ) -> None:
+        self._open = None
         if step.is_lost:
             return
 
-        def passes() -> Tensor | None:
-            loss = last_passes()
-            if self.accumulate > 1:
-                self._divide_gradients(step.size)
-            return loss
+        def first() -> Tensor | None:
+            loss = passes()
+            return loss if self.accumulate == 1 else self._mean(step)
 
+        closure = Closure(first, again)
         unscaling = WaitingCopies() if self.offloaded and self.evaluator.precision.scaler is not None else nullcontext()
+        name = type(self.optimization.made).__name__
         with suppress(SkippedStep), unscaling:
-            self.trainee.step(self.optimization.optimizer, passes)
+            self.trainee.step(self.optimization.optimizer, closure)
+            if not closure.was_called:
+                raise MisconfigurationException(
+                    f"a weight step has not called its closure, which computes the gradients: let {name}.step"
+                    " call it, or the module's own optimizer_step"
+                )
             self.policy.weight_steps += 1
 
-    def _divide_gradients(self, size: int) -> None:
+    def _mean(self, step: _Accumulated) -> Tensor:
         """Turn gradients of sums over terms into gradients of the mean; over ranks, of the mean number of terms."""
-        terms = self.evaluator.ranks.mean(torch.tensor(float(size), device=self.policy.device))
+        terms = self.evaluator.ranks.mean(torch.tensor(float(step.size), device=self.policy.device))
         for parameter in self.trainee.model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= terms.to(parameter.grad.device)
+        return self.evaluator.ranks.mean(torch.as_tensor(step.total)) / terms
 
     def _has_weights_outside_edges(self) -> bool:
         inside = {id(parameter) for op in mixed_ops(self.trainee.model) for parameter in op.parameters()}
@@ -277,7 +314,7 @@ class Policy(Protocol):
     def manual_backward(self, loss: Tensor) -> None:
         """Take a backward pass, as Lightning does it."""
 
-    def step_architecture(self, optimizer: Any) -> None:
+    def step_architecture(self, optimizer: Any, closure: Callable[[], Tensor | None]) -> None:
         """Take the optimizer's step of an architecture step."""
 
 
@@ -303,7 +340,7 @@ class Trainee(Protocol):
         """Clear the gradients between a weight step's forward and backward pass."""
 
     def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
-        """Take a weight step's passes, and then the optimizer's step."""
+        """Take the optimizer's step, with the passes as its closure."""
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -224,12 +224,12 @@ class SearchStrategy(SearchHooks):
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
         return self.evaluator.evaluate(architecture, batch, gates=self.needs_gate_grad)
 
-    def step_architecture(self, optimizer: Any) -> None:
+    def step_architecture(self, optimizer: Any, closure: Callable[[], Tensor | None]) -> None:
         """Take the optimizer's step of an architecture step; ``trainer.global_step`` counts the weight steps alone."""
         if self.optimizations["weights"].made is None:
-            optimizer.step()
+            optimizer.step(closure)
         else:
-            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, closure)
 
     @property
     def is_between_steps(self) -> bool:

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam
+from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -35,6 +35,8 @@ FIRST_ORDER = [name for name in ENGINES if name != "darts-second_order"]  # whic
 OFFLOADED = ("advantage", "counterfactual", "darts-second_order", "proxylessnas")
 OF_VALIDATION = ("advantage", "gdas", "darts", "parsec")
 
+LINE_SEARCH = partial(LBFGS, max_iter=2, line_search_fn="strong_wolfe")  # which decides by the loss
+
 # What the two processes run: each strategy, and each engine with everything that is done to it.
 RUNS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in STRATEGIES},
@@ -43,6 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "advantage, offloaded, accumulating": {"name": "advantage", "offload": True, "accumulate": 2},
     "advantage, offloaded, adopting": {"name": "advantage", "offload": True, "adopts": 0.4},
     **{f"{name}, one rank not finite": {"name": name, "broken": True} for name in ENGINES},
+    "advantage, line search": {"name": "advantage", "weight_optimizer": LINE_SEARCH},
     **{f"{name}, adopting": {"name": name, "adopts": 0.4} for name in ENGINES},
     **{f"{name}, adopting, validation data": {"name": name, "adopts": "val"} for name in OF_VALIDATION},
     **{
@@ -61,6 +64,7 @@ QUICK = [
     "enas, accumulating",
     "proxylessnas, offloaded",
     "gdas, one rank not finite",
+    "advantage, line search",
     "darts, adopting",
     "parsec, adopting, accumulating, one rank not finite",
 ]
@@ -139,9 +143,7 @@ def build(name: str, *, adopts: bool = False, **more: Any) -> SearchStrategy:
         weight_clip=1.0,
         architecture_clip=0.5,
         warmup_epochs=1,
-        **own,
-        **options,
-        **more,
+        **{**own, **options, **more},
     )
 
 

@@ -1,0 +1,83 @@
+"""What the step of an optimizer calls for its loss and gradients. LBFGS and others call it more than once a step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advnas_lightning.engine.lightning_private import versions
+
+Passes = Callable[[], Tensor | None]
+
+
+class Closure:
+    """Computes a loss and its gradients, at the first call in another way than at later ones.
+
+    Args:
+        first: Computes them at the first call.
+        again: Computes them at each call after it.
+
+    Attributes:
+        was_called: Whether there was a call.
+
+    Example:
+        >>> closure = Closure(lambda: torch.tensor(1.0), lambda: torch.tensor(2.0))
+        >>> closure(), closure(), closure()
+        (tensor(1.), tensor(2.), tensor(2.))
+    """
+
+    def __init__(self, first: Passes, again: Passes) -> None:
+        self.was_called = False
+        self._first, self._again = first, again
+
+    def __call__(self, *_: Any, **__: Any) -> Tensor | None:
+        """Compute the loss and its gradients."""
+        passes = self._again if self.was_called else self._first
+        self.was_called = True
+        with torch.enable_grad():  # some optimizers turn gradients off in their step
+            return passes()
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether the step of an optimizer cannot do without a closure. Lightning may have wrapped it, and hides that.
+
+    Example:
+        >>> weights = [torch.zeros(1)]
+        >>> needs_closure(torch.optim.LBFGS(weights)), needs_closure(torch.optim.SGD(weights))
+        (True, False)
+    """
+    kind: Any = type(getattr(optimizer, "optimizer", optimizer))
+    return _needs_closure(kind)
+
+
+@cache
+def _needs_closure(kind: Any) -> bool:
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+class ComputedClosure(Closure):
+    """A closure for gradients that are there already, as most optimizers expect.
+
+    Where an optimizer has moved its parameters before the first call, that call computes anew like all later ones.
+
+    Args:
+        loss: The loss whose gradients are there.
+        optimizer: The optimizer of the parameters.
+        again: Computes the loss and the gradients anew.
+
+    Example:
+        >>> sgd = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> closure = ComputedClosure(torch.tensor(1.0), sgd, lambda: torch.tensor(2.0))
+        >>> closure(), closure()
+        (tensor(1.), tensor(2.))
+    """
+
+    def __init__(self, loss: Tensor | None, optimizer: Any, again: Passes) -> None:
+        before = versions(optimizer)
+        super().__init__(lambda: loss if versions(optimizer) == before else again(), again)
