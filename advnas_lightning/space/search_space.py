@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.gates import EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
@@ -90,6 +91,7 @@ class SearchSpace:
         self.mask = torch.tensor([[j < len(row) for j in range(width)] for row in self.candidates])  # [E, J]
         zero_rows = [op.zero_ops + (False,) * (width - len(op.zero_ops)) for op in first.values()]
         self.zero_ops = torch.tensor(zero_rows)  # [E, J]
+        switch_off_fast_paths(model)
         self._edges: list[EdgeState] = [op.edge_state for op in first.values()]
         self._offloaded = [op for op in ops if op.is_offloaded]
 
