@@ -9,31 +9,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves  # torch has no public name for it
 
 PLAIN = (Number, str, bytes, type(None), Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
-def read(edge: str, modules: Mapping[str, Any], name: str) -> Any:
+def read(edge: str, modules: Mapping[str, Any], name: str, *, tensors: bool = True) -> Any:
     """The attribute that some modules have in common.
 
-    A number, a text or a tuple of such is given. For modules within the modules a :class:`Part` is given, of which
-    such values can be read. What computes, a method or a tensor, would bypass the choice and is refused.
+    A number, a text or a tuple of such is given. For modules within the modules, and for weights, it is a
+    :class:`PartOfChoice`, of which such values can be read. What computes, such as a method, would bypass the choice
+    and is refused.
 
     Args:
         edge: The edge that the modules are candidates of, for the message.
         modules: The modules that are asked, by the names of their candidates.
         name: The attribute.
+        tensors: Whether a part is given for tensors, too.
 
     Raises:
-        AttributeError: A module has no such attribute; it differs between them; or it is no plain value.
+        AttributeError: A module has no such attribute; it differs between them; or it is none of these things.
 
     Example:
-        >>> read("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}, "in_features")
-        4
-        >>> read("edge", {"one": nn.Linear(4, 8)}, "weight")
-        Traceback (most recent call last):
-            ...
-        AttributeError: edge 'edge' has no 'weight': ...
+        >>> modules = {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}
+        >>> read("edge", modules, "in_features"), read("edge", modules, "weight").dtype
+        (4, torch.float32)
     """
     values = {}
     for candidate, module in modules.items():
@@ -45,8 +45,9 @@ def read(edge: str, modules: Mapping[str, Any], name: str) -> Any:
                 " reads it"
             ) from None
     first, *others = values.values()
-    if all(isinstance(value, nn.Module | Part) for value in values.values()):
-        return Part(edge, values)
+    parts = (nn.Module, PartOfChoice, Tensor) if tensors else (nn.Module, PartOfChoice)
+    if all(isinstance(value, parts) for value in values.values()):
+        return PartOfChoice(edge, values)
     if not all(map(is_plain, values.values())):
         raise AttributeError(
             f"edge {edge!r} has no {name!r}: a choice is called, and a candidate's {name} would bypass it; make a"
@@ -102,34 +103,50 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, PLAIN) or (isinstance(value, tuple | frozenset) and all(map(is_plain, value)))
 
 
-class Part:
-    """The modules at one place in the candidates of an edge. Their plain values can be read, and nothing else be done.
+class PartOfChoice:
+    """The modules or tensors at one place in the candidates of an edge: plain values can be read, such as a shape.
 
     Args:
         edge: The edge's name.
-        modules: The modules by the names of their candidates.
+        values: The modules or tensors by the names of their candidates.
 
     Example:
-        >>> Part("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}).out_features
-        8
+        >>> part = PartOfChoice("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)})
+        >>> part.out_features, part.weight.shape
+        (8, torch.Size([8, 4]))
+        >>> part.weight * torch.ones(4)
+        Traceback (most recent call last):
+            ...
+        ValueError: a part of a candidate of edge 'edge' is used without the candidate, which would bypass the choice: \
+make a choice of the module that uses it
     """
 
-    __slots__ = ("_edge", "_modules")
+    __slots__ = ("_edge", "_values")
 
-    def __init__(self, edge: str, modules: Mapping[str, Any]) -> None:
-        self._edge, self._modules = edge, modules
+    def __init__(self, edge: str, values: Mapping[str, Any]) -> None:
+        self._edge, self._values = edge, values
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copy, pickle and others ask for
             raise AttributeError(name)
-        return read(self._edge, self._modules, name)
+        return read(self._edge, self._values, name)
 
-    def __getitem__(self, key: Any) -> Part:
-        return Part(self._edge, {candidate: module[key] for candidate, module in self._modules.items()})
+    def __getitem__(self, key: Any) -> PartOfChoice:
+        return PartOfChoice(self._edge, {candidate: value[key] for candidate, value in self._values.items()})
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Refuse the call of a module inside a candidate."""
-        raise TypeError(
-            f"a part of a candidate of edge {self._edge!r} is called without the candidate, which would bypass the"
-            " choice: make a choice of that part"
+        raise self.misuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse a computation with a weight of a candidate."""
+        leaves = tree_leaves((args, kwargs))
+        raise next(leaf.misuse() for leaf in leaves if isinstance(leaf, PartOfChoice))
+
+    def misuse(self) -> ValueError:
+        """The error of a use that would bypass the choice."""
+        return ValueError(
+            f"a part of a candidate of edge {self._edge!r} is used without the candidate, which would bypass the"
+            " choice: make a choice of the module that uses it"
         )

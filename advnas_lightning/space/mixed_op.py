@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten  # torch has no public name for them
 
-from advnas_lightning.space.attributes import Part, read, write
+from advnas_lightning.space.attributes import PartOfChoice, read, write
 from advnas_lightning.space.gates import (
     EdgePlan,
     EdgeState,
@@ -106,9 +106,9 @@ class MixedOp(nn.Module):
         if own or name in (*self._buffers, *self._modules) or not write(self.name, self.candidates, name, value):
             super().__setattr__(name, value)
 
-    def __getitem__(self, key: Any) -> Part:
+    def __getitem__(self, key: Any) -> PartOfChoice:
         """The modules at one place in the candidates, of which plain values can be read."""
-        return Part(self.name, self._asked())[key]
+        return PartOfChoice(self.name, self._asked())[key]
 
     def _asked(self) -> dict[str, nn.Module]:
         """The candidates that stand for the edge where it is read as a module."""
