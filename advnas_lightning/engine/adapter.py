@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from types import MethodType
 from typing import Any, TypeGuard
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
-from advnas_lightning.engine.lightning_private import logs_as, parse_optimizers
+from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, parse_optimizers
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.objectives import Outcome
@@ -110,11 +110,18 @@ class Adapter:
         self._log, self._is_silent, self._bound = log, is_silent, bound
         self._batch: Any = None  # of the training_step that is running
 
-    def install(self, search: LightningModule) -> None:
-        """Let the search have the module's hooks, as attributes of its own: Lightning looks there for them, too."""
+    def install(self, search: LightningModule, base: type[LightningModule]) -> None:
+        """Let the search have the module's hooks, as attributes of its own: Lightning looks there for them, too.
+
+        Args:
+            search: Gets the hooks.
+            base: Has the steps of a search's own evaluations: what a module does not evaluate is not evaluated.
+        """
         for name in STEPS:
             if is_overridden(name, self.module):
                 setattr(search, name, partial(self.call_step, name))
+            elif name in vars(base) and getattr(type(search), name) is getattr(base, name):
+                setattr(search, name, partial(getattr(LightningModule, name), search))
         for name in BATCH_HOOKS:
             if is_overridden(name, self.module):
                 setattr(search, name, partial(self.call_for_batches, name))
@@ -166,7 +173,8 @@ class Adapter:
         if isinstance(own, _Redirection):
             yield
         elif is_overridden("log", module) and not self._is_silent():
-            with logs_as(module, module.trainer.lightning_module):
+            trainer = attached_trainer(module)  # a checkpoint may be loaded without one
+            with nullcontext() if trainer is None else logs_as(module, trainer.lightning_module):
                 yield
         else:
             vars(module)["log"] = _Redirection(module, self.log)

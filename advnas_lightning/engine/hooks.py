@@ -157,6 +157,7 @@ class SearchHooks(ArchitecturePolicy):
     def configure_callbacks(self) -> list[Callback]:
         """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
         check_trainer_options(self.trainer)
+        self.clean_hyperparameters()
         if self.trainer.state.fn == "fit":
             self.clock = SearchClock()
         return self.trainee.configure_callbacks()
@@ -266,6 +267,7 @@ class SearchHooks(ArchitecturePolicy):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a run needs to go on bit for bit, also from the middle of an epoch."""
+        self.add_hyperparameters(checkpoint)
         self.trainee.on_save_checkpoint(checkpoint)
         settings = deciding_settings(self, self.cost, self.optimizations)
         if self.is_annealed:

@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from omegaconf import Container
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -44,6 +45,27 @@ def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
 def reload_train_loaders(trainer: Trainer) -> None:
     """Let the Trainer ask for its training loaders again, though it has some: it keeps them for all epochs."""
     trainer.fit_loop._combined_loader = None
+
+
+# -- hyperparameters ---------------------------------------------------------------------------------------------------
+
+
+def logs_hyperparameters(module: LightningModule) -> bool:
+    """Whether loggers get what ``save_hyperparameters`` kept: its argument ``logger`` is in a private attribute."""
+    return module._log_hyperparams
+
+
+def checkpointed_hyperparameters(module: LightningModule) -> dict[str, Any]:
+    """What Lightning would put into a checkpoint of this module for its ``hparams``, whose name is private."""
+    if not module.hparams:
+        return {}
+    found: dict[str, Any] = {}
+    if hasattr(module, "_hparams_name"):
+        found[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
+    if isinstance(module.hparams, Container):
+        found[module.CHECKPOINT_HYPER_PARAMS_TYPE] = type(module.hparams)
+        return {**found, module.CHECKPOINT_HYPER_PARAMS_KEY: module.hparams}
+    return {**found, module.CHECKPOINT_HYPER_PARAMS_KEY: dict(module.hparams)}
 
 
 # -- optimizers --------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.hyperparameters import SharedHyperparameters
 from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.tracking import ProcessBest
 from advnas_lightning.space.genotype import Genotype, Probabilities
@@ -23,7 +23,7 @@ Selection = Literal["argmax", "process_best"]
 SELECTIONS = ("argmax", "process_best")
 
 
-class ArchitecturePolicy(LightningModule):
+class ArchitecturePolicy(SharedHyperparameters):
     """Draws architectures from p_i = softmax(θ_i), and learns θ. It needs no Trainer.
 
     Draws come from a CPU generator of its own, so that all ranks draw alike, and nothing else can change a search.

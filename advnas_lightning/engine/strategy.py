@@ -126,7 +126,7 @@ class SearchStrategy(SearchHooks):
         self.trainee: PlainModel | Adapter
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
             self.trainee = Adapter(self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound)
-            self.trainee.install(self)
+            self.trainee.install(self, SearchHooks)
         else:
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
         trainer = partial(attached_trainer, self)
@@ -172,7 +172,12 @@ class SearchStrategy(SearchHooks):
                 yield
 
     def derive(self) -> nn.Module:
-        """The selected architecture as a plain network with the shared weights: no MixedOp."""
+        """The selected architecture as a plain network with the shared weights: no MixedOp.
+
+        That of a checkpoint is ``AdvantageNAS.load_from_checkpoint(path, model=…, architecture_optimizer=…).derive()``.
+        The model is made as for the search. What a module has kept by ``save_hyperparameters`` is in
+        ``torch.load(path)["hyper_parameters"]``.
+        """
         return self.genotype(self.selected).apply(self.model)
 
     # -- the two steps -------------------------------------------------------------------------------------------------

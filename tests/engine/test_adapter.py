@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp
+from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp, SearchStrategy
 from tests.support.classifier import loader, search_of
 
 GENOTYPE = {"edge": "linear", "shared": "tanh"}
@@ -282,6 +283,35 @@ def test_a_step_that_leaves_a_batch_out(tmp_path: Path) -> None:
     search = search_of(Picky("none"))
     fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
     assert (search.weight_steps, search.architecture_steps) == (6, 6)
+
+
+@pytest.mark.parametrize("kind", [Fixed, AdvantageNAS])
+def test_what_the_module_does_not_evaluate_is_not_evaluated(kind: type[SearchStrategy], tmp_path: Path) -> None:
+    class Trains(Classifier):
+        validation_step = LightningModule.validation_step
+        test_step = LightningModule.test_step
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            assert self.training
+            return super().training_step(batch, batch_idx)
+
+    torch.manual_seed(1)
+    module = Trains()
+    search = kind(module, **({"genotype": GENOTYPE} if kind is Fixed else {"architecture_optimizer": Adam}))
+    trainer = fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert not {name for name in trainer.callback_metrics if name.startswith("val")}
+    for evaluate in (trainer.validate, trainer.test):
+        with pytest.raises(MisconfigurationException, match="_step"):  # as without a search
+            evaluate(search, loader())
+
+    class Evaluates(kind):  # type: ignore[misc,valid-type]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_own", 1.0)
+
+    torch.manual_seed(1)
+    search = Evaluates(Trains(), **({"genotype": GENOTYPE} if kind is Fixed else {"architecture_optimizer": Adam}))
+    trainer = fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert "val_own" in trainer.callback_metrics
 
 
 def test_a_strategy_pickles_and_copies(tmp_path: Path) -> None:
