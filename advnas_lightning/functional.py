@@ -45,7 +45,8 @@ def widened(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         >>> widened(torch.ones((), dtype=torch.bfloat16)).dtype, widened(torch.ones(()), torch.float64).dtype
         (torch.float32, torch.float64)
     """
-    return values.to(torch.promote_types(values.dtype if dtype is None else dtype, torch.float32))
+    wide = torch.promote_types(values.dtype if dtype is None else dtype, torch.float32)
+    return values if values.dtype == wide else values.to(wide)  # what is wide enough already costs nothing
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -81,15 +81,17 @@ class Precision:
 
         Raises:
             ValueError: A part of the network on the way is recomputed by reentrant checkpointing, which adds gradients
-                to those of the weights, and so can't be asked for those of some inputs alone.
+                to those that weights have, and can't return them.
         """
+        if any(isinstance(given, nn.Parameter) for given in inputs):
+            _refuse_reentrant(loss)
         scaler = self.scaler
         scaled = loss if scaler is None else scaler.scale(loss)
         try:
             gradients = torch.autograd.grad(scaled, inputs, allow_unused=True)
         except RuntimeError as error:
             if "use_reentrant" in str(error):
-                raise reentrant() from error
+                raise _reentrant() from error
             raise
         if scaler is None:
             return list(gradients)
@@ -109,35 +111,23 @@ class Precision:
         return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
-def reentrant() -> ValueError:
-    """The error of gradients that reentrant checkpointing does not let through."""
-    return ValueError(
-        "a part of the network is checkpointed with use_reentrant=True, which gives a search no gradients: use"
-        " use_reentrant=False"
-    )
-
-
-def refuse_reentrant(loss: Tensor) -> None:
-    """Refuse a loss whose gradients in all weights are wanted, where a part of the network hides its weights.
-
-    Args:
-        loss: The loss with its graph.
-
-    Raises:
-        ValueError: A part is checkpointed with ``use_reentrant=True``.
-
-    Example:
-        >>> refuse_reentrant(2 * torch.ones((), requires_grad=True))
-    """
-    waiting = [loss.grad_fn]
-    seen = set()
+def _refuse_reentrant(loss: Tensor) -> None:
+    """Refuse a loss with a checkpointed part in its graph, whose weights would seem not to be there."""
+    waiting, seen = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             if node.name().startswith("CheckpointFunction"):
-                raise reentrant()
+                raise _reentrant()
             waiting += [before for before, _ in node.next_functions]
+
+
+def _reentrant() -> ValueError:
+    return ValueError(
+        "a part of the network is checkpointed with use_reentrant=True, which gives a search no gradients: use"
+        " use_reentrant=False"
+    )
 
 
 @contextmanager
