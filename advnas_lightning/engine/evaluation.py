@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from advnas_lightning import rng
 from advnas_lightning.engine.accumulation import MicroBatches, weighted_mean
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.trace import Trace
@@ -55,7 +56,7 @@ class Trial:
 
 
 class Evaluator:
-    """Runs architectures on batches. Nothing of the network is other than before, where :meth:`no_trace` is open.
+    """Runs architectures on batches. An evaluation leaves no trace in the network.
 
     Args:
         space: The edges, which an architecture is bound to.
@@ -64,6 +65,7 @@ class Evaluator:
         precision: How losses are differentiated.
         trace: What :meth:`no_trace` removes.
         source: What computes the loss, in the words of its author.
+        seed: Gives the seed of the random numbers that evaluations draw now.
 
     Attributes:
         is_evaluating: Whether :meth:`no_trace` is open.
@@ -88,17 +90,25 @@ class Evaluator:
         trace: Trace,
         *,
         source: str = "the network's loss",
+        seed: Callable[[], int] = lambda: 0,
     ) -> None:
         self.space, self.run, self.ranks, self.precision, self.trace = space, run, ranks, precision, trace
-        self.source = source
+        self.source, self.seed = source, seed
         self.is_evaluating = False
 
     @contextmanager
-    def no_trace(self) -> Iterator[None]:
-        """A context after which the network's buffers and metrics are as they were before."""
+    def no_trace(self, architecture: Architecture | None = None) -> Iterator[None]:
+        """A context after which the network, and all that it keeps, is as it was before: see :class:`Trace`.
+
+        Random numbers are drawn from a seed of its own, so that the steps around it draw as if it were not there.
+
+        Args:
+            architecture: What runs; without it, any candidate may run.
+        """
         before, self.is_evaluating = self.is_evaluating, True
+        running = None if architecture is None else self.space.running(architecture)
         try:
-            with self.trace.removed():
+            with rng.seeded(self.seed()), self.trace.removed(running):
                 yield
         finally:
             self.is_evaluating = before
@@ -115,7 +125,8 @@ class Evaluator:
             ValueError: ∂L/∂a is asked for, and the loss has no graph to the gates.
         """
         parts = batch if isinstance(batch, MicroBatches) else [batch]
-        losses, grads, sizes = zip(*(self._evaluate_part(architecture, part, gates) for part in parts), strict=True)
+        with self.no_trace(architecture):
+            losses, grads, sizes = zip(*(self._evaluate_part(architecture, part, gates) for part in parts), strict=True)
         loss = self.ranks.mean(weighted_mean(losses, sizes))
         gate_grad = self.ranks.mean(weighted_mean(grads, sizes)) if gates else None
         return Trial(architecture, loss, gate_grad, sum(sizes) * self.ranks.count)
@@ -133,7 +144,7 @@ class Evaluator:
 
     def weight_gradients(self, architecture: Architecture, batch: Any, weights: Sequence[Tensor]) -> list[Tensor]:
         """∂L/∂w of an architecture's loss, averaged over ranks; zeros for weights that it does not use."""
-        with torch.enable_grad(), self.space.bind(architecture):
+        with self.no_trace(architecture), torch.enable_grad(), self.space.bind(architecture):
             gradients = self.precision.gradients(self.run(batch).loss, weights)
         return [
             torch.zeros_like(weight) if gradient is None else self.ranks.mean(gradient)

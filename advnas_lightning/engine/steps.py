@@ -66,8 +66,7 @@ class ArchitectureStep:
 
     def take(self, batch: Any) -> None:
         """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
-        with self.evaluator.no_trace():
-            trials = self.policy.evaluate_draws(batch)
+        trials = self.policy.evaluate_draws(batch)
         if not self.guard.passes("architecture", *finite_parts(trials)):
             return
         self.best.see(trials, [term.allows for term in self.terms])

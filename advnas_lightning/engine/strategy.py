@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from advnas_lightning import rng
 from advnas_lightning.cost.budget import ArchitectureCost, check_cost
 from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
@@ -126,14 +127,21 @@ class SearchStrategy(SearchHooks):
         self.trainee: PlainModel | Adapter
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
             self.trainee = Adapter(self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound)
-            self.trainee.install(self, SearchHooks)
+            self.trainee.install(self)
         else:
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
         trainer = partial(attached_trainer, self)
-        self.ranks, self.trace, self.means = Ranks(trainer), Trace(self.model), EpochMeans()
+        apart = [self.best, self.objective, *([] if cost is None else [cost])]
+        self.ranks, self.trace, self.means = Ranks(trainer), Trace(self, apart), EpochMeans()
         precision = Precision(trainer)
         self.evaluator = Evaluator(
-            space, self.outcome, self.ranks, precision, self.trace, source=self.trainee.loss_name
+            space,
+            self.outcome,
+            self.ranks,
+            precision,
+            self.trace,
+            source=self.trainee.loss_name,
+            seed=self._evaluation_seed,
         )
         self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
         self._weight_step = WeightStep(self, self.trainee, self.evaluator, weights, self.guard, accumulate, offload)
@@ -172,12 +180,7 @@ class SearchStrategy(SearchHooks):
                 yield
 
     def derive(self) -> nn.Module:
-        """The selected architecture as a plain network with the shared weights: no MixedOp.
-
-        That of a checkpoint is ``AdvantageNAS.load_from_checkpoint(path, model=…, architecture_optimizer=…).derive()``.
-        The model is made as for the search. What a module has kept by ``save_hyperparameters`` is in
-        ``torch.load(path)["hyper_parameters"]``.
-        """
+        """The selected architecture as a plain network with the shared weights: no MixedOp."""
         return self.genotype(self.selected).apply(self.model)
 
     # -- the two steps -------------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ class SearchStrategy(SearchHooks):
         if ready is not None:
             with suppress(SkippedStep):
                 self.architecture_step(ready)
-            self.set_clock()
+            self.set_clock(stepped=True)
         # When Lightning steps its own: with the last batch, so that a validation already sees the epoch's end
         if self.is_between_steps:
             self._step_schedules("step", batch_idx)
@@ -228,6 +231,9 @@ class SearchStrategy(SearchHooks):
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
         return self.evaluator.evaluate(architecture, batch, gates=self.needs_gate_grad)
+
+    def _evaluation_seed(self) -> int:
+        return rng.mixed(self.seed, self.clock.batches)
 
     def step_architecture(self, optimizer: Any, closure: Callable[[], Tensor | None]) -> None:
         """Take the optimizer's step of an architecture step; ``trainer.global_step`` counts the weight steps alone."""

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
-from torchmetrics import Metric
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
-from advnas_lightning.engine.lightning_private import metric_states
+from advnas_lightning.engine.snapshot import Change, Slot, Snapshot
+from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
+
+Candidate = tuple[str, int]  # the name of an edge, and the index of one of its candidates
+
+
+@dataclass(eq=False)
+class _Part:
+    """Modules that run together: those of one candidate, or those beside all candidates.
+
+    Attributes:
+        modules: All of them.
+        keepers: Those whose attributes are put back in every evaluation in which they run.
+        holders: Others of which tensors alone are put back.
+        runs: In how many evaluations they have run.
+        is_behind: Whether they have run since all of their modules and tensors were last compared.
+    """
+
+    modules: list[nn.Module] = field(default_factory=list)
+    keepers: list[nn.Module] = field(default_factory=list)
+    holders: list[nn.Module] = field(default_factory=list)
+    runs: int = 0
+    is_behind: bool = False
 
 
 class Trace:
-    """Puts a network's buffers (running statistics) and the states of its metrics back as they were.
+    """Puts a network back as it was before an evaluation, whatever its forward pass and its training step change.
+
+    Everything that a module keeps is put back: attributes, containers, metrics, buffers, and the states of random
+    number generators, see :class:`~advnas_lightning.engine.snapshot.Snapshot`. To copy the contents of all parameters
+    and large tensors, and the attributes of torch's own modules, would take too long in every evaluation. The trace
+    learns which of them change. It copies and compares all of them at evaluations 1, 2, 4, 8, … (those of a candidate
+    also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have changed before.
+    What first changes in between is found at the next power of two, is put back from then on, and is named in a
+    warning.
+
+    What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
+    are iterators, and objects of torch and Lightning that are no modules.
 
     Args:
-        model: The network.
+        root: The module that has the network in it.
+        apart: Modules in it that evaluations do not concern.
 
     Example:
         >>> import torch
@@ -27,41 +62,136 @@ class Trace:
         tensor([0., 0.])
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._places: list[tuple[nn.Module, str]] | None = None
-        self._metrics: list[Metric] = []
-
-    def look_again(self) -> None:
-        """Find the buffers and metrics anew: modules may have been added since."""
-        self._places = None
+    def __init__(self, root: nn.Module, apart: Iterable[nn.Module] = ()) -> None:
+        self._root = root
+        self._apart = {id(each): each for module in apart for each in module.modules()}
+        self._beside = _Part()
+        self._candidates: dict[Candidate, _Part] = {}
+        self._part_of: dict[int, _Part] = {}  # by the module's id, since a metric's hash changes with its state
+        self._moving: set[tuple[int, str]] = set()  # the keys of slots whose tensors are known to change
+        self._stateful: set[int] = set()  # the modules of torch's own whose attributes are known to change
+        self._distant: dict[int, nn.Module] = {}  # the modules that are known to change while they do not run
 
     @contextmanager
-    def removed(self) -> Iterator[None]:
-        """A context after which the network is as it was before."""
-        if self._places is None:
-            modules = list(self._model.modules())
-            self._places = [(module, name) for module in modules for name, _ in module.named_buffers(recurse=False)]
-            self._metrics = [module for module in modules if isinstance(module, Metric)]
-        buffers = [(module, name, getattr(module, name)) for module, name in self._places]
-        values = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]  # a cache may be emptied
-        metrics = [(metric, dict(vars(metric))) for metric in self._metrics]
-        for metric, attributes in metrics:
-            for name in metric_states(metric):
-                setattr(metric, name, _copied(attributes[name]))
+    def removed(self, running: Collection[Candidate] | None = None) -> Iterator[None]:
+        """A context after which the network is as it was before.
+
+        Args:
+            running: The candidates that run; without it, all of them.
+        """
+        everywhere = _is_power_of_two(self._beside.runs + 1)
+        if everywhere:
+            self._find_modules()
+        ran = [self._beside, *(part for key, part in self._candidates.items() if running is None or key in running)]
+        for part in ran:
+            part.runs += 1
+        compared = self._every_part() if everywhere else [part for part in ran if _is_power_of_two(part.runs)]
+        snapshot = Snapshot()
+        for part in compared:
+            for module in part.modules:
+                snapshot.keep(module, lambda _: True)
+        for part in ran:
+            if part not in compared:
+                part.is_behind = True
+                for module in part.keepers:
+                    snapshot.keep(module, self._is_moving)
+                for module in part.holders:
+                    snapshot.keep_tensors(module, self._is_moving)
+        for module in self._distant.values():
+            snapshot.keep(module, self._is_moving)
+        for module in snapshot.others:  # grows while modules refer to others
+            if id(module) not in self._part_of and id(module) not in self._apart:
+                for each in module.modules():
+                    self._add(each, self._beside)
+                    snapshot.keep(each, lambda _: True)
         try:
             yield
         finally:
-            for (module, name, buffer), value in zip(buffers, values, strict=True):
-                if value is not None:
-                    buffer.copy_(value)
-                if getattr(module, name) is not buffer:  # the forward pass put another tensor there
-                    setattr(module, name, buffer)
-            for metric, attributes in metrics:
-                vars(metric).clear()
-                vars(metric).update(attributes)
+            changes = snapshot.put_back(compare=bool(compared))
+            if compared:
+                self._learn(changes, ran, compared)
+
+    def _is_moving(self, slot: Slot) -> bool:
+        return slot.key in self._moving
+
+    def _every_part(self) -> list[_Part]:
+        return [self._beside, *self._candidates.values()]
+
+    def _find_modules(self) -> None:
+        """Find the modules of each part: since the last time, modules may have been added."""
+        owners: dict[int, set[_Part]] = {}
+        for op in mixed_ops(self._root):
+            for index, candidate in enumerate(op.candidates.values()):
+                part = self._candidates.setdefault((op.name, index), _Part())
+                for module in candidate.modules():
+                    owners.setdefault(id(module), set()).add(part)
+        self._part_of.clear()
+        for part in self._every_part():
+            part.modules.clear()
+        for module in self._root.modules():
+            if not isinstance(module, MixedOp) and id(module) not in self._apart:
+                own = owners.get(id(module), set())
+                self._add(module, own.pop() if len(own) == 1 else self._beside)
+
+    def _add(self, module: nn.Module, part: _Part) -> None:
+        self._part_of[id(module)] = part
+        part.modules.append(module)
+
+    def _learn(self, changes: Sequence[Change], ran: Sequence[_Part], compared: Sequence[_Part]) -> None:
+        """Note what changed, and warn of what may have changed before without being put back."""
+        late: list[str] = []
+        for change in changes:
+            part = self._part_of.get(id(change.module), self._beside)
+            if part not in compared:
+                continue
+            runs = part in ran
+            if not runs:
+                self._distant[id(change.module)] = change.module
+            if self._note(change, runs=runs) and (part if runs else self._beside).is_behind:
+                late.append(self._name(change))
+        if late:
+            rank_zero_warn(
+                f"{', '.join(late)}: the step that gives the loss changes this now, and did not before. What evaluations"
+                " of architectures change is put back from now on, but in some of the last ones it may not have been"
+            )
+        for part in compared:
+            part.is_behind = False
+        for part in self._every_part() if changes else compared:
+            part.keepers, part.holders = [], []
+            for module in part.modules:
+                if not _is_torchs(module) or id(module) in self._stateful:
+                    part.keepers.append(module)
+                elif self._holds(module):
+                    part.holders.append(module)
+
+    def _note(self, change: Change, *, runs: bool) -> bool:
+        """Remember what would not be put back in every evaluation; returns whether that is new."""
+        if change.name is None:
+            known: set[Any] = self._stateful
+            key: Any = id(change.module)
+            usual = not _is_torchs(change.module)
+        else:
+            known, key, usual = self._moving, (id(change.module), change.name), change.is_usual
+        if key in known or (usual and runs):
+            return False
+        known.add(key)
+        return True
+
+    def _name(self, change: Change) -> str:
+        """The name of what changed, as a user would write it."""
+        names = {id(module): name for name, module in self._root.named_modules()}
+        return ".".join(filter(None, (names.get(id(change.module), type(change.module).__name__), change.name)))
+
+    def _holds(self, module: nn.Module) -> bool:
+        """Whether a module of torch's own has tensors that are put back."""
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        return any((id(module), name) in self._moving for name in names) or any(module.named_buffers(recurse=False))
 
 
-def _copied(state: Any) -> Any:
-    """A copy of a metric's state, a tensor or a list of tensors."""
-    return state.clone() if isinstance(state, Tensor) else list(state)
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own: as a rule, its forward pass sets no attributes."""
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0

@@ -1,7 +1,8 @@
 """A loss or a gate gradient that is not finite changes nothing; too many in a row end the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ Make = Callable[..., Any]
 class Poisoned:
     """Mixed into a strategy: the losses (or gate gradients) of these evaluations, counted from 0, are broken."""
 
+    calls: Iterator[int]  # of the class: what an object keeps is as it was after an evaluation
     bad: frozenset[int] = frozenset()
     value = float("nan")
     gradient_only = False
 
     def loss(self, batch: Any) -> Any:
         outcome = super().loss(batch)  # type: ignore[misc]
-        self.count = getattr(self, "count", -1) + 1
-        if self.count not in self.bad:
+        if next(self.calls) not in self.bad:
             return outcome
         # A gradient of 0 · inf through a finite loss, or a loss that is none.
         broken = (outcome.loss * 0).abs().sqrt() * 0 + 1 if self.gradient_only else outcome.loss * self.value
@@ -34,7 +35,8 @@ class Poisoned:
 
 
 def poisoned(kind: str, bad: set[int], value: float = float("nan"), *, gradient_only: bool = False) -> type:
-    return type(kind, (Poisoned,), {"bad": frozenset(bad), "value": value, "gradient_only": gradient_only})
+    own = {"calls": count(), "bad": frozenset(bad), "value": value, "gradient_only": gradient_only}
+    return type(kind, (Poisoned,), own)
 
 
 def snapshot(search: SearchStrategy) -> dict[Any, Tensor]:

@@ -130,11 +130,15 @@ def test_an_architecture_step_restores_buffers_that_a_forward_replaces(make_load
 class Recorded:
     """Compares the candidates that ran in each step with the draws, and what became of those that did not."""
 
+    called: Counter[tuple[int, str, str]]
+    grad_modes: set[bool]
+
     def begin(self, name: str) -> None:
-        self.called, self.drawn, self.checked = Counter(), [], Counter()
+        own = type(self)  # what an object keeps is as it was after an evaluation
+        own.called, own.grad_modes = Counter(), set()
+        self.drawn, self.checked = [], Counter()
         self.weight_paths, self.architecture_paths = WEIGHT_PATHS.get(name, 1), ARCHITECTURE_PATHS.get(name, 1)
         self.forwards, self.no_grad = FORWARDS.get(name, 1), name.startswith(NO_GRADIENT)
-        self.grad_modes: set[bool] = set()
         for cell in range(2):
             for op in self.model.cells[cell]:
                 for candidate, module in op.candidates.items():

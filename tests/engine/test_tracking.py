@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -53,10 +54,11 @@ def test_process_best_is_the_lowest_one_hot_loss_of_an_architecture_step(
 
 def test_a_nan_loss_is_never_the_process_best(make_search: Make, make_loaders: Make, fit: Fit) -> None:
     class Nan:
+        calls = count()  # of the class: what an object keeps is as it was after an evaluation
+
         def loss(self, batch: Any) -> Outcome:
-            self.count = getattr(self, "count", 0) + 1
             outcome = super().loss(batch)
-            return outcome._replace(loss=outcome.loss * torch.nan) if self.count in (1, 4) else outcome
+            return outcome._replace(loss=outcome.loss * torch.nan) if next(self.calls) in (0, 3) else outcome
 
         def theta_gradient(self, trials: Sequence[Trial]) -> None:
             return None  # which nan would spoil
@@ -70,18 +72,20 @@ def test_a_nan_loss_is_never_the_process_best(make_search: Make, make_loaders: M
 @pytest.mark.parametrize("name", ["advantage", "parsec", "enas", "darts", "nasp", "random", "fixed"])
 def test_logged_losses_are_the_epochs_means(name: str, make_search: Make, make_loaders: Make, fit: Fit) -> None:
     class Noting:
+        noted: list[tuple[float, int]]  # of the class: what an object keeps is as it was after an evaluation
+
         def outcome(self, batch: Any) -> Outcome:
             outcome = super().outcome(batch)
             self.noted.append((outcome.loss.item(), outcome.size))
             return outcome
 
         def weight_step(self, batch: Any) -> None:
-            self.noted = self.per_step["train"]
+            type(self).noted = self.per_step["train"]
             super().weight_step(batch)
-            self.noted = []
+            type(self).noted = []
 
         def architecture_step(self, batch: Any) -> None:
-            self.noted = []
+            type(self).noted = []
             super().architecture_step(batch)
             self.per_step["architecture"].append(self.noted)
 

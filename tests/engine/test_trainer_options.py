@@ -38,9 +38,11 @@ SWITCHES: dict[str, Callable[[], bool]] = {
 class Noting(Classifier):
     """Notes in what surroundings its steps run."""
 
+    noted: dict[str, list[Any]]  # of the class: what an object keeps is as it was after an evaluation
+
     def __init__(self, wrap: Wrap = as_it_is) -> None:
         super().__init__(wrap)
-        self.noted: dict[str, list[Any]] = {"train": [], "val": []}
+        type(self).noted = {"train": [], "val": []}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self.note("train", batch[0])

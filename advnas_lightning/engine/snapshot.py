@@ -1,0 +1,378 @@
+"""What modules keep from one call to the next: put aside before a call, and put back after it."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from enum import Enum, auto
+from operator import is_
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
+
+SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
+HOOKS = frozenset(name for name in vars(nn.Module()) if "hooks" in name)  # the names of modules' dicts of hooks
+FEW = 32  # and of those in a container with up to this many entries
+DEEP = 2  # objects are followed into the objects that they refer to, but no further
+
+# Objects of these packages are part of the framework, or are shared with other threads.
+OPAQUE = {"advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"}
+
+
+class Kind(Enum):
+    """How a value can change while an attribute still refers to it.
+
+    Example:
+        >>> kind_of(float).name, kind_of(dict).name, kind_of(nn.Linear).name
+        ('CONSTANT', 'MAPPING', 'MODULE')
+    """
+
+    CONSTANT = auto()
+    MODULE = auto()
+    TENSOR = auto()
+    ARRAY = auto()
+    GENERATOR = auto()
+    MAPPING = auto()
+    SEQUENCE = auto()
+    SET = auto()
+    TUPLE = auto()
+    OBJECT = auto()
+
+
+# How the state of a random number generator is read and set.
+GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
+    np.random.Generator: (lambda own: own.bit_generator.state, lambda own, state: _set_numpy(own, state)),
+    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
+    random.Random: (random.Random.getstate, random.Random.setstate),
+}
+_KINDS: list[tuple[Any, Kind]] = [  # the first one that fits
+    (nn.Module, Kind.MODULE),
+    (Tensor, Kind.TENSOR),
+    (np.ndarray, Kind.ARRAY),
+    (tuple(GENERATORS), Kind.GENERATOR),
+    ((type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, PurePath), Kind.CONSTANT),
+    (dict, Kind.MAPPING),
+    ((list, deque, bytearray), Kind.SEQUENCE),
+    (set, Kind.SET),
+    (tuple, Kind.TUPLE),
+]
+_known: dict[type, Kind] = {}
+_MISSING: Any = object  # stands for an attribute that is not set; a class is a constant
+_COPIES: dict[Kind, Callable[[Any], Any]] = {Kind.MAPPING: dict, Kind.SEQUENCE: list, Kind.SET: set}
+
+
+def kind_of(cls: type) -> Kind:
+    """The kind of the objects of a class.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> kind_of(SimpleNamespace).name, kind_of(type(print)).name
+        ('OBJECT', 'CONSTANT')
+    """
+    found = _known.get(cls)
+    if found is None:
+        found = next((kind for bases, kind in _KINDS if issubclass(cls, bases)), None)
+        if found is None:
+            is_opaque = any(base.__module__.partition(".")[0] in OPAQUE for base in cls.__mro__)
+            has_attributes = bool(getattr(cls, "__dictoffset__", 0)) or bool(_slots(cls))
+            found = Kind.OBJECT if has_attributes and not is_opaque else Kind.CONSTANT
+        _known[cls] = found
+    return found
+
+
+class Slot(NamedTuple):
+    """A place of tensors: an attribute, a parameter or a buffer of a module.
+
+    Example:
+        >>> Slot(nn.Identity(), "hidden").name
+        'hidden'
+    """
+
+    module: nn.Module
+    name: str
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells slots apart: modules themselves will not do, since metrics define what equal ones are."""
+        return id(self.module), self.name
+
+
+class Change(NamedTuple):
+    """Something that a snapshot found changed.
+
+    Attributes:
+        module: The module that it belongs to.
+        name: The slot of a tensor with other contents; ``None`` for attributes and containers.
+        is_usual: Whether it would have been put back without being asked for.
+
+    Example:
+        >>> Change(nn.Identity(), None, True).is_usual
+        True
+    """
+
+    module: nn.Module
+    name: str | None
+    is_usual: bool
+
+
+class Snapshot:
+    """The state of some modules: :meth:`keep` puts it aside, and :meth:`put_back` restores it.
+
+    It covers attributes; containers (lists, dicts, sets, deques, tuples), nested as they may be; random number
+    generators; objects with attributes of their own; and the contents of tensors, as far as they are asked for.
+
+    Attributes:
+        others: The modules that were found in attributes and containers, instead of as submodules.
+
+    Example:
+        >>> class Counting(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.calls, self.outputs = 0, []
+        ...
+        ...     def forward(self, x):
+        ...         self.calls += 1
+        ...         self.outputs.append(x)
+        >>> module, snapshot = Counting(), Snapshot()
+        >>> snapshot.keep(module)
+        >>> module(torch.ones(2))
+        >>> module.calls, module.outputs
+        (1, [tensor([1., 1.])])
+        >>> _ = snapshot.put_back()
+        >>> module.calls, module.outputs
+        (0, [])
+    """
+
+    def __init__(self) -> None:
+        self.others: list[nn.Module] = []
+        self._values: list[tuple[nn.Module, Kind, Any, Any]] = []  # the owner, the kind, what may change, a copy
+        self._contents: dict[int, _Contents] = {}  # by the tensor's id
+        self._seen: set[int] = set()
+        self._modules: list[nn.Module] = []
+        self._next_hook = RemovableHandle.next_id
+
+    def keep(self, module: nn.Module, wanted: Callable[[Slot], bool] = lambda _: False) -> None:
+        """Put aside a module's attributes, and the contents of its tensors: but not of its submodules.
+
+        Args:
+            module: The module.
+            wanted: Whether the contents of a slot's tensors are put aside in any case. In other cases those of
+                parameters are not, nor those of large tensors and of the tensors in large containers.
+        """
+        attributes = vars(module)
+        copied = attributes.copy()
+        self._modules.append(module)
+        self._values.append((module, Kind.MAPPING, attributes, copied))
+        for name, value in copied.items():
+            kind = _known.get(type(value)) or kind_of(type(value))
+            if kind is Kind.MAPPING and not value:
+                if name not in HOOKS:
+                    self._values.append((module, kind, value, {}))
+            elif name == "_modules":
+                self._values.append((module, kind, value, value.copy()))
+            elif name in ("_parameters", "_buffers"):
+                self._values.append((module, kind, value, value.copy()))
+                self._keep_tensors(module, value, wanted, few=name == "_buffers")
+            elif kind is not Kind.CONSTANT:
+                slot = Slot(module, name)
+                self._keep_value(slot, kind, value, wanted(slot), few=True, deep=DEEP)
+
+    def keep_tensors(self, module: nn.Module, wanted: Callable[[Slot], bool] = lambda _: False) -> None:
+        """Put aside the contents of a module's buffers and of wanted parameters, and nothing else of it."""
+        self._keep_tensors(module, dict(module.named_buffers(recurse=False)), wanted, few=True)
+        self._keep_tensors(module, dict(module.named_parameters(recurse=False)), wanted, few=False)
+
+    def _keep_tensors(
+        self, module: nn.Module, tensors: Mapping[str, Tensor | None], wanted: Callable[[Slot], bool], *, few: bool
+    ) -> None:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                slot = Slot(module, name)
+                self._keep_tensor(slot, tensor, wanted(slot), few=few)
+
+    def _keep_value(self, slot: Slot, kind: Kind, value: Any, wanted: bool, *, few: bool, deep: int) -> None:
+        """Put aside a value that may change, and what it refers to."""
+        if kind is Kind.TENSOR:
+            self._keep_tensor(slot, value, wanted, few=few)
+        elif kind is Kind.MODULE:
+            self.others.append(value)
+        elif kind is Kind.ARRAY:
+            if wanted or (few and value.nbytes <= SMALL):
+                self._values.append((slot.module, kind, value, value.copy()))
+        elif kind is Kind.GENERATOR:
+            self._values.append((slot.module, kind, value, _accessors(value)[0](value)))
+        elif id(value) not in self._seen:
+            self._seen.add(id(value))
+            if kind is Kind.OBJECT:
+                if not deep:
+                    return
+                inside = self._keep_object(slot.module, value)
+                deep -= 1
+            else:
+                if kind is not Kind.TUPLE:
+                    self._values.append((slot.module, kind, value, _COPIES[kind](value)))
+                inside = value.values() if kind is Kind.MAPPING else value
+                few = few and len(inside) <= FEW
+            for item in inside:
+                own = _known.get(type(item)) or kind_of(type(item))
+                if own is not Kind.CONSTANT and (few or wanted or own is not Kind.TENSOR):
+                    self._keep_value(slot, own, item, wanted, few=few, deep=deep)
+
+    def _keep_object(self, owner: nn.Module, value: Any) -> list[Any]:
+        """Put aside the attributes of an object, and return them."""
+        inside: list[Any] = []
+        if hasattr(value, "__dict__"):
+            self._values.append((owner, Kind.MAPPING, vars(value), vars(value).copy()))
+            inside += vars(value).values()
+        slots = {name: getattr(value, name, _MISSING) for name in _slots(type(value))}
+        if slots:
+            self._values.append((owner, Kind.OBJECT, value, slots))
+            inside += slots.values()
+        return inside
+
+    def _keep_tensor(self, slot: Slot, tensor: Tensor, wanted: bool, *, few: bool) -> None:
+        is_usual = few and tensor.nbytes <= SMALL
+        if (wanted or is_usual) and id(tensor) not in self._contents and _is_writable(tensor):
+            self._contents[id(tensor)] = _Contents(slot, tensor, is_usual)
+
+    def put_back(self, *, compare: bool = False) -> list[Change]:
+        """Restore what was put aside.
+
+        Args:
+            compare: Whether to compare the contents of tensors, too, which asks the device once.
+
+        Returns:
+            What had changed, as far as it was compared.
+        """
+        if RemovableHandle.next_id != self._next_hook:  # a hook was registered: perhaps the first one, see keep
+            for module in self._modules:
+                self._values += [(module, Kind.MAPPING, vars(module)[name], {}) for name in HOOKS]
+        contents = list(self._contents.values())
+        changes = [Change(*each.slot, each.is_usual) for each in _changed(contents)] if compare else []
+        owners: dict[int, nn.Module] = {}
+        for owner, kind, value, copied in reversed(self._values):  # the first copy counts
+            if not _is_same(kind, value, copied):
+                owners[id(owner)] = owner
+                _restore(kind, value, copied)
+        for each in contents:
+            each.put_back()
+        return changes + [Change(owner, None, True) for owner in owners.values()]
+
+
+class _Contents:
+    """The contents of a tensor, put aside.
+
+    Args:
+        slot: Where the tensor was found.
+        tensor: The tensor.
+        is_usual: Whether its contents are put aside in any case.
+    """
+
+    def __init__(self, slot: Slot, tensor: Tensor, is_usual: bool) -> None:
+        self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
+        self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
+        self._copy = self._data.clone()
+        self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+
+    def has_moved(self) -> bool:
+        """Whether the tensor has other memory, or other properties."""
+        moved = self.tensor.data_ptr() != self._data.data_ptr() or self.tensor.shape != self._data.shape
+        return moved or self.tensor.requires_grad != self._requires_grad
+
+    def differs(self) -> Tensor:
+        """Whether the contents differ from the copy, scalar bool."""
+        now, before = (each.view(torch.uint8) if each.itemsize == 1 else each for each in (self._data, self._copy))
+        return ((now != before) & ((now == now) | (before == before))).any()  # nan is like nan
+
+    def put_back(self) -> None:
+        if self.has_moved():
+            self.tensor.data = self._data
+            self.tensor.requires_grad_(self._requires_grad)
+        if self.tensor.is_leaf and self.tensor.grad is not self._grad:
+            self.tensor.grad = self._grad
+        with torch.inference_mode() if self._data.is_inference() else nullcontext():
+            self._data.copy_(self._copy)
+
+
+def _changed(contents: list[_Contents]) -> list[_Contents]:
+    """Those whose tensors have changed."""
+    changed = [each for each in contents if each.has_moved()]
+    for device in {each.tensor.device for each in contents}:
+        here = [each for each in contents if each.tensor.device == device]
+        differ = torch.stack([each.differs() for each in here]).tolist()  # one question for each device
+        changed += [each for each, differs in zip(here, differ, strict=True) if differs]
+    return changed
+
+
+def _is_writable(tensor: Tensor) -> bool:
+    """Whether a tensor has contents of its own, which can be copied and put back."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or is_lazy(tensor):
+        return False
+    expanded = 0 in tensor.stride() and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    return not expanded and tensor.grad_fn is None
+
+
+def _is_same(kind: Kind, value: Any, copied: Any) -> bool:
+    """Whether a value refers to the same objects as its copy did."""
+    if kind is Kind.MAPPING:
+        same = len(value) == len(copied) and all(map(is_, value.values(), copied.values()))
+        return same and all(map(is_, value, copied))
+    if kind is Kind.SEQUENCE:
+        return len(value) == len(copied) and all(map(is_, value, copied))
+    if kind is Kind.OBJECT:
+        return all(getattr(value, name, _MISSING) is own for name, own in copied.items())
+    if kind is Kind.SET:
+        return bool(value == copied)
+    return False  # comparing would cost as much as restoring
+
+
+def _restore(kind: Kind, value: Any, copied: Any) -> None:
+    """Give a value what its copy has, in the same order."""
+    if kind is Kind.MAPPING:
+        base = OrderedDict if isinstance(value, OrderedDict) else dict  # a class of one's own may forbid it
+        base.clear(value)
+        base.update(value, copied)
+    elif kind is Kind.SEQUENCE:
+        value.clear()
+        value.extend(copied)
+    elif kind is Kind.SET:
+        value.clear()
+        value.update(copied)
+    elif kind is Kind.ARRAY:
+        value[...] = copied
+    elif kind is Kind.GENERATOR:
+        _accessors(value)[1](value, copied)
+    else:
+        for name, own in copied.items():
+            if own is not _MISSING:
+                object.__setattr__(value, name, own)
+            elif hasattr(value, name):
+                object.__delattr__(value, name)
+
+
+def _accessors(generator: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], None]]:
+    return next(found for cls, found in GENERATORS.items() if isinstance(generator, cls))
+
+
+def _set_numpy(generator: np.random.Generator, state: Any) -> None:
+    generator.bit_generator.state = state
+
+
+def _slots(cls: type) -> list[str]:
+    """The names of the attributes that objects of a class keep beside a ``__dict__``."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        own = vars(base).get("__slots__", ())
+        names += [own] if isinstance(own, str) else own
+    return [name for name in names if not name.startswith("__")]
