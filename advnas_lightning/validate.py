@@ -28,8 +28,8 @@ def as_number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # of either sign: no check takes either
+        return math.inf
 
 
 def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> int:

@@ -10,18 +10,28 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 
 PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
+PACKAGE = Path(__file__).parents[1]
 FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
 
 
 def quiet() -> None:
-    """Silence Lightning's messages on hardware and loaders, which the user of a ready-made run cannot change."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Silence Lightning's messages on hardware and loaders, which the user of a ready-made run cannot change.
+
+    Messages of this package go through Lightning's logger, so that one process of several prints them, and stay.
+    """
+    for handler in logging.getLogger("lightning.pytorch").handlers:
+        handler.addFilter(_is_of_interest)
     warnings.filterwarnings("ignore", module="lightning")
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or Path(record.pathname).is_relative_to(PACKAGE)
 
 
 def keep_memory() -> None:

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from advnas_lightning import functional
+from advnas_lightning.cost.measuring import NetworkRunner, count_candidates, measure
 from advnas_lightning.cost.meters import UNITS, Meter
-from advnas_lightning.cost.table import CostTable, count_candidates, meter_candidates, rows_of
-from advnas_lightning.objectives import Outcome
+from advnas_lightning.cost.table import MOST, CostTable, within
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.validate import check_positive
 
 TIGHT = 0.95  # a budget counts as used up from this share of it on
-
-
-class Processes(Protocol):
-    """The processes of a run, which measuring needs to share its results.
-
-    Example:
-        >>> from advnas_lightning.engine.environment import Ranks
-        >>> alone: Processes = Ranks(lambda: None)
-        >>> alone.broadcast(torch.tensor(1.0))
-        tensor(1.)
-    """
-
-    def broadcast(self, value: Tensor) -> Tensor:
-        """Give all processes the value of the first one."""
-
-
-class NetworkRunner(Protocol):
-    """The part of a search's evaluator that measuring needs.
-
-    Example:
-        >>> from advnas_lightning import Fixed, MixedOp
-        >>> edge = MixedOp("edge", {"relu": nn.ReLU(), "tanh": nn.Tanh()})
-        >>> runner: NetworkRunner = Fixed(edge, genotype={"edge": "relu"}).evaluator
-        >>> runner.space.edges
-        ('edge',)
-    """
-
-    space: SearchSpace
-
-    @property
-    def ranks(self) -> Processes:
-        """The processes that share the measurements."""
-
-    def run(self, batch: Any) -> Outcome:
-        """Compute the loss of the bound network on a batch."""
-
-    def no_trace(self) -> AbstractContextManager[None]:
-        """A context after which the network is as it was before."""
 
 
 def check_cost(cost: Any, space: SearchSpace, without_choice: str | None) -> tuple[ArchitectureCost, ...]:
@@ -136,47 +99,72 @@ class ArchitectureCost(nn.Module):
         super().__init__()
         if (penalty is None) == (budget is None):
             raise ValueError(f"penalty={penalty!r}, budget={budget!r}: give a cost one of them")
-        for name, value in {"penalty": penalty, "budget": budget, "rate": rate, "damping": damping}.items():
+        for name, value in {"penalty": penalty, "rate": rate, "damping": damping}.items():
             if value is not None:
-                check_positive(f"cost: {name}", value, zero=name in ("penalty", "damping"))
-        self.kind, self.budget, self.rate, self.damping = kind, budget, rate, damping
-        self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # a file may hold another one
-        if not callable(kind) and kind not in UNITS and not Path(kind).is_file():
+                check_positive(f"cost: {name}", value, zero=name != "rate", most=MOST)
+        self.budget = None if budget is None else float(check_positive("cost: budget", budget))
+        self.kind, self.rate, self.damping = kind, float(rate), float(damping)
+        is_named = isinstance(kind, str | Path) and (kind in UNITS or Path(kind).is_file())
+        if not callable(kind) and not is_named:
             raise ValueError(
                 f"cost={str(kind)!r} is unknown: use {', '.join(UNITS)}, a function, or the path of a file"
             )
+        self.name = kind if isinstance(kind, str) and kind in UNITS else "own"  # a file may hold another one
         self.penalty: Tensor  # λ
         self.register_buffer("penalty", torch.tensor(0.0 if penalty is None else float(penalty)))
         self.multiplier: Tensor  # μ
         self.register_buffer("multiplier", torch.tensor(0.0))
-        self.is_measured = False
+        self._given = None if penalty is None else float(penalty)
+        self._space: SearchSpace | None = None
+        self._known: CostTable | None = None
+        # These are where the penalty is. They follow from what is known, and so are no buffers.
+        self.table = self._exact = self._shares = torch.zeros(0)  # [E, J]: c, also in double precision, and c/C_max
 
     @property
     def unit(self) -> str:
         """The unit of the cost, in words."""
         return UNITS.get(self.name, "")
 
+    @property
+    def space(self) -> SearchSpace:
+        """The edges and candidates whose costs these are.
+
+        Raises:
+            ValueError: There is no search with this cost yet.
+        """
+        if self._space is None:
+            raise ValueError("this ArchitectureCost belongs to no search yet: give it to one, as cost=…")
+        return self._space
+
+    @property
+    def fixed(self) -> float:
+        """The cost c_0 of the network beside its edges."""
+        return self.result().fixed
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the costs are known."""
+        return self._known is not None
+
     def attach(self, space: SearchSpace) -> None:
-        """Allocate the costs of a space's candidates, and read them if ``kind`` is a file."""
-        self._edges, self._candidates = space.edges, space.candidates
-        self.table: Tensor  # [E, J], c
-        self.register_buffer("table", torch.zeros(space.mask.shape))
-        self.fixed: Tensor  # c_0
-        self.register_buffer("fixed", torch.tensor(0.0))
+        """Take a space for the one whose candidates have these costs, and read the costs if ``kind`` is a file.
+
+        Raises:
+            ValueError: The cost is that of another search already, or the file has no costs for this space.
+        """
+        if self._space is not None:
+            raise ValueError("this ArchitectureCost belongs to a search already: give each search one of its own")
+        self._space = space
         if not callable(self.kind) and self.kind not in UNITS:
-            found = CostTable.load(Path(self.kind), space)
-            self.name = found.kind
-            self.fixed.fill_(found.fixed)
-            for edge, row in enumerate(found.edges.values()):
-                self.table[edge, : len(row)] = torch.tensor(list(row.values()))
-            self._end_measuring()
+            self._know(CostTable.load(Path(self.kind), space))
 
     # -- what a search needs of a term of its objective ----------------------------------------------------------------
 
     @property
     def slope(self) -> Tensor:
         """λ c/C_max, ``[E, J]``: the gradient of the penalty in the expected gates."""
-        return self.penalty * self.table / (self.fixed + self.table.amax(-1).sum())
+        self.result()
+        return self.penalty * self._shares
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The gradient of the penalty in θ, for p = softmax(θ), ``[E, J]``.
@@ -204,7 +192,7 @@ class ArchitectureCost(nn.Module):
         Args:
             gates: The architecture's one-hot gates, ``[E, J]``.
         """
-        return self.expected(gates) <= (float("inf") if self.budget is None else self.budget)
+        return self.expected(gates) <= within(self.budget)
 
     def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
         """The most probable architecture within the budget.
@@ -214,31 +202,53 @@ class ArchitectureCost(nn.Module):
 
         Args:
             choice: The most probable architecture of all. It is returned if there is no budget, and before the costs
-            are
-                known.
+                are known.
             log_probs: The logarithm of p, ``[E, J]``.
         """
-        if self.budget is None or not self.is_measured:
+        if self.budget is None or self._known is None:
             return choice
-        rows, fixed = rows_of(self.table, self._candidates), float(self.fixed)
-        spent = fixed + sum(row[index] for row, index in zip(rows, choice, strict=True))
         binds = float(self.expected(log_probs.exp())) >= TIGHT * self.budget
         least = TIGHT * self.budget if binds else 0.0
-        if least <= spent <= self.budget:
+        if least <= self._known.of(choice) <= within(self.budget):
             return choice
-        found = functional.knapsack_argmax(log_probs.tolist(), rows, least - fixed, self.budget - fixed)
-        # Rounding may have excluded even the cheapest one.
+        rows, fixed = self._known.rows, self._known.fixed
+        found = functional.knapsack_argmax(log_probs.tolist(), rows, least - fixed, within(self.budget) - fixed)
+        # The knapsack keeps few of the partial choices, and may lose all that end within the budget.
         return [row.index(min(row)) for row in rows] if found is None else found
 
     # -- costs ---------------------------------------------------------------------------------------------------------
 
     def expected(self, expected_gates: Tensor) -> Tensor:
-        """The expected cost C(p), scalar.
+        """The expected cost C(p), scalar, in double precision where the device has it.
 
         Args:
             expected_gates: The probabilities p, or the gates of one architecture, ``[E, J]``.
+
+        Raises:
+            ValueError: The costs are not known yet.
         """
-        return self.fixed + (expected_gates * self.table).sum()
+        return self.result().fixed + (expected_gates * self._exact).sum()
+
+    def foresee(self, model: nn.Module, warmup_epochs: int) -> None:
+        """Say when the costs will be measured, if that is later, and check now what can be known of them.
+
+        Args:
+            model: The network.
+            warmup_epochs: The number of epochs that are left before the first architecture step.
+
+        Raises:
+            ValueError: As :meth:`measure` would raise it after the warm-up.
+        """
+        if self.is_measured:
+            return
+        if self.kind == "params" and not any(map(is_lazy, model.parameters())):
+            count_candidates(model, self.space).refuse(penalty=float(self.penalty), budget=self.budget)
+        if warmup_epochs > 0:
+            epochs = f"{warmup_epochs} epoch{'s' if warmup_epochs > 1 else ''}"
+            rank_zero_info(
+                f"cost={self.name} will be measured at the first architecture step, after {epochs} of warm-up: until"
+                " then the logs have no cost"
+            )
 
     def measure(self, model: nn.Module, evaluator: NetworkRunner, batch: Any) -> None:
         """Measure the cost of every candidate. A search does this once.
@@ -249,42 +259,75 @@ class ArchitectureCost(nn.Module):
             batch: A batch of an architecture step, on the network's device.
 
         Raises:
-            ValueError: The result of a user's function is no number, or the budget is below the cost of the cheapest
-                architecture.
+            ValueError: The result of a user's function is no cost; different edges share parameters that are counted;
+                the costs make no difference; or the budget is below the cost of the cheapest architecture.
         """
-        space = evaluator.space
-        if self.kind == "params":
-            self.fixed.fill_(count_candidates(model, space, self.table))
-        else:
-            meter = self.kind if callable(self.kind) else str(self.kind)
-            with torch.random.fork_rng(), evaluator.no_trace(), torch.no_grad():
-                self.fixed.fill_(meter_candidates(meter, model, space, partial(evaluator.run, batch), self.table))
-        for buffer in (self.table, self.fixed):
-            buffer.copy_(evaluator.ranks.broadcast(buffer))  # each process has timings of its own
-        self._end_measuring()
+        self._know(measure(self.kind if callable(self.kind) else str(self.kind), model, evaluator, batch))
 
     def result(self) -> CostTable:
-        """The table of all costs by edge and candidate."""
-        rows = zip(self._edges, self._candidates, rows_of(self.table, self._candidates), strict=True)
-        edges = {edge: dict(zip(names, row, strict=True)) for edge, names, row in rows}
-        return CostTable(self.name, edges, float(self.fixed))
+        """The table of all costs by edge and candidate.
 
-    def _end_measuring(self) -> None:
-        """Take the costs for known, and refuse a budget that no architecture can keep."""
-        self.is_measured = True
-        cheapest = self.fixed + sum(min(row) for row in rows_of(self.table, self._candidates))
-        if self.budget is not None and self.budget < float(cheapest):
+        Raises:
+            ValueError: The costs are not known yet.
+        """
+        if self._known is None:
             raise ValueError(
-                f"cost_budget={self.budget:g} is below what the cheapest architecture costs,"
-                f" {float(cheapest):g} {self.unit}".rstrip()
+                f"cost={self.name} is not known yet: a search measures it at its first architecture step, after the"
+                " warm-up; cost.measure(…) does it at once"
             )
+        return self._known
+
+    def _know(self, found: CostTable) -> None:
+        """Take the costs for known."""
+        found.refuse(penalty=float(self.penalty), budget=self.budget)
+        self.name, self._known = found.kind, found
+        self._place()
+
+    def _place(self) -> None:
+        """Put the costs where the penalty is."""
+        if self._known is not None:
+            device = self.penalty.device
+            precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
+            single = torch.promote_types(self.penalty.dtype, torch.float32)  # at least: the penalty may be in half
+            width, largest = self.space.mask.shape[1], self._known.largest or 1.0  # 0 where nothing costs anything
+            rows = [row + [0.0] * (width - len(row)) for row in self._known.rows]
+            self._exact = torch.tensor(rows, dtype=precise, device=device)
+            self.table = self._exact.to(single)
+            self._shares = torch.tensor([[cost / largest for cost in row] for row in rows], dtype=single, device=device)
 
     # -- torch ---------------------------------------------------------------------------------------------------------
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ArchitectureCost:
+        """Move or convert the module; what is derived from the costs follows."""
+        super()._apply(fn, recurse)
+        self._place()
+        return self
+
     def get_extra_state(self) -> dict[str, Any]:
-        """The state that tells whether the costs are known."""
-        return {"is_measured": self.is_measured}
+        """The costs, if they are known, and the penalty that was given."""
+        return {"costs": None if self._known is None else self._known.content(), "penalty": self._given}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state that :meth:`get_extra_state` returned."""
-        self.is_measured = state["is_measured"]
+        """Restore the state that :meth:`get_extra_state` returned.
+
+        Raises:
+            ValueError: The state is of another cost, or of an older version of this package.
+        """
+        if "costs" not in state:
+            raise ValueError("the checkpoint's costs are those of an older version: resume with the one that wrote it")
+        if state["penalty"] != self._given:
+            raise ValueError(
+                f"the checkpoint's cost has penalty={state['penalty']}, and this search's has penalty={self._given}: go"
+                " on with the one that it had, or start anew"
+            )
+        if state["costs"] is None:
+            return
+        saved = CostTable.read(state["costs"], self.space)
+        other_file = not callable(self.kind) and self.kind not in UNITS and saved != self._known
+        if saved.kind != self.name or other_file:
+            ours = f"other ones, of {self.kind}" if other_file else f"those of cost={self.name}"
+            raise ValueError(
+                f"the checkpoint has the costs of cost={saved.kind}, and this search has {ours}: go on with the ones"
+                " that it had, or start anew"
+            )
+        self._know(saved)

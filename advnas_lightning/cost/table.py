@@ -1,20 +1,28 @@
-"""The cost of each candidate, measured in its place in the network, and the file of costs."""
+"""The costs of a network's candidates, and the file of costs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from advnas_lightning.cost.meters import METERS, UNITS, Meter
-from advnas_lightning.objectives import Outcome
-from advnas_lightning.space.mixed_op import mixed_ops
+from advnas_lightning.cost.meters import UNITS
+from advnas_lightning.reading import read_json
 from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.texts import shortened
+from advnas_lightning.validate import as_number
+
+LARGEST = 1e30  # a sum of costs up to this leaves room in single precision, in which it is logged
+MOST = 1e9  # a penalty, and a share of the budget, up to this has products that single precision holds
+ROUNDING = 1e-12  # of sums in double precision; less than one parameter of a network with a trillion
+Rows = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -26,161 +34,174 @@ class CostTable:
         edges: The costs c_ij by edge and candidate.
         fixed: The cost c_0 of the network beside its edges.
 
+    Raises:
+        ValueError: A cost is no finite number of at least 0, or all costs together are too large.
+
     Example:
-        >>> CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 10.0).content()["unit"]
-        'parameters'
+        >>> table = CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 10.0)
+        >>> table.of([0]), table.cheapest, table.largest, table.content()["unit"]
+        (82.0, 10.0, 82.0, 'parameters')
+        >>> CostTable("own", {"edge": {"linear": 72.0, "skip": -1.0}}, 0.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: the cost of candidate 'skip' of edge 'edge' is -1.0: it must be a finite number of at least 0
     """
 
     kind: str
     edges: dict[str, dict[str, float]]
     fixed: float
 
+    def __post_init__(self) -> None:
+        for edge, row in self.edges.items():
+            for name, cost in row.items():
+                check_cost_of(edge, name, cost)
+        check_cost_of(None, "fixed", self.fixed)
+        if self.largest > LARGEST:
+            raise ValueError(
+                f"cost={self.kind} adds up to {self.largest:g}, which is above {LARGEST:g}: count in a larger unit"
+            )
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The costs of each edge's candidates."""
+        return [list(row.values()) for row in self.edges.values()]
+
+    @property
+    def cheapest(self) -> float:
+        """The cost of the cheapest architecture."""
+        return math.fsum([self.fixed, *map(min, self.rows)])
+
+    @cached_property
+    def largest(self) -> float:
+        """The cost C_max of the most expensive architecture."""
+        return math.fsum([self.fixed, *map(max, self.rows)])
+
+    @property
+    def makes_a_difference(self) -> bool:
+        """Whether two architectures differ in their cost."""
+        return any(min(row) < max(row) for row in self.rows)
+
+    def of(self, choice: Sequence[int]) -> float:
+        """The cost of an architecture, given the candidate of each edge."""
+        return math.fsum([self.fixed, *(row[index] for row, index in zip(self.rows, choice, strict=True))])
+
+    def refuse(self, *, penalty: float, budget: float | None) -> None:
+        """Refuse costs that change nothing, or leave no architecture within the budget.
+
+        Args:
+            penalty: The factor λ of a penalty.
+            budget: The budget, or ``None``.
+
+        Raises:
+            ValueError: They do.
+        """
+        if not self.makes_a_difference and (penalty > 0 or budget is not None):
+            others = " or ".join(kind for kind in UNITS if kind != self.kind)
+            raise ValueError(
+                f"cost={self.kind} is the same for all candidates of each edge, so it could change nothing: leave it"
+                f" out, or use {others}"
+            )
+        if budget is not None and within(budget) < self.cheapest:
+            raise ValueError(
+                f"cost_budget={budget:.12g} is below what the cheapest architecture costs, {self.cheapest:.12g}"
+                f" {UNITS.get(self.kind, '')}".rstrip()
+            )
+        if budget is not None and self.largest > MOST * budget:
+            raise ValueError(
+                f"cost_budget={budget:g} is too small beside the most expensive architecture, which costs"
+                f" {self.largest:g}: give at least {self.largest / MOST:g}"
+            )
+
+    def of_first(self, broadcast: Callable[[Tensor], Tensor]) -> CostTable:
+        """The table that the first of several processes has.
+
+        Args:
+            broadcast: A function that gives all processes the tensor of the first one.
+        """
+        sent = broadcast(torch.tensor([self.fixed, *chain(*self.rows)], dtype=torch.double)).tolist()
+        costs = iter(sent[1:])
+        return CostTable(
+            self.kind, {edge: {name: next(costs) for name in row} for edge, row in self.edges.items()}, sent[0]
+        )
+
     def content(self) -> dict[str, Any]:
         """The content of a file of costs, as values for JSON."""
         return {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
+
+    @classmethod
+    def read(cls, content: Any, space: SearchSpace) -> CostTable:
+        """The table of a space's candidates in the content of a file.
+
+        Raises:
+            ValueError: The content lacks an edge or a candidate, or has a cost that is none.
+
+        Example:
+            >>> from torch.nn import Identity, Linear
+            >>> from advnas_lightning import MixedOp
+            >>> space = SearchSpace(MixedOp("edge", {"linear": Linear(8, 8), "skip": Identity()}))
+            >>> table = CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 10.0)
+            >>> CostTable.read(table.content(), space) == table
+            True
+        """
+        kind, rows = _entry(content, "cost"), _entry(content, "edges")
+        if kind not in (*UNITS, "own"):
+            raise ValueError(f"its kind of cost is {shortened(repr(kind), 40)}")
+        edges = {
+            edge: {name: check_cost_of(edge, name, _entry(_entry(rows, edge), name)) for name in names}
+            for edge, names in zip(space.edges, space.candidates, strict=True)
+        }
+        return cls(kind, edges, check_cost_of(None, "fixed", _entry(content, "fixed")))
 
     @classmethod
     def load(cls, path: Path, space: SearchSpace) -> CostTable:
         """Read the costs of a space's candidates from a file.
 
         Raises:
-            ValueError: The file is malformed, or it lacks an edge or a candidate.
+            ValueError: The file is malformed, it lacks an edge or a candidate, or it has a cost that is none.
         """
         try:
-            content = json.loads(path.read_text())
-            rows = zip(space.edges, space.candidates, strict=True)
-            edges = {edge: {name: float(content["edges"][edge][name]) for name in names} for edge, names in rows}
-            return cls(str(content["cost"]), edges, float(content["fixed"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} has no costs for this network ({error!r}): measure them anew, cost=macs"
-            ) from None
+            return cls.read(read_json(path), space)
+        except ValueError as error:
+            raise ValueError(f"{path} has no costs for this network: {error}; measure them anew, cost=macs") from None
 
 
-def count_candidates(model: nn.Module, space: SearchSpace, table: Tensor) -> float:
-    """Add the parameters of all candidates to a table ``[E, J]``; a shared parameter is counted where it comes first.
-
-    Args:
-        model: The network.
-        space: The edges of the network.
-        table: The table that receives the numbers. Those of edges that share a name add up.
-
-    Returns:
-        The number of parameters of the network beside its edges.
-
-    Example:
-        >>> import torch
-        >>> from advnas_lightning import MixedOp
-        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
-        >>> table = torch.zeros(1, 2)
-        >>> count_candidates(net, SearchSpace(net), table), table
-        (18.0, tensor([[72.,  0.]]))
-    """
-    own = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    for edge, index, candidate in _every_candidate(model, space):
-        table[edge, index] += sum(own.pop(id(parameter), 0) for parameter in candidate.parameters())
-    return float(sum(own.values()))
+def _entry(content: Any, key: str) -> Any:
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(f"it has no {key!r}")
+    return content[key]
 
 
-def meter_candidates(
-    meter: str | Meter, model: nn.Module, space: SearchSpace, run: Callable[[], Outcome], table: Tensor
-) -> float:
-    """Measure every candidate in its place, on its inputs in the network, and add the cost to a table ``[E, J]``.
+def check_cost_of(edge: str | None, name: str, cost: Any) -> float:
+    """The cost of a candidate, or of the network beside its edges, as a float.
 
     Args:
-        meter: A key of ``METERS``, or a function of a candidate and its inputs.
-        model: The network.
-        space: The edges of the network.
-        run: A function that runs the network, including the loss, on one batch.
-        table: The table that receives the costs. Those of edges that share a name add up.
-
-    Returns:
-        The cost of the network beside its edges; 0 for a user's function.
+        edge: The edge of the candidate, for the message; ``None`` for the network beside its edges.
+        name: The name of the candidate, for the message.
+        cost: The value that should be its cost.
 
     Raises:
-        ValueError: The result of a user's function is no number.
+        ValueError: It is no number, or a number that is negative or not finite.
 
     Example:
-        >>> import torch
-        >>> from advnas_lightning import MixedOp
-        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
-        >>> table = torch.zeros(1, 2)
-        >>> run = lambda: Outcome(net(torch.zeros(4, 8)).sum(), size=4)
-        >>> meter_candidates("macs", net, SearchSpace(net), run, table)
-        16.0
-        >>> table
-        tensor([[64.,  0.]])
+        >>> check_cost_of("edge", "skip", None)
+        Traceback (most recent call last):
+            ...
+        ValueError: the cost of candidate 'skip' of edge 'edge' is None: it must be a finite number of at least 0
     """
-    measure = meter if callable(meter) else METERS[meter]
-    network = _Network(model, run)
-    fixed = 0.0
-    for index in range(table.shape[1]):
-        choice = [min(index, len(row) - 1) for row in space.candidates]
-        with space.bind(space.one_hot(choice, like=table)):
-            terms = network().size if meter == "macs" else 1
-            spent = _meter_pass(measure, network, space)
-            for edge, candidate, value in spent:
-                if candidate == index:  # an edge with fewer candidates repeats its last one in the later passes
-                    table[edge, candidate] += value / terms
-            if index == 0 and not callable(meter):
-                beside = measure(network) - sum(value for _, _, value in spent)
-                fixed = max(beside, 0.0) / terms  # the timings of the parts may exceed the whole
-    return fixed
+    value = as_number(cost)
+    if value is None or not 0 <= value < math.inf:
+        place = "the network beside its edges" if edge is None else f"candidate {name!r} of edge {edge!r}"
+        raise ValueError(
+            f"the cost of {place} is {shortened(repr(cost), 40)}: it must be a finite number of at least 0"
+        )
+    return value
 
 
-class _Network(nn.Module):
-    """A forward pass of the whole network, including the loss, that a meter can call like a candidate."""
-
-    def __init__(self, model: nn.Module, run: Callable[[], Outcome]) -> None:
-        super().__init__()
-        self.model = model
-        self._run = run
-
-    def forward(self) -> Outcome:
-        return self._run()
-
-
-def _meter_pass(meter: Meter, network: _Network, space: SearchSpace) -> list[tuple[int, int, float]]:
-    """Measure each candidate that runs in one pass, and return its edge, its index and its cost."""
-    spent: list[tuple[int, int, float]] = []
-    is_metering = False
-
-    def hook(edge: int, index: int, candidate: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal is_metering
-        if is_metering:
-            return
-        is_metering = True
-        value = meter(candidate, *inputs, **kwargs)
-        is_metering = False
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"the cost of candidate {space.candidates[edge][index]!r} is {value!r}: return a number")
-        spent.append((edge, index, value))
-
-    handles = [
-        candidate.register_forward_pre_hook(partial(hook, edge, index), with_kwargs=True)
-        for edge, index, candidate in _every_candidate(network.model, space)
-    ]
-    try:
-        network()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return spent
-
-
-def _every_candidate(model: nn.Module, space: SearchSpace) -> Iterator[tuple[int, int, nn.Module]]:
-    """Yield every candidate with the number of its edge and its index."""
-    for op in mixed_ops(model):
-        for index, candidate in enumerate(op.candidates.values()):
-            yield space.edges.index(op.name), index, candidate
-
-
-def rows_of(table: Tensor, candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-    """A table ``[E, J]`` as lists, without the padding of edges that have fewer candidates.
+def within(budget: float | None) -> float:
+    """The largest cost that is within a budget, with room for the rounding of sums; infinite without a budget.
 
     Example:
-        >>> import torch
-        >>> rows_of(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), [("a", "b"), ("c",)])
-        [[1.0, 2.0], [3.0]]
+        >>> 0.1 + 0.2 <= 0.3, 0.1 + 0.2 <= within(0.3)
+        (False, True)
     """
-    return [row[: len(names)] for row, names in zip(table.tolist(), candidates, strict=True)]
+    return math.inf if budget is None else budget * (1 + ROUNDING)

@@ -216,6 +216,8 @@ class SearchHooks(ArchitecturePolicy):
     def on_train_start(self) -> None:
         """Continue a resumed run where it was."""
         warn_of_long_warmup(self.trainer, self.warmup_epochs if self.searches else 0)
+        if self.cost is not None:
+            self.cost.foresee(self.model, self.warmup_epochs - self.current_epoch)
         self._resumption.start(self.trainer)
 
     def on_after_backward(self) -> None:

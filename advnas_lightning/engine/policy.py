@@ -165,9 +165,11 @@ class ArchitecturePolicy(SharedHyperparameters):
             ValueError: θ is not finite.
         """
         probs = self.probs.cpu()
-        if probs.isnan().any():
+        if probs.isnan().any():  # no step is taken on a loss that is not finite
+            edge = self.space.edges[int(probs.isnan().any(-1).nonzero()[0])]
             raise ValueError(
-                "θ is not finite any more, because a loss was not: lower a learning rate, or clip gradients"
+                f"θ of edge {edge!r} is not finite any more after a step on a finite loss: lower the learning rate of"
+                " architecture_optimizer, clip with architecture_clip, or lower the cost's penalty if there is one"
             )
         return torch.multinomial(probs, 1, generator=self.generator).squeeze(1).tolist()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +87,15 @@ def test_bad_settings_are_named(
     assert stop.value.code == 1
     assert says in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_run_says_when_its_costs_will_be_measured(folder: Path) -> None:
+    arguments = [*SMALL_CIFAR10, "cost=latency", "cost_penalty=1", "task.optimization.warmup_epochs=1", "task.epochs=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "advnas_lightning", *arguments, "hydra.run.dir=run"], text=True, capture_output=True
+    )
+    assert done.returncode == 0
+    assert "cost=latency will be measured at the first architecture step, after 1 epoch" in done.stderr
+    assert "GPU available" not in done.stderr
+    costs = [row.get("cost", "") for row in csv.DictReader((folder / "run" / "metrics.csv").open())]
+    assert len([cost for cost in costs if cost]) == 1  # at the end of the second epoch

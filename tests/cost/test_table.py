@@ -100,7 +100,9 @@ def test_a_function_of_the_users() -> None:
     search, _ = image_search(ArchitectureCost(own, penalty=1))
     assert search.cost.result().edges["edge"] == {"conv": 16, "deep": 80, "skip": 16}
     assert (float(search.cost.fixed), search.cost.result().content()["cost"]) == (0, "own")
-    with pytest.raises(ValueError, match=r"cost of candidate 'conv' is None: return a number"):
+    with pytest.raises(
+        ValueError, match=r"cost of candidate 'conv' of edge 'edge' is None: it must be a finite number"
+    ):
         image_search(ArchitectureCost(lambda candidate, x: None, penalty=1))
 
 
