@@ -20,8 +20,8 @@ SHORTER_FILES = {"engine/strategy.py": 350}  # what everyone who writes a strate
 # Modules that are private by their name, and have no public one in the oldest release that is supported.
 PRIVATE_MODULES = {"torch.utils._pytree", "hydra._internal.callbacks", "hydra._internal.core_plugins.basic_sweeper"}
 # Documented, for all that they begin with an underscore: of named tuples, whose fields they must not clash with; of
-# Hydra's configurations; and the one way to end a process at once.
-DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_target_"}
+# Hydra's configurations; how often a tensor was changed in place; and the one way to end a process at once.
+DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_target_", "_version"}
 DOCUMENTED_FUNCTIONS = {"os._exit"}
 OWN = {"self", "cls", "mcs"}
 

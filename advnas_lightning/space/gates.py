@@ -117,9 +117,18 @@ class OneHotGates(torch.autograd.Function):
         """Return the credit of the gates, and the gradients of the outputs times a gate of one.
 
         Raises:
+            RuntimeError: What a candidate was given or has returned was changed in place.
             ValueError: The pass is to be differentiated, and needs the outputs of candidates that did not run.
         """
-        tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
+        try:
+            tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
+        except RuntimeError as error:
+            if "inplace" not in str(error):
+                raise
+            raise RuntimeError(
+                f"the input of edge {ctx.plan.edge!r} was modified by an inplace operation, and the backward pass needs"
+                " it: write x = x + 1 instead of x += 1"
+            ) from error
         outputs, arguments = tensors[: ctx.count], tensors[ctx.count :]
         if all(grad is None for grad in grads):  # the loss does not depend on the outputs
             return (None,) * (4 + len(tensors))

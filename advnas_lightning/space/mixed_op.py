@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten  # torch has no public name for them
 
 from advnas_lightning.space.attributes import PartOfChoice, read, write
-from advnas_lightning.space.gates import (
-    EdgePlan,
-    EdgeState,
-    OneHotGates,
-    comparable,
-    floating_tensors,
-    is_floating,
-    structure,
-)
-from advnas_lightning.space.passes import refuse_hidden_gate, shares_memory
+from advnas_lightning.space.gates import EdgePlan, EdgeState, comparable, structure
+from advnas_lightning.space.passes import EdgePass
 
 CHOSEN = "the chosen candidate of each edge"  # a key of deepcopy's memo
 
@@ -38,9 +29,9 @@ class MixedOp(nn.Module):
 
     Code that reads an attribute of a module, such as ``in_features``, can read it of an edge: the plain value that the
     candidates have in common which the bound architecture runs. Where none is bound it is that of the module that
-    ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Weights, methods and other
-    things that compute can't be read, since the choice would not count. A plain value that is set, is set in each
-    candidate that has it.
+    ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Nothing can be computed with
+    the weights and methods of a candidate this way, since the choice would not count; a forward pass can read a
+    weight's ``dtype``, ``device`` and ``shape``. A plain value that is set, is set in each candidate that has it.
 
     Args:
         name: The edge's name in the search space and in the genotype.
@@ -94,7 +85,8 @@ class MixedOp(nn.Module):
         except AttributeError:
             if name.startswith("__") or "_last" not in vars(self):  # asked by copy and pickle, or not constructed yet
                 raise
-        return read(self.name, self._asked(), name)
+        # A loop over modules that asks whether they have a weight finds those in the candidates, outside a forward pass.
+        return read(self.name, self._asked(), name, tensors=self.edge_state.plan is not None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the edge, or a plain value in all candidates that have it.
@@ -174,6 +166,12 @@ class MixedOp(nn.Module):
         return self
 
     def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one candidate, and compare its output with those of others."""
+        output = self._call(plan, index, inputs, kwargs)
+        self._compare(index, output, (inputs, kwargs) if kwargs else inputs)
+        return output
+
+    def _call(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate; an offloaded one runs with copies of its parameters on the device."""
         candidate = self.candidates[self.names[index]]
         if self.device_anchor is None or self.device_anchor.device.type == "cpu":
@@ -207,117 +205,25 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
                 " a plain network with genotype.apply(model)"
             )
-        if plan.gates is not None and plan.gates.requires_grad and not torch.is_grad_enabled():
-            refuse_hidden_gate(self.name)
-        outputs = [self._run(plan, index, inputs, kwargs) for index in plan.paths]
-        self._compare(plan.paths, outputs, (inputs, kwargs) if kwargs else inputs)
-        if plan.gates is not None and plan.unit:
-            return self._gate(plan, outputs[0], inputs, kwargs)
-        if plan.gates is not None:
-            return self._mix(plan.paths, outputs, plan.mix)
-        if shares_memory(outputs[0], inputs, kwargs):
-            # Such as the input itself, of nn.Identity. With gates an edge returns tensors of its own, and what follows
-            # may change those in place; without gates it must not change the input instead.
-            return self._mix(plan.paths, outputs, lambda own: own[0].clone())
-        return outputs[0]
+        return EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
 
-    def _gate(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Put an output under a gate of one, so that the gate can be differentiated."""
-        try:
-            return self._one_hot(plan, output, inputs, kwargs)
-        except RuntimeError:  # torch.func and forward-mode differentiation take no function with a gradient of its own
-            return self._product(plan, output, inputs, kwargs)
-
-    def _product(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same by the sum of products, Eq. (1)."""
-        assert plan.gates is not None
-        (active,) = plan.paths
-        if plan.inactive == "none":
-            return self._mix(plan.paths, [output], replace(plan, paths=(0,), gates=plan.gates.reshape(1)).mix)
-        dense = replace(plan, paths=tuple(range(len(self.names))))
-        if plan.inactive == "ones":
-
-            def mix(own: list[Tensor]) -> Tensor:
-                return dense.mix([own[0] if index == active else torch.ones_like(own[0]) for index in dense.paths])
-
-            return self._mix(plan.paths, [output], mix)
-        outputs = [output if index == active else self._run(plan, index, inputs, kwargs) for index in dense.paths]
-        self._compare(dense.paths, outputs, (inputs, kwargs) if kwargs else inputs)
-        return self._mix(dense.paths, outputs, dense.mix)
-
-    def _one_hot(self, plan: EdgePlan, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same by one function that reads and writes no tensor of products, with or without a credit of others."""
-        outputs = list(floating_tensors(output))
-        if not outputs:
-            return output
-        if output is outputs[0] and plan.inactive != "outputs":  # a tensor, as nearly always: the short way
-            return OneHotGates.apply(plan.gates, plan, None, 1, output)[0]
-        arguments: list[Any] = []
-        form: Any = None
-        if plan.inactive == "outputs":
-            arguments, form = tree_flatten((inputs, kwargs))
-        places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
-        tensors = [arguments[place].detach() for place in places]
-        for place in places:
-            arguments[place] = None  # so that only the graph holds the tensor, and frees it after its use
-
-        def run_others(tensors: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
-            given = list(arguments)
-            for place, tensor in zip(places, tensors, strict=True):
-                given[place] = tensor
-            inputs, kwargs = tree_unflatten(given, form)
-            for index in range(len(self.names)):
-                if index not in plan.paths:
-                    output = self._run(plan, index, inputs, kwargs)
-                    self._compare((index,), [output], (inputs, kwargs) if kwargs else inputs)
-                    yield index, list(floating_tensors(output))
-                    del output
-
-        others = run_others if plan.inactive == "outputs" else None
-        gated = iter(OneHotGates.apply(plan.gates, plan, others, len(outputs), *outputs, *tensors))
-        return self._mix(plan.paths, [output], lambda _: next(gated))
-
-    def _compare(self, paths: tuple[int, ...], outputs: list[Any], inputs: Any) -> None:
+    def _compare(self, index: int, output: Any, inputs: Any) -> None:
         """Refuse an output that differs in structure from that of another candidate on the same kind of inputs."""
-        given = (self.training, structure(inputs, comparable))
-        for index, output in zip(paths, outputs, strict=True):
-            form = structure(output)
-            last_given, last_form, last = self._last
-            if form == last_form and given == last_given:
-                continue  # there is nothing new to remember
-            if isinstance(form, str):
-                raise ValueError(
-                    f"candidate {self.names[index]!r} of edge {self.name!r} returns a {form}: return a tensor, or a"
-                    " tuple, list or dict of tensors"
-                )
-            if last != index and given == last_given:
-                raise ValueError(
-                    f"candidates of edge {self.name!r} differ in their outputs: {self.names[last]!r} returns"
-                    f" {last_form} and {self.names[index]!r} returns {form}; make them return equal shapes"
-                )
-            self._last = given, form, index
-
-    def _mix(self, paths: tuple[int, ...], outputs: list[Any], mix: Callable[[list[Tensor]], Tensor]) -> Any:
-        """Mix the floating-point tensors of several outputs, and check that everything else in them is equal."""
-        first = outputs[0]
-        if is_floating(first):
-            return mix(outputs)
-        if isinstance(first, list | tuple):
-            items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
-            return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-        if isinstance(first, MutableMapping):
-            mixed = copy.copy(first)  # keeps its type
-            for key in first:
-                mixed[key] = self._mix(paths, [output[key] for output in outputs], mix)
-            return mixed
-        for index, other in zip(paths, outputs, strict=True):
-            if not (other is first or (torch.equal(other, first) if isinstance(first, Tensor) else other == first)):
-                what = "different integers" if isinstance(first, Tensor) else f"{first!r} and {other!r}"
-                raise ValueError(
-                    f"candidates {self.names[paths[0]]!r} and {self.names[index]!r} of edge {self.name!r} return"
-                    f" {what}: only floating-point tensors are mixed, make all else equal"
-                )
-        return first
+        given, form = (self.training, structure(inputs, comparable)), structure(output)
+        last_given, last_form, last = self._last
+        if form == last_form and given == last_given:
+            return  # there is nothing new to remember
+        if isinstance(form, str):
+            raise ValueError(
+                f"candidate {self.names[index]!r} of edge {self.name!r} returns a {form}: return a tensor, or a tuple,"
+                " list or dict of tensors"
+            )
+        if last != index and given == last_given:
+            raise ValueError(
+                f"candidates of edge {self.name!r} differ in their outputs: {self.names[last]!r} returns {last_form}"
+                f" and {self.names[index]!r} returns {form}; make them return equal shapes"
+            )
+        self._last = given, form, index
 
     def extra_repr(self) -> str:
         """The name of the edge, for ``print(model)``."""

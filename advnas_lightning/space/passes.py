@@ -1,16 +1,158 @@
-"""What an edge has to know of the pass that it runs in: who shares its memory, and whether its gate can be seen."""
+"""One forward pass of an edge: its candidates run on the same inputs, and their outputs are mixed."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.utils._pytree import tree_leaves  # torch has no public name for it
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten  # torch has no public name for them
 
-from advnas_lightning.space.gates import floating_tensors
+from advnas_lightning.space.gates import EdgePlan, OneHotGates, floating_tensors, is_floating
+
+Run = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass
+class EdgePass:
+    """One forward pass of an edge.
+
+    Attributes:
+        names: The names of the edge's candidates.
+        plan: What runs, and under which gates.
+        run: Gives the output of a candidate, by its index, the inputs and the inputs by name.
+
+    Example:
+        >>> gates = torch.tensor([0.5, 2.0])
+        >>> plan = EdgePlan("edge", (0, 1), gates, unit=False, inactive="none", copies_of=lambda *_: {})
+        >>> def run(index, inputs, kwargs):
+        ...     return {"times": (2, 3)[index] * inputs[0]}
+        >>> EdgePass(("twice", "thrice"), plan, run).output((torch.ones(1),), {})
+        {'times': tensor([7.])}
+    """
+
+    names: tuple[str, ...]
+    plan: EdgePlan
+    run: Run
+
+    def output(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The edge's output: Σ_j a_j O_j, tensor by tensor. It shares no memory with the inputs.
+
+        Args:
+            inputs: What the edge was given.
+            kwargs: What it was given by name.
+
+        Raises:
+            ValueError: The outputs differ in something that is not mixed, a candidate changes an input that others get,
+                or the gate is to be differentiated where it can't be.
+        """
+        plan = self.plan
+        if plan.gates is not None and plan.gates.requires_grad and not torch.is_grad_enabled():
+            refuse_hidden_gate(plan.edge)
+        if len(plan.paths) > 1:
+            return self._mix(plan.paths, list(self._run_each(plan.paths, inputs, kwargs)), plan.mix)
+        output = self.run(plan.paths[0], inputs, kwargs)
+        if not plan.unit:
+            return self._mix(plan.paths, [output], plan.mix)
+        if plan.gates is None:
+            return self._own(output, inputs, kwargs)
+        try:
+            return self._gated(output, inputs, kwargs)
+        except RuntimeError:  # torch.func and forward-mode differentiation take no function with a gradient of its own
+            return self._product(output, inputs, kwargs)
+
+    def _run_each(self, paths: Sequence[int], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Run several candidates on the same inputs."""
+        before = _versions(inputs, kwargs)
+        for index in paths:
+            yield self.run(index, inputs, kwargs)
+            if _versions(inputs, kwargs) != before:
+                raise ValueError(
+                    f"candidate {self.names[index]!r} of edge {self.plan.edge!r} changes its input in place, and other"
+                    " candidates get it, too: let it compute out of place"
+                )
+
+    def _own(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of the only candidate, in memory of its own, as a mixture has it.
+
+        An input itself, as ``nn.Identity`` returns it, is copied, so that what follows may change it in place.
+        """
+        if not shares_memory(output, inputs, kwargs):
+            return output
+        return self._mix(self.plan.paths, [output], lambda own: own[0].clone())
+
+    def _gated(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output under a gate of one, so that the gate can be differentiated."""
+        plan, outputs = self.plan, list(floating_tensors(output))
+        if not outputs:
+            return output
+        if output is outputs[0] and plan.inactive != "outputs":  # a tensor, as nearly always: the short way
+            return OneHotGates.apply(plan.gates, plan, None, 1, output)[0]
+        arguments: list[Any] = []
+        form: Any = None
+        if plan.inactive == "outputs":
+            arguments, form = tree_flatten((inputs, kwargs))
+        places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+        tensors = [arguments[place].detach() for place in places]
+        for place in places:
+            arguments[place] = None  # so that only the graph holds the tensor, and frees it after its use
+
+        def run_others(tensors: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
+            given = list(arguments)
+            for place, tensor in zip(places, tensors, strict=True):
+                given[place] = tensor
+            inputs, kwargs = tree_unflatten(given, form)
+            others = [index for index in range(len(self.names)) if index not in plan.paths]
+            outputs = self._run_each(others, inputs, kwargs)
+            for index in others:
+                yield index, list(floating_tensors(next(outputs)))
+            next(outputs, None)  # compares the inputs with what they were, after the last one, too
+
+        others = run_others if plan.inactive == "outputs" else None
+        gated = iter(OneHotGates.apply(plan.gates, plan, others, len(outputs), *outputs, *tensors))
+        return self._mix(plan.paths, [output], lambda _: next(gated))
+
+    def _product(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same by the sum of products itself, Eq. (1)."""
+        plan, (active,) = self.plan, self.plan.paths
+        assert plan.gates is not None
+        if plan.inactive == "none":
+            return self._mix(plan.paths, [output], replace(plan, paths=(0,), gates=plan.gates.reshape(1)).mix)
+        dense = replace(plan, paths=tuple(range(len(self.names))))
+        if plan.inactive == "ones":
+
+            def mix(own: list[Tensor]) -> Tensor:
+                return dense.mix([own[0] if index == active else torch.ones_like(own[0]) for index in dense.paths])
+
+            return self._mix(plan.paths, [output], mix)
+        return self._mix(dense.paths, list(self._run_each(dense.paths, inputs, kwargs)), dense.mix)
+
+    def _mix(self, paths: tuple[int, ...], outputs: list[Any], mix: Callable[[list[Tensor]], Tensor]) -> Any:
+        """Mix the floating-point tensors of several outputs, and check that everything else in them is equal."""
+        first = outputs[0]
+        if is_floating(first):
+            return mix(outputs)
+        if isinstance(first, list | tuple):
+            items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
+            return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+        if isinstance(first, MutableMapping):
+            mixed = copy.copy(first)  # keeps its type
+            for key in first:
+                mixed[key] = self._mix(paths, [output[key] for output in outputs], mix)
+            return mixed
+        for index, other in zip(paths, outputs, strict=True):
+            if not (other is first or (torch.equal(other, first) if isinstance(first, Tensor) else other == first)):
+                what = "different integers" if isinstance(first, Tensor) else f"{first!r} and {other!r}"
+                raise ValueError(
+                    f"candidates {self.names[paths[0]]!r} and {self.names[index]!r} of edge {self.plan.edge!r} return"
+                    f" {what}: only floating-point tensors are mixed, make all else equal"
+                )
+        return first
 
 
 def shares_memory(output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -28,8 +170,7 @@ def shares_memory(output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) 
     """
     if torch.compiler.is_compiling():  # a compiler cannot tell, and leaves out what is copied in vain
         return True
-    simple = not kwargs and all(isinstance(given, Tensor) for given in inputs)
-    taken = {_memory(given) for given in (inputs if simple else tree_leaves((inputs, kwargs)))}
+    taken = {_memory(given) for given in _tensors(inputs, kwargs)}
     for tensor in floating_tensors(output):
         place = _memory(tensor)
         if place is None or place in taken:
@@ -38,12 +179,25 @@ def shares_memory(output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) 
     return False
 
 
-def _memory(value: Any) -> int | None:
+def _tensors(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Tensor]:
+    if not kwargs and all(isinstance(given, Tensor) for given in inputs):
+        return inputs
+    return [leaf for leaf in tree_leaves((inputs, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int | None:
     """Where a tensor's memory begins; ``None`` where that is not known, as of sparse tensors and in ``vmap``."""
     try:
-        return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+        return tensor.untyped_storage().data_ptr()
     except RuntimeError:
         return None
+
+
+def _versions(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """How often each input has been changed in place; tensors of inference mode do not count it."""
+    if torch.compiler.is_compiling():
+        return []
+    return [tensor._version for tensor in _tensors(inputs, kwargs) if not tensor.is_inference()]
 
 
 def refuse_hidden_gate(edge: str) -> None:
