@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
 from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, parse_optimizers
 from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.objectives import Outcome
 
@@ -63,6 +64,7 @@ class Adapter:
         log: Logs as the search.
         is_silent: Whether what the module logs is dropped.
         bound: A context in which the network has an architecture to run.
+        optimizers: Which optimizers the module's methods see.
 
     Raises:
         MisconfigurationException: The module optimizes by hand, or takes the iterator of a loader.
@@ -92,6 +94,7 @@ class Adapter:
         log: Callable[..., None],
         is_silent: Callable[[], bool],
         bound: Callable[[], AbstractContextManager[None]],
+        optimizers: OwnOptimizers,
     ) -> None:
         name = type(module).__name__
         if not module.automatic_optimization:
@@ -107,7 +110,7 @@ class Adapter:
         self.loss_name = f"{name}.training_step"  # what computes the loss
         self.output: Any = None  # what training_step returned in the weight step
         self.batch_idx = 0
-        self._log, self._is_silent, self._bound = log, is_silent, bound
+        self._log, self._is_silent, self._bound, self._optimizers = log, is_silent, bound, optimizers
         self._batch: Any = None  # of the training_step that is running
 
     def install(self, search: LightningModule, base: type[LightningModule]) -> None:
@@ -158,12 +161,13 @@ class Adapter:
 
     @contextmanager
     def in_hook(self) -> Iterator[None]:
-        """Let the module log as the search, with an architecture bound where there is none."""
+        """Let the module log as the search and see its own optimizers, with an architecture where none is bound."""
         with ExitStack() as stack:
             for module in self.module.modules():
                 if isinstance(module, LightningModule):
                     stack.enter_context(self._redirected(module))
             stack.enter_context(self._bound())
+            stack.enter_context(self._optimizers.shown())
             yield
 
     @contextmanager
@@ -279,6 +283,7 @@ class Adapter:
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the module add to a checkpoint."""
+        self._optimizers.complete(checkpoint)
         self.call("on_save_checkpoint", checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lightning import Callback
@@ -176,14 +177,20 @@ class SearchHooks(ArchitecturePolicy):
         for place, each in enumerate(made):
             each.attach(self.optimizers, place)
         # Lightning keeps the schedules' state; under manual optimization they are stepped here.
-        schedules = [{"scheduler": own.scheduler, "name": own.name} for each in made for own in each.schedules]
+        schedules = [
+            {"scheduler": own.scheduler, "name": own.name, "interval": own.interval, "frequency": own.frequency}
+            for each in made
+            for own in each.schedules
+        ]
         return [each.made for each in made], schedules
 
     def _step_schedules(self, interval: str, index: int, *, plateau: bool | None = None) -> None:
         for role, optimization in self.optimizations.items():
             if optimization.schedules and (role == "weights" or self.searching):
                 metrics = self.trainer.callback_metrics
-                optimization.step_schedules(interval, index, metrics, self.lr_scheduler_step, plateau=plateau)
+                # an adapted module's own way, which is an attribute of this object, is for its own schedules
+                step = self.lr_scheduler_step if role == "weights" else partial(type(self).lr_scheduler_step, self)
+                optimization.step_schedules(interval, index, metrics, step, plateau=plateau)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip this optimizer's gradient (the Trainer's clipping is for automatic optimization)."""
@@ -206,6 +213,9 @@ class SearchHooks(ArchitecturePolicy):
     def on_fit_start(self) -> None:
         """Let a resumed run load its data where it was; give all ranks the same offloaded weights."""
         self._resumption.before_loading(self.trainer)
+        # Lightning has read less of them than for automatic optimization, and a module may ask, or change them.
+        schedules = [own for each in self.optimizations.values() for own in each.schedules]
+        self.trainer.strategy.lr_scheduler_configs = schedules
         if self.offloaded is not None and self.ranks.count > 1:
             self.offloaded.share(self.device)
 

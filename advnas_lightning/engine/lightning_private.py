@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -78,6 +79,35 @@ def parse_optimizers(configured: Any) -> tuple[list[Optimizer], list[LRScheduler
     """
     optimizers, schedulers, monitor = _configure_optimizers(configured)
     return optimizers, _configure_schedulers_automatic_opt(schedulers, monitor)
+
+
+@contextmanager
+def without_optimizer(trainer: Trainer, optimizer: Optimizer) -> Iterator[None]:
+    """A context in which the Trainer has not this optimizer, nor its schedules.
+
+    Lightning's properties for them cannot be set without wrapping all optimizers anew.
+
+    Raises:
+        MisconfigurationException: Within the context, the Trainer got other ones.
+    """
+    strategy = trainer.strategy
+    every = strategy._optimizers, strategy._lightning_optimizers, strategy.lr_scheduler_configs
+    shown = (
+        [each for each in every[0] if each is not optimizer],
+        [each for each in every[1] if each.optimizer is not optimizer],
+        [each for each in every[2] if each.scheduler.optimizer is not optimizer],
+    )
+    strategy._optimizers, strategy._lightning_optimizers, strategy.lr_scheduler_configs = shown
+    try:
+        yield
+    finally:
+        found = strategy._optimizers, strategy._lightning_optimizers, strategy.lr_scheduler_configs
+        strategy._optimizers, strategy._lightning_optimizers, strategy.lr_scheduler_configs = every
+    if any(one is not other for one, other in zip(found, shown, strict=True)):
+        raise MisconfigurationException(
+            "a hook has given the Trainer other optimizers or schedules, and a search goes on with those that it has:"
+            " change them in place"
+        )
 
 
 def versions(optimizer: Any) -> list[int]:

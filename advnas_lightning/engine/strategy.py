@@ -18,6 +18,7 @@ from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory, SchedulerFactory
+from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.resume import Resumption
@@ -126,8 +127,11 @@ class SearchStrategy(SearchHooks):
         self.weight_steps = self.skipped_weight_steps = 0
         self.trainee: PlainModel | Adapter
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
-            self.trainee = Adapter(self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound)
-            self.trainee.install(self)
+            optimizers = OwnOptimizers(partial(attached_trainer, self), architecture)
+            self.trainee = Adapter(
+                self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound, optimizers=optimizers
+            )
+            self.trainee.install(self, SearchHooks)
         else:
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
         trainer = partial(attached_trainer, self)
@@ -180,7 +184,12 @@ class SearchStrategy(SearchHooks):
                 yield
 
     def derive(self) -> nn.Module:
-        """The selected architecture as a plain network with the shared weights: no MixedOp."""
+        """The selected architecture as a plain network with the shared weights: no MixedOp.
+
+        That of a checkpoint is ``AdvantageNAS.load_from_checkpoint(path, model=…, architecture_optimizer=…).derive()``.
+        The model is made as for the search. What a module has kept by ``save_hyperparameters`` is in
+        ``torch.load(path)["hyper_parameters"]``.
+        """
         return self.genotype(self.selected).apply(self.model)
 
     # -- the two steps -------------------------------------------------------------------------------------------------

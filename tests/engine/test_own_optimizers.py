@@ -1,0 +1,190 @@
+"""A module's methods see the optimizers and schedules that they see in the module's own training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
+
+from advnas_lightning import AdvantageNAS, Genotype, MixedOp, SearchStrategy
+from tests.support.classifier import assert_same_state, loader, pair
+
+Fit = Callable[..., Trainer]
+GENOTYPE = {"edge": "linear"}
+THETA = {
+    "architecture_optimizer": partial(Adam, lr=0.3),
+    "architecture_scheduler": partial(StepLR, step_size=1),
+}
+SEEN_IN_TRAINING: list[Any] = []
+HOOKS = (
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_train_end",
+)
+
+
+class Part(LightningModule):
+    """A part that is a LightningModule, too; Lightning gives it the trainer of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+        self.net = nn.Sequential(nn.Linear(4, 8), edge, nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Looking(LightningModule):
+    """Notes in every hook and step what there is."""
+
+    def __init__(self, schedules: str) -> None:
+        super().__init__()
+        self.part, self.schedules = Part(), schedules
+        self.seen: list[Any] = ["nothing"]
+
+    def look(self, place: str) -> None:
+        wrapped, own, schedules = self.optimizers(), self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        several = schedules if isinstance(schedules, list) else [schedules]
+        trainer = self.trainer
+        self.seen.append(
+            (
+                place,
+                type(wrapped).__name__,
+                type(own).__name__,
+                wrapped.optimizer is own,
+                type(schedules).__name__,
+                [schedule and (type(schedule).__name__, schedule.get_last_lr()) for schedule in several],
+                [(type(optimizer).__name__, optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers],
+                [type(optimizer).__name__ for optimizer in trainer.strategy.optimizers],
+                [
+                    (c.name, c.interval, c.frequency, c.reduce_on_plateau, c.monitor, c.strict, type(c.scheduler))
+                    for c in trainer.lr_scheduler_configs
+                ],
+            )
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.look("training_step")
+        SEEN_IN_TRAINING.append(self.seen[-1])
+        return F.cross_entropy(self.part(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.look("validation_step")
+        self.log("val", float(batch_idx))
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        self.look("optimizer_step")
+        super().optimizer_step(*arguments, **keywords)
+
+    def configure_gradient_clipping(self, *arguments: Any, **keywords: Any) -> None:
+        self.look("configure_gradient_clipping")
+
+    def lr_scheduler_step(self, *arguments: Any) -> None:
+        self.look("lr_scheduler_step")
+        super().lr_scheduler_step(*arguments)
+
+    def configure_optimizers(self) -> Any:
+        sgd = SGD(self.parameters(), lr=0.1)
+        by_epoch, by_step = ExponentialLR(sgd, 0.9), LambdaLR(sgd, lambda step: 0.99**step)
+        return {
+            "none": sgd,
+            "epoch": ([sgd], [by_epoch]),
+            "step": {
+                "optimizer": sgd,
+                "lr_scheduler": {"scheduler": by_step, "interval": "step", "frequency": 2, "name": "own"},
+            },
+            "both": ([sgd], [by_epoch, {"scheduler": by_step, "interval": "step"}]),
+            "plateau": {"optimizer": sgd, "lr_scheduler": ReduceLROnPlateau(sgd, patience=0), "monitor": "val"},
+        }[self.schedules]
+
+
+for _hook in HOOKS:
+    setattr(Looking, _hook, lambda self, *_, hook=_hook: self.look(hook))
+
+
+def made(schedules: str, kind: type[Looking] = Looking) -> Looking:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return kind(schedules)
+
+
+@pytest.mark.parametrize("schedules", ["none", "epoch", "step", "both", "plateau"])
+def test_they_are_the_modules_own(schedules: str, fit: Fit) -> None:
+    SEEN_IN_TRAINING.clear()
+    alone = Genotype(GENOTYPE).apply(made(schedules))
+    fit(alone, pair()["weights"], loader(9), max_epochs=3)
+    search = AdvantageNAS(made(schedules), **THETA)
+    asked: list[Any] = []
+
+    class Asking(Callback):
+        def on_train_batch_start(self, trainer: Trainer, search: LightningModule, *_: Any) -> None:
+            asked.append((len(search.optimizers()), len(trainer.optimizers), len(trainer.lr_scheduler_configs)))
+
+    fit(search, {**pair(), "architecture": loader(5, 6)}, loader(9), max_epochs=3, callbacks=[Asking()])
+    assert search.model.seen == alone.seen
+    assert {seen[0] for seen in alone.seen} >= {*HOOKS, "training_step", "optimizer_step", "validation_step"}
+    # in architecture steps, of which there is no trace in the module, it sees the same
+    assert len(SEEN_IN_TRAINING) == 3 * 6 * 3
+    assert set(map(str, SEEN_IN_TRAINING)) <= set(map(str, alone.seen))
+    count = {"none": 0, "both": 2}.get(schedules, 1)
+    assert set(asked) == {(2, 2, count + 1)}  # others see all
+
+
+def test_a_checkpoint_that_a_hook_saves_is_whole(fit: Fit, tmp_path: Path) -> None:
+    class Saves(Looking):
+        def on_train_epoch_end(self) -> None:
+            self.trainer.save_checkpoint(tmp_path / f"{self.current_epoch}.ckpt")
+
+    def ended(epochs: int, **options: Any) -> SearchStrategy:
+        search = AdvantageNAS(made("both", Saves), **THETA)
+        fit(search, pair(), max_epochs=epochs, **options)
+        return search
+
+    whole = ended(3)
+    saved = torch.load(tmp_path / "1.ckpt", weights_only=True)
+    assert [len(saved[name]) for name in ("optimizer_states", "lr_schedulers")] == [2, 3]
+    assert_same_state(ended(3, ckpt_path=tmp_path / "1.ckpt"), whole)
+
+
+@pytest.mark.parametrize("name", ["optimizers", "lr_scheduler_configs"])
+def test_other_ones_are_refused(name: str, fit: Fit) -> None:
+    class Replaces(Looking):
+        def on_train_epoch_start(self) -> None:
+            setattr(self.trainer.strategy, name, list(getattr(self.trainer.strategy, name)))
+
+    search = AdvantageNAS(made("epoch", Replaces), **THETA)
+    with pytest.raises(MisconfigurationException, match="in place") as caught:
+        fit(search, pair())
+    assert "\n" not in str(caught.value)
+    assert search.weight_steps == 0
+
+
+def test_a_schedule_that_a_hook_exchanges_is_stepped(fit: Fit) -> None:
+    class Exchanges(Looking):
+        def on_train_start(self) -> None:
+            config = self.trainer.lr_scheduler_configs[0]
+            config.scheduler = StepLR(config.scheduler.optimizer, 1, gamma=0.5)
+
+    search = AdvantageNAS(made("epoch", Exchanges), **THETA)
+    trainer = fit(search, pair(), max_epochs=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.025
