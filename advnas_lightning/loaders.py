@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class SearchLoader(CombinedLoader):
     The strategy wraps the loaders that it is given in a SearchLoader. An epoch is one pass over the ``"weights"``
     loader, or over the ``"architecture"`` loader where that is the only one. The architecture loader starts anew with
     each epoch and is repeated when it ends. No batch of it is loaded while ``searching()`` is false, as in the warm-up.
+    It draws its random numbers from seeds of its own, so that the ``"weights"`` loader gives what it would give alone.
 
     Args:
         loaders: A loader under ``"weights"`` or ``"architecture"``, or under both.
@@ -62,6 +64,7 @@ class SearchLoader(CombinedLoader):
         self.sizes = {"alternate": alternate, **_sizes(loaders)}  # before Lightning parts the batches among processes
         self.searching: Callable[[], bool] = lambda: True
         self.between_batches: Callable[[], None] = lambda: None  # is called before each batch but an epoch's first one
+        self.seed: Callable[[], int] = lambda: 0  # gives the running epoch's seed of the architecture loader
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
         self._passes: dict[str, _Pass] = {}
@@ -191,7 +194,8 @@ class SearchLoader(CombinedLoader):
     def _pass(self, key: str) -> _Pass:
         """The running pass over a loader; if there is none, a new one."""
         if key not in self._passes:
-            self._passes[key] = _Pass(self.iterables[key])
+            seed = rng.mixed(self.seed(), self._index) if key == "architecture" else None
+            self._passes[key] = _Pass(self.iterables[key], seed)
         return self._passes[key]
 
     def _pair(self) -> Iterator[dict[str, Any]]:
@@ -224,19 +228,31 @@ class SearchLoader(CombinedLoader):
 
 
 class _Pass:
-    """One pass over a loader, which can be repeated up to any of its batches."""
+    """One pass over a loader, which can be repeated up to any of its batches.
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.start = {"rng": rng.collect(), "generators": _states(loader)}
+    Args:
+        loader: The loader.
+        seed: The seed of the random numbers that the pass draws. Without one it draws from the global generators, as
+            Lightning's own training does.
+    """
+
+    def __init__(self, loader: Iterable[Any], seed: int | None = None) -> None:
+        self.start: dict[str, Any] = {"rng": rng.collect()} if seed is None else {"seed": seed}
+        self.start["generators"] = _states(loader)
         self.taken = 0
-        self._loader = loader
-        self._batches = iter(loader)
+        self._loader, self._seed = loader, seed
+        with self._own_numbers(0):
+            self._batches = iter(loader)
+
+    def _own_numbers(self, moment: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._seed is None else rng.seeded(rng.mixed(self._seed, moment))
 
     def __iter__(self) -> _Pass:
         return self
 
     def __next__(self) -> Any:
-        batch = next(self._batches)
+        with self._own_numbers(self.taken + 1):
+            batch = next(self._batches)
         self.taken += 1
         return batch
 
@@ -251,9 +267,10 @@ class _Pass:
         Raises:
             ValueError: The loader has fewer batches than were taken.
         """
-        rng.restore(place["rng"])
+        if "rng" in place:
+            rng.restore(place["rng"])
         _set_states(loader, place["generators"])
-        running = cls(loader)
+        running = cls(loader, place.get("seed"))
         if hasattr(loader, "load_state_dict"):
             running.taken = place["taken"]
         while running.taken < place["taken"]:

@@ -64,6 +64,7 @@ class Adapter:
         log: Logs as the search.
         is_silent: Whether what the module logs is dropped.
         bound: A context in which the network has an architecture to run.
+        no_trace: A context after which the module is as it was before.
         optimizers: Which optimizers the module's methods see.
 
     Raises:
@@ -94,6 +95,7 @@ class Adapter:
         log: Callable[..., None],
         is_silent: Callable[[], bool],
         bound: Callable[[], AbstractContextManager[None]],
+        no_trace: Callable[[], AbstractContextManager[None]],
         optimizers: OwnOptimizers,
     ) -> None:
         name = type(module).__name__
@@ -110,7 +112,8 @@ class Adapter:
         self.loss_name = f"{name}.training_step"  # what computes the loss
         self.output: Any = None  # what training_step returned in the weight step
         self.batch_idx = 0
-        self._log, self._is_silent, self._bound, self._optimizers = log, is_silent, bound, optimizers
+        self._log, self._is_silent, self._bound, self._no_trace = log, is_silent, bound, no_trace
+        self._optimizers = optimizers
         self._batch: Any = None  # of the training_step that is running
 
     def install(self, search: LightningModule, base: type[LightningModule]) -> None:
@@ -150,9 +153,13 @@ class Adapter:
         """Call a hook that changes or moves batches: while training, for the batch of each kind of step."""
         method = getattr(self.module, hook)
         with self.in_hook():
-            if self.module.trainer.training:
-                return {role: method(part, *arguments, **keywords) for role, part in batch.items()}
-            return method(batch, *arguments, **keywords)
+            if not self.module.trainer.training:
+                return method(batch, *arguments, **keywords)
+            changed = {}
+            for role, part in batch.items():
+                with nullcontext() if role == "weights" else self._no_trace():
+                    changed[role] = method(part, *arguments, **keywords)
+            return changed
 
     def call_step(self, step: str, batch: Any, *rest: Any, **keywords: Any) -> Any:
         """Call an evaluation's step."""

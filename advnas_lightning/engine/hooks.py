@@ -11,6 +11,7 @@ from lightning import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from advnas_lightning import rng
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.engine.adapter import Adapter
 from advnas_lightning.engine.clock import SearchClock
@@ -205,6 +206,7 @@ class SearchHooks(ArchitecturePolicy):
         loader = SearchLoader.wrap(loaders)
         loader.check_roles(type(self).__name__, weights=self.trains_weights, architecture=self.searches)
         loader.searching = lambda: self.searching
+        loader.seed = lambda: rng.mixed(self.seed, self.current_epoch)
         loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
         self._loader = loader
         self._resumption.restore_loader(loader)

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from advnas_lightning import functional
+from advnas_lightning import functional, rng
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.hyperparameters import SharedHyperparameters
@@ -157,6 +157,10 @@ class ArchitecturePolicy(SharedHyperparameters):
             )
         self.is_annealed |= self.clock.progress > 0
         return self.clock.progress
+
+    def step_seed(self) -> int:
+        """The seed of what this batch's architecture step draws beside architectures, such as dropout."""
+        return rng.mixed(self.seed, self.clock.batches, 0)
 
     def draw(self) -> list[int]:
         """Draw a ~ p: one candidate index per edge.

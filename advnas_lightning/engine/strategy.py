@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from advnas_lightning import rng
 from advnas_lightning.cost.budget import ArchitectureCost, check_cost
 from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
@@ -127,9 +126,13 @@ class SearchStrategy(SearchHooks):
         self.weight_steps = self.skipped_weight_steps = 0
         self.trainee: PlainModel | Adapter
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
-            optimizers = OwnOptimizers(partial(attached_trainer, self), architecture)
             self.trainee = Adapter(
-                self.model, log=self.log, is_silent=self.is_evaluating, bound=self.bound, optimizers=optimizers
+                self.model,
+                log=self.log,
+                is_silent=self.is_evaluating,
+                bound=self.bound,
+                no_trace=self.no_trace,
+                optimizers=OwnOptimizers(partial(attached_trainer, self), architecture),
             )
             self.trainee.install(self, SearchHooks)
         else:
@@ -145,7 +148,7 @@ class SearchStrategy(SearchHooks):
             precision,
             self.trace,
             source=self.trainee.loss_name,
-            seed=self._evaluation_seed,
+            seed=self.step_seed,
         )
         self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
         self._weight_step = WeightStep(self, self.trainee, self.evaluator, weights, self.guard, accumulate, offload)
@@ -194,9 +197,26 @@ class SearchStrategy(SearchHooks):
 
     # -- the two steps -------------------------------------------------------------------------------------------------
 
-    def is_evaluating(self) -> bool:
-        """Whether an architecture is being evaluated, in an architecture step, and no trace of it is to be left."""
+    @property
+    def in_architecture_step(self) -> bool:
+        """Whether an architecture is being evaluated now, of which no trace is left: ask it before writing to a file.
+
+        The network itself can ask ``self.trainer.lightning_module.in_architecture_step``.
+        """
         return self.evaluator.is_evaluating
+
+    def is_evaluating(self) -> bool:
+        """The same, to be called."""
+        return self.in_architecture_step
+
+    def no_trace(self) -> AbstractContextManager[None]:
+        """A context after which the network, and all that it keeps, is as it was before."""
+        return self.evaluator.no_trace()
+
+    def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        """Log as every LightningModule does, but nothing of an architecture step."""
+        if not self.in_architecture_step:
+            super().log(name, value, *arguments, **options)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
@@ -240,9 +260,6 @@ class SearchStrategy(SearchHooks):
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:
         """Run ``architecture`` on ``batch`` and take ∂L/∂a, and nothing else, if the strategy needs it."""
         return self.evaluator.evaluate(architecture, batch, gates=self.needs_gate_grad)
-
-    def _evaluation_seed(self) -> int:
-        return rng.mixed(self.seed, self.clock.batches)
 
     def step_architecture(self, optimizer: Any, closure: Callable[[], Tensor | None]) -> None:
         """Take the optimizer's step of an architecture step; ``trainer.global_step`` counts the weight steps alone."""
