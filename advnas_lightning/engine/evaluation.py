@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class Evaluator:
         self.space, self.run, self.ranks, self.precision, self.trace = space, run, ranks, precision, trace
         self.source, self.seed = source, seed
         self.is_evaluating = False
+        self._has_graph = False  # where no gradient is asked for
 
     @contextmanager
     def no_trace(self, architecture: Architecture | None = None) -> Iterator[None]:
@@ -119,22 +121,31 @@ class Evaluator:
         Args:
             architecture: What to run.
             batch: One batch, or :class:`MicroBatches`, whose mean counts.
-            gates: Whether to take ∂L/∂a; without it the pass keeps no graph.
+            gates: Whether to take ∂L/∂a; without it the pass keeps no graph, unless the loss takes a gradient itself.
 
         Raises:
             ValueError: ∂L/∂a is asked for, and the loss has no graph to the gates.
         """
         parts = batch if isinstance(batch, MicroBatches) else [batch]
-        with self.no_trace(architecture):
-            losses, grads, sizes = zip(*(self._evaluate_part(architecture, part, gates) for part in parts), strict=True)
+        try:
+            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)
+        except RuntimeError as error:
+            if gates or self._has_graph or not re.search("requires?[ _]grad", str(error)):
+                raise
+            self._has_graph = True  # the loss takes a gradient itself; the first try has left no trace
+            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)
         loss = self.ranks.mean(weighted_mean(losses, sizes))
         gate_grad = self.ranks.mean(weighted_mean(grads, sizes)) if gates else None
         return Trial(architecture, loss, gate_grad, sum(sizes) * self.ranks.count)
 
+    def _evaluate_parts(self, architecture: Architecture, parts: Sequence[Any], gates: bool) -> Any:
+        with self.no_trace(architecture):
+            return zip(*[self._evaluate_part(architecture, part, gates) for part in parts], strict=True)
+
     def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
         leaf = architecture.gates.detach().requires_grad_() if gates else None
         gate_grad = None
-        with torch.set_grad_enabled(gates), self.space.bind(architecture, leaf):
+        with torch.set_grad_enabled(gates or self._has_graph), self.space.bind(architecture, leaf):
             outcome = self.run(batch)
             if leaf is not None:
                 (gate_grad,) = self.precision.gradients(outcome.loss, [leaf]) if outcome.loss.requires_grad else [None]
