@@ -6,13 +6,18 @@ import copy
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from types import CellType, FunctionType
+from contextlib import suppress
+from functools import partial
+from operator import is_
+from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
+HOOKS = ("_forward_pre_hooks", "_backward_pre_hooks", "_forward_hooks", "_backward_hooks")  # attributes of all modules
+FLAGS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
 def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapping[Any, Any]]:
@@ -42,15 +47,43 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
             copies = {**memo}
             copied = copy.deepcopy(model, copies)
         except Exception:
-            named = dict(_uncopyable(model, memo, type(model).__name__, set()))
-            if any(isinstance(value, nn.Module | Tensor) for value in named.values()):
+            shared = list(_uncopyable(model, memo, "", set()))
+            if any(isinstance(value, nn.Module | Tensor) for _, value in shared):
                 raise
-            copies = {**memo, **{id(value): value for value in named.values()}}
+            copies = {**memo, **{id(value): value for _, value in shared}}
             copied = copy.deepcopy(model, copies)
-            warnings.warn(f"the copy shares with the network what cannot be copied: {', '.join(named)}", stacklevel=3)
+            names = [name for name, value in shared if not isinstance(value, ModuleType)]
+            if names:
+                warnings.warn(f"a copied network shares what cannot be copied: {', '.join(names)}", stacklevel=3)
+    rebound = _Rebound(copies)
     for module in copied.modules():
-        _rebind(vars(module), copies)
+        rebound.inside(vars(module))
     return copied, copies
+
+
+def copy_hooks(source: nn.Module, target: nn.Module, memo: dict[Any, Any]) -> None:
+    """Give a module copies of the hooks of another, which stood around it.
+
+    Args:
+        source: The module that has the hooks.
+        target: The module that gets them.
+        memo: What ``copy.deepcopy`` has copied already.
+
+    Example:
+        >>> around, inside = nn.Sequential(nn.Identity()), nn.Identity()
+        >>> handle = around.register_forward_hook(lambda module, inputs, output: output + 1)
+        >>> copy_hooks(around, inside, {})
+        >>> inside(1)
+        2
+    """
+    if not any(vars(source)[name] for name in HOOKS):
+        return
+    for name in (*HOOKS, *FLAGS):
+        own, others = vars(target)[name], copy.deepcopy(vars(source)[name], memo)
+        pairs = {**others, **own} if "_pre_" in name else {**own, **others}  # the outer ones come first, or last
+        vars(target)[name] = type(own)(pairs)
+    if vars(source)["_backward_hooks"]:
+        vars(target)["_is_full_backward_hook"] = vars(source)["_is_full_backward_hook"]
 
 
 class _WithoutGraphs(TorchFunctionMode):
@@ -64,7 +97,7 @@ class _WithoutGraphs(TorchFunctionMode):
 
 
 def _uncopyable(value: Any, memo: Mapping[Any, Any], name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Yield the innermost objects in a value that cannot be copied, by their names."""
+    """Yield the innermost objects in a value that cannot be copied, with their names."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -73,47 +106,90 @@ def _uncopyable(value: Any, memo: Mapping[Any, Any], name: str, seen: set[int]) 
         return
     except Exception as error:
         reason = error
+    inner: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
         inner = [(f"{name}[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple | set | frozenset):
         inner = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        inner = [(f"{name}.{key}", item) for key, item in getattr(value, "__dict__", {}).items()]
+    elif not isinstance(value, ModuleType) and hasattr(value, "__dict__"):
+        children = dict(value.named_children()) if isinstance(value, nn.Module) else {}
+        own = {key: item for key, item in vars(value).items() if not children or key != "_modules"}
+        inner = [(f"{name}.{key}", item) for key, item in {**own, **children}.items()]
     found = [pair for key, item in inner for pair in _uncopyable(item, memo, key, seen)]
-    yield from found or [(f"{name} ({reason})", value)]
+    try:
+        copy.deepcopy(value, {**memo, **{id(item): item for _, item in found}})
+    except Exception:
+        found = []  # it is not for these alone
+    yield from found or [(f"{name.removeprefix('.')} ({reason})", value)]
 
 
-def _rebind(values: dict[str, Any], copies: Mapping[int, Any]) -> None:
-    """Let functions and weak references in a module's attributes, dicts and lists refer to the copies."""
-    for container in (values, *values.values()):
-        if isinstance(container, dict | list):
-            for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
-                rebound = _rebound(value, copies)
+class _Rebound:
+    """Functions and weak references that refer to the copies of what they referred to.
+
+    ``copy.deepcopy`` takes a function as it is, with what it has of the scope in which it was written.
+
+    Args:
+        copies: The copies by the ids of what was copied.
+    """
+
+    def __init__(self, copies: Mapping[Any, Any]) -> None:
+        self._copies = copies
+        self._made: dict[FunctionType, FunctionType] = {}
+
+    def inside(self, values: dict[Any, Any] | list[Any]) -> None:
+        """Replace what must refer to a copy in a dict or list, and in the dicts and lists in it."""
+        for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+            if isinstance(value, dict | list):
+                self.inside(value)
+            else:
+                rebound = self.of(value)
                 if rebound is not value:
-                    container[key] = rebound
+                    values[key] = rebound
+
+    def of(self, value: Any) -> Any:
+        """A function, a weak reference or a tuple of such that refers to the copies; any other value as it is."""
+        if type(value) is weakref.ref:
+            return weakref.ref(self._copies[id(value())]) if id(value()) in self._copies else value
+        if type(value) is tuple:
+            items = tuple(map(self.of, value))
+            return value if all(map(is_, items, value)) else items
+        if type(value) is partial:
+            function = self.of(value.func)
+            return value if function is value.func else partial(function, *value.args, **value.keywords)
+        if isinstance(value, FunctionType) and self._refers(value, set()):
+            return self._function(value)
+        return value
+
+    def _refers(self, function: FunctionType, seen: set[FunctionType]) -> bool:
+        """Whether a function refers to something that was copied, or a function that it refers to does."""
+        seen.add(function)
+        scope = _scope(function)
+        inner = [value for value in scope if isinstance(value, FunctionType) and value not in seen]
+        return any(id(value) in self._copies for value in scope) or any(self._refers(value, seen) for value in inner)
+
+    def _function(self, function: FunctionType) -> FunctionType:
+        if function in self._made:
+            return self._made[function]
+        cells = tuple(CellType() for _ in function.__closure__ or ())
+        code, name = function.__code__, function.__name__
+        self._made[function] = made = FunctionType(code, function.__globals__, name, function.__defaults__, cells)
+        for cell, own in zip(cells, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # one of a name that has no value yet is empty
+                cell.cell_contents = self._copy(own.cell_contents)
+        made.__defaults__ = function.__defaults__ and tuple(map(self._copy, function.__defaults__))
+        made.__kwdefaults__ = {key: self._copy(value) for key, value in (function.__kwdefaults__ or {}).items()}
+        made.__qualname__ = function.__qualname__
+        vars(made).update(vars(function))
+        return made
+
+    def _copy(self, value: Any) -> Any:
+        return self._copies[id(value)] if id(value) in self._copies else self.of(value)
 
 
-def _rebound(value: Any, copies: Mapping[int, Any], around: tuple[Any, ...] = ()) -> Any:
-    """A function or weak reference that refers to the copy of what it refers to; any other value as it is."""
-    if id(value) in copies:
-        return copies[id(value)]
-    if type(value) is weakref.ref:
-        return weakref.ref(copies[id(value())]) if id(value()) in copies else value
-    if not isinstance(value, FunctionType) or not value.__closure__ or value in around:
-        return value
-    cells = []
-    for cell in value.__closure__:
-        try:
-            content = cell.cell_contents
-        except ValueError:  # an empty one, of a name that has no value yet
-            cells.append(cell)
-            continue
-        copied = _rebound(content, copies, (*around, value))
-        cells.append(cell if copied is content else CellType(copied))
-    if all(new is old for new, old in zip(cells, value.__closure__, strict=True)):
-        return value
-    function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
-    function.__kwdefaults__ = value.__kwdefaults__
-    function.__qualname__ = value.__qualname__
-    vars(function).update(vars(value))
-    return function
+def _scope(function: FunctionType) -> list[Any]:
+    """The values that a function brings with it."""
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):
+            values.append(cell.cell_contents)
+    return values

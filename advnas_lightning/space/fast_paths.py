@@ -8,7 +8,6 @@ paths switched off while they are searched. The found network has them again whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -84,7 +83,8 @@ def _is_fused(layer: nn.TransformerEncoderLayer) -> bool:
     parts = [getattr(layer, name, None) for name in COMPUTED]
     if [type(part) for part in parts] != [*COMPUTED.values()]:
         return False
-    attention, *others = parts
+    attention: Any = parts[0]
+    others: list[Any] = parts[1:]
     has_all = all(part.weight is not None and part.bias is not None for part in others)
     is_simple = attention.bias_k is None and attention.bias_v is None and not attention.add_zero_attn
     return has_all and is_simple and all(type(getattr(layer, name, None)) in IGNORED_TYPES for name in IGNORED)
@@ -106,33 +106,3 @@ def _takes_nested_tensors(layer: nn.Module) -> bool:
     has_projection = attention.in_proj_weight is not None and attention.in_proj_bias is not None
     is_even = attention.batch_first and attention.num_heads % 2 == 0
     return has_projection and is_even and layer.norm1.eps == layer.norm2.eps
-
-
-def check_place(name: str, parent: nn.Module, key: str, candidates: Mapping[str, nn.Module]) -> None:
-    """Refuse a choice where PyTorch's own module does not call what stands there, or needs more of it than the call.
-
-    Args:
-        name: The qualified name of the place, for the message.
-        parent: The module around it.
-        key: The name of the place in that module.
-        candidates: The candidates by name.
-
-    Raises:
-        ValueError: The module reads a weight of what stands there, or a candidate lacks an attribute that it reads.
-
-    Example:
-        >>> check_place("attention.merge", nn.MultiheadAttention(4, 2), "merge", {"skip": nn.Identity()})
-    """
-    if key == "out_proj" and type(parent).forward is nn.MultiheadAttention.forward:
-        raise ValueError(
-            f"{name!r} cannot be a choice: nn.MultiheadAttention reads its weight and never calls it; make a choice of"
-            " whole attentions, or let the rule return None for it"
-        )
-    if key == "self_attn" and isinstance(parent, nn.TransformerEncoderLayer):
-        for candidate, module in candidates.items():
-            for attribute, value in (("batch_first", "True or False"), ("in_proj_bias", "None")):
-                if not hasattr(module, attribute):
-                    raise ValueError(
-                        f"candidate {candidate!r} of {name!r} has no attribute {attribute!r}, which"
-                        f" nn.TransformerEncoderLayer reads in evaluation: give it one, {value}"
-                    )

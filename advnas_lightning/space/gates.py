@@ -69,12 +69,17 @@ class EdgePlan:
 class EdgeState:
     """Holds the current plan of an edge. All MixedOps of one name share it.
 
+    A copy has no plan, also one that is made while the network runs, since nothing would ever change it.
+
     Example:
         >>> EdgeState().plan is None  # no architecture is bound
         True
     """
 
     plan: EdgePlan | None = None
+
+    def __reduce__(self) -> tuple[type[EdgeState], tuple[()]]:
+        return EdgeState, ()
 
 
 class OneHotGates(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning.space.attributes import PartOfChoice, read, write
+from advnas_lightning.space.copying import copy_hooks
 from advnas_lightning.space.gates import EdgePlan, EdgeState, comparable, structure
 from advnas_lightning.space.passes import EdgePass
 
@@ -85,7 +86,7 @@ class MixedOp(nn.Module):
         except AttributeError:
             if name.startswith("__") or "_last" not in vars(self):  # asked by copy and pickle, or not constructed yet
                 raise
-        # A loop over modules that asks whether they have a weight finds those in the candidates, outside a forward pass.
+        # A loop over modules that asks which have a weight finds the candidates themselves, outside a forward pass.
         return read(self.name, self._asked(), name, tensors=self.edge_state.plan is not None)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -95,7 +96,7 @@ class MixedOp(nn.Module):
             AttributeError: A tensor or a module is set that candidates have.
         """
         own = "_last" not in vars(self) or name in vars(self) or hasattr(type(self), name)
-        if own or name in (*self._buffers, *self._modules) or not write(self.name, self.candidates, name, value):
+        if own or name in (*self._buffers, *self._modules) or not write(self.name, dict(self.candidates), name, value):
             super().__setattr__(name, value)
 
     def __getitem__(self, key: Any) -> PartOfChoice:
@@ -113,7 +114,9 @@ class MixedOp(nn.Module):
     def __deepcopy__(self, memo: dict[Any, Any]) -> nn.Module:
         """A copy of the edge; for a found network, whose genotype is in the memo, a copy of the chosen candidate."""
         if CHOSEN in memo:
-            return copy.deepcopy(self.candidates[memo[CHOSEN][self.name]], memo)
+            chosen = copy.deepcopy(self.candidates[memo[CHOSEN][self.name]], memo)
+            copy_hooks(self, chosen, memo)
+            return chosen
         memo[id(self)] = copied = type(self).__new__(type(self))
         copied.__setstate__(copy.deepcopy(vars(self), memo))
         return copied
@@ -203,7 +206,7 @@ class MixedOp(nn.Module):
         if plan is None:
             raise RuntimeError(
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
-                " a plain network with genotype.apply(model)"
+                " a plain network with genotype.apply(model); a copy that is made while a search runs is no part of it"
             )
         return EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
 

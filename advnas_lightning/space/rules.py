@@ -7,16 +7,17 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 from torch import nn
 
-from advnas_lightning.space.fast_paths import check_place, switch_off_fast_paths
+from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.mixed_op import MixedOp, check_candidates, mixed_ops
 from advnas_lightning.space.patterns import matches, widened
+from advnas_lightning.space.places import Place, check_place, places, put
 from advnas_lightning.space.search_space import SearchSpace
 
 Rule = type[nn.Module] | str | tuple[type[nn.Module], str]
@@ -114,7 +115,7 @@ def make_searchable(
             op.original = next((name for name, each in candidates.items() if each is place.module), None)
             if not place.module.training:  # a part in evaluation mode stays in it
                 op.eval()
-        setattr(place.parent, place.key, ops[id(place.module)])
+    put(model, found, ops)
     switch_off_fast_paths(model)
     made = {place.name: ops[id(place.module)] for place in found}
     return Replacements({name: op.names for name, op in made.items()}, {name: op.name for name, op in made.items()})
@@ -158,33 +159,7 @@ def choices(model: nn.Module) -> None:
     console.print(f"{len(space)} edge{'s' if len(space) > 1 else ''}, {size} architectures")
 
 
-class _Place(NamedTuple):
-    """A place of a module in a network: the attribute ``key`` of the module ``parent``."""
-
-    name: str
-    parent: nn.Module
-    key: str
-    module: nn.Module
-
-
-def _places(model: nn.Module, closed: Container[int] = ()) -> Iterator[_Place]:
-    """Yield all places in a network, except inside MixedOps and inside modules whose id is in ``closed``."""
-    modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several places
-    # Nothing below these names is yielded.
-    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}
-    for name, module in modules.items():
-        parent, _, key = name.rpartition(".")
-        if not name or name in shut:
-            continue
-        if parent in shut:
-            shut.add(name)
-            continue
-        yield _Place(name, modules[parent], key, module)
-        if id(module) in closed:
-            shut.add(name)
-
-
-def _matches(rule: Rule, place: _Place) -> bool:
+def _matches(rule: Rule, place: Place) -> bool:
     if isinstance(rule, tuple):
         return all(_matches(part, place) for part in rule)
     return matches(place.name, rule) if isinstance(rule, str) else isinstance(place.module, rule)
@@ -198,7 +173,7 @@ def _match(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[int, 
     """The rules that match each module, by the module's id, since a module may have several names."""
     if not rules:
         raise ValueError("rules is empty: give a function to candidates for a module type or a pattern of names")
-    everywhere = list(_places(model))
+    everywhere = list(places(model))
     matched: dict[int, list[Rule]] = {}
     for rule in rules:
         is_pair = isinstance(rule, tuple) and len(rule) == 2 and _is_type(rule[0]) and isinstance(rule[1], str)
@@ -222,14 +197,14 @@ def _plan(
     rules: Mapping[Rule, MakeCandidates],
     matched: Mapping[int, list[Rule]],
     share: Callable[[str, nn.Module], str] | None,
-) -> tuple[list[_Place], dict[int, tuple[str, Mapping[str, nn.Module]]]]:
+) -> tuple[list[Place], dict[int, tuple[str, Mapping[str, nn.Module]]]]:
     """Find the places to replace, and the arguments of each new MixedOp by the id of the module that it replaces."""
-    found: list[_Place] = []
+    found: list[Place] = []
     plan: dict[int, tuple[str, Mapping[str, nn.Module]]] = {}
     closed: set[int] = set()  # the modules that are replaced; it grows while the places are walked
     declined: set[int] = set()
     edges = {op.name: op.names for op in mixed_ops(model)}
-    for place in _places(model, closed):
+    for place in places(model, closed):
         key = id(place.module)
         if key not in matched or key in declined:
             continue
@@ -246,7 +221,7 @@ def _plan(
             plan[key] = _edge_name(place, share), candidates
             _check_edge(place, *plan[key], edges)
             closed.add(key)
-        check_place(place.name, place.parent, place.key, plan[key][1])
+        check_place(place, plan[key][1])
         found.append(place)
     _check_use(rules, matched, plan, declined, model)
     parents = {id(place.parent): place.name for place in found}
@@ -261,7 +236,7 @@ def _plan(
     return found, plan
 
 
-def _edge_name(place: _Place, share: Callable[[str, nn.Module], str] | None) -> str:
+def _edge_name(place: Place, share: Callable[[str, nn.Module], str] | None) -> str:
     edge: Any = place.name if share is None else share(place.name, place.module)
     if not isinstance(edge, str) or not edge:
         raise ValueError(f"share gives {place.name!r} the edge name {edge!r}: return a text")
@@ -269,7 +244,7 @@ def _edge_name(place: _Place, share: Callable[[str, nn.Module], str] | None) -> 
 
 
 def _check_edge(
-    place: _Place, edge: str, candidates: Mapping[str, nn.Module], edges: dict[str, tuple[str, ...]]
+    place: Place, edge: str, candidates: Mapping[str, nn.Module], edges: dict[str, tuple[str, ...]]
 ) -> None:
     """Refuse candidates that differ from those of the same edge at another place."""
     names = edges.setdefault(edge, tuple(candidates))
@@ -292,7 +267,7 @@ def _check_use(
         own = {key for key, several in matched.items() if rule in several}
         if any(key in plan for key in own):
             continue
-        names = {place.name: id(place.module) in declined for place in _places(model) if id(place.module) in own}
+        names = {place.name: id(place.module) in declined for place in places(model) if id(place.module) in own}
         for name, is_declined in names.items():
             if not is_declined:
                 raise ValueError(
@@ -304,7 +279,7 @@ def _check_use(
         )
 
 
-def _no_match(rule: Rule, everywhere: Sequence[_Place]) -> str:
+def _no_match(rule: Rule, everywhere: Sequence[Place]) -> str:
     """The message for a rule that matches nothing."""
     if isinstance(rule, tuple):
         for part in rule:
@@ -330,7 +305,7 @@ def _no_match(rule: Rule, everywhere: Sequence[_Place]) -> str:
 
 def _show(rule: Rule) -> str:
     if isinstance(rule, tuple):
-        return f"({', '.join(map(_show, rule))})"
+        return f"({', '.join(_show(part) for part in rule)})"
     return repr(rule) if isinstance(rule, str) else rule.__name__
 
 

@@ -1,0 +1,153 @@
+"""The places of modules in a network, and what is put there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from advnas_lightning.space.copying import HOOKS
+from advnas_lightning.space.mixed_op import MixedOp
+
+
+class Place(NamedTuple):
+    """A place of a module in a network: the attribute ``key`` of the module ``parent``.
+
+    Attributes:
+        name: The qualified name.
+        parent: The module around it.
+        key: The name of the place in that module.
+        module: What stands there.
+
+    Example:
+        >>> net = nn.Sequential(nn.Sequential(nn.ReLU()))
+        >>> Place("0.0", net[0], "0", net[0][0]).name
+        '0.0'
+    """
+
+    name: str
+    parent: nn.Module
+    key: str
+    module: nn.Module
+
+
+def places(model: nn.Module, closed: Container[int] = ()) -> Iterator[Place]:
+    """Yield all places in a network, except inside MixedOps and inside certain modules.
+
+    Args:
+        model: The network. Its own place is none.
+        closed: The ids of these modules. It may grow while the places are yielded.
+
+    Example:
+        >>> net = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh())
+        >>> [place.name for place in places(net)], [place.name for place in places(net, {id(net[0])})]
+        (['0', '0.0', '1'], ['0', '1'])
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several places
+    # Nothing below these names is yielded.
+    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}
+    for name, module in modules.items():
+        parent, _, key = name.rpartition(".")
+        if not name or name in shut:
+            continue
+        if parent in shut:
+            shut.add(name)
+            continue
+        yield Place(name, modules[parent], key, module)
+        if id(module) in closed:
+            shut.add(name)
+
+
+def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) -> None:
+    """Put choices at the places of what they replace, also in lists and dicts that a module keeps beside its own.
+
+    Args:
+        model: The network.
+        found: The places.
+        ops: The choices by the ids of the modules that they replace.
+
+    Example:
+        >>> net = nn.Sequential(nn.ReLU())
+        >>> net.last = [net[0]]  # which is no place of its own
+        >>> edge = MixedOp("act", {"relu": net[0], "skip": nn.Identity()})
+        >>> put(net, list(places(net)), {id(net[0]): edge})
+        >>> net[0] is edge, net.last[0] is edge
+        (True, True)
+    """
+    keepers = [model, *(place.module for place in places(model, ops) if id(place.module) not in ops)]
+    for place in {id(place.module): place for place in reversed(found)}.values():  # the first one of each module
+        warn_of_hooks(place, ops[id(place.module)])
+    for place in found:
+        setattr(place.parent, place.key, ops[id(place.module)])
+    for keeper in keepers:
+        kept = vars(keeper)
+        for values in (kept, *kept.values()):
+            if isinstance(values, dict | list):
+                for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+                    if id(value) in ops:
+                        values[key] = ops[id(value)]
+        for key, value in kept.items():
+            if type(value) is tuple and any(id(item) in ops for item in value):
+                kept[key] = tuple(ops.get(id(item), item) for item in value)
+
+
+def warn_of_hooks(place: Place, op: MixedOp) -> None:
+    """Warn of hooks that a replaced module has: they do not run with the other candidates.
+
+    The hooks by which ``torch.nn.utils`` computes a module's weight are its own affair.
+
+    Args:
+        place: The place.
+        op: What stands there from now on.
+
+    Example:
+        >>> net = nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2)))
+        >>> (place,) = places(net)
+        >>> warn_of_hooks(place, MixedOp("edge", {"own": net[0], "skip": nn.Identity()}))
+    """
+    hooks = [hook for kind in HOOKS for hook in vars(place.module).get(kind, {}).values()]
+    if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+        where = "go with it" if op.original is None else f"stay with its candidate {op.original!r}"
+        warnings.warn(
+            f"{place.name!r} has hooks, and they {where}: register them after make_searchable, if they are for all"
+            " candidates",
+            stacklevel=4,
+        )
+
+
+def check_place(place: Place, candidates: Mapping[str, nn.Module]) -> None:
+    """Refuse a choice where the module around it does not call what stands there, or needs more of it than the call.
+
+    Args:
+        place: The place.
+        candidates: The candidates by name.
+
+    Raises:
+        ValueError: The module around it reads a weight of what stands there, or has compiled it; or a candidate lacks
+            an attribute that it reads.
+
+    Example:
+        >>> (place,) = places(nn.Sequential(nn.ReLU()))
+        >>> check_place(place, {"skip": nn.Identity()})
+    """
+    name, parent, key, _ = place
+    if key == "out_proj" and type(parent).forward is nn.MultiheadAttention.forward:
+        raise ValueError(
+            f"{name!r} cannot be a choice: nn.MultiheadAttention reads its weight and never calls it; make a choice of"
+            " whole attentions, or let the rule return None for it"
+        )
+    if key == "self_attn" and isinstance(parent, nn.TransformerEncoderLayer):
+        for candidate, module in candidates.items():
+            for attribute, value in (("batch_first", "True or False"), ("in_proj_bias", "None")):
+                if not hasattr(module, attribute):
+                    raise ValueError(
+                        f"candidate {candidate!r} of {name!r} has no attribute {attribute!r}, which"
+                        f" nn.TransformerEncoderLayer reads in evaluation: give it one, {value}"
+                    )
+    if key == "_orig_mod":
+        raise ValueError(f"{name!r} is compiled and cannot be a choice: use torch.compile after make_searchable")
+    if isinstance(parent, torch.jit.ScriptModule):
+        raise ValueError(f"{name!r} lies in a module of TorchScript and cannot be a choice: use the module itself")
