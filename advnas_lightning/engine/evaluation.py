@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
@@ -97,6 +98,7 @@ class Evaluator:
         self.source, self.seed = source, seed
         self.is_evaluating = False
         self._has_graph = False  # where no gradient is asked for
+        self._idle: set[str] | None = None  # the edges that no evaluation so far has run
 
     @contextmanager
     def no_trace(self, architecture: Architecture | None = None) -> Iterator[None]:
@@ -147,11 +149,23 @@ class Evaluator:
         gate_grad = None
         with torch.set_grad_enabled(gates or self._has_graph), self.space.bind(architecture, leaf):
             outcome = self.run(batch)
+            if self._idle is None or self._idle:
+                self._idle = self.space.idle if self._idle is None else self._idle & self.space.idle
             if leaf is not None:
                 (gate_grad,) = self.precision.gradients(outcome.loss, [leaf]) if outcome.loss.requires_grad else [None]
                 if gate_grad is None:
                     raise no_graph(self.source)
         return outcome.loss.detach(), gate_grad, outcome.size
+
+    def warn_of_idle_edges(self) -> None:
+        """Warn once of edges that no evaluation so far has run, since nothing is learnt of them."""
+        if self._idle:
+            first = ", ".join(map(repr, sorted(self._idle)[:3])) + (", …" if len(self._idle) > 3 else "")
+            rank_zero_warn(
+                f"{len(self._idle)} of {len(self.space)} edges did not run in an architecture step, and nothing is"
+                f" learnt of them: let the network call {first}"
+            )
+            self._idle = set()
 
     def weight_gradients(self, architecture: Architecture, batch: Any, weights: Sequence[Tensor]) -> list[Tensor]:
         """∂L/∂w of an architecture's loss, averaged over ranks; zeros for weights that it does not use."""

@@ -67,6 +67,7 @@ class ArchitectureStep:
     def take(self, batch: Any) -> None:
         """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
         trials = self.policy.evaluate_draws(batch)
+        self.evaluator.warn_of_idle_edges()
         if not self.guard.passes("architecture", *finite_parts(trials)):
             return
         self.best.see(trials, [term.allows for term in self.terms])

@@ -30,6 +30,7 @@ class EdgePlan:
         unit: Whether one candidate runs, under a gate of one.
         inactive: The gradient of the gates of candidates that did not run, see :class:`Architecture`.
         copies_of: A function that gives the parameters of an offloaded candidate on the device.
+        has_run: Whether the edge has run since the plan was made.
 
     Example:
         >>> gates = torch.tensor([0.25, 0.75])
@@ -44,6 +45,7 @@ class EdgePlan:
     unit: bool
     inactive: Inactive
     copies_of: CopiesOf
+    has_run: bool = False
 
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran, in the widest of their types.

@@ -208,6 +208,7 @@ class MixedOp(nn.Module):
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
                 " a plain network with genotype.apply(model); a copy that is made while a search runs is no part of it"
             )
+        plan.has_run = True
         return EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
 
     def _compare(self, index: int, output: Any, inputs: Any) -> None:

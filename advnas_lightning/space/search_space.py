@@ -117,6 +117,21 @@ class SearchSpace:
         """Whether an architecture is bound, so that the model can run."""
         return self._edges[0].plan is not None
 
+    @property
+    def idle(self) -> set[str]:
+        """The edges with a choice that have not run since an architecture was bound.
+
+        Example:
+            >>> net = MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()})
+            >>> space = SearchSpace(net)
+            >>> with space.bind(space.one_hot([1])):
+            ...     before, output, after = space.idle, net(torch.ones(1)), space.idle
+            >>> before, after
+            ({'a'}, set())
+        """
+        rows = zip(self.edges, self.candidates, self._edges, strict=True)
+        return {edge for edge, row, own in rows if len(row) > 1 and own.plan is not None and not own.plan.has_run}
+
     def running(self, architecture: Architecture) -> set[tuple[str, int]]:
         """The candidates that an architecture runs, in the forward or the backward pass: their edges and indices.
 
