@@ -38,6 +38,10 @@ class WaitingBatches:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
+    def drop(self) -> None:
+        """Forget what waits."""
+        self._batches = MicroBatches()
+
     def add(self, batch: Any, *, last: bool) -> Any:
         """What a step can be taken on, with this batch; ``None`` where more of them are to come.
 

@@ -40,10 +40,11 @@ METHODS = (
     *(name for name in _public(ModelHooks) if not hasattr(Callback, name)),
     "backward",
     "lr_scheduler_step",
-    "on_train_batch_start",  # it may return −1, to end the epoch
 )
 LOOP_HOOKS = tuple(
-    name for name in ("setup", "teardown", *_public(ModelHooks)) if name not in (*METHODS, *CALLED_IN_STEPS)
+    name
+    for name in ("setup", "teardown", *_public(ModelHooks))
+    if name not in (*METHODS, *CALLED_IN_STEPS, "on_train_batch_start")
 )
 
 
@@ -66,6 +67,7 @@ class Adapter:
         bound: A context in which the network has an architecture to run.
         no_trace: A context after which the module is as it was before.
         optimizers: Which optimizers the module's methods see.
+        leave_epoch: Is told of the number of a batch before which the module ends the epoch.
 
     Raises:
         MisconfigurationException: The module optimizes by hand, or takes the iterator of a loader.
@@ -97,6 +99,7 @@ class Adapter:
         bound: Callable[[], AbstractContextManager[None]],
         no_trace: Callable[[], AbstractContextManager[None]],
         optimizers: OwnOptimizers,
+        leave_epoch: Callable[[int], None],
     ) -> None:
         name = type(module).__name__
         if not module.automatic_optimization:
@@ -113,7 +116,7 @@ class Adapter:
         self.output: Any = None  # what training_step returned in the weight step
         self.batch_idx = 0
         self._log, self._is_silent, self._bound, self._no_trace = log, is_silent, bound, no_trace
-        self._optimizers = optimizers
+        self._optimizers, self._leave_epoch = optimizers, leave_epoch
         self._batch: Any = None  # of the training_step that is running
 
     def install(self, search: LightningModule, base: type[LightningModule]) -> None:
@@ -125,7 +128,7 @@ class Adapter:
         """
         for name in STEPS:
             if is_overridden(name, self.module):
-                setattr(search, name, partial(self.call_step, name))
+                setattr(search, name, self._calling(name))
             elif name in vars(base) and getattr(type(search), name) is getattr(base, name):
                 setattr(search, name, partial(getattr(LightningModule, name), search))
         for name in BATCH_HOOKS:
@@ -134,11 +137,18 @@ class Adapter:
         for name in METHODS:
             if is_overridden(name, self.module):
                 setattr(search, name, partial(self.call, name))
+        if is_overridden("on_train_batch_start", self.module):
+            search.on_train_batch_start = self.start_batch  # type: ignore[method-assign]
 
     def configure_callbacks(self) -> list[Callback]:
         """The module's own callbacks, and one that forwards the hooks of the loops."""
         own = self.call("configure_callbacks")
         return [*([own] if isinstance(own, Callback) else own), _LoopHooks(self)]
+
+    def _calling(self, step: str) -> Callable[..., Any]:
+        calling = partial(self.call, step)
+        calling.__wrapped__ = getattr(self.module, step)  # type: ignore[attr-defined]  # Lightning looks at its arguments
+        return calling
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -161,10 +171,12 @@ class Adapter:
                     changed[role] = method(part, *arguments, **keywords)
             return changed
 
-    def call_step(self, step: str, batch: Any, *rest: Any, **keywords: Any) -> Any:
-        """Call an evaluation's step."""
-        with self.in_hook():
-            return _call_step(getattr(self.module, step), batch, *rest, **keywords)
+    def start_batch(self, batch: Any, batch_idx: int) -> int | None:
+        """Call the module's hook, which may end the epoch by returning −1."""
+        result: int | None = self.call("on_train_batch_start", batch, batch_idx)
+        if result == -1:
+            self._leave_epoch(batch_idx)
+        return result
 
     @contextmanager
     def in_hook(self) -> Iterator[None]:
@@ -338,10 +350,10 @@ class _Redirection:
         return MethodType, (type(self._module).log, self._module)
 
 
-def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int = 0, *rest: Any, **keywords: Any) -> Any:
-    """Call a step, which need not take the number of the batch."""
+def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
+    """Call a training step, which need not take the number of the batch."""
     takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-    return step(batch, batch_idx, *rest, **keywords) if takes_index else step(batch)
+    return step(batch, batch_idx) if takes_index else step(batch)
 
 
 def _own_batch(argument: Any) -> Any:

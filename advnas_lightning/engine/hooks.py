@@ -22,9 +22,11 @@ from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
 from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
 from advnas_lightning.engine.settings import deciding_settings
+from advnas_lightning.engine.stepping import ScheduleSteps
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_trainer_options, warn_of_long_warmup
+from advnas_lightning.engine.validation import Validation
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.space.offload import OffloadedWeights
@@ -58,6 +60,8 @@ class SearchHooks(ArchitecturePolicy):
     guard: FiniteGuard
     between_batches: Callable[[], None] | None = None  # is called between two batches when no step is half done
     _resumption: Resumption
+    schedule_steps: ScheduleSteps
+    _validation: Validation
     _loader: SearchLoader | None = None
 
     def outcome(self, batch: Any) -> Outcome:
@@ -105,43 +109,45 @@ class SearchHooks(ArchitecturePolicy):
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation of the discrete architecture with shared weights."""
-        self.objective.reset()
+        self._validation.begin()
         fitting = self.trainer.state.fn == "fit"
         self._evaluated = self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the evaluation."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int | None = None) -> None:
+        """Add a batch to the evaluation; of several loaders each is reported."""
         with self.space.bind(self._evaluated):
-            self.objective.update(self.outcome(batch))
+            self._validation.add(self.outcome(batch), dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss`` and the objective's metrics."""
+        """Log ``val/loss`` and the objective's metrics; of several loaders as ``val/loss/dataloader_idx_0``, …."""
         self._log_evaluation("val")
+
+    def on_validation_end(self) -> None:
+        """Move on the schedules that watch what was validated."""
+        self.schedule_steps.after_validation()
 
     def on_test_epoch_start(self) -> None:
         """Begin an evaluation of the selected architecture with shared weights."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int | None = None) -> None:
         """Add a batch to the evaluation."""
-        self.validation_step(batch, batch_idx)
+        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss`` and the objective's metrics."""
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        if not self.objective.was_updated:  # an adapted module has steps, and logs, of its own
-            return
-        metrics = {f"{stage}/{name}": value.float() for name, value in self.objective.compute().items()}
+        metrics = self._validation.results(stage)  # none of an adapted module, which has steps and logs of its own
         if self.trainer.state.fn != "fit":
-            self.log_dict(metrics)  # which also returns them to the caller of trainer.test
+            self.log_dict(metrics, add_dataloader_idx=False)  # which also returns them to the caller of trainer.test
         elif not self.trainer.sanity_checking:
             self.log_now(metrics, prog_bar=False)
 
     def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""
-        self.log_dict(metrics, prog_bar=prog_bar, logger=False)
+        self.log_dict(metrics, prog_bar=prog_bar, logger=False, add_dataloader_idx=False)  # names may have one
         # self.log would write the index of the running batch, one less, or none at all after a fit
         values = {name: float(value) for name, value in metrics.items()}
         for logger in self.loggers:
@@ -185,13 +191,11 @@ class SearchHooks(ArchitecturePolicy):
         ]
         return [each.made for each in made], schedules
 
-    def _step_schedules(self, interval: str, index: int, *, plateau: bool | None = None) -> None:
-        for role, optimization in self.optimizations.items():
-            if optimization.schedules and (role == "weights" or self.searching):
-                metrics = self.trainer.callback_metrics
-                # an adapted module's own way, which is an attribute of this object, is for its own schedules
-                step = self.lr_scheduler_step if role == "weights" else partial(type(self).lr_scheduler_step, self)
-                optimization.step_schedules(interval, index, metrics, step, plateau=plateau)
+    def schedules_to_move(self) -> dict[str, Callable[[Any, Any], None]]:
+        """What moves a schedule on, for each role whose parameters move now."""
+        # An adapted module's own way, which is an attribute of this object, is for its own schedules.
+        moving: dict[str, Callable[[Any, Any], None]] = {"weights": self.lr_scheduler_step}
+        return {**moving, "architecture": partial(type(self).lr_scheduler_step, self)} if self.searching else moving
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip this optimizer's gradient (the Trainer's clipping is for automatic optimization)."""
@@ -249,7 +253,7 @@ class SearchHooks(ArchitecturePolicy):
         if self.cost is not None and self.cost.is_measured:
             metrics |= {"cost": self.cost.expected(self.expected_gates), "cost_penalty": self.cost.penalty}
         self.log_now({**metrics, "entropy": self.entropy})
-        self._step_schedules("epoch", self.current_epoch, plateau=True)
+        self.schedule_steps.after_epoch()
 
     @property
     def is_resumable(self) -> bool:

@@ -201,6 +201,12 @@ def batches_used(trainer: Trainer) -> int | None:
     return progress.processed if progress.processed and not trainer.is_last_batch else None
 
 
+def is_to_validate(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that is trained on: this is decided in a private method."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
 def is_between_batches(trainer: Trainer) -> bool:
     """Whether a batch of the running epoch is done, the next one has not begun, and there is a next one."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -220,9 +226,8 @@ def counted_once(trainer: Trainer) -> Iterator[None]:
     once more.
     """
     loop = trainer.fit_loop.epoch_loop
-    fetcher: Any = trainer.fit_loop._data_fetcher
     within = loop.batch_progress.current.ready > 0 and not trainer.is_last_batch
-    twice = int(within and loop._should_check_val_fx(fetcher))
+    twice = int(within and is_to_validate(trainer))
     loop._batches_that_stepped -= twice
     try:
         yield

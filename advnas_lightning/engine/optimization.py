@@ -10,12 +10,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from advnas_lightning.engine.schedules import SchedulerFactory, read_schedule
 from advnas_lightning.validate import check_factory, check_one_of, check_positive
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 ClipAlgorithm = Literal["norm", "value"]
 
 
@@ -25,7 +24,7 @@ class Optimization:
     Args:
         role: ``"weights"`` or ``"architecture"``.
         factory: Makes the optimizer of some parameters; without one they do not move.
-        schedule: Makes the optimizer's schedule.
+        schedule: Makes the optimizer's schedule, or Lightning's dictionary with one.
         clip: The largest norm of the gradient, or the largest absolute value in it; ``None`` leaves gradients alone.
         clip_algorithm: ``"norm"`` or ``"value"``.
 
@@ -86,14 +85,8 @@ class Optimization:
             )
         if self.schedule is None:
             return
-        scheduler = _made(f"{self._name}_scheduler", self.schedule, self.made)
-        if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
-            raise MisconfigurationException(
-                f"{self._name}_scheduler makes a {type(scheduler).__name__}: let it return a schedule of the optimizer"
-            )
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
-        monitor = "val/loss" if plateau else None
-        self.schedules = [LRSchedulerConfig(scheduler, f"lr/{self.role}", reduce_on_plateau=plateau, monitor=monitor)]
+        name = f"{self._name}_scheduler"
+        self.schedules = [read_schedule(_made(name, self.schedule, self.made), name, self.role)]
 
     def take(self, optimizer: Optimizer, schedules: list[LRSchedulerConfig]) -> None:
         """Use an optimizer and schedules that were made elsewhere."""

@@ -193,6 +193,10 @@ class WeightStep:
         if self._open is not None:
             self._finish(self._open, lambda: None, partial(self._forward_and_backward_again, self._open, None))
 
+    def drop(self) -> None:
+        """Forget the batches of a step that is not complete."""
+        self._open = None
+
     def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor:
         optimizer = self.optimization.optimizer  # the network may have none
         with self.evaluator.space.bind(step.architecture):

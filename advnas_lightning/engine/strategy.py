@@ -16,15 +16,18 @@ from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer
-from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory, SchedulerFactory
+from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.resume import Resumption
+from advnas_lightning.engine.schedules import SchedulerFactory
+from advnas_lightning.engine.stepping import ScheduleSteps
 from advnas_lightning.engine.steps import ArchitectureStep, WeightStep
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
+from advnas_lightning.engine.validation import Validation
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
@@ -48,8 +51,10 @@ class SearchStrategy(SearchHooks):
         weight_optimizer: Factory over the network's parameters; ``None`` leaves the weights as they are.
         architecture_optimizer: Factory over the architecture parameters.
         weight_scheduler: Factory over the weight optimizer; stepped at the end of each epoch. ``ReduceLROnPlateau``
-            watches ``val/loss``.
-        architecture_scheduler: Factory over the architecture optimizer; stepped after each epoch in which θ moved.
+            watches ``val/loss``. Lightning's dictionary can say otherwise, which
+            :func:`~advnas_lightning.engine.schedules.schedule` makes: ``partial(schedule, scheduler=…,
+            interval="step")``.
+        architecture_scheduler: Factory over the architecture optimizer; the same in the epochs in which θ moves.
         weight_clip: The largest norm of the weight gradient, or ``None``.
         architecture_clip: The largest norm of the architecture gradient, or ``None``.
         weight_clip_algorithm: ``"norm"``, or ``"value"``: ``weight_clip`` is the largest absolute value.
@@ -133,6 +138,7 @@ class SearchStrategy(SearchHooks):
                 bound=self.bound,
                 no_trace=self.no_trace,
                 optimizers=OwnOptimizers(partial(attached_trainer, self), architecture),
+                leave_epoch=self.leave_epoch,
             )
             self.trainee.install(self, SearchHooks)
         else:
@@ -157,6 +163,8 @@ class SearchStrategy(SearchHooks):
         )
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)
+        self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
+        self._validation = Validation(self.objective)
 
     # -- what a user calls or overrides --------------------------------------------------------------------------------
 
@@ -232,12 +240,14 @@ class SearchStrategy(SearchHooks):
             with suppress(SkippedStep):
                 self.architecture_step(ready)
             self.set_clock(stepped=True)
-        # When Lightning steps its own: with the last batch, so that a validation already sees the epoch's end
-        if self.is_between_steps:
-            self._step_schedules("step", batch_idx)
-        if last:
-            self._step_schedules("epoch", self.current_epoch, plateau=False)
+        self.schedule_steps.after_batch(batch_idx, whole=self.is_between_steps, last=last)
         return self.trainee.output
+
+    def leave_epoch(self, batch_idx: int) -> None:
+        """Leave the epoch before a batch, as a module's hook wants it. What waits for more batches is dropped."""
+        self._weight_step.drop()
+        self._waiting.drop()
+        self.schedule_steps.at_left_epoch(batch_idx)
 
     def weight_step(self, batch: Any) -> None:
         """Descend ∇w L(a, w) with the gates of :meth:`sample_for_weights`; with ``accumulate``, at the last batch."""
