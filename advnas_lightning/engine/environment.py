@@ -88,7 +88,8 @@ class Precision:
         scaler = self.scaler
         scaled = loss if scaler is None else scaler.scale(loss)
         try:
-            gradients = torch.autograd.grad(scaled, inputs, allow_unused=True)
+            with self.full(loss.device):  # each operation goes back in the type in which it went forth
+                gradients = torch.autograd.grad(scaled, inputs, allow_unused=True)
         except RuntimeError as error:
             if "use_reentrant" in str(error):
                 raise _reentrant() from error

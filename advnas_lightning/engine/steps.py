@@ -16,6 +16,7 @@ from advnas_lightning.engine.closures import Closure, ComputedClosure
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, no_graph
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
+from advnas_lightning.functional import widened
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.space.offload import WaitingCopies
@@ -214,9 +215,9 @@ class WeightStep:
                 self.trainee.zero_gradients(optimizer)
             step.size += outcome.size
             if self.accumulate > 1:
-                loss = outcome.size * loss
+                loss = outcome.size * widened(loss)
                 step.total += loss.detach()
-            self.policy.manual_backward(loss)
+            self._backward(loss)
         return self.evaluator.ranks.mean(loss.detach())
 
     def _forward_and_backward_again(self, step: _Accumulated, batch: Any) -> Tensor | None:
@@ -232,8 +233,13 @@ class WeightStep:
                 loss = self.evaluator.run(batch).loss
             self.trainee.zero_gradients(self.optimization.optimizer)
             if loss is not None:
-                self.policy.manual_backward(loss)
+                self._backward(loss)
         return None if loss is None else self.evaluator.ranks.mean(loss.detach())
+
+    def _backward(self, loss: Tensor) -> None:
+        """Take a backward pass outside of autocast, as automatic optimization takes it."""
+        with self.evaluator.precision.full(self.policy.device):
+            self.policy.manual_backward(loss)
 
     def _finish(
         self, step: _Accumulated, passes: Callable[[], Tensor | None], again: Callable[[], Tensor | None]
