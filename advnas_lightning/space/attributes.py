@@ -14,21 +14,22 @@ from torch.utils._pytree import tree_leaves  # torch has no public name for it
 PLAIN = (Number, str, bytes, type(None), Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
-def read(edge: str, modules: Mapping[str, Any], name: str, *, tensors: bool = True) -> Any:
+def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = True) -> Any:
     """The attribute that some modules have in common.
 
-    A number, a text or a tuple of such is given. For modules within the modules, and for weights, it is a
-    :class:`PartOfChoice`, of which such values can be read. What computes, such as a method, would bypass the choice
-    and is refused.
+    A number, a text or a tuple of such is given. For modules within the modules, weights and methods it is a
+    :class:`PartOfChoice`, of which such values can be read. To compute with it would bypass the choice, and is refused.
 
     Args:
         edge: The edge that the modules are candidates of, for the message.
         modules: The modules that are asked, by the names of their candidates.
         name: The attribute.
-        tensors: Whether a part is given for tensors, too.
+        running: Whether the network runs. Outside of that a loop over all modules may ask each for its weight or for
+            a method, and finds the candidates themselves: there are no parts for these.
 
     Raises:
-        AttributeError: A module has no such attribute; it differs between them; or it is none of these things.
+        AttributeError: A module has no such attribute; it is a plain value and differs between them; or it is none of
+            these things.
 
     Example:
         >>> modules = {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)}
@@ -45,8 +46,8 @@ def read(edge: str, modules: Mapping[str, Any], name: str, *, tensors: bool = Tr
                 " reads it"
             ) from None
     first, *others = values.values()
-    parts = (nn.Module, PartOfChoice, Tensor) if tensors else (nn.Module, PartOfChoice)
-    if all(isinstance(value, parts) for value in values.values()):
+    kinds = (nn.Module, PartOfChoice, Tensor) if running else (nn.Module, PartOfChoice)
+    if all(isinstance(value, kinds) or (running and callable(value)) for value in values.values()):
         return PartOfChoice(edge, values)
     if not all(map(is_plain, values.values())):
         raise AttributeError(
@@ -104,11 +105,11 @@ def is_plain(value: Any) -> bool:
 
 
 class PartOfChoice:
-    """The modules or tensors at one place in the candidates of an edge: plain values can be read, such as a shape.
+    """The modules, tensors or methods at one place in the candidates of an edge: a shape can be read, for instance.
 
     Args:
         edge: The edge's name.
-        values: The modules or tensors by the names of their candidates.
+        values: The modules, tensors or methods by the names of their candidates.
 
     Example:
         >>> part = PartOfChoice("edge", {"one": nn.Linear(4, 8), "other": nn.Linear(4, 8, bias=False)})
@@ -137,6 +138,14 @@ make a choice of the module that uses it
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Refuse the call of a module inside a candidate."""
         raise self.misuse()
+
+    def __bool__(self) -> bool:
+        raise self.misuse()
+
+    def __eq__(self, other: object) -> bool:
+        raise self.misuse()
+
+    __hash__ = object.__hash__
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -86,8 +86,7 @@ class MixedOp(nn.Module):
         except AttributeError:
             if name.startswith("__") or "_last" not in vars(self):  # asked by copy and pickle, or not constructed yet
                 raise
-        # A loop over modules that asks which have a weight finds the candidates themselves, outside a forward pass.
-        return read(self.name, self._asked(), name, tensors=self.edge_state.plan is not None)
+        return read(self.name, self._asked(), name, running=self.edge_state.plan is not None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the edge, or a plain value in all candidates that have it.
