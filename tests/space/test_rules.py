@@ -245,6 +245,98 @@ def test_a_search_trains_what_was_made_searchable(make_loaders: Callable[..., An
     assert not any(isinstance(module, MixedOp) for module in plain.modules())
 
 
+# -- a type at a place, and modules that are left as they are ---------------------------------------------------------
+
+
+def test_a_pair_matches_where_both_do() -> None:
+    made = make_searchable(small(), {(nn.Linear, "layers.**"): linears})
+    assert list(made) == ["layers.0.inner.linear", "layers.1.0"]
+    made = make_searchable(small(), {(nn.Linear, "*"): linears, (nn.ReLU, "layers.0.**"): activations})
+    assert list(made) == ["layers.0.inner.act", "head"]
+    inside = make_searchable(nn.Sequential(nn.Sequential(nn.ReLU())), {(nn.Sequential, "**"): lambda old: {"old": old}})
+    assert list(inside) == ["0"]  # the network itself is at no place
+
+
+def test_a_rule_may_decline_a_module() -> None:
+    model = small()
+    first = model.layers[0].inner["linear"]
+    made = make_searchable(model, {nn.Linear: lambda old: None if old is first else linears(old), nn.ReLU: activations})
+    assert list(made) == ["tied", "layers.0.inner.act", "layers.1.0", "layers.1.1", "head"]
+    assert model.layers[0].inner["linear"] is first
+
+
+def test_a_declined_module_is_open_inside_and_asked_for_once() -> None:
+    first, second = Block(), Block()
+    model = nn.Sequential(first, second, nn.Sequential(first))
+    asked: list[nn.Module] = []
+
+    def only_second(block: nn.Module) -> Any:
+        asked.append(block)
+        return {"block": block, "skip": nn.Identity()} if block is second else None
+
+    made = make_searchable(model, {Block: only_second, nn.ReLU: activations})
+    assert list(made) == ["0.inner.act", "1", "2.0.inner.act"]
+    assert asked == [first, second]
+
+
+def test_nested_modules_of_a_type_are_asked_for_from_the_outside() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Sequential(nn.ReLU()), nn.ReLU()))
+    outer, inner = model[0], model[0][0]
+    asked: list[nn.Module] = []
+
+    def only_inner(block: nn.Module) -> Any:
+        asked.append(block)
+        return {"block": block, "skip": nn.Identity()} if block is inner else None
+
+    assert list(make_searchable(model, {(nn.Sequential, "**"): only_inner})) == ["0.0"]
+    assert asked == [outer, inner]
+
+
+def test_a_rule_that_declines_all_is_refused() -> None:
+    message = refused(small(), {nn.ReLU: activations, nn.Linear: lambda old: None})
+    assert all(part in message for part in ("Linear", "replaces nothing", "returns None", "layers.1.0", "head")), (
+        message
+    )
+    rules: Rules = {"layers.0": lambda block: {"block": block}, (nn.Linear, "layers.0.**"): linears}
+    message = refused(small(), rules)
+    assert all(part in message for part in ("(Linear, 'layers.0.**')", "'layers.0.inner.linear'", "inside")), message
+
+
+def test_a_choice_reaches_what_a_module_keeps_of_its_children() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.ReLU(), nn.ReLU()
+            self.listed, self.named = [self.first], {"second": self.second}
+            self.pair = (self.second, "text")
+            object.__setattr__(self, "alias", self.first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.listed[0](x) + self.named["second"](x) + self.pair[0](x) + self.alias(x)
+
+    model = nn.Sequential(Keeps())
+    make_searchable(model, {nn.ReLU: lambda old: {"old": old, "tanh": nn.Tanh()}})
+    space = SearchSpace(model)
+    x = torch.randn(5)
+    with space.bind(space.one_hot([1, 1])):
+        torch.testing.assert_close(model(x), 4 * x.tanh())
+    plain = space.genotype([1, 1]).apply(model)
+    torch.testing.assert_close(plain(x), 4 * x.tanh())
+    assert plain[0].listed[0] is plain[0].first is plain[0].alias
+    assert plain[0].pair[0] is plain[0].second
+
+
+def test_hooks_that_only_one_candidate_has_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3)), nn.Linear(3, 3), nn.Linear(3, 3))
+    make_searchable(model, {nn.Linear: lambda old: {"old": old, "skip": nn.Identity()}})
+    assert not recwarn
+    for kept, where in ((True, "stay with its candidate 'old'"), (False, "go with it")):
+        model = nn.Sequential(nn.Linear(3, 3))
+        model[0].register_forward_hook(lambda module, inputs, output: None)
+        with pytest.warns(UserWarning, match=f"'0' has hooks, and they {where}"):
+            make_searchable(model, {"0": lambda old, kept=kept: {"old": old if kept else nn.Identity()}})
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -264,8 +356,17 @@ def never(module: nn.Module) -> dict[str, nn.Module]:
         ({Small: never}, ["Small", "the network itself"]),
         ({3: never}, ["3 is no rule"]),
         ({Tensor: never}, ["torch.Tensor", "is no rule"]),
+        ({(nn.ReLU, nn.Linear): never}, ["is no rule", "(nn.Conv2d, 'layer3.**')"]),
+        ({("layers.**", nn.ReLU): never}, ["is no rule"]),
+        ({(nn.ReLU, "layers.**", "x"): never}, ["is no rule"]),
+        ({(nn.ReLU,): never}, ["is no rule"]),
+        ({"layers.*act": never}, ["* does not match dots, ** does", "did you mean 'layers.**.*act'"]),
+        ({"*.inner.act": never}, ["did you mean '**.inner.act'"]),
+        ({(nn.ReLU, "layers.*"): never}, ["(ReLU, 'layers.*')", "'layers.*' has no ReLU", "'tied' is one"]),
+        ({(nn.ReLU, "nowhere.**"): never}, ["'nowhere.**' matches no module"]),
+        ({(nn.Bilinear, "layers.**"): never}, ["Bilinear matches no module"]),
     ],
-    ids=["empty", "name", "root", "type", "both", "module", "own", "number", "tensor"],
+    ids=["empty", "name", "root", "type", "both", "module", "own", "number", "tensor", *map(str, range(9))],
 )
 def test_a_bad_rule_is_named_before_anything_is_called(rules: Rules, parts: list[str]) -> None:
     message = refused(small(), rules)
