@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from enum import Enum, auto
 from operator import is_
 from pathlib import PurePath
@@ -113,15 +113,24 @@ class Change(NamedTuple):
         module: The module that it belongs to.
         name: The slot of a tensor with other contents; ``None`` for attributes and containers.
         is_usual: Whether it would have been put back without being asked for.
+        is_frozen: Whether it is a parameter that needs no gradient.
 
     Example:
-        >>> Change(nn.Identity(), None, True).is_usual
+        >>> Change(nn.Identity(), None).is_usual
         True
     """
 
     module: nn.Module
     name: str | None
-    is_usual: bool
+    is_usual: bool = True
+    is_frozen: bool = False
+
+
+Wanted = Callable[[Slot, Any], bool]  # whether what is in a slot is put aside in any case
+
+
+def _never(slot: Slot, value: Any) -> bool:
+    return False
 
 
 class Snapshot:
@@ -160,13 +169,13 @@ class Snapshot:
         self._modules: list[nn.Module] = []
         self._next_hook = RemovableHandle.next_id
 
-    def keep(self, module: nn.Module, wanted: Callable[[Slot], bool] = lambda _: False) -> None:
+    def keep(self, module: nn.Module, wanted: Wanted = _never) -> None:
         """Put aside a module's attributes, and the contents of its tensors: but not of its submodules.
 
         Args:
             module: The module.
-            wanted: Whether the contents of a slot's tensors are put aside in any case. In other cases those of
-                parameters are not, nor those of large tensors and of the tensors in large containers.
+            wanted: Whether the contents of tensors are put aside in any case. In other cases those of parameters are
+                not, nor those of large tensors and of the tensors in large containers.
         """
         attributes = vars(module)
         copied = attributes.copy()
@@ -184,20 +193,20 @@ class Snapshot:
                 self._keep_tensors(module, value, wanted, few=name == "_buffers")
             elif kind is not Kind.CONSTANT:
                 slot = Slot(module, name)
-                self._keep_value(slot, kind, value, wanted(slot), few=True, deep=DEEP)
+                self._keep_value(slot, kind, value, wanted(slot, value), few=True, deep=DEEP)
 
-    def keep_tensors(self, module: nn.Module, wanted: Callable[[Slot], bool] = lambda _: False) -> None:
+    def keep_tensors(self, module: nn.Module, wanted: Wanted = _never) -> None:
         """Put aside the contents of a module's buffers and of wanted parameters, and nothing else of it."""
         self._keep_tensors(module, dict(module.named_buffers(recurse=False)), wanted, few=True)
         self._keep_tensors(module, dict(module.named_parameters(recurse=False)), wanted, few=False)
 
     def _keep_tensors(
-        self, module: nn.Module, tensors: Mapping[str, Tensor | None], wanted: Callable[[Slot], bool], *, few: bool
+        self, module: nn.Module, tensors: Mapping[str, Tensor | None], wanted: Wanted, *, few: bool
     ) -> None:
         for name, tensor in tensors.items():
             if tensor is not None:
                 slot = Slot(module, name)
-                self._keep_tensor(slot, tensor, wanted(slot), few=few)
+                self._keep_tensor(slot, tensor, wanted(slot, tensor), few=few)
 
     def _keep_value(self, slot: Slot, kind: Kind, value: Any, wanted: bool, *, few: bool, deep: int) -> None:
         """Put aside a value that may change, and what it refers to."""
@@ -206,8 +215,7 @@ class Snapshot:
         elif kind is Kind.MODULE:
             self.others.append(value)
         elif kind is Kind.ARRAY:
-            if wanted or (few and value.nbytes <= SMALL):
-                self._values.append((slot.module, kind, value, value.copy()))
+            self._keep_array(slot, value, wanted, few=few)
         elif kind is Kind.GENERATOR:
             self._values.append((slot.module, kind, value, _accessors(value)[0](value)))
         elif id(value) not in self._seen:
@@ -239,6 +247,20 @@ class Snapshot:
             inside += slots.values()
         return inside
 
+    def _keep_array(self, slot: Slot, array: np.ndarray[Any, Any], wanted: bool, *, few: bool) -> None:
+        """Put aside the contents of an array: as a tensor in the same memory, if torch has its type."""
+        if (
+            array.flags.writeable
+            and array.dtype.isnative
+            and array.dtype.kind in "biufc"
+            and min(array.strides, default=0) >= 0
+        ):
+            with suppress(TypeError):
+                self._keep_tensor(slot, torch.from_numpy(array), wanted, few=few)
+                return
+        if wanted or (few and array.nbytes <= SMALL):
+            self._values.append((slot.module, Kind.ARRAY, array, array.copy()))
+
     def _keep_tensor(self, slot: Slot, tensor: Tensor, wanted: bool, *, few: bool) -> None:
         is_usual = few and tensor.nbytes <= SMALL
         if (wanted or is_usual) and id(tensor) not in self._contents and _is_writable(tensor):
@@ -257,7 +279,7 @@ class Snapshot:
             for module in self._modules:
                 self._values += [(module, Kind.MAPPING, vars(module)[name], {}) for name in HOOKS]
         contents = list(self._contents.values())
-        changes = [Change(*each.slot, each.is_usual) for each in _changed(contents)] if compare else []
+        changes = [Change(*each.slot, each.is_usual, each.is_frozen) for each in _changed(contents)] if compare else []
         owners: dict[int, nn.Module] = {}
         for owner, kind, value, copied in reversed(self._values):  # the first copy counts
             if not _is_same(kind, value, copied):
@@ -265,7 +287,7 @@ class Snapshot:
                 _restore(kind, value, copied)
         for each in contents:
             each.put_back()
-        return changes + [Change(owner, None, True) for owner in owners.values()]
+        return changes + [Change(owner, None) for owner in owners.values()]
 
 
 class _Contents:
@@ -279,6 +301,7 @@ class _Contents:
 
     def __init__(self, slot: Slot, tensor: Tensor, is_usual: bool) -> None:
         self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
+        self.is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
         self._copy = self._data.clone()
         self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +44,8 @@ class Trace:
     learns which of them change. It copies and compares all of them at evaluations 1, 2, 4, 8, … (those of a candidate
     also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have changed before.
     What first changes in between is found at the next power of two, is put back from then on, and is named in a
-    warning.
+    warning. Once a parameter has changed that needs no gradient, as in a momentum network, all such parameters are
+    copied in every evaluation.
 
     What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
     are iterators, and objects of torch and Lightning that are no modules.
@@ -70,7 +71,8 @@ class Trace:
         self._part_of: dict[int, _Part] = {}  # by the module's id, since a metric's hash changes with its state
         self._moving: set[tuple[int, str]] = set()  # the keys of slots whose tensors are known to change
         self._stateful: set[int] = set()  # the modules of torch's own whose attributes are known to change
-        self._distant: dict[int, nn.Module] = {}  # the modules that are known to change while they do not run
+        self._reaches_far = False  # whether the step changes what does not run, or needs no gradient
+        self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
 
     @contextmanager
     def removed(self, running: Collection[Candidate] | None = None) -> Iterator[None]:
@@ -80,8 +82,10 @@ class Trace:
             running: The candidates that run; without it, all of them.
         """
         everywhere = _is_power_of_two(self._beside.runs + 1)
-        if everywhere:
+        if everywhere or any(list(map(id, found.values())) != known for found, known in self._children):
             self._find_modules()
+        if self._reaches_far:
+            running = None
         ran = [self._beside, *(part for key, part in self._candidates.items() if running is None or key in running)]
         for part in ran:
             part.runs += 1
@@ -89,7 +93,7 @@ class Trace:
         snapshot = Snapshot()
         for part in compared:
             for module in part.modules:
-                snapshot.keep(module, lambda _: True)
+                snapshot.keep(module, _always)
         for part in ran:
             if part not in compared:
                 part.is_behind = True
@@ -97,13 +101,12 @@ class Trace:
                     snapshot.keep(module, self._is_moving)
                 for module in part.holders:
                     snapshot.keep_tensors(module, self._is_moving)
-        for module in self._distant.values():
-            snapshot.keep(module, self._is_moving)
         for module in snapshot.others:  # grows while modules refer to others
             if id(module) not in self._part_of and id(module) not in self._apart:
                 for each in module.modules():
                     self._add(each, self._beside)
-                    snapshot.keep(each, lambda _: True)
+                    self._beside.keepers.append(each)
+                    snapshot.keep(each, _always)
         try:
             yield
         finally:
@@ -111,8 +114,9 @@ class Trace:
             if compared:
                 self._learn(changes, ran, compared)
 
-    def _is_moving(self, slot: Slot) -> bool:
-        return slot.key in self._moving
+    def _is_moving(self, slot: Slot, tensor: Any) -> bool:
+        frozen = self._reaches_far and isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        return frozen or slot.key in self._moving
 
     def _every_part(self) -> list[_Part]:
         return [self._beside, *self._candidates.values()]
@@ -132,6 +136,8 @@ class Trace:
             if not isinstance(module, MixedOp) and id(module) not in self._apart:
                 own = owners.get(id(module), set())
                 self._add(module, own.pop() if len(own) == 1 else self._beside)
+        self._children = [(found, list(map(id, found.values()))) for found in map(_children, self._root.modules())]
+        self._choose(self._every_part())
 
     def _add(self, module: nn.Module, part: _Part) -> None:
         self._part_of[id(module)] = part
@@ -141,28 +147,35 @@ class Trace:
         """Note what changed, and warn of what may have changed before without being put back."""
         late: list[str] = []
         for change in changes:
-            part = self._part_of.get(id(change.module), self._beside)
+            part = self._part(change)
             if part not in compared:
                 continue
             runs = part in ran
-            if not runs:
-                self._distant[id(change.module)] = change.module
-            if self._note(change, runs=runs) and (part if runs else self._beside).is_behind:
+            was_copied = self._reaches_far and change.is_frozen
+            if self._note(change, runs=runs) and not was_copied and (part if runs else self._beside).is_behind:
                 late.append(self._name(change))
+        self._reaches_far |= any(change.is_frozen or self._part(change) not in ran for change in changes)
         if late:
             rank_zero_warn(
-                f"{', '.join(late)}: the step that gives the loss changes this now, and did not before. What evaluations"
-                " of architectures change is put back from now on, but in some of the last ones it may not have been"
+                f"{', '.join(late)}: what gives the loss changes this, which it did not at first. From now on it is put"
+                " back after each evaluation of an architecture, but after some of the last ones it may not have been"
             )
         for part in compared:
             part.is_behind = False
-        for part in self._every_part() if changes else compared:
+        self._choose(self._every_part() if changes else compared)
+
+    def _choose(self, parts: Iterable[_Part]) -> None:
+        """Choose the modules that are looked at in every evaluation in which they run."""
+        for part in parts:
             part.keepers, part.holders = [], []
             for module in part.modules:
                 if not _is_torchs(module) or id(module) in self._stateful:
                     part.keepers.append(module)
                 elif self._holds(module):
                     part.holders.append(module)
+
+    def _part(self, change: Change) -> _Part:
+        return self._part_of.get(id(change.module), self._beside)
 
     def _note(self, change: Change, *, runs: bool) -> bool:
         """Remember what would not be put back in every evaluation; returns whether that is new."""
@@ -184,13 +197,24 @@ class Trace:
 
     def _holds(self, module: nn.Module) -> bool:
         """Whether a module of torch's own has tensors that are put back."""
-        names = [name for name, _ in module.named_parameters(recurse=False)]
-        return any((id(module), name) in self._moving for name in names) or any(module.named_buffers(recurse=False))
+        own = list(module.named_parameters(recurse=False))
+        moving = any(self._is_moving(Slot(module, name), parameter) for name, parameter in own)
+        return moving or any(True for _ in module.buffers(recurse=False))
+
+
+def _children(module: nn.Module) -> Mapping[str, nn.Module | None]:
+    """A module's own dict of its children."""
+    found: Mapping[str, nn.Module | None] = vars(module)["_modules"]
+    return found
 
 
 def _is_torchs(module: nn.Module) -> bool:
     """Whether a module's class is torch's own: as a rule, its forward pass sets no attributes."""
     return type(module).__module__.startswith("torch.nn.")
+
+
+def _always(slot: Slot, tensor: Any) -> bool:
+    return True
 
 
 def _is_power_of_two(number: int) -> bool:
