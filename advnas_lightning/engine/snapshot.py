@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
@@ -177,6 +178,8 @@ class Snapshot:
             wanted: Whether the contents of tensors are put aside in any case. In other cases those of parameters are
                 not, nor those of large tensors and of the tensors in large containers.
         """
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            return  # what makes its parameters cannot be undone
         attributes = vars(module)
         copied = attributes.copy()
         self._modules.append(module)
@@ -262,8 +265,10 @@ class Snapshot:
             self._values.append((slot.module, Kind.ARRAY, array, array.copy()))
 
     def _keep_tensor(self, slot: Slot, tensor: Tensor, wanted: bool, *, few: bool) -> None:
+        if not (wanted or few) or id(tensor) in self._contents or not _is_writable(tensor):
+            return
         is_usual = few and tensor.nbytes <= SMALL
-        if (wanted or is_usual) and id(tensor) not in self._contents and _is_writable(tensor):
+        if wanted or is_usual:
             self._contents[id(tensor)] = _Contents(slot, tensor, is_usual)
 
     def put_back(self, *, compare: bool = False) -> list[Change]:

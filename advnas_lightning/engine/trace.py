@@ -157,7 +157,7 @@ class Trace:
         self._reaches_far |= any(change.is_frozen or self._part(change) not in ran for change in changes)
         if late:
             rank_zero_warn(
-                f"{', '.join(late)}: what gives the loss changes this, which it did not at first. From now on it is put"
+                f"{', '.join(sorted(late))}: what gives the loss changes this, which it did not at first. From now on it is put"
                 " back after each evaluation of an architecture, but after some of the last ones it may not have been"
             )
         for part in compared:
