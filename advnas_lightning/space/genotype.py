@@ -13,6 +13,7 @@ from torch import nn
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.fast_paths import restore_fast_paths
 from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
+from advnas_lightning.texts import listed, plain
 from advnas_lightning.validate import check_one_of
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -126,7 +127,7 @@ class Genotype(Mapping[str, str]):
         except ValueError:
             complete = False
         if not complete:
-            raise ValueError(f"the edges {', '.join(self)} are not those of a cell: 0->1, 0->2, 1->2, …")
+            raise ValueError(f"the edges {listed(self)} are not those of a cell: 0->1, 0->2, 1->2, …")
         return text
 
     @classmethod
@@ -217,10 +218,10 @@ class Probabilities(dict[str, dict[str, float]]):
     """
 
     def __str__(self) -> str:
-        width = max(map(len, self), default=0)
+        width = max((len(plain(edge)) for edge in self), default=0)
         return "\n".join(
-            f"{edge:<{width}}  "
-            + "  ".join(f"{name} {p:.3f}" for name, p in sorted(row.items(), key=lambda item: -item[1]))
+            f"{plain(edge):<{width}}  "
+            + "  ".join(f"{plain(name)} {p:.3f}" for name, p in sorted(row.items(), key=lambda item: -item[1]))
             for edge, row in self.items()
         )
 
@@ -247,9 +248,9 @@ def check_genotype(genotype: Genotype, candidates: Mapping[str, Sequence[str]]) 
     """
     for edge, names in candidates.items():
         if edge not in genotype:
-            raise ValueError(f"the genotype has no edge {edge!r}: it needs {', '.join(candidates)}")
+            raise ValueError(f"the genotype has no edge {edge!r}: it needs {listed(candidates)}")
         if genotype[edge] not in names:
-            raise ValueError(f"edge {edge!r} has no candidate {genotype[edge]!r}: it has {', '.join(names)}")
+            raise ValueError(f"edge {edge!r} has no candidate {genotype[edge]!r}: it has {listed(names)}")
     for edge in genotype:
         if edge not in candidates:
-            raise ValueError(f"the network has no edge {edge!r} of the genotype: it has {', '.join(candidates)}")
+            raise ValueError(f"the network has no edge {edge!r} of the genotype: it has {listed(candidates)}")

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 from rich.tree import Tree
 from torch import nn
 
@@ -19,6 +18,7 @@ from advnas_lightning.space.mixed_op import MixedOp, check_candidates, mixed_ops
 from advnas_lightning.space.patterns import matches, widened
 from advnas_lightning.space.places import Place, check_place, places, put
 from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.texts import listed, plain, rich
 
 Rule = type[nn.Module] | str | tuple[type[nn.Module], str]
 MakeCandidates = Callable[[Any], Mapping[str, nn.Module] | None]
@@ -54,7 +54,7 @@ class Replacements(Mapping[str, tuple[str, ...]]):
 
     def __str__(self) -> str:
         rows = [("module", "edge", "candidates")]
-        rows += [(name, self.edges[name], ", ".join(names)) for name, names in self.items()]
+        rows += [(plain(name), plain(self.edges[name]), listed(names)) for name, names in self.items()]
         wide, wider = (max(len(row[column]) for row in rows) for column in (0, 1))
         return "\n".join(f"{name:{wide}}  {edge:{wider}}  {names}" for name, edge, names in rows)
 
@@ -144,13 +144,13 @@ def choices(model: nn.Module) -> None:
     sharing: dict[str, list[MixedOp]] = {edge: [] for edge in space.edges}
     for op in mixed_ops(model):
         sharing[op.name].append(op)
-    tree = Tree(type(model).__name__)
+    tree = Tree(rich(type(model).__name__))
     for edge, ops in sharing.items():
-        branch = tree.add(Text(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
+        branch = tree.add(rich(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
         for name, zero in zip(ops[0].names, ops[0].zero_ops, strict=True):
             weights = nn.ModuleList(op.candidates[name] for op in ops).parameters()  # gives a shared one once
             count = _spaced(sum(weight.numel() for weight in weights))
-            branch.add(Text(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
+            branch.add(rich(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
     console = Console(highlight=False)
     console.print(tree)
     powers = Counter(len(row) for row in space.candidates if len(row) > 1)
@@ -250,8 +250,8 @@ def _check_edge(
     names = edges.setdefault(edge, tuple(candidates))
     if names != tuple(candidates):
         raise ValueError(
-            f"{place.name!r} has the candidates {', '.join(candidates)}, but its edge {edge!r} has"
-            f" {', '.join(names)}: give it another name with share, or the same candidates in the same order"
+            f"{place.name!r} has the candidates {listed(candidates)}, but its edge {edge!r} has"
+            f" {listed(names)}: give it another name with share, or the same candidates in the same order"
         )
 
 

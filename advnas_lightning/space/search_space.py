@@ -14,6 +14,7 @@ from advnas_lightning.space.gates import EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 from advnas_lightning.space.offload import DeviceCopies
+from advnas_lightning.texts import listed
 
 RAN = "The architecture was"  # the start of the note on an error in the network
 
@@ -219,4 +220,4 @@ class SearchSpace:
 
 def _describe(op: MixedOp) -> str:
     marks = [" (zero operation)" if zero else "" for zero in op.zero_ops]
-    return "{" + ", ".join(name + mark for name, mark in zip(op.names, marks, strict=True)) + "}"
+    return "{" + listed(name + mark for name, mark in zip(op.names, marks, strict=True)) + "}"

@@ -410,3 +410,14 @@ def test_a_candidate_that_holds_a_replaced_place_is_refused() -> None:
     model = small()
     message = refused(model, {"head": lambda head: {"head": head, "block": model.layers[0]}, nn.ReLU: activations})
     assert all(part in message for part in ("'block'", "'head'", "'layers.0.inner.act'", "nested")), message
+
+
+def test_what_is_compiled_already_is_refused() -> None:
+    model = nn.Sequential(torch.compile(nn.ReLU(), backend="eager"))
+    message = refused(model, {nn.ReLU: activations})
+    assert all(part in message for part in ("'0._orig_mod' is compiled", "torch.compile after make_searchable")), (
+        message
+    )
+    model = nn.Sequential(torch.jit.trace(nn.Sequential(nn.ReLU()), torch.ones(1)))
+    message = refused(model, {"0.0": activations})
+    assert all(part in message for part in ("'0.0'", "TorchScript")), message
