@@ -79,10 +79,11 @@ class RunLog(Logger):
         self.rows += 1
 
     @rank_zero_only
-    def cut(self, rows: int) -> None:
-        """Keep only the first ``rows`` rows."""
-        if rows < self.rows:
-            self._write(self._columns, self._read()[:rows])
+    def cut(self, first: int, end: int) -> None:
+        """Drop the rows from ``first`` to before ``end``."""
+        if first < end:
+            rows = self._read()
+            self._write(self._columns, rows[:first] + rows[end:])
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -18,11 +19,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.config import CONFIG_PATH
-from advnas_lightning.cli.process import lost_process
+from advnas_lightning.cli.guard import release
+from advnas_lightning.cli.process import go_on_line, lost_process
 from advnas_lightning.cli.retrain import retrain
 from advnas_lightning.cli.run import run
 from advnas_lightning.cli.sweeps import is_finished
+from advnas_lightning.folder_lock import FolderLock, is_first_process
 from advnas_lightning.runs import RunFolder
+from advnas_lightning.texts import plain
 
 # A wrong key, value, path or file raises one of these errors. HYDRA_FULL_ERROR=1 shows the traceback.
 USER_ERRORS = (
@@ -49,7 +53,7 @@ def explain(error: Exception) -> str | None:
     # Hydra wraps the error of a constructor. The last line of Hydra's own message names the key.
     message = str(error.__cause__ or error).strip().replace("\n", " ")
     key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
-    return message + (f" ({key})" if key.startswith("full_key") else "")
+    return plain(message + (f" ({key})" if key.startswith("full_key") else ""))
 
 
 def quote_cells(argument: str) -> str:
@@ -65,7 +69,13 @@ def quote_cells(argument: str) -> str:
 def main() -> None:
     """Run the command line."""
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
-    _main()
+    try:
+        _main()
+    except KeyboardInterrupt:  # while no training runs: there is nothing to save
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        release()
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
@@ -78,17 +88,19 @@ def _main(config: DictConfig) -> None:
         print(f"{os.path.relpath(folder)} has finished before")
         return
     files.error.unlink(missing_ok=True)
+    line = go_on_line(sys.argv, settings)
     try:
-        if not (is_job and files.has_summary):
-            run(config, folder)
-        if config.retrain and not config.retraining:
-            retrain(folder)
+        with FolderLock(folder) if is_job and is_first_process() else nullcontext():
+            if not (is_job and files.has_summary):
+                run(config, folder, line)
+            if config.retrain and not config.retraining:
+                retrain(folder, line)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning itself exits with the status of success
     except Exception as error:
         message = explain(error)
         if is_job:  # the sweep's other jobs go on
-            message = message or f"{type(error).__name__}: {error}".splitlines()[0]
+            message = message or plain(f"{type(error).__name__}: {error}".splitlines()[0])
             files.save_error(message, error)
             print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)
             return

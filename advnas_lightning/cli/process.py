@@ -6,14 +6,21 @@ import ctypes
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
 PACKAGE = Path(__file__).parents[1]
@@ -32,6 +39,38 @@ def quiet() -> None:
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or Path(record.pathname).is_relative_to(PACKAGE)
+
+
+def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig) -> str:
+    """What to type to go on with the run or the sweep of this command line, quoted for a POSIX shell.
+
+    Args:
+        arguments: The command line, the program's name included.
+        settings: Hydra's part of the configuration.
+
+    Example:
+        >>> from omegaconf import OmegaConf
+        >>> settings = OmegaConf.create({"mode": "RUN", "run": {"dir": "my runs/1"}})
+        >>> print(go_on_line(["advnas_lightning", "seed=1", "ckpt_path=null"], settings).partition(" -m ")[2])
+        advnas_lightning seed=1 'hydra.run.dir="my runs/1"' ckpt_path=last
+    """
+    is_sweep = settings.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
+    key, folder = ("sweep", settings.sweep.dir) if is_sweep else ("run", settings.run.dir)
+    if not re.fullmatch(r"[\w./+-]+", folder):
+        folder = QuotedString(folder, Quote.double).with_quotes()
+    target = [f"hydra.{key}.dir={folder}"]
+    if is_sweep and not settings.launcher._target_.endswith(".BasicLauncher"):
+        return f"the same line and {shlex.join(target)}"  # which the process of a job does not know
+    name, *given = arguments
+    python = "python" if _same(shutil.which("python"), sys.executable) else sys.executable
+    is_script = Path(name).is_file() and Path(name).name != "__main__.py"
+    program = [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
+    kept = [each for each in given if not re.match(rf"[+~]*(ckpt_path|hydra\.{key}\.dir)\b", each)]
+    return shlex.join([*program, *kept, *target, *([] if is_sweep else ["ckpt_path=last"])])
+
+
+def _same(one: str | None, other: str) -> bool:
+    return one is not None and Path(one).exists() and Path(one).samefile(other)
 
 
 def keep_memory() -> None:

@@ -16,11 +16,12 @@ from advnas_lightning.cli.run import run
 from advnas_lightning.runs import RunFolder
 
 
-def retrain(folder: Path) -> None:
+def retrain(folder: Path, command: str) -> None:
     """Train the result of a search from scratch, as the same command line with ``strategy=fixed`` would.
 
     Args:
         folder: The folder of the search. The training is a run of its own in the folder ``retrained`` in it.
+        command: What to type to go on, should the training be interrupted.
     """
     files = RunFolder(folder)
     training = files.retrained.path
@@ -37,7 +38,7 @@ def retrain(folder: Path) -> None:
     with open_dict(config):
         config.hydra.run.dir = str(training)
     job = run_job(
-        task_function=lambda config: run(config, training),
+        task_function=lambda config: run(config, training, command),
         config=config,
         job_dir_key="hydra.run.dir",
         job_subdir_key=None,

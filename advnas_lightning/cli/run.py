@@ -13,12 +13,13 @@ from hydra.utils import get_method, instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from advnas_lightning.callbacks.checkpoint import LastCheckpoint, intact_checkpoint
+from advnas_lightning.callbacks.checkpoint import LastCheckpoint
 from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
 from advnas_lightning.cli.config import check_trainer
+from advnas_lightning.cli.guard import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import show, summarize
 from advnas_lightning.cost.budget import ArchitectureCost
@@ -29,12 +30,13 @@ from advnas_lightning.runs import RunFolder, write_json
 from advnas_lightning.validate import check_int
 
 
-def run(config: DictConfig, folder: Path) -> dict[str, Any]:
+def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     """Search, or retrain, as a configuration says, and write the files of the run.
 
     Args:
         config: The composed configuration, see ``conf/config.yaml``.
         folder: The folder for the run's files.
+        line: What to type to go on, should the run be interrupted.
 
     Returns:
         The content of ``summary.json``.
@@ -46,7 +48,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     end_with_first_rank()
     seed_everything(config.seed, verbose=False)
     files = RunFolder(folder)
-    saving = LastCheckpoint(files.checkpoints, **config.checkpoint)
+    kept = settings_to_keep(config)
+    saving = LastCheckpoint(files.checkpoints, **config.checkpoint, settings=kept, go_on=line)
     checkpoint = find_checkpoint(config.ckpt_path, saving)
     data: LightningDataModule = instantiate(config.task.data)
     data.prepare_data()
@@ -86,28 +89,6 @@ def parallel_job(folder: Path) -> str:
     settings = HydraConfig.get()
     alone = settings.mode != RunMode.MULTIRUN or settings.launcher._target_.endswith(".BasicLauncher")
     return "" if alone else os.path.relpath(folder, settings.sweep.dir)
-
-
-def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
-    """The checkpoint from which a run goes on, or ``None``.
-
-    Args:
-        ckpt_path: The checkpoint's file. ``"last"`` stands for the newest one in the run's own folder, if it has one.
-        saving: The callback that saves the run's own checkpoints.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or if the folder has checkpoints of another run.
-    """
-    if ckpt_path == "last":
-        return saving.newest()
-    found = None if ckpt_path is None else intact_checkpoint(ckpt_path)
-    is_ours = found is not None and found.resolve().parent == saving.folder.resolve()
-    if any(saving.folder.glob("*.ckpt")) and not is_ours:
-        raise ValueError(
-            f"{saving.folder} has a run's checkpoints: go on with ckpt_path=last, or set another hydra.run.dir"
-        )
-    return found
 
 
 def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:

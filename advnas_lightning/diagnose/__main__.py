@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from lightning import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
-from advnas_lightning.callbacks.checkpoint import intact_checkpoint
+from advnas_lightning.callbacks.intact import intact_checkpoint
 from advnas_lightning.cli.config import Config
 from advnas_lightning.cli.main import USER_ERRORS, explain
 from advnas_lightning.cli.run import build_strategy

@@ -96,7 +96,7 @@ class SearchHooks(ArchitecturePolicy):
         epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
         progress = None
         if epochs is not None and epochs >= 0 and batches != float("inf") and self._loader is not None:
-            # Counted from the epochs: a run may go on with other batches, and then with another number of steps in each.
+            # Counted from the epochs, because a run may go on with other batches, and so with other steps in an epoch.
             steps = self._loader.architecture_steps
             each, with_this = (-(-steps(count) // self.accumulate) for count in (int(batches), clock.batch_idx + 1))
             before_this = steps(clock.batch_idx) // self.accumulate

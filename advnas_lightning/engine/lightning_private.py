@@ -218,6 +218,25 @@ def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint()
 
 
+def last_save(callback: ModelCheckpoint) -> dict[str, Any]:
+    """When and where a ModelCheckpoint has saved last, which it does not keep in a checkpoint.
+
+    It saves nothing at a ``global_step`` at which it has saved before. Without this a resumed run would, between two
+    batches of which the second takes no weight step.
+    """
+    return {"step": callback._last_global_step_saved, "path": callback._last_checkpoint_saved}
+
+
+def restore_last_save(callback: ModelCheckpoint, last: Mapping[str, Any]) -> None:
+    """Restore :func:`last_save`."""
+    callback._last_global_step_saved, callback._last_checkpoint_saved = last["step"], last["path"]
+
+
+def overwrites(callback: ModelCheckpoint) -> bool:
+    """Whether a ModelCheckpoint writes over a file that is there, which it keeps in a private attribute alone."""
+    return not callback._enable_version_counter
+
+
 @contextmanager
 def counted_once(trainer: Trainer) -> Iterator[None]:
     """A context for a checkpoint within an epoch, after which the batch before it is not counted twice for loggers.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.engine.optimization import Optimization
 
@@ -29,7 +27,7 @@ def plain_arguments(part: object) -> dict[str, Any]:
     Example:
         >>> from advnas_lightning import ArchitectureCost
         >>> plain_arguments(ArchitectureCost("params", budget=40))
-        {'kind': 'params', 'budget': 40, 'rate': 0.003, 'damping': 10.0}
+        {'kind': 'params', 'budget': 40.0, 'rate': 0.003, 'damping': 10.0}
     """
     names: dict[str, None] = {}
     for kind in type(part).__mro__:
@@ -67,6 +65,7 @@ def deciding_settings(
         optimizations: How the weights and the architecture move, by role.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from advnas_lightning import DARTS, MixedOp
         >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})

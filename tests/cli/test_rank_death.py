@@ -18,7 +18,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from advnas_lightning.callbacks.checkpoint import intact_checkpoint
+from advnas_lightning.callbacks.intact import intact_checkpoint
 from tests.support.ends_of_runs import assert_same_end, steps
 
 MINUTE = 60
