@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import nn
 
 from advnas_lightning.space.copying import copy_network
-from advnas_lightning.space.fast_paths import restore_fast_paths
+from advnas_lightning.space.fast_paths import restore_fast_paths, switch_off_fast_paths
 from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
 from advnas_lightning.texts import listed, plain
 from advnas_lightning.validate import check_one_of
@@ -200,6 +200,7 @@ class Genotype(Mapping[str, str]):
         if not mixed:
             raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
         check_genotype(self, {op.name: op.names for op in mixed})
+        switch_off_fast_paths(model)  # where no search has done so; the copy has them again where they are right
         network, copies = copy_network(model, {CHOSEN: self})
         for op in mixed:
             if op.device_anchor is not None and id(op) in copies:

@@ -172,6 +172,26 @@ def test_choices_by_hand_are_found_when_the_search_is_made() -> None:
     same_everywhere(spread(model), partial(padded, torch.randn(3, 4, WIDTH)))
 
 
+def test_a_network_that_was_never_searched_is_applied_alike() -> None:
+    part = layer()
+    part.activation = MixedOp("act", {"relu": part.activation, "silu": nn.SiLU()})
+    x = torch.randn(3, 4, WIDTH)
+    for name in ("relu", "silu"):
+        plain = Genotype({"act": name}).apply(spread(nn.Sequential(part))).eval()
+        with torch.no_grad(), slowly():
+            independent = plain(x)
+        with torch.no_grad():
+            torch.testing.assert_close(plain(x), independent, rtol=1e-5, atol=1e-5)
+
+
+def test_a_found_network_can_be_searched_again() -> None:
+    model = nn.Sequential(layer())
+    make_searchable(model, {"0.linear1": PARTS["linear1"]})
+    again = Genotype({"0.linear1": "other"}).apply(model)
+    make_searchable(again, {"0.linear1": PARTS["linear1"], "0.activation": PARTS["activation"]})
+    same_everywhere(spread(again), lambda network: network(torch.ones(3, 4, WIDTH).cumsum(1)))
+
+
 def test_a_transformer_with_an_encoder_and_a_decoder() -> None:
     model = nn.Transformer(WIDTH, 2, 1, 1, HIDDEN, batch_first=True)
     rules: Rules = {
