@@ -8,8 +8,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LARGEST_FILE = 2**26  # bytes; no file of settings or results comes near
-LARGEST_WHOLE_NUMBER = 2**64  # what a seed may be
+LARGEST_WHOLE_NUMBER = 2**64  # seeds are smaller
+DEEPEST = 100  # levels of nesting
+# libyaml's loader is ten times as fast, but not every build of PyYAML has it.
+YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Unreadable(ValueError):
@@ -66,7 +71,7 @@ def read_text(path: Path, *, largest: int = LARGEST_FILE) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, in which no key may occur twice and no whole number may be huge.
+    """The content of a JSON file, in which no key occurs twice, no whole number is huge, and little is nested.
 
     Raises:
         OSError: If the file cannot be read, see :func:`read_text`.
@@ -84,37 +89,75 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
-    except json.JSONDecodeError as error:
-        raise Unreadable(f"it is no JSON: {error}") from None
+        return _checked(json.loads(text, object_pairs_hook=_unique))
+    except Unreadable:
+        raise
     except RecursionError:
         raise Unreadable("it is nested too deeply") from None
+    except ValueError as error:
+        raise Unreadable(f"it is no JSON: {error}") from None
 
 
-def check_size(number: int) -> int:
-    """A whole number that is not huge. Python does not turn a huge one into a float or into text.
+def read_yaml(path: Path) -> Any:
+    r"""The content of a YAML file, for which the same holds. It has no aliases either, of which few can stand for much.
 
     Raises:
-        Unreadable: If the number is huge.
+        OSError: If the file cannot be read, see :func:`read_text`.
+        Unreadable: If it is no such YAML.
 
     Example:
-        >>> check_size(-3)
-        -3
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "file.yaml")
+        >>> path.write_text("a: &a [1, 2]\nb: [*a, *a]")
+        24
+        >>> read_yaml(path)
+        Traceback (most recent call last):
+            ...
+        advnas_lightning.reading.Unreadable: it has aliases, as in line 2
     """
-    if abs(number) > LARGEST_WHOLE_NUMBER:
-        raise Unreadable(f"it has a whole number of {number.bit_length()} bits")
-    return number
+    text = read_text(path)
+    try:
+        if "*" in text:  # to look for aliases takes time, and most files can have none
+            for event in yaml.parse(text, YamlLoader):
+                if isinstance(event, yaml.AliasEvent):
+                    raise Unreadable(f"it has aliases, as in line {event.start_mark.line + 1}")
+        return _checked(yaml.load(text, _UniqueKeys))  # this loader is a safe one
+    except Unreadable:
+        raise
+    except RecursionError:
+        raise Unreadable("it is nested too deeply") from None
+    # The constructors of dates, numbers and truth values have errors of all these kinds.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise Unreadable(f"it is no YAML: {' '.join(str(error).split())}") from None
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits) > 1000:  # Python refuses to read the number from some length on
-        raise Unreadable(f"it has a whole number of {len(digits)} digits")
-    return check_size(int(digits))
+class _UniqueKeys(YamlLoader):  # type: ignore[misc, valid-type]
+    """A safe loader that refuses a key that occurs twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        _refuse_twice(keys)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
+    _refuse_twice([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_twice(keys: list[str]) -> None:
+    if len(set(keys)) < len(keys):
         raise Unreadable(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+
+
+def _checked(content: Any, depth: int = 0) -> Any:
+    """The content, unless it has what this package could not go through, or what Python cannot write as text."""
+    if depth > DEEPEST:
+        raise Unreadable("it is nested too deeply")
+    if isinstance(content, int) and abs(content) > LARGEST_WHOLE_NUMBER:
+        raise Unreadable(f"it has a whole number of {content.bit_length()} bits")
+    inner = [*content, *content.values()] if isinstance(content, dict) else content if isinstance(content, list) else ()
+    for each in inner:
+        _checked(each, depth + 1)
     return content

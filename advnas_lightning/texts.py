@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from typing import TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from rich.text import Text
 # halves of a surrogate pair (Cs), and line and paragraph separators (Zl, Zp).
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+LITERAL: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}  # for matplotlib: a dollar is one
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes what begins like this
 TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -39,7 +41,7 @@ def plain(text: str) -> str:
 
 
 def encodable(text: str, stream: TextIO | None = None) -> str:
-    """The text as :func:`plain` gives it, in characters that a stream can write; the rest are escapes.
+    r"""The text as :func:`plain` gives it, in characters that a stream can write; the rest are escapes.
 
     Args:
         text: The text.
@@ -48,7 +50,7 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
     Example:
         >>> import io
         >>> encodable("0→1", io.TextIOWrapper(io.BytesIO(), "ascii"))
-        '0\\\\u21921'
+        '0\\u21921'
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return plain(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -62,6 +64,16 @@ def rich(text: str, stream: TextIO | None = None) -> Text:
         '[/b]'
     """
     return Text(encodable(text, stream))
+
+
+def listed(names: Iterable[str]) -> str:
+    r"""Names for a message in one line.
+
+    Example:
+        >>> print(listed(["relu", "two\nlines"]))
+        relu, two\nlines
+    """
+    return ", ".join(map(plain, names))
 
 
 def shortened(text: str, most: int) -> str:

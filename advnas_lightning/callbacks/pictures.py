@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -13,8 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.texts import LITERAL, shortened
 
 NAME = "probabilities"
+LARGEST = 200.0  # inches; a picture of 2^16 pixels is one that matplotlib cannot draw
 
 
 class ProbabilityPictures(Callback):
@@ -58,20 +61,22 @@ def draw_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> np.n
         >>> draw_probabilities({"first": {"linear": 0.9, "skip": 0.1}, "second": {"only": 1.0}}).shape
         (110, 640, 3)
     """
-    width = max(map(len, probabilities.values()))
-    table = np.full((len(probabilities), width), np.nan)
-    figure = Figure(figsize=(max(6.4, 1.1 * width), 0.3 + 0.4 * len(probabilities)), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    for row, candidates in enumerate(probabilities.values()):
-        table[row, : len(candidates)] = list(candidates.values())
-        for column, (name, probability) in enumerate(candidates.items()):
-            colour = "white" if probability > 0.5 else "black"
-            axes.text(column, row, f"{name} {probability:.2f}", color=colour, ha="center", va="center", fontsize=7)
-    axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_yticks(range(len(probabilities)), list(probabilities))
-    axes.set_xticks([])
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    width, height = max(map(len, probabilities.values())), len(probabilities)
+    table = np.full((height, width), np.nan)
+    size = min(max(6.4, 1.1 * width), LARGEST), min(0.3 + 0.4 * height, LARGEST)
+    with mpl.rc_context(LITERAL):
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
+        axes = figure.add_subplot()
+        for row, candidates in enumerate(probabilities.values()):
+            table[row, : len(candidates)] = list(candidates.values())
+            for column, (name, probability) in enumerate(candidates.items()):
+                colour, text = "white" if probability > 0.5 else "black", f"{shortened(name, 14)} {probability:.2f}"
+                axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
+        axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_yticks(range(height), [shortened(edge, 32) for edge in probabilities])
+        axes.set_xticks([])
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # [H, W, 3]
 
 

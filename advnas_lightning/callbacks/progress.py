@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.texts import encodable
 
 PERIOD = 0.25  # seconds between two drawings; a step of the toy task takes a hundredth of that time
 
@@ -38,7 +39,7 @@ def cell(search: SearchStrategy) -> str:
         >>> len(cell(RandomSearch(nn.Sequential(*edges))).split())  # a tie, broken by the seed
         2
     """
-    return " ".join(search.genotype().values())
+    return encodable(" ".join(search.genotype().values()))
 
 
 class SearchProgressBar(RichProgressBar):
@@ -111,4 +112,4 @@ class EpochLines(ProgressBar):
         }
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         parts = [self._job, place, *(f"{name} {value}" for name, value in values.items())]
-        print("  ".join(filter(None, parts)), flush=True)
+        print(encodable("  ".join(filter(None, parts))), flush=True)

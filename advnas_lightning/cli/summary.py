@@ -16,6 +16,7 @@ from rich.table import Table
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.cost.meters import count_parameters
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.texts import rich
 
 
 def summarize(
@@ -70,9 +71,12 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     for callback in callbacks:
         columns |= callback.columns(strategy)
         lines |= callback.lines(strategy)
-    table = Table(*columns, title=f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture")
+    title = f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture"
+    table = Table(title=rich(title))
+    for column in columns:
+        table.add_column(rich(column))
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
+        table.add_row(*map(rich, row))
     console.print(table)
     lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
     if strategy.cost is not None and "cost" in summary:
@@ -86,4 +90,4 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     lines["files"] = os.path.relpath(folder)
     width = max(map(len, lines))
     for name, value in lines.items():
-        console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True)
+        console.print(rich(f"{name:<{width}}  {value}"), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from advnas_lightning.diagnose.statistics import Credit, EstimatorStatistics, Truth, recommend
 from advnas_lightning.report.palette import styles
+from advnas_lightning.texts import listed, rich
 
 COLUMNS = (
     "bias", "its noise", "variance", "cosine", "draw cosine", "SNR", "s per step", "SNR per s", "cosine in 1 s",
@@ -37,9 +38,9 @@ def show(truth: Truth, statistics: Sequence[EstimatorStatistics], credit: Credit
         f" {truth.error / max(size, 1e-30):.2g} off. ‖∇θ E[L]‖ = {size:.3g}.",
         highlight=False,
     )
-    choices = ", ".join(f"{edge} {candidate}" for edge, candidate in truth.raises.items())
+    choices = listed(f"{edge} {candidate}" for edge, candidate in truth.raises.items())
     console.print(
-        f"The exact gradient raises most: {choices}. “As exact”: on how many edges an estimator's mean does the same.",
+        rich(f"The exact gradient raises most: {choices}. “As exact”: on how many edges an estimator's mean does so."),
         highlight=False,
         soft_wrap=True,
     )

@@ -13,6 +13,7 @@ from advnas_lightning.report.page import write_page
 from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.runs import Collection, collect
 from advnas_lightning.report.tables import build_table
+from advnas_lightning.texts import encodable
 
 NAMED = 10  # the terminal names at most this many broken files and folders, and the page names all
 
@@ -41,7 +42,7 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
     tables = [table for plan in TABLES if (table := build_table(plan, collection.runs)) is not None]
     for table in tables:
         for ending, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):
-            (folder / f"{table.plan.name}.{ending}").write_text(text)
+            (folder / f"{table.plan.name}.{ending}").write_text(text, encoding="utf-8")
     write_page(folder / "report.html", collection, plots, tables)
     return collection
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         collection = report(options.runs, options.output)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {encodable(str(error), sys.stderr)}", file=sys.stderr)
         sys.exit(1)
     states = [run.state for run in collection.runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
@@ -73,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if broken:
         print(f"{len(broken)} broken files or folders, {len(collection.skipped)} of them folders that were skipped:")
         for place, reason in broken[:NAMED]:
-            print(f"  {place}: {reason}")
+            print(f"  {encodable(f'{place}: {reason}')}")
         if len(broken) > NAMED:
             print(f"  and {len(broken) - NAMED} more, which the page names")
-    print(Path(options.output) / "report.html")
+    print(encodable(str(Path(options.output) / "report.html")))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+
+from advnas_lightning.texts import LITERAL, shortened
 
 NODE = {"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#33506e"}
 CHAIN_STEP = 2.0  # the distance of a chain's nodes, wide enough for the labels of its straight arrows
@@ -18,6 +22,9 @@ LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"
 SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
 CUT = {"none", "zero"}  # operations that cut an edge
 CUT_COLOUR = "#b0b0b0"
+LONGEST, LONGEST_IN_LIST, LONGEST_IN_CELLS = 32, 44, 14  # characters of a name: in a graph, in a list, in a small graph
+LETTER = 0.09  # the width of a letter in inches, at the largest size
+ROWS, MOST_ROWS = 40, 400  # of a list: side by side from the first number on, and at most the second one
 
 
 class Cell(NamedTuple):
@@ -46,6 +53,8 @@ class Cell(NamedTuple):
 def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str = "") -> None:
     """Draw a genotype into a file: as a graph if every edge is named ``source->target``, otherwise as a list.
 
+    The names may be any texts. Long ones are shown without their middle.
+
     Args:
         genotype: The candidate of each edge.
         path: The file. Its ending says the format.
@@ -58,17 +67,18 @@ def draw_genotype(genotype: Mapping[str, str], path: str | Path, *, title: str =
         >>> path.exists()
         True
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axis("off")
-    axes.set_title(title)
-    arrows = _arrows(genotype)
-    if len(arrows) == len(genotype):
-        _draw_graph(axes, arrows)
-    else:
-        rows = [[edge, candidate] for edge, candidate in genotype.items()]
-        axes.table(rows, colLabels=["edge", "candidate"], loc="center", cellLoc="left")
-    figure.savefig(path, dpi=150)
+    with mpl.rc_context(LITERAL):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axis("off")
+        axes.set_title(shortened(title, 2 * LONGEST))
+        arrows = _arrows(genotype)
+        if arrows and len(arrows) == len(genotype) and all(source != target for source, target, _ in arrows):
+            figure.set_size_inches(_size_of_graph(arrows))
+            _draw_graph(axes, arrows)
+        else:
+            _draw_list(axes, genotype)
+        figure.savefig(path, dpi=150)
 
 
 def draw_cells(cells: Sequence[Cell]) -> Figure:
@@ -90,8 +100,9 @@ def draw_cells(cells: Sequence[Cell]) -> Figure:
     for axes, cell in zip(grid.flat, cells, strict=False):
         axes.axis("off")
         short = {edge: SHORT.get(candidate, candidate) for edge, candidate in cell.genotype.items()}
-        _draw_graph(axes, _arrows(short), size=8)
-        axes.set_title(f"{cell.title}\n", loc="left", fontsize=10, fontweight="bold", color=cell.colour)
+        _draw_graph(axes, _arrows(short), size=8, longest=LONGEST_IN_CELLS)
+        title = f"{shortened(cell.title, 2 * LONGEST)}\n"
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=cell.colour)
         axes.text(0, 1.02, cell.note, transform=axes.transAxes, fontsize=8, color="#444444", va="bottom")
     return figure
 
@@ -105,7 +116,42 @@ def _arrows(genotype: Mapping[str, str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float = 10) -> None:
+def _size_of_graph(arrows: list[tuple[str, str, str]]) -> tuple[float, float]:
+    """The width and height in inches at which the names have room."""
+    depths = list(_depths(arrows).values())
+    nodes = max(len(shortened(node, LONGEST)) for source, target, _ in arrows for node in (source, target))
+    candidates = max(len(shortened(candidate, LONGEST)) for _, _, candidate in arrows)
+    width = LETTER * (nodes + candidates + 6) * (max(depths) + 1)
+    height = 0.4 * max(depths.count(depth) for depth in depths)
+    return min(max(9.0, width), 100.0), min(max(5.0, height), 100.0)
+
+
+def _draw_list(axes: Axes, genotype: Mapping[str, str]) -> None:
+    """Draw a genotype as a table, which has several columns if it is long."""
+    names = [tuple(shortened(name, LONGEST_IN_LIST) for name in pair) for pair in genotype.items()]
+    if len(names) > MOST_ROWS:
+        names = [*names[: MOST_ROWS - 1], (f"and {len(names) - MOST_ROWS + 1} more", "")]
+    columns = max(1, ceil(len(names) / ROWS))
+    height = ceil(len(names) / columns)
+    names += [("", "")] * (columns * height - len(names))
+    rows = [["edge", "candidate"] * columns]
+    rows += [[text for column in range(columns) for text in names[column * height + row]] for row in range(height)]
+    widths = [max(map(len, column)) + 4 for column in zip(*rows, strict=True)]
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.set_size_inches(max(9.0, LETTER * sum(widths)), max(5.0, 0.23 * len(rows) + 0.8))
+    share = min(1.0, 0.06 * len(rows))  # of the height
+    table = axes.table(
+        rows,
+        cellLoc="left",
+        colWidths=[width / sum(widths) for width in widths],
+        bbox=(0, (1 - share) / 2, 1, share),  # type: ignore[arg-type]
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+
+
+def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float = 10, longest: int = LONGEST) -> None:
     layers: dict[int, list[str]] = defaultdict(list)
     for node, depth in _depths(arrows).items():
         layers[depth].append(node)
@@ -141,7 +187,7 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
         axes.text(
             x0 + share * (x1 - x0),
             y0 + share * (y1 - y0) + (0.05 if above else height),
-            candidate,
+            shortened(candidate, longest),
             ha="center",
             va="bottom" if above else "center",
             bbox=None if above else LABEL,  # a background would hide the ends of the arcs
@@ -151,7 +197,7 @@ def _draw_graph(axes: Axes, arrows: list[tuple[str, str, str]], *, size: float =
         )
         heights.append(height)
     for node, (x, y) in place.items():
-        axes.text(x, y, node, ha="center", va="center", bbox=NODE, fontsize=size, zorder=4)
+        axes.text(x, y, shortened(node, longest), ha="center", va="center", bbox=NODE, fontsize=size, zorder=4)
     if chain:
         axes.set_aspect("equal")  # an arc is bent in display units, and another aspect would part it from its label
     axes.set_xlim(-0.4, step * max(layers) + 0.4)

@@ -21,6 +21,7 @@ from advnas_lightning.report.groups import Group, group
 from advnas_lightning.report.palette import Style, styles
 from advnas_lightning.report.runs import Curve, Run
 from advnas_lightning.report.statistics import quartiles
+from advnas_lightning.texts import LITERAL, shortened
 
 __all__ = ["Plot", "make_plots", "save_plot"]
 
@@ -38,8 +39,10 @@ RC_PARAMS: dict[Any, Any] = {  # matplotlib's settings for all figures
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "white",
+    **LITERAL,
 }
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+LONGEST = 60  # characters of a title or of a name in a legend
 PAPERS_ITERATIONS = 600  # the range of the paper's Figure 1
 TASKS = {
     ("toy", False): "toy",
@@ -121,12 +124,12 @@ def save_plot(plot: Plot, folder: Path) -> str:
     Returns:
         The text of the SVG. Its letters are text, not paths, and equal runs give equal files.
     """
-    plot.figure.savefig(folder / f"{plot.name}.png", dpi=200)
-    plot.figure.set_layout_engine("none")  # the layout is done, and doing it again would take time
     text = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
+    with mpl.rc_context({**RC_PARAMS, "svg.fonttype": "none", "svg.hashsalt": plot.name}):
+        plot.figure.savefig(folder / f"{plot.name}.png", dpi=200)
+        plot.figure.set_layout_engine("none")  # the layout is done, and doing it again would take time
         plot.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    (folder / f"{plot.name}.svg").write_text(text.getvalue())
+    (folder / f"{plot.name}.svg").write_text(text.getvalue(), encoding="utf-8")
     return text.getvalue()
 
 
@@ -255,7 +258,7 @@ def _typical_cell(each: Group, style: Style) -> Cell | None:
         return None
     counts = Counter(tuple(genotype.items()) for genotype in found)
     genotype, count = counts.most_common(1)[0]  # of equally common ones, the first
-    title = style.title + (f" ({each.variant})" if each.variant else "")
+    title = _title(style, each.variant)
     unfinished = sum(run.state != "finished" for run in each.runs)
     note = f"{count} of {len(found)} seeds" + (f", {unfinished} of them still searching" if unfinished else "")
     return Cell(dict(genotype), title, style.colour, note, each.strategy)
@@ -321,11 +324,12 @@ def _counts(groups: Sequence[Group], style_of: dict[str, Style]) -> str:
     if len(counts) == 1:
         text = f"n = {counts.pop()}"
     else:
-        text = "n: " + ", ".join(
-            f"{style_of[each.strategy].title}{f' ({each.variant})' if each.variant else ''} {len(each.runs)}"
-            for each in groups
-        )
+        text = "n: " + ", ".join(f"{_title(style_of[each.strategy], each.variant)} {len(each.runs)}" for each in groups)
     return text + (f"; runs that are not finished yet: {unfinished}." if unfinished else ".")
+
+
+def _title(style: Style, variant: str) -> str:
+    return shortened(style.title + (f" ({variant})" if variant else ""), LONGEST)
 
 
 def _draw(
@@ -339,7 +343,7 @@ def _draw(
         axes.remove()
     handles: dict[tuple[str, str], Line2D] = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
-        axes.set_title(panel.title, loc="left")
+        axes.set_title(shortened(panel.title, LONGEST), loc="left")
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
         if panel.warmup is not None:
@@ -351,16 +355,18 @@ def _draw(
             handles.setdefault((each.strategy, each.variant), line)
         if panel.x_label.endswith(("epoch", "iteration")):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    titles = [style_of[strategy].title + (f" ({variant})" if variant else "") for strategy, variant in handles]
+    titles = [_title(style_of[strategy], variant) for strategy, variant in handles]
     width = max(map(len, titles))
     legend = figure.legend(
         list(handles.values()),
-        titles,
+        [""] * len(titles),  # matplotlib 3.8 leaves out what begins with an underscore
         loc="outside lower center",
         ncols=max(1, min(len(titles), 5 if columns > 1 else 3, 120 // (width + 8))),
         handlelength=2.4,
     )
     legend.set_gid("legend")
+    for text, title in zip(legend.get_texts(), titles, strict=True):
+        text.set_text(title)
     return figure, tuple(dict.fromkeys(strategy for strategy, _ in handles))
 
 

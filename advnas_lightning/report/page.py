@@ -17,6 +17,7 @@ from advnas_lightning.report.palette import rank, styles
 from advnas_lightning.report.runs import Collection, Run
 from advnas_lightning.report.tables import Table
 from advnas_lightning.runs import CHECKPOINTS, CONFIG, HYDRA, OVERRIDES
+from advnas_lightning.texts import plain
 
 __all__ = ["write_page"]
 
@@ -56,11 +57,11 @@ def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, s
         runs=[_listed(run, path.parent) for run in collection.runs],
         broken=[(_shown(folder), reason) for folder, reason in collection.broken],
     )
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
 
 
 def _part(name: str) -> Markup:
-    return Markup((Path(__file__).parent / name).read_text())
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def _inline(plot: Plot, svg: str) -> Markup:
@@ -72,10 +73,15 @@ def _inline(plot: Plot, svg: str) -> Markup:
         height -= legend.get_window_extent().transformed(plot.figure.dpi_scale_trans.inverted()).y1 * 72
     svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r'<g id="strategy--(.+?)--\d+-\w+">', r'<g data-strategy="\1">', svg)
-    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
-    svg = svg.replace("url(#", f"url(#{plot.name}-").replace('href="#', f'href="#{plot.name}-')
+    svg = re.sub(r"<[^>]*>", lambda tag: _renamed(tag[0], plot.name), svg)
     head = f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plot.name}">'
     return Markup(head + svg)
+
+
+def _renamed(tag: str, name: str) -> str:
+    """A tag whose ids, and references to ids, begin with a name."""
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    return tag.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
 
 
 def _listed(run: Run, page: Path) -> dict[str, Any]:
@@ -100,7 +106,9 @@ def _listed(run: Run, page: Path) -> dict[str, Any]:
         "result": value,
         "result_text": "" if value is None else f"{value:.4g} {unit}",
         "settings": " ".join(run.overrides),
-        "links": [(_label(name), quote(os.path.relpath(run.folder / name, page))) for name in _ordered(run.files)],
+        "links": [
+            (_label(name), quote(os.fsencode(os.path.relpath(run.folder / name, page)))) for name in _ordered(run.files)
+        ],
         "problems": run.problems,
     }
 
@@ -111,12 +119,11 @@ def _ordered(files: Sequence[str]) -> list[str]:
 
 
 def _label(name: str) -> str:
-    return {CONFIG: "config", OVERRIDES: "overrides"}.get(
-        name, name.removeprefix(f"{HYDRA}/").removeprefix(f"{CHECKPOINTS}/")
-    )
+    short = name.removeprefix(f"{HYDRA}/").removeprefix(f"{CHECKPOINTS}/")
+    return {CONFIG: "config", OVERRIDES: "overrides"}.get(name, plain(short))
 
 
 def _shown(folder: Path) -> str:
     """The folder's path, relative to the current folder if it lies in it."""
     relative = os.path.relpath(folder)
-    return relative if not relative.startswith("..") else str(folder)
+    return plain(relative if not relative.startswith("..") else str(folder))

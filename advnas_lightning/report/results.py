@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advnas_lightning.published import Published
+from advnas_lightning.reading import Unreadable
 from advnas_lightning.report.groups import Group, group
 from advnas_lightning.report.palette import rank
 from advnas_lightning.report.plans import Plan
-from advnas_lightning.report.runs import Run, Unreadable, read_run
+from advnas_lightning.report.runs import Run, read_run
 from advnas_lightning.report.statistics import Interval, Paired, bootstrap_interval, mean_and_deviation, paired
 
 __all__ = ["Result", "Row", "retrainings", "rows_of"]
@@ -109,10 +110,10 @@ def retrainings(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run.strategy != "fixed" or run.origin is None:
             continue
-        folder = (run.origin if run.origin.is_dir() else run.origin.parent).resolve()
         try:
+            folder = (run.origin if run.origin.is_dir() else run.origin.parent).resolve()
             search = known.get(folder) or read_run(folder)
-        except (OSError, Unreadable):
+        except (OSError, RuntimeError, Unreadable):  # links in a circle raise a RuntimeError
             continue
         found.append(replace(run, strategy=search.strategy, seed=search.seed))
     return found

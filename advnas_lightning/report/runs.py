@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from advnas_lightning.reading import Unreadable, read_json, read_text, read_yaml
 from advnas_lightning.runs import (
     CHECKPOINTS,
     CHOICES,
@@ -30,6 +30,7 @@ from advnas_lightning.runs import (
     decides_result,
     flatten,
 )
+from advnas_lightning.texts import plain
 
 __all__ = ["Collection", "Curve", "Run", "collect", "find_folders", "read_run"]
 
@@ -41,23 +42,12 @@ CURVES = {
     "entropy": "epoch",
     "seconds": "epoch",
 }
-# libyaml's loader is ten times as fast, but not every build of PyYAML has it.
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LONGEST = 10**7  # epochs; a figure has a place for each of them
+LARGEST_LOG = 2**30  # bytes of metrics.csv
+LARGEST = 1e30  # of a value in a figure; matplotlib cannot place a far larger one, and there is a gap
 
 State = Literal["finished", "unfinished", "failed"]
 Content = TypeVar("Content")
-
-
-class Unreadable(ValueError):
-    """A file is broken. The message says how.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> read_run(Path(mkdtemp()))
-        Traceback (most recent call last):
-            ...
-        advnas_lightning.report.runs.Unreadable: .hydra/config.yaml is missing
-    """
 
 
 class Curve(NamedTuple):
@@ -139,7 +129,11 @@ class Run:
     @cached_property
     def binding(self) -> dict[str, str]:
         """The settings, as texts, that decide what a run with this seed finds."""
-        return {key: str(value) for key, value in self.settings.items() if decides_result(key, repetitions=True)}
+        return {
+            plain(key): plain(str(value))
+            for key, value in self.settings.items()
+            if decides_result(key, repetitions=True)
+        }
 
     @property
     def epochs(self) -> int:
@@ -182,28 +176,45 @@ def collect(places: Iterable[str | Path]) -> Collection:
     Args:
         places: The runs' folders, or folders that contain some at any depth. A file stands for its folder.
     """
-    runs, skipped, seen = [], [], set()
+    runs: list[Run] = []
+    skipped: list[tuple[Path, str]] = []
+    seen = set()
+
+    def skip(error: OSError) -> None:
+        skipped.append((Path(error.filename), _described(error)))
+
     for place in map(Path, places):
-        if not place.exists():
-            skipped.append((place, "there is no such folder"))
+        try:
+            if not place.exists():
+                skipped.append((place, "there is no such folder"))
+                continue
+        except OSError as error:
+            skip(error)
             continue
-        for folder in find_folders(place if place.is_dir() else place.parent):
+        for folder in find_folders(place if place.is_dir() else place.parent, skip):
             real = folder.resolve()
             if real in seen:
                 continue
             seen.add(real)
             try:
                 runs.append(read_run(folder))
-            except (OSError, Unreadable) as error:
+            except OSError as error:
+                skip(error)
+            except Unreadable as error:
                 skipped.append((folder, str(error)))
     return Collection(tuple(sorted(runs, key=lambda run: str(run.folder))), tuple(skipped))
 
 
-def find_folders(place: Path) -> Iterator[Path]:
-    """The folders in and below ``place`` that have the files of a run, in order."""
-    for folder, inside, files in os.walk(place):
+def find_folders(place: Path, skip: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The folders in and below ``place`` that have the files of a run, in order.
+
+    Args:
+        place: The folder to look in.
+        skip: A function that is called with the error of each folder that cannot be looked into.
+    """
+    for folder, inside, files in os.walk(place, onerror=skip):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name != CHECKPOINTS)
-        if {SUMMARY, GENOTYPE, METRICS} & set(files) or os.path.exists(os.path.join(folder, CONFIG)):
+        if {SUMMARY, GENOTYPE, METRICS} & set(files) or os.path.lexists(os.path.join(folder, CONFIG)):
             yield Path(folder)
 
 
@@ -222,19 +233,22 @@ def read_run(folder: Path) -> Run:
             return read(folder / name)
         except FileNotFoundError:
             return default
-        except (OSError, Unreadable) as error:
-            problems.append(f"{name}: {error}")
+        except OSError as error:
+            problems.append(f"{name}: {_described(error)}")
+            return default
+        except Unreadable as error:
+            problems.append(f"{name}: {plain(str(error))}")
             return default
 
-    if not (folder / CONFIG).exists():
-        raise Unreadable(f"{CONFIG} is missing")
     try:
-        settings = _by_dotted_key(_read_yaml(folder / CONFIG))
+        settings = _by_dotted_key(read_yaml(folder / CONFIG))
+    except FileNotFoundError:
+        raise Unreadable(f"{CONFIG} is missing") from None
     except Unreadable as error:
-        raise Unreadable(f"{CONFIG}: {error}") from None
+        raise Unreadable(f"{CONFIG}: {plain(str(error))}") from None
     nothing: dict[str, Any] = {}
-    summary = attempt(_read_json, SUMMARY, nothing)
-    found = attempt(_read_json, GENOTYPE, nothing)
+    summary = attempt(_summary, SUMMARY, nothing)
+    found = attempt(_object, GENOTYPE, nothing)
     genotypes = {kind: found[kind] for kind in ("argmax", "process_best") if _is_genotype(found.get(kind))}
     if found and "argmax" not in genotypes:
         problems.append(f"{GENOTYPE}: it has no architecture under 'argmax'")
@@ -247,60 +261,55 @@ def read_run(folder: Path) -> Run:
     retrained = isinstance(origin, str) and not origin.strip().startswith(("|", "{"))
     choices: dict[str, Any] = {}
     if retrained or not {"strategy", "task"} <= summary.keys():
-        choices = _by_dotted_key(attempt(_read_yaml, CHOICES, {}))
+        choices = attempt(lambda path: _by_dotted_key(read_yaml(path)), CHOICES, choices)
     names = {name: summary.get(name) or choices.get(f"hydra.runtime.choices.{name}") for name in ("strategy", "task")}
     for name, value in names.items():
         if not isinstance(value, str):
             reason = "; ".join(problems) or f"{SUMMARY} and {CHOICES} are missing"
             raise Unreadable(f"which {name} it was cannot be told: {reason}")
     seed = summary.get("seed", settings.get("seed"))
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or isinstance(seed, bool):
         raise Unreadable(f"{CONFIG}: seed={seed!r} is no whole number")
-    overrides: Any = attempt(_read_yaml, OVERRIDES, None)
+    overrides: Any = attempt(read_yaml, OVERRIDES, None)
     errors = [name for name in files if name.startswith(Path(ERROR).stem)]
     return Run(
         folder=folder,
-        strategy=str(names["strategy"]),
-        task=str(names["task"]),
+        strategy=plain(str(names["strategy"])),
+        task=plain(str(names["task"])),
         seed=seed,
         state="finished" if summary else "failed" if errors else "unfinished",
         settings=settings,
-        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (),
+        overrides=tuple(plain(str(each)) for each in overrides) if isinstance(overrides, list) else (),
         summary=summary,
         genotypes=genotypes,
         curves=curves,
         files=files,
         problems=tuple(problems),
         changed=max(((folder / name).stat().st_mtime for name in files if (folder / name).exists()), default=0.0),
-        origin=Path(choices.get("hydra.runtime.cwd", ""), str(origin)) if retrained else None,
+        origin=Path(str(choices.get("hydra.runtime.cwd", "")), str(origin)) if retrained else None,
     )
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except UnicodeDecodeError:
-        raise Unreadable("it is no text") from None
+def _described(error: OSError) -> str:
+    return error.strerror or type(error).__name__
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise Unreadable(f"it is no JSON: {error}") from None
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise Unreadable("it is no JSON object")
     return content
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(_text(path), Loader)  # this loader is a safe one
-    except yaml.YAMLError as error:
-        raise Unreadable(f"it is no YAML: {' '.join(str(error).split())}") from None
+def _summary(path: Path) -> dict[str, Any]:
+    content = _object(path)
+    epochs = content.get("epochs", 0)
+    if not isinstance(epochs, int) or not 0 <= epochs <= LONGEST:
+        raise Unreadable(f"epochs={epochs!r} is no number of epochs")
+    return content
 
 
 def _by_dotted_key(content: Any) -> dict[str, Any]:
@@ -311,22 +320,23 @@ def _by_dotted_key(content: Any) -> dict[str, Any]:
 
 
 def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
-    lines = _text(path).splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()  # this line is still being written
-    rows = csv.reader(lines)
-    header = next(rows, [])
-    places = {name: (header.index(name), header.index(x)) for name, x in CURVES.items() if {name, x} <= set(header)}
-    points: dict[str, dict[float, float]] = {name: {} for name in places}
-    for number, row in enumerate(rows, start=2):
-        try:
+    text = read_text(path, largest=LARGEST_LOG)
+    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))  # the last line may still be being written
+    points: dict[str, dict[float, float]] = {}
+    try:
+        header = next(rows, [])
+        places = {name: (header.index(name), header.index(x)) for name, x in CURVES.items() if {name, x} <= set(header)}
+        points = {name: {} for name in places}
+        for row in rows:
             for name, (at, x_at) in places.items():
                 if row[at]:
+                    x, y = float(row[x_at]) + (CURVES[name] == "epoch"), float(row[at])
+                    if not 0 <= x <= (LONGEST if CURVES[name] == "epoch" else LARGEST):
+                        raise ValueError
                     # The evaluation at the end of a run logs the last step a second time. The first value counts.
-                    points[name].setdefault(float(row[x_at]) + (CURVES[name] == "epoch"), float(row[at]))
-        except (IndexError, ValueError):
-            problems.append(f"{METRICS}: line {number} is broken, and what follows is left out")
-            break
+                    points[name].setdefault(x, y if abs(y) <= LARGEST else np.nan)
+    except (IndexError, ValueError, csv.Error):
+        problems.append(f"{METRICS}: line {rows.line_num} is broken, and what follows is left out")
     return {
         name: Curve(np.array(sorted(curve)), np.array([curve[x] for x in sorted(curve)]))
         for name, curve in points.items()
@@ -343,7 +353,12 @@ def _files(folder: Path) -> Iterator[str]:
         inside = folder / place
         if inside.is_dir():
             with os.scandir(inside) as entries:
-                names = sorted(
-                    entry.name for entry in entries if entry.is_file() and not entry.name.endswith(UNFINISHED)
-                )
+                names = sorted(entry.name for entry in entries if _is_file(entry))
             yield from (f"{place}/{name}" if place else name for name in names)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file() and not entry.name.endswith(UNFINISHED)
+    except OSError:  # links in a circle
+        return False

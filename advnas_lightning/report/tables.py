@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from advnas_lightning.report.plans import Plan
 from advnas_lightning.report.results import Result, Row, rows_of
 from advnas_lightning.report.runs import Run
 from advnas_lightning.report.statistics import Interval, Paired, mean_and_deviation
+from advnas_lightning.texts import csv_field, latex, markdown
 
 __all__ = ["Field", "Table", "build_table"]
 
@@ -142,7 +142,9 @@ class Table:
     def to_markdown(self) -> str:
         """The table in Markdown, with its notes."""
         lines = [f"**{self.plan.title}**", "", _pipes(self.header), "| --- " * len(self.header) + "|"]
-        lines += [_pipes([field.text for field in self.fields(row)]) for row in self.rows]
+        for row in self.rows:
+            name, *others = (field.text for field in self.fields(row))
+            lines.append(_pipes([markdown(name), *others]))
         return "\n".join([*lines, "", *(f"* {note}" for note in self.notes)]) + "\n"
 
     def to_csv(self) -> str:
@@ -157,7 +159,7 @@ class Table:
                 span = (compared.interval if compared else None) or (None, None)
                 few = "no runs" if not result.values else _few(len(result.values), self.plan.seeds)
                 writer.writerow(
-                    [row.strategy, row.variant, name, len(result.values), self.plan.seeds]
+                    [csv_field(row.strategy), csv_field(row.variant), name, len(result.values), self.plan.seeds]
                     + [" ".join(map(str, result.values)), " ".join(map(str, row.epochs)), self.plan.their_epochs]
                     + [result.mean, result.deviation, low, high]
                     + [
@@ -175,19 +177,19 @@ class Table:
         """The table as LaTeX's ``table``, which needs the package booktabs."""
         measures, extra = self.plan.measures, bool(self.plan.their_parameters)
         width = 3 + len(self._paper)  # the number of columns of a measure
-        groups = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{_tex(measure.title)}}}" for measure in measures)
+        groups = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{latex(measure.title)}}}" for measure in measures)
         size = rf"\multicolumn{{{1 + extra}}}{{c}}{{parameters (M)}}"
         ends = [f"{4 + width * index}-{3 + width * (index + 1)}" for index in range(len(measures))]
         columns = ["ours", r"95\,\% interval", *self._paper, "$-$ AdvantageNAS"]
         below = ["strategy", "$n$", "epochs", *columns * len(measures)]
         below += ["ours", "paper"] if extra else ["ours"]
-        body = [" & ".join(_tex(field.text) for field in self.fields(row)) + r" \\" for row in self.rows]
+        body = [" & ".join(latex(field.text) for field in self.fields(row)) + r" \\" for row in self.rows]
         return "\n".join(
             [
                 r"% needs \usepackage{booktabs,graphicx}",
                 r"\begin{table}",
                 r"  \centering",
-                rf"  \caption{{{_tex(self.plan.title.partition(': ')[2])}. {_tex(' '.join(self.notes))}}}",
+                rf"  \caption{{{latex(self.plan.title.partition(': ')[2])}. {latex(' '.join(self.notes))}}}",
                 rf"  \label{{tab:{self.plan.name}}}",
                 r"  \resizebox{\linewidth}{!}{%",
                 rf"  \begin{{tabular}}{{l{'r' * (len(below) - 1)}}}",
@@ -253,18 +255,4 @@ def _comparison(compared: Paired | None) -> str:
 
 
 def _pipes(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
-
-
-def _tex(text: str) -> str:
-    r"""Escape a text for LaTeX.
-
-    Example:
-        >>> print(_tex("93.76 ± 0.00, −1 %, a_b"))
-        93.76 $\pm$ 0.00, $-$1 \%, a\_b
-    """
-    text = re.sub(r"([%&#_${}])", r"\\\1", text)
-    special = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "ⁿ": "$^n$", "“": "``", "”": "''", "~": r"\~{}"}
-    for character, command in special.items():
-        text = text.replace(character, command)
-    return text
+    return "| " + " | ".join(texts) + " |"
