@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -14,7 +14,7 @@ from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.hyperparameters import SharedHyperparameters
 from advnas_lightning.engine.steps import Term
-from advnas_lightning.engine.tracking import ProcessBest
+from advnas_lightning.engine.tracking import ProcessBest, widen_buffers
 from advnas_lightning.space.genotype import Genotype, Probabilities
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_one_of, check_seed
@@ -125,6 +125,10 @@ class ArchitecturePolicy(SharedHyperparameters):
     def most_probable_choice(self) -> list[int]:
         """The arg max_j θ_ij per edge; ties are broken by ``seed``."""
         return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        widen_buffers(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     # -- what most strategies need -------------------------------------------------------------------------------------
 

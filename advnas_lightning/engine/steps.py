@@ -79,7 +79,7 @@ class ArchitectureStep:
             parameters = self.policy.architecture_parameters()
             before = [parameter.detach().clone() for parameter in parameters]
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = self.evaluator.precision.scaled(gradient)
+                parameter.grad = self.evaluator.precision.scaled(gradient.to(parameter.dtype))
             closure = ComputedClosure(trials[0].loss, self.optimization.optimizer, self._refuse)
             self.policy.step_architecture(self.optimization.optimizer, closure)
             self.optimization.optimizer.zero_grad()

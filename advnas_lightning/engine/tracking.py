@@ -62,9 +62,7 @@ class ProcessBest(nn.Module):
                 self.loss = torch.where(better, trial.loss, self.loss)  # in the wider of their types
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        saved = state_dict.get(f"{prefix}loss")
-        if saved is not None:  # as wide as it was saved
-            self.loss = self.loss.to(torch.promote_types(self.loss.dtype, saved.dtype))
+        widen_buffers(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -155,6 +153,28 @@ class EpochMeans:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Restore the sums of :meth:`state_dict`."""
         self._sums = {name: (total.to(device), count) for name, (total, count) in state.items()}
+
+
+def widen_buffers(module: nn.Module, state: dict[str, Any], prefix: str = "") -> None:
+    """Give a module's own buffers the types that they are loaded from, where those are wider.
+
+    Losses in double precision make buffers wider in the course of a run, and loading copies into what there is.
+
+    Args:
+        module: The module that is about to be loaded.
+        state: The state dict.
+        prefix: What stands before the buffers' names in it.
+
+    Example:
+        >>> best = ProcessBest(edges=2)
+        >>> widen_buffers(best, {"loss": torch.tensor(0.5, dtype=torch.float64)})
+        >>> best.loss.dtype
+        torch.float64
+    """
+    for name, buffer in module.named_buffers(recurse=False):
+        saved = state.get(prefix + name)
+        if isinstance(saved, Tensor):
+            setattr(module, name, buffer.to(torch.promote_types(buffer.dtype, saved.dtype)))
 
 
 def finite_parts(trials: Sequence[Trial]) -> list[Tensor]:

@@ -75,6 +75,7 @@ class PARSEC(SearchStrategy):
             scale = trials[0].size if self.scale == "batch" else float(self.scale)
             return -self._weighted(functional.importance_weights(losses, scale), draws)
         place = self.architecture_steps % self.samples
+        self.kept_losses = self.kept_losses.to(torch.promote_types(self.kept_losses.dtype, losses.dtype))
         self.kept_draws[place], self.kept_losses[place] = draws[0], losses[0]
         if place < self.samples - 1:
             return None
