@@ -49,7 +49,7 @@ class Kind(Enum):
 
 
 # How the state of a random number generator is read and set.
-GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
     np.random.Generator: (lambda own: own.bit_generator.state, lambda own, state: _set_numpy(own, state)),
     np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),

@@ -64,8 +64,7 @@ class Trace:
     """
 
     def __init__(self, root: nn.Module, apart: Iterable[nn.Module] = ()) -> None:
-        self._root = root
-        self._apart = {id(each): each for module in apart for each in module.modules()}
+        self._root, self._apart = root, list(apart)
         self._beside = _Part()
         self._candidates: dict[Candidate, _Part] = {}
         self._part_of: dict[int, _Part] = {}  # by the module's id, since a metric's hash changes with its state
@@ -73,6 +72,14 @@ class Trace:
         self._stateful: set[int] = set()  # the modules of torch's own whose attributes are known to change
         self._reaches_far = False  # whether the step changes what does not run, or needs no gradient
         self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
+        self._ignored: set[int] = set()
+
+    def __getstate__(self) -> tuple[nn.Module, list[nn.Module]]:
+        """A copy has learned nothing: it is of other modules."""
+        return self._root, self._apart
+
+    def __setstate__(self, state: tuple[nn.Module, list[nn.Module]]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     @contextmanager
     def removed(self, running: Collection[Candidate] | None = None) -> Iterator[None]:
@@ -102,7 +109,7 @@ class Trace:
                 for module in part.holders:
                     snapshot.keep_tensors(module, self._is_moving)
         for module in snapshot.others:  # grows while modules refer to others
-            if id(module) not in self._part_of and id(module) not in self._apart:
+            if id(module) not in self._part_of and id(module) not in self._ignored:
                 for each in module.modules():
                     self._add(each, self._beside)
                     self._beside.keepers.append(each)
@@ -132,8 +139,9 @@ class Trace:
         self._part_of.clear()
         for part in self._every_part():
             part.modules.clear()
+        self._ignored = {id(each) for module in self._apart for each in module.modules()}
         for module in self._root.modules():
-            if not isinstance(module, MixedOp) and id(module) not in self._apart:
+            if not isinstance(module, MixedOp) and id(module) not in self._ignored:
                 own = owners.get(id(module), set())
                 self._add(module, own.pop() if len(own) == 1 else self._beside)
         self._children = [(found, list(map(id, found.values()))) for found in map(_children, self._root.modules())]
@@ -157,8 +165,8 @@ class Trace:
         self._reaches_far |= any(change.is_frozen or self._part(change) not in ran for change in changes)
         if late:
             rank_zero_warn(
-                f"{', '.join(sorted(late))}: what gives the loss changes this, which it did not at first. From now on it is put"
-                " back after each evaluation of an architecture, but after some of the last ones it may not have been"
+                f"{', '.join(sorted(late))}: what gives the loss changes this, and did not at first. From now on it is"
+                " put back after each evaluation of an architecture; after some of the last ones it may not have been"
             )
         for part in compared:
             part.is_behind = False

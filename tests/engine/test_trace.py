@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable
@@ -128,9 +129,14 @@ def test_frozen_parameters_and_what_does_not_run_are_put_back_once_one_of_them_h
 
 def test_an_error_within_an_evaluation_leaves_no_trace_either() -> None:
     module = Caching()
-    with pytest.raises(KeyError), Trace(module).removed():
-        module()
-        raise KeyError
+
+    def evaluation() -> None:
+        with Trace(module).removed():
+            module()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        evaluation()
     assert module.cache is not None
 
 
@@ -255,3 +261,17 @@ def test_an_evaluation_begins_where_the_weight_step_ended(accumulate: int, fit: 
     fit(search, pair(2, 2))
     assert seen == (3 * [2] + 3 * [3] if accumulate == 1 else 3 * [3, 4])
     assert search.model.count == 2
+
+
+def test_a_copy_of_a_search_learns_anew(fit: Fit) -> None:
+    search = search_of(make())
+    fit(search, pair(2, 2))
+    copied = copy.deepcopy(search)
+    start = {name: value.clone() for name, value in copied.model.state_dict().items()}
+    weight = copied.model.net[0].weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            with copied.trace.removed():
+                weight.data.add_(1)
+    assert all(torch.equal(value, start[name]) for name, value in copied.model.state_dict().items())
