@@ -192,6 +192,9 @@ class Genotype(Mapping[str, str]):
         such as the attention map of the last pass, are copied without it. Hooks on modules go with the copy, and those
         on parameters do not. What cannot be copied, such as an open file, is shared, and a warning names it.
 
+        An edge returns tensors of its own, and a plain ``nn.Identity`` returns its input: where a network changes that
+        in place and uses the input again, the copy computes something else, see :class:`MixedOp`.
+
         Raises:
             ValueError: The model has no edge; an edge of one is missing in the other; or the model does not have the
                 candidate.

@@ -28,6 +28,11 @@ class MixedOp(nn.Module):
     candidate returns share its one gate. Everything else is passed through and must be equal for all candidates that
     run. Tensors inside other objects get no gate.
 
+    What an edge returns lies in memory of its own, so that what follows may change it in place: where a candidate
+    returns its input, as ``nn.Identity`` does, the edge returns a copy. A found network has the candidate itself and
+    copies nothing. Where it changes what an identity has returned and then uses what the identity was given, write
+    ``y = y + 1`` instead of ``y += 1``.
+
     Code that reads an attribute of a module, such as ``in_features``, can read it of an edge: the plain value that the
     candidates have in common which the bound architecture runs. Where none is bound it is that of the module that
     ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Nothing can be computed with
