@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from operator import is_
-from types import CellType, FunctionType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -42,19 +42,21 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
         >>> torch.equal(copied[0].last, layer.last), copied[0].last.requires_grad, copies[id(layer)] is copied[0]
         (True, False, True)
     """
+    shared: dict[str, Any] = {}
     with _WithoutGraphs():
-        try:
-            copies = {**memo}
-            copied = copy.deepcopy(model, copies)
-        except Exception:
-            shared = list(_uncopyable(model, memo, "", set()))
-            if any(isinstance(value, nn.Module | Tensor) for _, value in shared):
-                raise
-            copies = {**memo, **{id(value): value for _, value in shared}}
-            copied = copy.deepcopy(model, copies)
-            names = [name for name, value in shared if not isinstance(value, ModuleType)]
-            if names:
-                warnings.warn(f"a copied network shares what cannot be copied: {', '.join(names)}", stacklevel=3)
+        while True:
+            given = {**memo, **{id(value): value for value in shared.values()}}
+            try:
+                copied = copy.deepcopy(model, copies := {**given})
+                break
+            except Exception:
+                more = dict(_uncopyable(model, given, "", {}))
+                if not more or any(isinstance(value, nn.Module | Tensor) for value in more.values()):
+                    raise
+                shared |= more
+    names = [name for name, value in shared.items() if not isinstance(value, ModuleType)]
+    if names:
+        warnings.warn(f"a copied network shares what cannot be copied: {', '.join(names)}", stacklevel=3)
     rebound = _Rebound(copies)
     for module in copied.modules():
         rebound.inside(vars(module))
@@ -96,31 +98,45 @@ class _WithoutGraphs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _uncopyable(value: Any, memo: Mapping[Any, Any], name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Yield the innermost objects in a value that cannot be copied, with their names."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
+def _uncopyable(
+    value: Any, memo: Mapping[Any, Any], name: str, known: dict[int, tuple[Any, bool]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the innermost objects in a value that cannot be copied, with their names.
+
+    An object is noted by its id: itself, so that it lives on, and whether it cannot be copied.
+    """
     try:
+        known[id(value)] = value, False
         copy.deepcopy(value, {**memo})
         return
     except Exception as error:
-        reason = error
-    inner: list[tuple[str, Any]] = []
+        known[id(value)], reason = (value, True), error
+    inside = list(_inside(value, name))
+    for key, item in inside:
+        if id(item) not in known:
+            yield from _uncopyable(item, memo, key, known)
+    if not any(known[id(item)][1] for _, item in inside):
+        yield f"{name.removeprefix('.')} ({reason})", value
+
+
+def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield what ``copy.deepcopy`` copies of an object, with the names."""
     if isinstance(value, Mapping):
-        inner = [(f"{name}[{key!r}]", item) for key, item in value.items()]
+        yield from ((f"{name}[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
-        inner = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-    elif not isinstance(value, ModuleType) and hasattr(value, "__dict__"):
-        children = dict(value.named_children()) if isinstance(value, nn.Module) else {}
-        own = {key: item for key, item in vars(value).items() if not children or key != "_modules"}
-        inner = [(f"{name}.{key}", item) for key, item in {**own, **children}.items()]
-    found = [pair for key, item in inner for pair in _uncopyable(item, memo, key, seen)]
-    try:
-        copy.deepcopy(value, {**memo, **{id(item): item for _, item in found}})
-    except Exception:
-        found = []  # it is not for these alone
-    yield from found or [(f"{name.removeprefix('.')} ({reason})", value)]
+        yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
+    elif isinstance(value, MethodType):
+        yield name, value.__self__
+    else:
+        with suppress(Exception):  # as of a lock, which has no inside
+            # Not all that it has: a LightningModule leaves out its trainer.
+            _, arguments, *state = value.__reduce_ex__(4)
+            yield from ((name, item) for item in arguments)
+            for each in state[0] if state and isinstance(state[0], tuple) else state[:1]:
+                own = {key: item for key, item in (each or {}).items() if key != "_modules"}
+                yield from ((f"{name}.{key}", item) for key, item in own.items())
+            if isinstance(value, nn.Module):
+                yield from ((f"{name}.{key}", module) for key, module in value.named_children())
 
 
 class _Rebound:

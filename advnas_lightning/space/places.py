@@ -9,8 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from advnas_lightning.space.copying import HOOKS
 from advnas_lightning.space.mixed_op import MixedOp
+
+# Attributes of all modules: the hooks that a choice takes over, with what belongs to them, and those that stay.
+MOVED = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_backward_hooks", "_is_full_backward_hook"),
+)
+KEPT = ("_forward_pre_hooks", "_backward_pre_hooks")
 
 
 class Place(NamedTuple):
@@ -79,7 +85,7 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
     """
     keepers = [model, *(place.module for place in places(model, ops) if id(place.module) not in ops)]
     for place in {id(place.module): place for place in reversed(found)}.values():  # the first one of each module
-        warn_of_hooks(place, ops[id(place.module)])
+        move_hooks(place, ops[id(place.module)])
     for place in found:
         setattr(place.parent, place.key, ops[id(place.module)])
     for keeper in keepers:
@@ -94,26 +100,35 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
                 kept[key] = tuple(ops.get(id(item), item) for item in value)
 
 
-def warn_of_hooks(place: Place, op: MixedOp) -> None:
-    """Warn of hooks that a replaced module has: they do not run with the other candidates.
+def move_hooks(place: Place, op: MixedOp) -> None:
+    """Let a choice have the hooks of the module that it replaces, so that they run with all candidates.
 
-    The hooks by which ``torch.nn.utils`` computes a module's weight are its own affair.
+    A hook before the pass stays with the module, as it may compute its weight; a warning says so, unless it is one of
+    ``torch.nn.utils``.
 
     Args:
         place: The place.
         op: What stands there from now on.
 
     Example:
-        >>> net = nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2)))
+        >>> net = nn.Sequential(nn.Tanh())
+        >>> handle = net[0].register_forward_hook(lambda module, inputs, output: output + 1)
         >>> (place,) = places(net)
-        >>> warn_of_hooks(place, MixedOp("edge", {"own": net[0], "skip": nn.Identity()}))
+        >>> edge = MixedOp("edge", {"own": net[0], "skip": nn.Identity()})
+        >>> move_hooks(place, edge)
+        >>> len(edge._forward_hooks), len(net[0]._forward_hooks)
+        (1, 0)
     """
-    hooks = [hook for kind in HOOKS for hook in vars(place.module).get(kind, {}).values()]
-    if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
-        where = "go with it" if op.original is None else f"stay with its candidate {op.original!r}"
+    old, new = vars(place.module), vars(op)
+    for name in MOVED:
+        if old.get(name):  # the dicts themselves, which the handles of the hooks know
+            old[name], new[name] = new[name], old[name]
+    before = [hook for name in KEPT for hook in old.get(name, {}).values()]
+    if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in before):
+        where = "goes with it" if op.original is None else f"stays with its candidate {op.original!r}"
         warnings.warn(
-            f"{place.name!r} has hooks, and they {where}: register them after make_searchable, if they are for all"
-            " candidates",
+            f"{place.name!r} has a hook before its pass, and it {where}: register it after make_searchable, if it is"
+            " for all candidates",
             stacklevel=4,
         )
 

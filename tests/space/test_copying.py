@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torchmetrics import MeanMetric
@@ -233,6 +234,33 @@ def test_what_cannot_be_copied_is_shared_and_named(tmp_path: Path) -> None:
     assert found.file is layer.file
     assert found.numbers is layer.numbers
     assert found.linear.weight is not layer.linear.weight
+
+
+def test_a_lock_beside_hooks_and_modules_that_refer_to_each_other() -> None:
+    class Locked(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()), [self]
+            self.net[0].register_forward_hook(self.see)
+            self.lock = threading.Lock()
+
+        def see(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+            with self.lock:
+                self.last = output
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) + self.last
+
+    model = Locked()
+    make_searchable(model, {"net.1": lambda own: {"own": own, "tanh": nn.Tanh()}})
+    genotype = Genotype({"net.1": "tanh"})
+    with pytest.warns(UserWarning, match=r"^a copied network shares what cannot be copied: lock \("):
+        plain = genotype.apply(model)
+    x = torch.randn(3, WIDTH)
+    y = model.net[0](x)
+    assert torch.equal(plain(x), y.tanh() + y)
+    assert plain.last is not model.last
+    assert plain.seen == [plain]
 
 
 def test_a_module_that_cannot_be_copied_says_so_itself() -> None:

@@ -326,14 +326,55 @@ def test_a_choice_reaches_what_a_module_keeps_of_its_children() -> None:
     assert plain[0].pair[0] is plain[0].second
 
 
+def test_hooks_run_with_all_candidates(recwarn: pytest.WarningsRecorder) -> None:
+    class Sees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.seen, self.gradients = nn.ReLU(), None, 0
+            self.handle = self.act.register_forward_hook(self.see)
+            self.act.register_forward_hook(lambda module, given, named, y: y + 1, with_kwargs=True, always_call=True)
+            self.act.register_full_backward_hook(self.count)
+
+        def see(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.seen = output
+
+        def count(self, *_: Any) -> None:
+            self.gradients += 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.act(x)
+            return y * self.seen if self.handle is not None else y
+
+    model = nn.Sequential(Sees())
+    make_searchable(model, {nn.ReLU: lambda old: {"relu": old, "tanh": nn.Tanh()}})
+    assert not recwarn
+    space = SearchSpace(model)
+    x = torch.randn(5, requires_grad=True)
+    for choice, expected in enumerate((x.relu(), x.tanh())):
+        plain = space.genotype([choice]).apply(model)
+        with space.bind(space.one_hot([choice])):
+            bound = model(x)
+        torch.testing.assert_close(bound, (expected + 1) * expected)
+        torch.testing.assert_close(plain(x), bound)
+        plain[0].gradients = model[0].gradients = 0
+        plain(x).sum().backward()
+        assert (plain[0].gradients, model[0].gradients) == (1, 0)
+        bound.sum().backward()
+        assert (plain[0].gradients, model[0].gradients) == (1, 1)
+    model[0].handle.remove()
+    model[0].handle = None
+    with space.bind(space.one_hot([1])):
+        torch.testing.assert_close(model(x), x.tanh() + 1)
+
+
 def test_hooks_that_only_one_candidate_has_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
     model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3)), nn.Linear(3, 3), nn.Linear(3, 3))
     make_searchable(model, {nn.Linear: lambda old: {"old": old, "skip": nn.Identity()}})
     assert not recwarn
-    for kept, where in ((True, "stay with its candidate 'old'"), (False, "go with it")):
+    for kept, where in ((True, "stays with its candidate 'old'"), (False, "goes with it")):
         model = nn.Sequential(nn.Linear(3, 3))
-        model[0].register_forward_hook(lambda module, inputs, output: None)
-        with pytest.warns(UserWarning, match=f"'0' has hooks, and they {where}"):
+        model[0].register_forward_pre_hook(lambda module, inputs: None)
+        with pytest.warns(UserWarning, match=f"'0' has a hook before its pass, and it {where}"):
             make_searchable(model, {"0": lambda old, kept=kept: {"old": old if kept else nn.Identity()}})
 
 
