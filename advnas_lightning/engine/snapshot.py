@@ -68,7 +68,6 @@ _KINDS: list[tuple[Any, Kind]] = [  # the first one that fits
 ]
 _known: dict[type, Kind] = {}
 _MISSING: Any = object  # stands for an attribute that is not set; a class is a constant
-_COPIES: dict[Kind, Callable[[Any], Any]] = {Kind.MAPPING: dict, Kind.SEQUENCE: list, Kind.SET: set}
 
 
 def kind_of(cls: type) -> Kind:
@@ -230,7 +229,8 @@ class Snapshot:
                 deep -= 1
             else:
                 if kind is not Kind.TUPLE:
-                    self._values.append((slot.module, kind, value, _COPIES[kind](value)))
+                    copied = dict(value) if kind is Kind.MAPPING else set(value) if kind is Kind.SET else list(value)
+                    self._values.append((slot.module, kind, value, copied))
                 inside = value.values() if kind is Kind.MAPPING else value
                 few = few and len(inside) <= FEW
             for item in inside:

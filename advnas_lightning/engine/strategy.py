@@ -144,8 +144,10 @@ class SearchStrategy(SearchHooks):
         else:
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
         trainer = partial(attached_trainer, self)
+        self.ranks, self.means = Ranks(trainer), EpochMeans()
         apart = [self.best, self.objective, *([] if cost is None else [cost])]
-        self.ranks, self.trace, self.means = Ranks(trainer), Trace(self, apart), EpochMeans()
+        keeps_something = not type(self).__module__.startswith("advnas_lightning.")  # its author may use it in loss
+        self.trace = Trace(self, apart) if keeps_something else Trace(self.model)
         precision = Precision(trainer)
         self.evaluator = Evaluator(
             space,

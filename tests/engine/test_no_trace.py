@@ -62,7 +62,15 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert same, place
 
 
-@pytest.mark.parametrize("name", ENGINES)
+def engines(*without: str) -> list[Any]:
+    """The strategies: those whose architecture steps differ most, and the others in the slow tests."""
+    first = ("advantage", "advantage-exact", "counterfactual", "parsec", "darts-second_order")
+    return [
+        pytest.param(name, marks=() if name in first else pytest.mark.slow) for name in ENGINES if name not in without
+    ]
+
+
+@pytest.mark.parametrize("name", engines())
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_is_left_as_if_there_were_no_architecture_steps(kind: type[Keeping], name: str, fit: Fit) -> None:
     if name == "darts-second_order" and kind is Switching:
@@ -77,7 +85,7 @@ def test_a_module_is_left_as_if_there_were_no_architecture_steps(kind: type[Keep
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", [name for name in ENGINES if name not in NOT_ONE])
+@pytest.mark.parametrize("name", engines(*NOT_ONE))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_at_rest_is_plain_training(kind: type[Keeping], name: str, fit: Fit) -> None:
     if name == "darts-second_order" and kind is Switching:
