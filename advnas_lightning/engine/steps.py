@@ -361,8 +361,9 @@ class Term(Protocol):
         >>> from advnas_lightning import ArchitectureCost, MixedOp, SearchSpace
         >>> cost = ArchitectureCost("params", penalty=0.1)
         >>> cost.attach(SearchSpace(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})))
-        >>> isinstance(cost, Term)
-        True
+        >>> term: Term = cost
+        >>> term.best_choice([0], torch.zeros(1, 2))  # there is no budget
+        [0]
     """
 
     @property
