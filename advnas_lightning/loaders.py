@@ -70,6 +70,7 @@ class SearchLoader(CombinedLoader):
         self._passes: dict[str, _Pass] = {}
         self._before_fetch: dict[str, Any] | None = None  # is set only where Lightning fetches ahead
         self._place: dict[str, Any] | None = None  # the place that the next batch continues from
+        self._goes_on = False  # whether the next batch is the first one after go_on_from
 
     @classmethod
     def wrap(cls, loaders: Any) -> SearchLoader:
@@ -116,9 +117,10 @@ class SearchLoader(CombinedLoader):
         Args:
             used: The number of batches of the running epoch that were used; ``None`` between epochs.
         """
+        has_begun = self._index == 0 and bool(self._passes)  # as at the start of a training, before the first batch
         return {
             "generators": {key: _states(loader) for key, loader in self.iterables.items()},
-            "running": None if used is None else self._running(used),
+            "running": self._running(used or 0) if has_begun or used is not None else None,
         }
 
     def go_on_from(self, place: dict[str, Any]) -> None:
@@ -129,7 +131,7 @@ class SearchLoader(CombinedLoader):
         """
         for key, loader in self.iterables.items():
             _set_states(loader, place["generators"].get(key, []))
-        self._place = place["running"]
+        self._place, self._goes_on = place["running"], True
 
     def _running(self, used: int) -> dict[str, Any]:
         if self._before_fetch is not None and self._index == used + 1:
@@ -140,6 +142,8 @@ class SearchLoader(CombinedLoader):
         self._epoch = self._alternate() if self.alternate else self._pair()
         self._index = 0 if self._place is None else self._place["index"]
         self._passes = {}
+        if "weights" in self.iterables and not self._goes_on:
+            self._pass("weights")  # it draws a number now, before what runs at the start of a training draws any
         return self
 
     def __next__(self) -> tuple[dict[str, Any], int, int]:
@@ -157,7 +161,7 @@ class SearchLoader(CombinedLoader):
             if self.fetches_ahead:
                 self._before_fetch = {**self._running(self._index), "rng": rng.collect()}
             batch = next(self._epoch)
-        self._index += 1
+        self._index, self._goes_on = self._index + 1, False
         return batch, self._index - 1, 0
 
     def _next_from(self, place: dict[str, Any]) -> dict[str, Any]:

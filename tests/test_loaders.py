@@ -318,3 +318,40 @@ def test_fast_dev_run(make_search: Make, make_loaders: Make, fit: Fit) -> None:
     search: AdvantageNAS = make_search("advantage")
     fit(search, make_loaders(), make_loaders()["architecture"], fast_dev_run=True)
     assert (search.weight_steps, search.architecture_steps) == (1, 1)
+
+
+class Drawing:
+    """Draws a number when a pass begins, and one for each batch, as a DataLoader does that shuffles."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[float]:
+        self.begun.append(float(torch.rand(())))
+        return (float(torch.rand(())) for _ in range(2))
+
+
+def test_a_pass_begins_when_lightning_begins_it_and_again_from_a_checkpoint_of_that_moment() -> None:
+    torch.manual_seed(0)
+    expected = [float(number) for number in torch.rand(6)]
+    torch.manual_seed(0)
+    loader = SearchLoader({"weights": (drawing := Drawing())})
+    iter(loader)  # as before the first hook of a training
+    assert drawing.begun == expected[:1]
+    place = loader.place(None)
+    rest = [next(loader)[0]["weights"] for _ in range(2)]
+    assert rest == expected[1:3]
+    assert batches(loader) == [{"weights": number} for number in expected[4:6]]
+
+    torch.manual_seed(1)
+    again = SearchLoader({"weights": (drawing := Drawing())})
+    again.go_on_from(place)
+    iter(again)
+    assert drawing.begun == []
+    torch.manual_seed(0)
+    torch.rand(1)  # what the checkpoint has: the numbers after the first one
+    assert [next(again)[0]["weights"] for _ in range(2)] == rest
+    assert drawing.begun == expected[:1]

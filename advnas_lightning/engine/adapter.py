@@ -143,7 +143,11 @@ class Adapter:
     def configure_callbacks(self) -> list[Callback]:
         """The module's own callbacks, and one that forwards the hooks of the loops."""
         own = self.call("configure_callbacks")
-        return [*([own] if isinstance(own, Callback) else own), _LoopHooks(self)]
+        return [*([own] if isinstance(own, Callback) else own), self.loop_hooks()]
+
+    def loop_hooks(self) -> Callback:
+        """What forwards the hooks of the loops to the module."""
+        return _LoopHooks(self)
 
     def _calling(self, step: str) -> Callable[..., Any]:
         calling = partial(self.call, step)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +21,7 @@ from advnas_lightning.engine.lightning_private import attached_trainer, wrap_tra
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
+from advnas_lightning.engine.rate_finding import RateFinding
 from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
 from advnas_lightning.engine.settings import deciding_settings
 from advnas_lightning.engine.stepping import ScheduleSteps
@@ -61,6 +63,7 @@ class SearchHooks(ArchitecturePolicy):
     between_batches: Callable[[], None] | None = None  # is called between two batches when no step is half done
     _resumption: Resumption
     schedule_steps: ScheduleSteps
+    rate_finding: RateFinding | None = None
     _validation: Validation
     _loader: SearchLoader | None = None
 
@@ -78,7 +81,8 @@ class SearchHooks(ArchitecturePolicy):
     @property
     def searching(self) -> bool:
         """Whether θ moves in the current epoch."""
-        return self.searches and self.current_epoch >= self.warmup_epochs
+        is_finding = self.rate_finding is not None and self.rate_finding.is_running
+        return self.searches and self.current_epoch >= self.warmup_epochs and not is_finding
 
     @property
     def trains_weights(self) -> bool:
@@ -164,7 +168,10 @@ class SearchHooks(ArchitecturePolicy):
 
     def configure_callbacks(self) -> list[Callback]:
         """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
-        check_trainer_options(self.trainer)
+        check_trainer_options(self.trainer, rate=self.rate_finding is not None)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LearningRateFinder) and self.rate_finding is not None:
+                self.rate_finding.let(callback, self)
         self.clean_hyperparameters()
         if self.trainer.state.fn == "fit":
             self.clock = SearchClock()
@@ -235,6 +242,8 @@ class SearchHooks(ArchitecturePolicy):
         if self.cost is not None:
             self.cost.foresee(self.model, self.warmup_epochs - self.current_epoch)
         self._resumption.start(self.trainer)
+        if self.rate_finding is not None:
+            self.rate_finding.begin(self.trainer)
 
     def on_after_backward(self) -> None:
         """Average the gradients of offloaded candidates over ranks, which DDP leaves to the search."""

@@ -85,7 +85,7 @@ def parse_optimizers(configured: Any) -> tuple[list[Optimizer], list[LRScheduler
 def without_optimizer(trainer: Trainer, optimizer: Optimizer) -> Iterator[None]:
     """A context in which the Trainer has not this optimizer, nor its schedules.
 
-    Lightning's properties for them cannot be set without wrapping all optimizers anew.
+    Lightning's property for them cannot be set without wrapping all optimizers anew.
 
     Raises:
         MisconfigurationException: Within the context, the Trainer got other ones.

@@ -49,6 +49,24 @@ class OwnOptimizers:
         finally:
             self._is_hiding = False
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context in which the Trainer has these alone, and may exchange them; afterwards it has all."""
+        trainer, optimizer = self._trainer(), self._hidden.made
+        if trainer is None or optimizer is None:
+            yield
+            return
+        strategy = trainer.strategy
+        optimizers, schedules = strategy.optimizers, strategy.lr_scheduler_configs
+        strategy.optimizers = [each for each in optimizers if each is not optimizer]
+        strategy.lr_scheduler_configs = [each for each in schedules if each.scheduler.optimizer is not optimizer]
+        self._is_hiding = True
+        try:
+            yield
+        finally:
+            self._is_hiding = False
+            strategy.optimizers, strategy.lr_scheduler_configs = optimizers, schedules
+
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Add what is hidden to a checkpoint that is saved within the context."""
         trainer, optimizer = self._trainer(), self._hidden.made

@@ -20,6 +20,7 @@ from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, Op
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
+from advnas_lightning.engine.rate_finding import RateFinding
 from advnas_lightning.engine.resume import Resumption
 from advnas_lightning.engine.schedules import SchedulerFactory
 from advnas_lightning.engine.stepping import ScheduleSteps
@@ -130,6 +131,8 @@ class SearchStrategy(SearchHooks):
         self.optimizations = {"weights": weights, "architecture": architecture}
         self.weight_steps = self.skipped_weight_steps = 0
         self.trainee: PlainModel | Adapter
+        trainer = partial(attached_trainer, self)
+        optimizers = OwnOptimizers(trainer, architecture)
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
             self.trainee = Adapter(
                 self.model,
@@ -137,13 +140,12 @@ class SearchStrategy(SearchHooks):
                 is_silent=self.is_evaluating,
                 bound=self.bound,
                 no_trace=self.no_trace,
-                optimizers=OwnOptimizers(partial(attached_trainer, self), architecture),
+                optimizers=optimizers,
                 leave_epoch=self.leave_epoch,
             )
             self.trainee.install(self, SearchHooks)
         else:
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
-        trainer = partial(attached_trainer, self)
         self.ranks, self.means = Ranks(trainer), EpochMeans()
         apart = [self.best, self.objective, *([] if cost is None else [cost])]
         keeps_something = not type(self).__module__.startswith("advnas_lightning.")  # its author may use it in loss
@@ -167,6 +169,9 @@ class SearchStrategy(SearchHooks):
         self._resumption = Resumption(self, self.means)
         self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
         self._validation = Validation(self.objective)
+        if isinstance(self.trainee, Adapter):
+            paused, hooks = self._resumption.paused, self.trainee.loop_hooks
+            self.rate_finding = RateFinding(self.trainee.module, weights, optimizers, paused, hooks)
 
     # -- what a user calls or overrides --------------------------------------------------------------------------------
 

@@ -7,7 +7,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
-from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+)
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -20,8 +25,12 @@ AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
 )
 
 
-def check_trainer_options(trainer: Trainer) -> None:
+def check_trainer_options(trainer: Trainer, *, rate: bool) -> None:
     """Refuse options that work under automatic optimization alone, before Lightning refuses them in other words.
+
+    Args:
+        trainer: The Trainer of a search.
+        rate: Whether there is a learning rate that Lightning can find.
 
     Raises:
         MisconfigurationException: The Trainer is to clip or accumulate gradients, or has such a callback.
@@ -39,6 +48,11 @@ def check_trainer_options(trainer: Trainer) -> None:
         )
     for callback in options.callbacks:
         reject_callback(callback)
+        if isinstance(callback, LearningRateFinder) and not rate:
+            raise MisconfigurationException(
+                f"{type(callback).__name__} sees the loss that training_step of a LightningModule returns, and here"
+                " there is none, because the search has a loss of its own: compare a few rates in weight_optimizer=…"
+            )
 
 
 def reject_callback(callback: Callback) -> None:

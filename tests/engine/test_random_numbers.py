@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from advnas_lightning import Fixed, Genotype
+from tests.support.classifier import GENOTYPE, Classifier, assert_same_state, loader, make
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -42,3 +47,19 @@ def test_building_a_strategy_draws_no_global_random_numbers(engine: str, small_n
     torch.manual_seed(3)
     make_search(engine, model)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "hook", ["setup", "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_epoch_end"]
+)
+def test_a_modules_hooks_draw_what_they_draw_alone(hook: str, shuffle: bool, fit: Fit) -> None:
+    def reset(self: LightningModule, *_: Any, **__: Any) -> None:
+        nn.init.normal_(self.net[0].weight)
+
+    kind = type("Drawing", (Classifier,), {hook: reset})
+    alone, search = Genotype(GENOTYPE).apply(make(kind)), Fixed(make(kind), genotype=GENOTYPE)
+    for module in (alone, search):
+        torch.manual_seed(0)
+        fit(module, loader(shuffle=shuffle), max_epochs=2)
+    assert_same_state(search.model, alone)
