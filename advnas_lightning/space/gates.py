@@ -54,6 +54,7 @@ class EdgePlan:
         """
         assert self.gates is not None
         gates = self.gates
+        self.check_dense(outputs)
         if len(self.paths) < len(gates):
             gates = torch.stack([gates[path] for path in self.paths])  # indexing with a list would wait for the device
         images = is_channels_last(outputs[0])
@@ -65,6 +66,18 @@ class EdgePlan:
             mixed = gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())
         mixed = mixed.view_as(outputs[0]).to(dtype)
         return mixed.permute(0, 3, 1, 2) if images else mixed
+
+    def check_dense(self, outputs: Sequence[Tensor]) -> None:
+        """Refuse what has no product with a gate.
+
+        Raises:
+            ValueError: A tensor is sparse or nested.
+        """
+        if any(output.layout is not torch.strided or output.is_nested for output in outputs):
+            raise ValueError(
+                f"a candidate of edge {self.edge!r} returns a sparse or nested tensor, which can have no gate: return a"
+                " dense one"
+            )
 
 
 @dataclass
@@ -251,6 +264,8 @@ def structure(value: Any, leaf: Callable[[Any], Any] = lambda value: type(value)
         [torch.Size([2, 3]), 'str']
     """
     if isinstance(value, Tensor):
+        if value.is_nested:  # each of its samples has a size of its own
+            return value.dtype, "nested"
         return value.shape if is_floating(value) else (value.dtype, value.shape)
     if isinstance(value, tuple):
         return tuple([structure(item, leaf) for item in value])

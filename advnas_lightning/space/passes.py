@@ -91,6 +91,7 @@ class EdgePass:
         plan, outputs = self.plan, list(floating_tensors(output))
         if not outputs:
             return output
+        plan.check_dense(outputs)
         if output is outputs[0] and plan.inactive != "outputs":  # a tensor, as nearly always: the short way
             return OneHotGates.apply(plan.gates, plan, None, 1, output)[0]
         arguments: list[Any] = []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from advnas_lightning import Architecture, MixedOp, SearchSpace
+from tests.support.refusals import one_line
 from tests.support.scaled_space import (
     Parts,
     Ragged,
@@ -275,3 +276,32 @@ def test_a_counterfactual_output_of_another_shape_is_refused() -> None:
         pytest.raises(ValueError, match=r"'a' differ in their outputs"),
     ):
         edge(torch.ones(2, 3)).sum().backward()
+
+
+# -- what can have no gate -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inactive", ["none", "ones", "outputs", None])
+@pytest.mark.parametrize("kind", ["sparse", "compressed", "nested", "within"])
+def test_sparse_and_nested_outputs_are_refused_where_gates_are_differentiated(kind: str, inactive: Any) -> None:
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            if kind == "nested":
+                return torch.nested.as_nested_tensor([x[0], x[1]])
+            sparse = (2 * x).to_sparse_csr() if kind == "compressed" else (2 * x).to_sparse()
+            return {"first": x + 1, "rest": [sparse]} if kind == "within" else sparse
+
+    edge = MixedOp("a", {"one": Other(), "two": Other()})
+    space = SearchSpace(edge)
+    architecture = space.one_hot([0])
+    if inactive is None:
+        architecture = Architecture(torch.full((1, 2), 0.5), space.all_paths)
+    else:
+        architecture = replace(architecture, inactive=inactive)
+    with (
+        one_line("edge 'a'", "sparse or nested"),
+        space.bind(architecture, architecture.gates.clone().requires_grad_()),
+    ):
+        edge(torch.ones(2, 3))
+    with space.bind(space.one_hot([0])):  # a weight step needs no gate
+        edge(torch.ones(2, 3))
