@@ -1,6 +1,7 @@
 """The command line of a diagnosis, which compares the estimators of ∇θ on a search.
 
     python -m advnas_lightning.diagnose ckpt_path=RUN/checkpoints/last.ckpt [strategies=a,b,…] [draws=N] [batches=N]
+        [trust=true]
     python -m advnas_lightning.diagnose task=linear
 
 It prints a table and a recommendation, and writes ``diagnosis.json``, ``.png`` and ``.svg`` into the folder ``output``.
@@ -28,39 +29,71 @@ from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.diagnose.linear import linear
 from advnas_lightning.diagnose.output import draw, show
 from advnas_lightning.diagnose.quality import ESTIMATORS, check_settings, diagnose_fit
+from advnas_lightning.diagnose.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.reading import read_yaml
 from advnas_lightning.runs import RunFolder, write_json
-from advnas_lightning.validate import check_int
+from advnas_lightning.validate import check_bool, check_int
 
 OPTIONS: dict[str, Any] = {
     "ckpt_path": None, "task": None, "strategies": None, "draws": 200, "batches": 4, "progress": 0.5, "seed": 0,
-    "exact_draws": 2000, "output": "diagnosis", "threads": None,
+    "exact_draws": 2000, "output": "diagnosis", "threads": None, "trust": False,
 }  # fmt: skip
 
 
-def load(path: str | Path) -> tuple[SearchStrategy, LightningDataModule]:
+def load(path: str | Path, *, trust: bool = False) -> tuple[SearchStrategy, LightningDataModule]:
     """The search as a checkpoint of its run has saved it, and its data.
+
+    The configuration in the folder of the run names the classes that are made. A folder from somebody else may name any
+    function, so that by default only this package's classes and PyTorch's optimizers are made.
 
     Args:
         path: The checkpoint, in the folder of its run.
+        trust: Whether to make whatever the configuration names, such as a task of one's own.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, or if it is not in the folder of a run.
+        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
+            other classes.
     """
     checkpoint = intact_checkpoint(path)
     settings = RunFolder(checkpoint.resolve().parents[1]).config
     if not settings.is_file():
         raise ValueError(f"ckpt_path={path} is of no run's folder: {settings} is missing")
     # The configuration of an older run lacks newer settings.
-    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(settings))
+    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings))
     assert isinstance(config, DictConfig)
+    if not trust:
+        config = without_strangers(config, settings)
     data: LightningDataModule = instantiate(config.task.data)
     data.prepare_data()
     data.setup("fit")
     search = build_strategy(config, data)
     search.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return search, data
+
+
+def read_settings(path: Path) -> DictConfig:
+    """The content of a run's configuration.
+
+    Raises:
+        ValueError: If it cannot be read, or is no mapping.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "config.yaml")
+        >>> _ = path.write_text("seed: 3")
+        >>> read_settings(path).seed
+        3
+    """
+    try:
+        read_yaml(path)  # refuses what would wait or take all memory
+        content = OmegaConf.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, DictConfig):
+        raise ValueError(f"{path} cannot be read: it is no mapping")
+    return content
 
 
 def read_options(arguments: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = linear(options["strategies"], options["draws"], options["seed"], folder)
             write_json(folder / "diagnosis.json", found)
         else:
-            search, data = load(options["ckpt_path"])
+            search, data = load(options["ckpt_path"], trust=check_bool("trust", options["trust"]))
             names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
             on_progress = partial(print, "…", file=sys.stderr, flush=True)
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
