@@ -351,7 +351,11 @@ class _Redirection:
         return MethodType(type(self._module).log, memo[id(self._module)])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MethodType, (type(self._module).log, self._module)
+        return _own_log, (self._module,)
+
+
+def _own_log(module: LightningModule) -> Any:
+    return MethodType(type(module).log, module)
 
 
 def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int) -> Any:

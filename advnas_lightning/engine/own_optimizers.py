@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lightning import Trainer
+from torch.optim import Optimizer
 
 from advnas_lightning.engine.lightning_private import without_optimizer
 from advnas_lightning.engine.optimization import Optimization
@@ -29,7 +30,13 @@ class OwnOptimizers:
 
     def __init__(self, trainer: Callable[[], Trainer | None], hidden: Optimization) -> None:
         self._trainer, self._hidden = trainer, hidden
-        self._is_hiding = False
+
+    def _places(self) -> tuple[Trainer, Optimizer, bool] | None:
+        """The Trainer, what is to be hidden, and whether the Trainer shows it; ``None`` if one of them is not there."""
+        trainer, optimizer = self._trainer(), self._hidden.made
+        if trainer is None or optimizer is None:
+            return None
+        return trainer, optimizer, any(each is optimizer for each in trainer.strategy.optimizers)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -38,38 +45,31 @@ class OwnOptimizers:
         Raises:
             MisconfigurationException: Within the context, the Trainer got other ones.
         """
-        trainer, optimizer = self._trainer(), self._hidden.made
-        if trainer is None or optimizer is None or self._is_hiding:
+        places = self._places()
+        with without_optimizer(*places[:2]) if places is not None and places[2] else nullcontext():
             yield
-            return
-        self._is_hiding = True
-        try:
-            with without_optimizer(trainer, optimizer):
-                yield
-        finally:
-            self._is_hiding = False
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A context in which the Trainer has these alone, and may exchange them; afterwards it has all."""
-        trainer, optimizer = self._trainer(), self._hidden.made
-        if trainer is None or optimizer is None:
+        places = self._places()
+        if places is None:
             yield
             return
+        trainer, optimizer, _ = places
         strategy = trainer.strategy
         optimizers, schedules = strategy.optimizers, strategy.lr_scheduler_configs
         strategy.optimizers = [each for each in optimizers if each is not optimizer]
         strategy.lr_scheduler_configs = [each for each in schedules if each.scheduler.optimizer is not optimizer]
-        self._is_hiding = True
         try:
             yield
         finally:
-            self._is_hiding = False
             strategy.optimizers, strategy.lr_scheduler_configs = optimizers, schedules
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Add what is hidden to a checkpoint that is saved within the context."""
-        trainer, optimizer = self._trainer(), self._hidden.made
-        if self._is_hiding and trainer is not None and optimizer is not None and "optimizer_states" in checkpoint:
-            checkpoint["optimizer_states"].append(trainer.strategy.optimizer_state(optimizer))
-            checkpoint["lr_schedulers"] += [each.scheduler.state_dict() for each in self._hidden.schedules]
+        places = self._places()
+        if places is None or places[2] or "optimizer_states" not in checkpoint:
+            return
+        checkpoint["optimizer_states"].append(places[0].strategy.optimizer_state(places[1]))
+        checkpoint["lr_schedulers"] += [each.scheduler.state_dict() for each in self._hidden.schedules]

@@ -203,6 +203,16 @@ class ArchitecturePolicy(SharedHyperparameters):
             for edge, names, row in zip(self.space.edges, self.space.candidates, rows, strict=True)
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state with the generator as bytes, which every process can read."""
+        return {**super().__getstate__(), "generator": self.generator.get_state().numpy().tobytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`__getstate__`."""
+        generator = torch.Generator()
+        generator.set_state(torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8))
+        super().__setstate__({**state, "generator": generator})
+
     # -- what was found ------------------------------------------------------------------------------------------------
 
     def argmax_choice(self) -> list[int]:
