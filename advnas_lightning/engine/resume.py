@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from advnas_lightning import rng
+from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
 from advnas_lightning.engine.lightning_private import (
     add_to_epoch_logs,
     batches_used,
@@ -26,6 +27,7 @@ from advnas_lightning.runs import differences
 from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
+WAITING = ("rng", "loader", "partial_epoch", "buffers")  # is restored when training begins
 
 
 class PartialEpoch:
@@ -104,6 +106,7 @@ class Resumption:
         """
         checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy, "settings": dict(settings)}
         checkpoint["rng"] = rng.collect()
+        checkpoint["buffers"] = collect_buffers(self._module, checkpoint["state_dict"])
         used = batches_used(trainer)
         if used is not None:
             checkpoint["partial_epoch"] = self._partial_epoch.collect(trainer, self._module, self._means)
@@ -119,7 +122,7 @@ class Resumption:
             optimizers: Whether to take the optimizers' states out of it, too. Lightning would move all of them to the
                 device; an optimizer puts each part beside its weight.
         """
-        self._waiting = {key: checkpoint[key] for key in ("rng", "loader", "partial_epoch") if key in checkpoint}
+        self._waiting = {key: checkpoint[key] for key in WAITING if key in checkpoint}
         if "loader" in checkpoint:
             self._waiting["sizes"] = checkpoint["search"].get("sizes", {})
             self._waiting["is_within_epoch"] = is_within_epoch(checkpoint)
@@ -158,6 +161,7 @@ class Resumption:
         """Restore the rest, when training begins: all that runs before it has drawn its random numbers by then."""
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
+        restore_buffers(self._module, self._waiting.pop("buffers", {}))
         if "rng" in self._waiting:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:

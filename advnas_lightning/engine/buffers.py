@@ -1,0 +1,82 @@
+"""The buffers of a module that its ``state_dict`` leaves out, for a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def collect_buffers(module: nn.Module, saved: Container[str]) -> dict[str, Tensor]:
+    """The buffers that are registered with ``persistent=False``, by their qualified names.
+
+    Networks keep what is quickly made again in such buffers, but also what training goes on with, such as the queue of
+    a contrastive loss. Which of them it is cannot be seen.
+
+    Args:
+        module: The module.
+        saved: The names in its ``state_dict``.
+
+    Returns:
+        Dense tensors, which are not copied. Those of a class of their own are left out.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> norm.register_buffer("queue", torch.zeros(3), persistent=False)
+        >>> collect_buffers(norm, norm.state_dict())
+        {'queue': tensor([0., 0., 0.])}
+    """
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers(remove_duplicate=False)
+        if name not in saved and type(buffer) is Tensor and buffer.layout == torch.strided and not buffer.is_meta
+    }
+
+
+def restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`collect_buffers` gave: into the module's own tensors where they have room for it.
+
+    Args:
+        module: The module. A buffer that it has not yet registered is registered.
+        buffers: The contents by qualified name.
+
+    Raises:
+        ValueError: The module has no place for a buffer.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> norm.register_buffer("queue", torch.zeros(3), persistent=False)
+        >>> restore_buffers(norm, {"queue": torch.ones(4)})
+        >>> norm.queue
+        tensor([1., 1., 1., 1.])
+    """
+    modules, own = (
+        dict(module.named_modules(remove_duplicate=False)),
+        dict(module.named_buffers(remove_duplicate=False)),
+    )
+    for name, saved in buffers.items():
+        path, _, leaf = name.rpartition(".")
+        owner, buffer = modules.get(path), own.get(name)
+        if owner is None or (buffer is None and getattr(owner, leaf, None) is not None):
+            raise ValueError(
+                f"the checkpoint has a buffer {name!r}, and this model has none: go on with the same model"
+            )
+        if buffer is None:
+            owner.register_buffer(leaf, saved.to(_device(module)), persistent=False)
+            continue
+        value = saved.to(buffer.device)
+        if torch.equal(buffer, value):  # as a constant is, which may be a view without memory of its own
+            continue
+        has_room = buffer.shape == value.shape and buffer.dtype == value.dtype and buffer.is_contiguous()
+        if has_room and not buffer.is_inference():
+            with torch.no_grad():
+                buffer.copy_(value)
+        else:
+            setattr(owner, leaf, value)
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where the module's first tensor is."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -1,0 +1,123 @@
+"""A run that goes on has the buffers that its state_dict leaves out: contrastive losses keep their queues there."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, TensorDataset
+
+from advnas_lightning import AdvantageNAS, MixedOp
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
+
+
+class Negatives(nn.Module):
+    """Gives the newest keys, as a memory bank does."""
+
+    keys: Tensor
+    scale: Tensor
+    mean: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("keys", torch.zeros(0, 4), persistent=False)
+        self.register_buffer("scale", torch.tensor(0.5).expand(4), persistent=False)  # a view, which no copy fits into
+
+    def forward(self, new: Tensor) -> Tensor:
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", torch.zeros(4), persistent=False)
+        negatives = torch.cat([self.keys, self.mean[None]]) * self.scale
+        self.keys = torch.cat([new.detach(), self.keys])[: self.size]
+        self.mean.mul_(0.9).add_(new.detach().mean(0), alpha=0.1)
+        return negatives
+
+
+class Contrastive(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = MixedOp(
+            "encoder", {"linear": nn.Linear(4, 4), "tanh": nn.Sequential(nn.Linear(4, 4), nn.Tanh())}
+        )
+        self.negatives = Negatives(6)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        new = self.encoder(batch[0])
+        loss: Tensor = (new @ self.negatives(new).T).sin().mean() + new.square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parameters(), lr=0.3)
+
+
+class CrashAfter(Callback):
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.batches:
+            raise KeyError
+
+
+def loader(seed: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))), 4)
+
+
+@pytest.mark.parametrize("batches", [1, 4, 6, 11])
+def test_a_queue_goes_on(batches: int, fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path) -> None:
+    def run(*callbacks: Callback, **options: Any) -> AdvantageNAS:
+        torch.manual_seed(0)
+        search = AdvantageNAS(Contrastive(), architecture_optimizer=partial(Adam, lr=0.1))
+        saving = LastCheckpoint(tmp_path, every_n_steps=1)
+        loaders = {"weights": loader(1), "architecture": loader(2)}
+        fit(search, loaders, max_epochs=3, enable_checkpointing=True, callbacks=[saving, *callbacks], **options)
+        return search
+
+    with pytest.raises(KeyError):
+        run(CrashAfter(batches))
+    resumed = run(ckpt_path=tmp_path / "last.ckpt")
+    for path in tmp_path.iterdir():
+        path.unlink()
+    straight = run()
+    assert_same(resumed.state_dict(), straight.state_dict())
+    assert_same(dict(resumed.named_buffers()), dict(straight.named_buffers()))
+    assert resumed.get_buffer("model.negatives.keys").shape == (6, 4)
+
+
+class Queue(nn.Module):
+    queue: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("queue", torch.zeros(2), persistent=False)
+        self.newest = self.queue[:1]
+
+
+def test_other_references_to_a_buffer_see_what_is_put_back() -> None:
+    net = Queue()
+    restore_buffers(net, {"queue": torch.tensor([3.0, 4.0])})
+    assert net.newest.item() == 3
+
+
+def test_a_buffer_that_a_validation_made_can_be_replaced() -> None:
+    with torch.inference_mode():
+        net = Queue()
+    restore_buffers(net, {"queue": torch.ones(2)})
+    assert net.queue.tolist() == [1, 1]
+
+
+def test_what_is_in_the_state_dict_is_not_kept_twice() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(2), Negatives(3))
+    assert set(collect_buffers(net, net.state_dict())) == {"1.keys", "1.scale"}
+
+
+@pytest.mark.parametrize("name", ["other.queue", "weight"])
+def test_a_buffer_without_a_place_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"buffer '{name}'"):
+        restore_buffers(nn.Linear(2, 2), {name: torch.zeros(2)})
