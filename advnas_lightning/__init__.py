@@ -4,6 +4,7 @@ from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.loaders import SearchLoader
+from advnas_lightning.other_lightning import use_one_lightning
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.space.rules import choices, make_searchable
@@ -46,4 +47,5 @@ __all__ = [
     "choices",
     "make_searchable",
     "search_loaders",
+    "use_one_lightning",
 ]

@@ -23,6 +23,7 @@ from torch.utils.data import (
 )
 
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
+from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.validate import check_seed
 
 INSTEAD = 'use architecture="val", or train on {"weights": loader, "architecture": loader}'
@@ -61,7 +62,8 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
 
     Raises:
         ValueError: ``architecture`` or ``seed`` is invalid.
-        MisconfigurationException: The loaders do not allow it. A stand-in raises it when it is asked for loaders.
+        MisconfigurationException: The loaders do not allow it; a stand-in raises it when it is asked for loaders. Or
+            the data module is of the package ``pytorch_lightning``.
 
     Example:
         >>> loaders = search_loaders(DataLoader(range(10), batch_size=2, shuffle=True), 0.4)
@@ -77,6 +79,7 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
             f'architecture={architecture!r} must be "val", or a share of the training set between 0 and 1, such as 0.5'
         )
     check_seed("seed", seed)
+    refuse_other_package(data, "data module")
     if isinstance(data, LightningDataModule):
         return _SearchData(data, architecture, seed)
     train, val = data if isinstance(data, tuple) and len(data) == 2 else (data, None)

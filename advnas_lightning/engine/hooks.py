@@ -168,14 +168,15 @@ class SearchHooks(ArchitecturePolicy):
 
     def configure_callbacks(self) -> list[Callback]:
         """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
-        check_trainer_options(self.trainer, rate=self.rate_finding is not None)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        own = self.trainee.configure_callbacks()
+        check_trainer_options(self.trainer, own, rate=self.rate_finding is not None)
+        for callback in (*self.trainer.callbacks, *own):  # type: ignore[attr-defined]
             if isinstance(callback, LearningRateFinder) and self.rate_finding is not None:
                 self.rate_finding.let(callback, self)
         self.clean_hyperparameters()
         if self.trainer.state.fn == "fit":
             self.clock = SearchClock()
-        return self.trainee.configure_callbacks()
+        return own
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the weights and one for the architecture, each with its schedule."""

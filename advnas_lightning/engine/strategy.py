@@ -15,7 +15,7 @@ from advnas_lightning.engine.adapter import Adapter, is_trainable
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.hooks import SearchHooks
-from advnas_lightning.engine.lightning_private import attached_trainer
+from advnas_lightning.engine.lightning_private import attached_trainer, compiled_module
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.engine.plain import PlainModel
@@ -30,6 +30,7 @@ from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
 from advnas_lightning.engine.validation import Validation
 from advnas_lightning.objectives import Objective, Outcome
+from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_int
@@ -74,6 +75,8 @@ class SearchStrategy(SearchHooks):
 
     Raises:
         ValueError: The model has no MixedOp, or a bad argument.
+        MisconfigurationException: The model trains itself in a way that cannot be taken over, or is of the package
+            ``pytorch_lightning``.
 
     Example:
         >>> from torch.optim import Adam
@@ -145,6 +148,8 @@ class SearchStrategy(SearchHooks):
             )
             self.trainee.install(self, SearchHooks)
         else:
+            if objective is None and type(self).loss is SearchStrategy.loss:
+                refuse_other_package(compiled_module(self.model) or self.model, "module")
             self.trainee = PlainModel(self.model, self.objective, self.note_loss, f"{type(self).__name__}.loss")
         self.ranks, self.means = Ranks(trainer), EpochMeans()
         apart = [self.best, self.objective, *([] if cost is None else [cost])]

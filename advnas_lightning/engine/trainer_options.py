@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from advnas_lightning.engine.lightning_private import compiled_module, saves_by_time
+from advnas_lightning.other_lightning import other_classes, refuse_other_package
 
 AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
     BaseFinetuning,
@@ -25,11 +27,12 @@ AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
 )
 
 
-def check_trainer_options(trainer: Trainer, *, rate: bool) -> None:
+def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bool) -> None:
     """Refuse options that work under automatic optimization alone, before Lightning refuses them in other words.
 
     Args:
         trainer: The Trainer of a search.
+        own: The callbacks that the searched module adds to the Trainer's.
         rate: Whether there is a learning rate that Lightning can find.
 
     Raises:
@@ -46,7 +49,7 @@ def check_trainer_options(trainer: Trainer, *, rate: bool) -> None:
             f"Trainer(accumulate_grad_batches={options.accumulate_grad_batches}) is for automatic optimization:"
             f" give the strategy accumulate={options.accumulate_grad_batches}"
         )
-    for callback in options.callbacks:
+    for callback in (*options.callbacks, *own):
         reject_callback(callback)
         if isinstance(callback, LearningRateFinder) and not rate:
             raise MisconfigurationException(
@@ -64,6 +67,8 @@ def reject_callback(callback: Callback) -> None:
         MisconfigurationException: It is one of them.
     """
     name = type(callback).__name__
+    if [kind.__name__ for kind in other_classes(type(callback))] not in ([], ["Callback"]):
+        refuse_other_package(callback, "callback")  # one of a user's own, which is a mere Callback, is called
     if isinstance(callback, GradientAccumulationScheduler):
         instead = "give the strategy accumulate=…"
     elif isinstance(callback, AVERAGING_OR_FREEZING):
