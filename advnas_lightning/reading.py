@@ -61,8 +61,8 @@ def read_text(path: Path, *, largest: int = LARGEST_FILE) -> str:
         os.close(descriptor)
         raise Unreadable(f"it is {'a folder' if stat.S_ISDIR(state.st_mode) else 'a pipe or a device'}")
     with open(descriptor, "rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
+        content = file.read(largest + 1) if state.st_size <= largest else b""
+    if max(state.st_size, len(content)) > largest:  # it may have grown
         raise Unreadable(f"it has {state.st_size} bytes, and at most {largest} are read")
     try:
         return content.decode("utf-8-sig")

@@ -289,7 +289,7 @@ def _times(run: Run) -> Curve | None:
     logged, seconds = run.curves.get("seconds"), run.number("seconds")
     if logged is not None:
         return logged
-    if seconds is None or run.epochs < 1:
+    if seconds is None or not 0 < seconds < np.inf or run.epochs < 1:
         return None
     epochs = np.arange(1.0, run.epochs + 1)
     return Curve(epochs, epochs * seconds / run.epochs)
@@ -357,11 +357,13 @@ def _draw(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     titles = [_title(style_of[strategy], variant) for strategy, variant in handles]
     width = max(map(len, titles))
+    legend_columns = max(1, min(len(titles), 5 if columns > 1 else 3, 120 // (width + 8)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, len(titles) // legend_columns - 3))
     legend = figure.legend(
         list(handles.values()),
         [""] * len(titles),  # matplotlib 3.8 leaves out what begins with an underscore
         loc="outside lower center",
-        ncols=max(1, min(len(titles), 5 if columns > 1 else 3, 120 // (width + 8))),
+        ncols=legend_columns,
         handlelength=2.4,
     )
     legend.set_gid("legend")

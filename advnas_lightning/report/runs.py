@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from advnas_lightning.runs import (
     flatten,
 )
 from advnas_lightning.texts import plain
+from advnas_lightning.validate import as_number
 
 __all__ = ["Collection", "Curve", "Run", "collect", "find_folders", "read_run"]
 
@@ -44,7 +46,7 @@ CURVES = {
 }
 LONGEST = 10**7  # epochs; a figure has a place for each of them
 LARGEST_LOG = 2**30  # bytes of metrics.csv
-LARGEST = 1e30  # of a value in a figure; matplotlib cannot place a far larger one, and there is a gap
+LARGEST = 1e30  # of a value; the squares of larger ones overflow, and a figure has a gap there
 
 State = Literal["finished", "unfinished", "failed"]
 Content = TypeVar("Content")
@@ -143,9 +145,9 @@ class Run:
         return done if isinstance(done, int) else 0 if entropy is None else int(entropy.x[-1])
 
     def number(self, name: str) -> float | None:
-        """A number of the summary; ``None`` if the summary does not have it."""
-        value = self.summary.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        """A number of the summary; ``None`` if the summary does not have it. A huge one is infinite."""
+        value = as_number(self.summary.get(name))
+        return value if value is None or not abs(value) > LARGEST else math.copysign(math.inf, value)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def collect(places: Iterable[str | Path]) -> Collection:
             try:
                 runs.append(read_run(folder))
             except OSError as error:
-                skip(error)
+                skipped.append((folder, _described(error)))
             except Unreadable as error:
                 skipped.append((folder, str(error)))
     return Collection(tuple(sorted(runs, key=lambda run: str(run.folder))), tuple(skipped))
@@ -244,6 +246,8 @@ def read_run(folder: Path) -> Run:
         settings = _by_dotted_key(read_yaml(folder / CONFIG))
     except FileNotFoundError:
         raise Unreadable(f"{CONFIG} is missing") from None
+    except OSError as error:
+        raise Unreadable(f"{CONFIG}: {_described(error)}") from None
     except Unreadable as error:
         raise Unreadable(f"{CONFIG}: {plain(str(error))}") from None
     nothing: dict[str, Any] = {}
@@ -255,7 +259,7 @@ def read_run(folder: Path) -> Run:
     no_curves: dict[str, Curve] = {}
     curves = attempt(lambda path: _read_curves(path, problems), METRICS, no_curves)
     files = tuple(_files(folder))
-    if summary and METRICS not in files:
+    if summary and METRICS not in files and not any(problem.startswith(METRICS) for problem in problems):
         problems.append(f"{METRICS} is missing")
     origin = settings.get("strategy.genotype")
     retrained = isinstance(origin, str) and not origin.strip().startswith(("|", "{"))
