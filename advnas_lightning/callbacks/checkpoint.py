@@ -192,6 +192,8 @@ class LastCheckpoint(Checkpoint):
         """Say if the checkpoint was of a run that is over."""
         if self._is_resumed and not self._has_trained:
             self._cut_logs()
+            epochs: Any = trainer.fit_loop.epoch_progress.current
+            epochs.completed = epochs.processed  # as Lightning does it where max_epochs is reached
             rank_zero_info(f"nothing is left to train: {trainer.ckpt_path} was saved {self._place}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

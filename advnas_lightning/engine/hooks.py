@@ -251,13 +251,8 @@ class SearchHooks(ArchitecturePolicy):
         if self.offloaded is not None and self.ranks.count > 1:
             self.offloaded.average(self.ranks.mean)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Add to what is logged as an epoch's mean what was logged before the run was resumed."""
-        self._resumption.add_logs(self.trainer)
-
     def on_train_epoch_end(self) -> None:
         """Log the entropy and move the schedules on."""
-        self._resumption.end_epoch()
         metrics = {f"train/{name}": value.float() for name, value in self.objective.pop_training_metrics().items()}
         metrics |= {name: self.ranks.mean(mean) for name, mean in self.means.take().items()}
         if self.cost is not None and self.cost.is_measured:

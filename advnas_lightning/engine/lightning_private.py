@@ -5,14 +5,17 @@ All functions were tried with Lightning 2.6.0 and torchmetrics 1.4.0, and with L
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from omegaconf import Container
 from torch import Tensor, nn
@@ -137,28 +140,64 @@ def logs_as(module: LightningModule, search: LightningModule) -> Iterator[None]:
         module._metric_attributes = None  # found by identity, which a copy of the module has not
 
 
-def epoch_logs(trainer: Trainer) -> dict[str, list[Tensor]]:
-    """The sums and counts so far of what is logged with ``on_epoch=True``. Lightning keeps them in no checkpoint."""
-    logs: dict[str, list[Tensor]] = {}
-    for key, metric in trainer.fit_loop.epoch_loop._results.items():
-        if metric.is_tensor and metric.meta.on_epoch:
-            counts = [metric.cumulated_batch_size] if metric.meta.is_mean_reduction else []
-            logs[key] = [each.clone() for each in (metric.value, *counts)]
-    return logs
+def collect_logs(trainer: Trainer, *, within_epoch: bool) -> dict[str, Any]:
+    """What was logged so far, in what ``torch.load(weights_only=True)`` reads. Lightning keeps it in no checkpoint.
+
+    Without it the mean over an epoch is that over its batches after the resumption, and a callback does not find the
+    value that it monitors until that is logged again.
+
+    Args:
+        trainer: The Trainer.
+        within_epoch: Whether the sums of the running epoch are needed, too.
+    """
+    connector = trainer._logger_connector
+    shown = {
+        "callback": dict(trainer.callback_metrics),  # which computes the newest values
+        "log": dict(connector._logged_metrics),
+        "pbar": dict(connector._progress_bar_metrics),
+    }
+    results = trainer.fit_loop.epoch_loop._results if within_epoch else {}
+    return {
+        "shown": shown,
+        "results": {key: _collect_result(each) for key, each in results.items() if not each.has_reset},
+    }
 
 
-def add_to_epoch_logs(trainer: Trainer, before: dict[str, list[Tensor]]) -> None:
-    """Add earlier sums and counts to those of :func:`epoch_logs`; what was added is taken out of ``before``."""
-    results = trainer.fit_loop.epoch_loop._results
-    device = trainer.strategy.root_device
-    for key in [key for key in before if key in results]:
-        metric, earlier = results[key], [each.to(device) for each in before.pop(key)]
-        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
-            metric.value = metric.meta.reduce_fx(earlier[0], metric.value)
-            continue
-        metric.value = earlier[0] + metric.value
-        if metric.meta.is_mean_reduction:
-            metric.cumulated_batch_size = earlier[1] + metric.cumulated_batch_size
+def restore_logs(trainer: Trainer, module: LightningModule, logs: Mapping[str, Any]) -> None:
+    """Go on with the logs of :func:`collect_logs`, as in the epoch in which they were collected."""
+    connector, device = trainer._logger_connector, trainer.strategy.root_device
+    connector._callback_metrics = {name: value.to(device) for name, value in logs["shown"]["callback"].items()}
+    connector._logged_metrics, connector._progress_bar_metrics = dict(logs["shown"]["log"]), dict(logs["shown"]["pbar"])
+    for key, saved in logs["results"].items():
+        reduce = getattr(builtins if saved["is_builtin"] else torch, saved["reduce"])
+        meta = _Metadata(**saved["meta"], reduce_fx=reduce)
+        should, rank_zero_only = saved["sync"]
+        meta.sync = _Sync(fn=trainer.strategy.reduce, _should=should, rank_zero_only=rank_zero_only)
+        trainer.fit_loop.epoch_loop._results[key] = result = _ResultMetric(meta, saved["value"] is not None)
+        if result.is_tensor:
+            result.value = saved["value"].to(device)
+            if meta.is_mean_reduction:
+                result.cumulated_batch_size = saved["size"].to(device)
+        else:
+            result.value = module.get_submodule(saved["meta"]["metric_attribute"])
+        result._forward_cache = None if saved["last"] is None else saved["last"].to(device)
+        result._update_count = 1  # or it warns that it has no value
+    if logs["results"]:
+        connector._first_loop_iter = True  # or the next batch would be taken for an epoch's first, which drops the sums
+
+
+def _collect_result(result: Any) -> dict[str, Any]:
+    meta = result.meta
+    names = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+    return {
+        "meta": {name: getattr(meta, name) for name in (*names, "dataloader_idx", "metric_attribute")},
+        "reduce": meta.reduce_fx.__name__,
+        "is_builtin": meta.reduce_fx in (min, max, sum),
+        "sync": [meta.sync.should, meta.sync.rank_zero_only],
+        "value": result.value.clone() if result.is_tensor else None,
+        "size": result.cumulated_batch_size.clone() if result.is_tensor and meta.is_mean_reduction else None,
+        "last": result._forward_cache if isinstance(result._forward_cache, Tensor) else None,
+    }
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------

@@ -6,19 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
 
 from advnas_lightning import rng
 from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
 from advnas_lightning.engine.lightning_private import (
-    add_to_epoch_logs,
     batches_used,
+    collect_logs,
     collect_metrics,
-    epoch_logs,
     reload_train_loaders,
+    restore_logs,
     restore_metrics,
 )
 from advnas_lightning.engine.tracking import EpochMeans
@@ -27,46 +25,7 @@ from advnas_lightning.runs import differences
 from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
-WAITING = ("rng", "loader", "partial_epoch", "buffers")  # is restored when training begins
-
-
-class PartialEpoch:
-    """The sums and counts of an epoch that another process began, so that its end reports means over all of it.
-
-    Args:
-        logs: What was logged with ``on_epoch=True`` so far, which is added to what is logged from now on.
-
-    Example:
-        >>> means = EpochMeans()
-        >>> state = {"means": {"loss": [torch.tensor(6.0), 3]}, "metrics": {}, "logs": {}}
-        >>> epoch = PartialEpoch.restore(state, nn.Identity(), means, torch.device("cpu"))
-        >>> means.take()
-        {'loss': tensor(2.)}
-    """
-
-    def __init__(self, logs: dict[str, list[Tensor]] | None = None) -> None:
-        self._logs = {} if logs is None else logs
-
-    def add_logs(self, trainer: Trainer) -> None:
-        """Add what was logged before to what has been logged since: each name once, as soon as it is known."""
-        if self._logs:
-            add_to_epoch_logs(trainer, self._logs)
-
-    def collect(self, trainer: Trainer, module: nn.Module, means: EpochMeans) -> dict[str, Any]:
-        """The running epoch's sums and counts, in what ``torch.load(weights_only=True)`` reads."""
-        self.add_logs(trainer)
-        return {
-            "means": means.state_dict(),
-            "metrics": collect_metrics(module),
-            "logs": {**self._logs, **epoch_logs(trainer)},
-        }
-
-    @classmethod
-    def restore(cls, state: dict[str, Any], module: nn.Module, means: EpochMeans, device: torch.device) -> PartialEpoch:
-        """Go on with the epoch that :meth:`collect` was called in."""
-        means.load_state_dict(state["means"], device)
-        restore_metrics(module, state["metrics"], device)
-        return cls(state["logs"])
+WAITING = ("rng", "loader", "partial_epoch", "logs", "buffers")  # is restored when training begins
 
 
 class Resumption:
@@ -85,7 +44,6 @@ class Resumption:
     def __init__(self, module: LightningModule, means: EpochMeans) -> None:
         self._module, self._means = module, means
         self._waiting: dict[str, Any] = {}  # what a checkpoint held, until the moment of each part
-        self._partial_epoch = PartialEpoch()
 
     def collect(
         self,
@@ -108,8 +66,12 @@ class Resumption:
         checkpoint["rng"] = rng.collect()
         checkpoint["buffers"] = collect_buffers(self._module, checkpoint["state_dict"])
         used = batches_used(trainer)
+        checkpoint["logs"] = collect_logs(trainer, within_epoch=used is not None)
         if used is not None:
-            checkpoint["partial_epoch"] = self._partial_epoch.collect(trainer, self._module, self._means)
+            checkpoint["partial_epoch"] = {
+                "means": self._means.state_dict(),
+                "metrics": collect_metrics(self._module),
+            }
         if loader is not None:
             checkpoint["loader"] = loader.place(used)
             checkpoint["search"]["sizes"] = sizes(trainer, loader)
@@ -165,16 +127,11 @@ class Resumption:
         if "rng" in self._waiting:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:
-            state = self._waiting.pop("partial_epoch")
-            self._partial_epoch = PartialEpoch.restore(state, self._module, self._means, self._module.device)
-
-    def add_logs(self, trainer: Trainer) -> None:
-        """Add to what is logged as an epoch's mean what was logged before the run was resumed."""
-        self._partial_epoch.add_logs(trainer)
-
-    def end_epoch(self) -> None:
-        """The next epoch is not a partial one."""
-        self._partial_epoch = PartialEpoch()
+            state, device = self._waiting.pop("partial_epoch"), self._module.device
+            self._means.load_state_dict(state["means"], device)
+            restore_metrics(self._module, state["metrics"], device)
+        if "logs" in self._waiting:
+            restore_logs(trainer, self._module, self._waiting.pop("logs"))
 
 
 def sizes(trainer: Trainer, loader: SearchLoader) -> dict[str, Any]:
