@@ -97,6 +97,31 @@ class EdgeState:
         return EdgeState, ()
 
 
+class ActiveGates(torch.autograd.Function):
+    """The sum of each row of gates times a one-hot: its active gate.
+
+    PyTorch's own product would free the one-hot in the first backward pass, and a loss may have one of its own.
+
+    Example:
+        >>> gates = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+        >>> ActiveGates.apply(gates, gates.detach())[1].backward()
+        >>> gates.grad
+        tensor([[0., 0.],
+                [1., 0.]])
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, one_hot: Tensor) -> Tensor:
+        """Return the active gates, ``[E]``, of gates ``[E, J]``."""
+        ctx.one_hot = one_hot
+        return (one_hot * gates).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        """Return the gradient of the gates, and none of the one-hot."""
+        return ctx.one_hot * grad.unsqueeze(-1), None
+
+
 class OneHotGates(torch.autograd.Function):
     """Returns the outputs of the one candidate whose gate is one; its backward pass gives the credit of the gates.
 
@@ -121,8 +146,8 @@ class OneHotGates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, plan: EdgePlan, others: RunOthers | None, count: int, *tensors: Tensor) -> Any:
         """Return copies of the outputs."""
-        ctx.gates, ctx.plan, ctx.others, ctx.count = gates, plan, others, count
-        ctx.save_for_backward(*tensors)
+        ctx.plan, ctx.others, ctx.count = plan, others, count
+        ctx.save_for_backward(gates, *tensors)
         ctx.set_materialize_grads(False)
         ctx.autocast = nullcontext
         kind = gates.device.type
@@ -141,7 +166,7 @@ class OneHotGates(torch.autograd.Function):
             ValueError: The pass is to be differentiated, and needs the outputs of candidates that did not run.
         """
         try:
-            tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
+            gates, *tensors = ctx.saved_tensors  # read once, since checkpointing recomputes them at every read
         except RuntimeError as error:
             if "inplace" not in str(error):
                 raise
@@ -153,17 +178,17 @@ class OneHotGates(torch.autograd.Function):
         if all(grad is None for grad in grads):  # the loss does not depend on the outputs
             return (None,) * (4 + len(tensors))
         credit, passed = _inner(grads, outputs), grads
-        one, (active,) = ctx.gates.dim() == 0, ctx.plan.paths
+        one, (active,) = gates.dim() == 0, ctx.plan.paths
         if torch.is_grad_enabled():  # this pass is to be differentiated
             if ctx.others is not None:
                 raise ValueError(
                     f"edge {ctx.plan.edge!r} credits candidates that did not run, which is not possible where a loss is"
                     " made of gradients (create_graph=True): use AdvantageNAS or another strategy"
                 )
-            passed = tuple(_gated(grad, ctx.gates if one else ctx.gates[active]) for grad in grads)
+            passed = tuple(_gated(grad, gates if one else gates[active]) for grad in grads)
         if one:
             return credit, None, None, None, *passed
-        credits = list(torch.zeros_like(ctx.gates).unbind())  # one for each gate, including the padding
+        credits = list(torch.zeros_like(gates).unbind())  # one for each gate, including the padding
         if ctx.plan.inactive == "ones":
             ones = reduce(torch.add, [_sum(grad) for grad in grads if grad is not None])
             credits = [ones] * len(credits)

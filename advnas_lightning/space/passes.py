@@ -61,8 +61,12 @@ class EdgePass:
             return self._mix(plan.paths, [output], plan.mix)
         if plan.gates is None:
             return self._own(output, inputs, kwargs)
+        if torch.compiler.is_compiling():
+            # What is compiled of a function with a gradient of its own cannot be differentiated twice.
+            apart = plan.inactive == "outputs"  # it needs little memory, and so is left out
+            return _gated_apart(self, output, inputs, kwargs) if apart else self._product(output, inputs, kwargs)
         try:
-            return self._gated(output, inputs, kwargs)
+            return self.gated(output, inputs, kwargs)
         except RuntimeError:  # torch.func and forward-mode differentiation take no function with a gradient of its own
             return self._product(output, inputs, kwargs)
 
@@ -86,7 +90,7 @@ class EdgePass:
             return output
         return self._mix(self.plan.paths, [output], lambda own: own[0].clone())
 
-    def _gated(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def gated(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output under a gate of one, so that the gate can be differentiated."""
         plan, outputs = self.plan, list(floating_tensors(output))
         if not outputs:
@@ -154,6 +158,12 @@ class EdgePass:
                     f" {what}: only floating-point tensors are mixed, make all else equal"
                 )
         return first
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _gated_apart(edge: EdgePass, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A gate outside of what is compiled."""
+    return edge.gated(output, inputs, kwargs)
 
 
 def shares_memory(output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

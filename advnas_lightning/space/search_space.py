@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning.space.fast_paths import switch_off_fast_paths
-from advnas_lightning.space.gates import EdgePlan, EdgeState, Inactive
+from advnas_lightning.space.gates import ActiveGates, EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 from advnas_lightning.space.offload import DeviceCopies
@@ -168,7 +168,7 @@ class SearchSpace:
         actives = rows  # the gates of units; without gates to differentiate, nobody asks for them
         if gates is not None and choice is not None and architecture.inactive == "none":
             # The gates are one-hot: a product picks the active ones without sending their indices to the device.
-            actives = (architecture.gates * gates).sum(-1).unbind(0)
+            actives = ActiveGates.apply(gates, architecture.gates).unbind(0)
         elif gates is not None:
             actives = gates.unbind(0)
         if not all(units):

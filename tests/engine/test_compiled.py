@@ -8,6 +8,7 @@ import itertools
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from advnas_lightning import (
     Genotype,
     MixedOp,
     ProxylessNAS,
+    SearchSpace,
     SearchStrategy,
 )
+from advnas_lightning.space.gates import Inactive
 from tests.support.classifier import GENOTYPE, Classifier, Wrap, as_it_is, assert_same_state, block, make, search_of
+from tests.support.refusals import one_line
 from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
@@ -145,7 +149,44 @@ def test_a_network_may_be_compiled_as_a_whole_and_in_place(train: Make, compiler
     compiled.model.compile(backend="eager")
     train(plain)
     train(compiled)
-    assert_same_state(compiled, plain)
+    assert_same_state(compiled.model, plain.model)
+    torch.testing.assert_close(compiled.theta, plain.theta)
+
+
+@pytest.mark.parametrize("inactive", ["none", "ones", "outputs"])
+def test_gates_in_a_compiled_network_have_the_same_gradients(inactive: Inactive, compiler: Callable[[], int]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.edge = MixedOp("edge", {"linear": nn.Linear(4, 4), "tanh": nn.Tanh(), "skip": nn.Identity()})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.edge(x.sin()).add_(1).square()
+
+    def gate_gradients(run: Callable[[Tensor], Tensor], space: SearchSpace) -> list[Tensor]:
+        found = []
+        for choice in range(3):
+            architecture = replace(space.one_hot([choice]), inactive=inactive)
+            gates = architecture.gates.clone().requires_grad_()
+            x = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
+            with space.bind(architecture, gates):
+                found += torch.autograd.grad(run(x).sum(), gates)
+                if inactive == "outputs":
+                    with one_line("edge 'edge'", "create_graph=True"):
+                        torch.autograd.grad(run(x).sum(), x, create_graph=True)
+                    continue
+                (slope,) = torch.autograd.grad(run(x).sum(), x, create_graph=True)
+                found += torch.autograd.grad(slope.square().sum(), gates)
+        return found
+
+    net = Net()
+    space = SearchSpace(net)
+    plain = gate_gradients(net, space)
+    assert compiler() == 0
+    compiled = gate_gradients(torch.compile(net, backend="eager"), space)
+    assert compiler() > 0
+    torch.testing.assert_close(compiled, plain)
 
 
 def test_a_compiled_module_says_what_to_compile_instead() -> None:
