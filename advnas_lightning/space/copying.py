@@ -57,7 +57,7 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
     names = [name for name, value in shared.items() if not isinstance(value, ModuleType)]
     if names:
         warnings.warn(f"a copied network shares what cannot be copied: {', '.join(names)}", stacklevel=3)
-    rebound = _Rebound(copies)
+    rebound = Rebound(copies)
     for module in copied.modules():
         rebound.inside(vars(module))
     return copied, copies
@@ -139,49 +139,65 @@ def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{name}.{key}", module) for key, module in value.named_children())
 
 
-class _Rebound:
-    """Functions and weak references that refer to the copies of what they referred to.
+class Rebound:
+    """Lets what a module keeps refer to others in place of certain objects.
 
-    ``copy.deepcopy`` takes a function as it is, with what it has of the scope in which it was written.
+    It reaches dicts, lists and tuples; weak references; and functions, which ``copy.deepcopy`` takes as they are, with
+    what they have of the scope in which they were written.
 
     Args:
-        copies: The copies by the ids of what was copied.
+        others: The others by the ids of those objects.
+
+    Example:
+        >>> old, new = nn.ReLU(), nn.Tanh()
+        >>> values = {"deep": [(old, 1)], "function": lambda layer=old: layer}
+        >>> Rebound({id(old): new}).inside(values)
+        >>> values["deep"], values["function"]()
+        ([(Tanh(), 1)], Tanh())
     """
 
-    def __init__(self, copies: Mapping[Any, Any]) -> None:
-        self._copies = copies
+    def __init__(self, others: Mapping[Any, Any]) -> None:
+        self._others = others
         self._made: dict[FunctionType, FunctionType] = {}
+        self._seen: dict[int, Any] = {}
 
     def inside(self, values: dict[Any, Any] | list[Any]) -> None:
-        """Replace what must refer to a copy in a dict or list, and in the dicts and lists in it."""
+        """Replace what must refer to another in a dict or list, and in the dicts and lists in it."""
+        self._seen[id(values)] = values
         for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
-            if isinstance(value, dict | list):
+            rebound = self.of(value)
+            if rebound is not value:
+                values[key] = rebound
+            elif isinstance(value, dict | list) and id(value) not in self._seen:
                 self.inside(value)
-            else:
-                rebound = self.of(value)
-                if rebound is not value:
-                    values[key] = rebound
 
     def of(self, value: Any) -> Any:
-        """A function, a weak reference or a tuple of such that refers to the copies; any other value as it is."""
-        if type(value) is weakref.ref:
-            return weakref.ref(self._copies[id(value())]) if id(value()) in self._copies else value
+        """The other of a value, or one like it that refers to others; a value that refers to none as it is."""
+        if id(value) in self._others:
+            return self._others[id(value)]
+        if type(value) is weakref.ref and id(value()) in self._others:
+            return weakref.ref(self._others[id(value())])
+        if isinstance(value, MethodType) and value.__name__ == "forward" and id(value.__self__) in self._others:
+            return self._others[id(value.__self__)]  # to be called
         if type(value) is tuple:
             items = tuple(map(self.of, value))
             return value if all(map(is_, items, value)) else items
         if type(value) is partial:
-            function = self.of(value.func)
-            return value if function is value.func else partial(function, *value.args, **value.keywords)
+            old = value.func, *value.args, *value.keywords.values()
+            new = tuple(map(self.of, old))
+            arguments, rest = new[1 : 1 + len(value.args)], new[1 + len(value.args) :]
+            keywords = dict(zip(value.keywords, rest, strict=True))
+            return value if all(map(is_, new, old)) else partial(new[0], *arguments, **keywords)
         if isinstance(value, FunctionType) and self._refers(value, set()):
             return self._function(value)
         return value
 
     def _refers(self, function: FunctionType, seen: set[FunctionType]) -> bool:
-        """Whether a function refers to something that was copied, or a function that it refers to does."""
+        """Whether a function refers to something that has another, or a function that it refers to does."""
         seen.add(function)
         scope = _scope(function)
         inner = [value for value in scope if isinstance(value, FunctionType) and value not in seen]
-        return any(id(value) in self._copies for value in scope) or any(self._refers(value, seen) for value in inner)
+        return any(id(value) in self._others for value in scope) or any(self._refers(value, seen) for value in inner)
 
     def _function(self, function: FunctionType) -> FunctionType:
         if function in self._made:
@@ -191,15 +207,12 @@ class _Rebound:
         self._made[function] = made = FunctionType(code, function.__globals__, name, function.__defaults__, cells)
         for cell, own in zip(cells, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # one of a name that has no value yet is empty
-                cell.cell_contents = self._copy(own.cell_contents)
-        made.__defaults__ = function.__defaults__ and tuple(map(self._copy, function.__defaults__))
-        made.__kwdefaults__ = {key: self._copy(value) for key, value in (function.__kwdefaults__ or {}).items()}
+                cell.cell_contents = self.of(own.cell_contents)
+        made.__defaults__ = function.__defaults__ and tuple(map(self.of, function.__defaults__))
+        made.__kwdefaults__ = {key: self.of(value) for key, value in (function.__kwdefaults__ or {}).items()}
         made.__qualname__ = function.__qualname__
         vars(made).update(vars(function))
         return made
-
-    def _copy(self, value: Any) -> Any:
-        return self._copies[id(value)] if id(value) in self._copies else self.of(value)
 
 
 def _scope(function: FunctionType) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from advnas_lightning.space.copying import Rebound
 from advnas_lightning.space.mixed_op import MixedOp
 
 # Attributes of all modules: the hooks that a choice takes over, with what belongs to them, and those that stay.
@@ -68,7 +69,7 @@ def places(model: nn.Module, closed: Container[int] = ()) -> Iterator[Place]:
 
 
 def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) -> None:
-    """Put choices at the places of what they replace, also in lists and dicts that a module keeps beside its own.
+    """Put choices at the places of what they replace, also in lists, dicts and functions that a module keeps.
 
     Args:
         model: The network.
@@ -83,21 +84,15 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
         >>> net[0] is edge, net.last[0] is edge
         (True, True)
     """
+    # Not the replaced modules themselves, which may be candidates.
     keepers = [model, *(place.module for place in places(model, ops) if id(place.module) not in ops)]
     for place in {id(place.module): place for place in reversed(found)}.values():  # the first one of each module
         move_hooks(place, ops[id(place.module)])
     for place in found:
         setattr(place.parent, place.key, ops[id(place.module)])
+    rebound = Rebound(ops)
     for keeper in keepers:
-        kept = vars(keeper)
-        for values in (kept, *kept.values()):
-            if isinstance(values, dict | list):
-                for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
-                    if id(value) in ops:
-                        values[key] = ops[id(value)]
-        for key, value in kept.items():
-            if type(value) is tuple and any(id(item) in ops for item in value):
-                kept[key] = tuple(ops.get(id(item), item) for item in value)
+        rebound.inside(vars(keeper))
 
 
 def move_hooks(place: Place, op: MixedOp) -> None:

@@ -201,12 +201,14 @@ def test_copies_of_all_kinds_work() -> None:
     model = searchable(PLAIN["number"], four=Heads(4))
     run(model, 0)
     model.inner.candidates["own"].last = None
+    model.inner.candidates["four"].around = [model.inner]
     saved = io.BytesIO()
     torch.save(model.inner, saved)
     saved.seek(0)
     twins = [copy.copy(model.inner), copy.deepcopy(model.inner), pickle.loads(pickle.dumps(model.inner))]
     for twin in (*twins, torch.load(saved, weights_only=False)):
         assert twin.original == "own"
+        assert twin.candidates["four"].around == [model.inner if twin is twins[0] else twin]
         assert twin.heads == 2
         space = SearchSpace(twin)
         with space.bind(space.one_hot([1])):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
-from advnas_lightning import DARTS, AdvantageNAS, Genotype, MixedOp, SearchSpace, make_searchable
+from advnas_lightning import DARTS, AdvantageNAS, Architecture, Genotype, MixedOp, SearchSpace, make_searchable
 from advnas_lightning.space import mixed_ops
 from tests.support.refusals import one_line
 from tests.support.replacements import Rules
@@ -112,19 +112,22 @@ def same_everywhere(model: nn.Module, call: Call, *, count: int | None = None) -
     """Each architecture gives what its found network does, and what that one does without any fast path."""
     space = SearchSpace(model)
     model.eval()
-    for choice in itertools.islice(itertools.product(*map(range, map(len, space.candidates))), count):
-        genotype = space.genotype(choice)
-        plain = genotype.apply(model)
-        assert not mixed_ops(plain)
+    # Those that differ from what PyTorch computes come first.
+    choices = itertools.product(*(reversed(range(len(row))) for row in space.candidates))
+    for choice in itertools.islice(choices, count):
+        outputs = []
         for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
             with mode(), space.bind(space.one_hot(choice)):
-                bound = call(model)
+                outputs.append(call(model))
+        plain = space.genotype(choice).apply(model)
+        assert not mixed_ops(plain)
+        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
             with mode():
-                found = call(plain)
-            with mode(), slowly():
-                independent = call(plain)
-            torch.testing.assert_close(bound, independent, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(found, independent, rtol=1e-5, atol=1e-5)
+                outputs.append(call(plain))
+        with torch.no_grad(), slowly():
+            independent = call(plain)
+        for output in outputs:
+            torch.testing.assert_close(output, independent, rtol=1e-5, atol=1e-5)
 
 
 def padded(x: Tensor, model: nn.Module) -> Tensor:
@@ -163,13 +166,36 @@ def test_choices_among_whole_layers() -> None:
     same_everywhere(spread(model), partial(padded, torch.randn(3, 4, WIDTH)))
 
 
-def test_choices_by_hand_are_found_when_the_search_is_made() -> None:
+@pytest.mark.parametrize("name", PARTS)
+def test_choices_by_hand_are_found_when_the_search_is_made(name: str) -> None:
+    model = nn.TransformerEncoder(layer(), 2)
+    for part in model.layers:
+        setattr(part, name, MixedOp("edge", PARTS[name](getattr(part, name))))
+    same_everywhere(spread(model), partial(padded, torch.randn(3, 4, WIDTH)))
+
+
+def test_an_encoder_copies_a_layer_that_has_a_choice() -> None:
     part = layer()
-    part.linear1 = MixedOp("up", {"own": part.linear1, "low rank": PARTS["linear1"](None)["low rank"]})
-    part.activation = MixedOp("act", {"relu": nn.ReLU(), "silu": nn.SiLU()})
-    model = nn.TransformerEncoder(part, 2)  # which copies the layer
+    part.activation = MixedOp("act", PARTS["activation"](part.activation))
+    part.linear1 = MixedOp("up", PARTS["linear1"](part.linear1))
+    model = nn.TransformerEncoder(part, 2)
     assert SearchSpace(model).edges == ("up", "act")
     same_everywhere(spread(model), partial(padded, torch.randn(3, 4, WIDTH)))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_mixture_in_evaluation_is_that_of_the_candidates(part: str) -> None:
+    model = nn.Sequential(layer())
+    make_searchable(spread(model), {f"0.{part}": PARTS[part]})
+    space = SearchSpace(model)
+    x = torch.randn(3, 4, WIDTH)
+    gates = torch.rand(space.mask.shape)
+    model.eval()
+    with space.bind(Architecture(gates, space.all_paths)):
+        with torch.no_grad():
+            mixed = model(x)
+        training = model(x)  # which has no fast path, since weights are to be differentiated
+    torch.testing.assert_close(mixed, training)
 
 
 def test_a_network_that_was_never_searched_is_applied_alike() -> None:

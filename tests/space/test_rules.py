@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -307,22 +308,29 @@ def test_a_choice_reaches_what_a_module_keeps_of_its_children() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = nn.ReLU(), nn.ReLU()
-            self.listed, self.named = [self.first], {"second": self.second}
+            first = self.first
+            self.listed, self.named = [[self.first]], {"second": self.second}
+            self.listed.append(self.listed)  # a list that holds itself
             self.pair = (self.second, "text")
+            self.weak, self.method = weakref.ref(self.second), self.second.forward
+            self.closure, self.default = lambda x: first(x), lambda x, layer=first: layer(x)
+            self.partial = partial(nn.Sequential.__call__, self.second)
             object.__setattr__(self, "alias", self.first)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.listed[0](x) + self.named["second"](x) + self.pair[0](x) + self.alias(x)
+            kept = self.listed[0][0](x) + self.named["second"](x) + self.pair[0](x) + self.alias(x) + self.weak()(x)
+            return kept + self.method(x) + self.closure(x) + self.default(x) + self.partial(x)
 
     model = nn.Sequential(Keeps())
     make_searchable(model, {nn.ReLU: lambda old: {"old": old, "tanh": nn.Tanh()}})
     space = SearchSpace(model)
     x = torch.randn(5)
     with space.bind(space.one_hot([1, 1])):
-        torch.testing.assert_close(model(x), 4 * x.tanh())
+        torch.testing.assert_close(model(x), 9 * x.tanh())
     plain = space.genotype([1, 1]).apply(model)
-    torch.testing.assert_close(plain(x), 4 * x.tanh())
-    assert plain[0].listed[0] is plain[0].first is plain[0].alias
+    torch.testing.assert_close(plain(x), 9 * x.tanh())
+    assert plain[0].listed[0][0] is plain[0].first is plain[0].alias
+    assert isinstance(model[0].first.candidates["old"], nn.ReLU)
     assert plain[0].pair[0] is plain[0].second
 
 
