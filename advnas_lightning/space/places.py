@@ -88,6 +88,7 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
     keepers = [model, *(place.module for place in places(model, ops) if id(place.module) not in ops)]
     for place in {id(place.module): place for place in reversed(found)}.values():  # the first one of each module
         move_hooks(place, ops[id(place.module)])
+        warn_of_names(place, ops[id(place.module)])
     for place in found:
         setattr(place.parent, place.key, ops[id(place.module)])
     rebound = Rebound(ops)
@@ -126,6 +127,28 @@ def move_hooks(place: Place, op: MixedOp) -> None:
             " for all candidates",
             stacklevel=4,
         )
+
+
+def warn_of_names(place: Place, op: MixedOp) -> None:
+    """Warn of attributes of a replaced module that a choice has, too, and with another meaning.
+
+    Args:
+        place: The place.
+        op: What stands there from now on.
+
+    Example:
+        >>> net = nn.Sequential(nn.Tanh())
+        >>> (place,) = places(net)
+        >>> warn_of_names(place, MixedOp("edge", {"own": net[0], "skip": nn.Identity()}))
+    """
+    own = {name for name in (*vars(op), *dir(op)) if not name.startswith("_")} - {*dir(nn.Module()), "training"}
+    for name in sorted(own):
+        if hasattr(place.module, name):
+            warnings.warn(
+                f"{place.name!r} has an attribute {name!r}, and so has a choice: what reads it gets that of edge"
+                f" {op.name!r} from now on",
+                stacklevel=4,
+            )
 
 
 def check_place(place: Place, candidates: Mapping[str, nn.Module]) -> None:

@@ -161,6 +161,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of what is old-style
 @pytest.mark.parametrize("choice", ["own", "skip"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_found_network_is_on_its_own(name: str, choice: str) -> None:

@@ -386,6 +386,15 @@ def test_hooks_that_only_one_candidate_has_are_pointed_out(recwarn: pytest.Warni
             make_searchable(model, {"0": lambda old, kept=kept: {"old": old if kept else nn.Identity()}})
 
 
+def test_an_attribute_that_a_choice_hides_is_pointed_out() -> None:
+    class Named(nn.ReLU):
+        name = "mine"
+
+    with pytest.warns(UserWarning, match="'0' has an attribute 'name', and so has a choice.*edge '0'") as caught:
+        make_searchable(nn.Sequential(Named(), nn.ReLU()), {nn.ReLU: activations})
+    assert len(caught) == 1
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +470,7 @@ def test_a_candidate_that_holds_a_replaced_place_is_refused() -> None:
     assert all(part in message for part in ("'block'", "'head'", "'layers.0.inner.act'", "nested")), message
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_is_compiled_already_is_refused() -> None:
     model = nn.Sequential(torch.compile(nn.ReLU(), backend="eager"))
     message = refused(model, {nn.ReLU: activations})
