@@ -82,3 +82,23 @@ def test_the_try_without_a_graph_changes_nothing(name: str, fit: Fit, assert_sam
         fit(search, {"weights": loader(1), "architecture": loader(2)})
         results.append((search.state_dict(), module.kept))
     assert_same(*results)
+
+
+class Adversarial(Critic):
+    """Learns from examples that a backward pass of its own has made worse."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        self.net(x).square().mean().backward()
+        return self.net(batch[0] + 0.1 * x.grad.sign()).square().mean()
+
+
+@pytest.mark.parametrize("name", [each for each in STRATEGIES if not each.startswith("fixed")])
+def test_every_strategy_searches_a_loss_with_a_backward_pass_of_its_own(name: str, fit: Fit) -> None:
+    kind, options = STRATEGIES[name]
+    search = kind(Adversarial(), architecture_optimizer=partial(SGD, lr=1.0), **options)
+    fit(search, {"weights": loader(1), "architecture": loader(2)})
+    assert search.weight_steps == 3
+    assert search.architecture_steps == (3 if search.searches else 0)
+    if search.searches and search.needs_gate_grad:
+        assert search.theta.ne(search.theta[0, 0]).any()
