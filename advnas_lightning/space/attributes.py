@@ -118,8 +118,8 @@ class PartOfChoice:
         >>> part.weight * torch.ones(4)
         Traceback (most recent call last):
             ...
-        ValueError: a part of a candidate of edge 'edge' is used without the candidate, which would bypass the choice: \
-make a choice of the module that uses it
+        ValueError: a part of a candidate of edge 'edge' is used past the choice: make a choice of the module that \
+uses it, or leave out MixedOps in a loop over all modules
     """
 
     __slots__ = ("_edge", "_values")
@@ -156,6 +156,6 @@ make a choice of the module that uses it
     def misuse(self) -> ValueError:
         """The error of a use that would bypass the choice."""
         return ValueError(
-            f"a part of a candidate of edge {self._edge!r} is used without the candidate, which would bypass the"
-            " choice: make a choice of the module that uses it"
+            f"a part of a candidate of edge {self._edge!r} is used past the choice: make a choice of the module that"
+            " uses it, or leave out MixedOps in a loop over all modules"
         )

@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import WRAPPER_ASSIGNMENTS, partial
 from operator import is_
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
@@ -203,14 +203,15 @@ class Rebound:
         if function in self._made:
             return self._made[function]
         cells = tuple(CellType() for _ in function.__closure__ or ())
-        code, name = function.__code__, function.__name__
-        self._made[function] = made = FunctionType(code, function.__globals__, name, function.__defaults__, cells)
+        made = FunctionType(function.__code__, function.__globals__, closure=cells)
+        self._made[function] = made
         for cell, own in zip(cells, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # one of a name that has no value yet is empty
                 cell.cell_contents = self.of(own.cell_contents)
         made.__defaults__ = function.__defaults__ and tuple(map(self.of, function.__defaults__))
         made.__kwdefaults__ = {key: self.of(value) for key, value in (function.__kwdefaults__ or {}).items()}
-        made.__qualname__ = function.__qualname__
+        for each in WRAPPER_ASSIGNMENTS:  # its name, its text, and what it says of its types
+            setattr(made, each, getattr(function, each))
         vars(made).update(vars(function))
         return made
 

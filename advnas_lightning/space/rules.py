@@ -65,10 +65,12 @@ def make_searchable(
     """Replace modules of a network by choices, in place.
 
     Each module that a rule matches becomes ``MixedOp(edge, candidates)``, at all of its places if it has several. There
-    are no further matches inside replaced modules and inside MixedOps that exist already. The network must use the
-    module by calling it, since a choice has no weights; plain values such as ``in_features`` can be read, see
-    :class:`MixedOp`. While a network of PyTorch's transformer layers is searched, those that contain a choice run
-    without their fast path, which would pass the choice by.
+    are no further matches inside replaced modules and inside MixedOps that exist already. The choice also takes the
+    module's place in lists, dicts and functions that other modules keep, and its hooks after the pass.
+
+    The network must use the module by calling it, since a choice has no weights; plain values such as ``in_features``
+    can be read, see :class:`MixedOp`. PyTorch's transformer layers that contain a choice run without their fast path,
+    which would bypass it, while they are searched.
 
     Args:
         model: The network.

@@ -192,7 +192,7 @@ def test_weights_are_not_tied_to_a_choice_in_silence() -> None:
 def test_a_sequence_that_became_a_choice_is_not_walked() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
     make_searchable(model, {"0": lambda own: {"own": own, "skip": nn.Identity()}})
-    with one_line("edge '0'", "would bypass the choice"):
+    with one_line("edge '0'", "is used past the choice"):
         for part in model[0]:
             part(torch.ones(3))
 
