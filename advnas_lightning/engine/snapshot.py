@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from enum import Enum, auto
-from operator import is_
-from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,74 +13,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, restore, slots_of
+
 SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
-HOOKS = frozenset(name for name in vars(nn.Module()) if "hooks" in name)  # the names of modules' dicts of hooks
 FEW = 32  # and of those in a container with up to this many entries
 DEEP = 2  # objects are followed into the objects that they refer to, but no further
-
-# Objects of these packages are part of the framework, or are shared with other threads.
-OPAQUE = {"advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"}
-
-
-class Kind(Enum):
-    """How a value can change while an attribute still refers to it.
-
-    Example:
-        >>> kind_of(float).name, kind_of(dict).name, kind_of(nn.Linear).name
-        ('CONSTANT', 'MAPPING', 'MODULE')
-    """
-
-    CONSTANT = auto()
-    MODULE = auto()
-    TENSOR = auto()
-    ARRAY = auto()
-    GENERATOR = auto()
-    MAPPING = auto()
-    SEQUENCE = auto()
-    SET = auto()
-    TUPLE = auto()
-    OBJECT = auto()
-
-
-# How the state of a random number generator is read and set.
-GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
-    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
-    np.random.Generator: (lambda own: own.bit_generator.state, lambda own, state: _set_numpy(own, state)),
-    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
-    random.Random: (random.Random.getstate, random.Random.setstate),
-}
-_KINDS: list[tuple[Any, Kind]] = [  # the first one that fits
-    (nn.Module, Kind.MODULE),
-    (Tensor, Kind.TENSOR),
-    (np.ndarray, Kind.ARRAY),
-    (tuple(GENERATORS), Kind.GENERATOR),
-    ((type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, PurePath), Kind.CONSTANT),
-    (dict, Kind.MAPPING),
-    ((list, deque, bytearray), Kind.SEQUENCE),
-    (set, Kind.SET),
-    (tuple, Kind.TUPLE),
-]
-_known: dict[type, Kind] = {}
-_MISSING: Any = object  # stands for an attribute that is not set; a class is a constant
-
-
-def kind_of(cls: type) -> Kind:
-    """The kind of the objects of a class.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> kind_of(SimpleNamespace).name, kind_of(type(print)).name
-        ('OBJECT', 'CONSTANT')
-    """
-    found = _known.get(cls)
-    if found is None:
-        found = next((kind for bases, kind in _KINDS if issubclass(cls, bases)), None)
-        if found is None:
-            is_opaque = any(base.__module__.partition(".")[0] in OPAQUE for base in cls.__mro__)
-            has_attributes = bool(getattr(cls, "__dictoffset__", 0)) or bool(_slots(cls))
-            found = Kind.OBJECT if has_attributes and not is_opaque else Kind.CONSTANT
-        _known[cls] = found
-    return found
+HOOKS = frozenset(name for name in vars(nn.Module()) if "hooks" in name)  # the names of modules' dicts of hooks
 
 
 class Slot(NamedTuple):
@@ -184,7 +116,7 @@ class Snapshot:
         self._modules.append(module)
         self._values.append((module, Kind.MAPPING, attributes, copied))
         for name, value in copied.items():
-            kind = _known.get(type(value)) or kind_of(type(value))
+            kind = kind_of(type(value))
             if kind is Kind.MAPPING and not value:
                 if name not in HOOKS:
                     self._values.append((module, kind, value, {}))
@@ -219,7 +151,7 @@ class Snapshot:
         elif kind is Kind.ARRAY:
             self._keep_array(slot, value, wanted, few=few)
         elif kind is Kind.GENERATOR:
-            self._values.append((slot.module, kind, value, _accessors(value)[0](value)))
+            self._values.append((slot.module, kind, value, copy_of(kind, value)))
         elif id(value) not in self._seen:
             self._seen.add(id(value))
             if kind is Kind.OBJECT:
@@ -229,12 +161,11 @@ class Snapshot:
                 deep -= 1
             else:
                 if kind is not Kind.TUPLE:
-                    copied = dict(value) if kind is Kind.MAPPING else set(value) if kind is Kind.SET else list(value)
-                    self._values.append((slot.module, kind, value, copied))
+                    self._values.append((slot.module, kind, value, copy_of(kind, value)))
                 inside = value.values() if kind is Kind.MAPPING else value
                 few = few and len(inside) <= FEW
             for item in inside:
-                own = _known.get(type(item)) or kind_of(type(item))
+                own = kind_of(type(item))
                 if own is not Kind.CONSTANT and (few or wanted or own is not Kind.TENSOR):
                     self._keep_value(slot, own, item, wanted, few=few, deep=deep)
 
@@ -244,25 +175,25 @@ class Snapshot:
         if hasattr(value, "__dict__"):
             self._values.append((owner, Kind.MAPPING, vars(value), vars(value).copy()))
             inside += vars(value).values()
-        slots = {name: getattr(value, name, _MISSING) for name in _slots(type(value))}
-        if slots:
+        if slots_of(type(value)):
+            slots = copy_of(Kind.OBJECT, value)
             self._values.append((owner, Kind.OBJECT, value, slots))
             inside += slots.values()
         return inside
 
-    def _keep_array(self, slot: Slot, array: np.ndarray[Any, Any], wanted: bool, *, few: bool) -> None:
+    def _keep_array(self, slot: Slot, values: np.ndarray[Any, Any], wanted: bool, *, few: bool) -> None:
         """Put aside the contents of an array: as a tensor in the same memory, if torch has its type."""
         if (
-            array.flags.writeable
-            and array.dtype.isnative
-            and array.dtype.kind in "biufc"
-            and min(array.strides, default=0) >= 0
+            values.flags.writeable
+            and values.dtype.isnative
+            and values.dtype.kind in "biufc"
+            and min(values.strides, default=0) >= 0
         ):
             with suppress(TypeError):
-                self._keep_tensor(slot, torch.from_numpy(array), wanted, few=few)
+                self._keep_tensor(slot, torch.from_numpy(values), wanted, few=few)
                 return
-        if wanted or (few and array.nbytes <= SMALL):
-            self._values.append((slot.module, Kind.ARRAY, array, array.copy()))
+        if wanted or (few and values.nbytes <= SMALL):
+            self._values.append((slot.module, Kind.ARRAY, values, copy_of(Kind.ARRAY, values)))
 
     def _keep_tensor(self, slot: Slot, tensor: Tensor, wanted: bool, *, few: bool) -> None:
         if not (wanted or few) or id(tensor) in self._contents or not _is_writable(tensor):
@@ -287,9 +218,9 @@ class Snapshot:
         changes = [Change(*each.slot, each.is_usual, each.is_frozen) for each in _changed(contents)] if compare else []
         owners: dict[int, nn.Module] = {}
         for owner, kind, value, copied in reversed(self._values):  # the first copy counts
-            if not _is_same(kind, value, copied):
+            if not is_same(kind, value, copied):
                 owners[id(owner)] = owner
-                _restore(kind, value, copied)
+                restore(kind, value, copied)
         for each in contents:
             each.put_back()
         return changes + [Change(owner, None) for owner in owners.values()]
@@ -349,58 +280,3 @@ def _is_writable(tensor: Tensor) -> bool:
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
     return not expanded and tensor.grad_fn is None
-
-
-def _is_same(kind: Kind, value: Any, copied: Any) -> bool:
-    """Whether a value refers to the same objects as its copy did."""
-    if kind is Kind.MAPPING:
-        same = len(value) == len(copied) and all(map(is_, value.values(), copied.values()))
-        return same and all(map(is_, value, copied))
-    if kind is Kind.SEQUENCE:
-        return len(value) == len(copied) and all(map(is_, value, copied))
-    if kind is Kind.OBJECT:
-        return all(getattr(value, name, _MISSING) is own for name, own in copied.items())
-    if kind is Kind.SET:
-        return bool(value == copied)
-    return False  # comparing would cost as much as restoring
-
-
-def _restore(kind: Kind, value: Any, copied: Any) -> None:
-    """Give a value what its copy has, in the same order."""
-    if kind is Kind.MAPPING:
-        base = OrderedDict if isinstance(value, OrderedDict) else dict  # a class of one's own may forbid it
-        base.clear(value)
-        base.update(value, copied)
-    elif kind is Kind.SEQUENCE:
-        value.clear()
-        value.extend(copied)
-    elif kind is Kind.SET:
-        value.clear()
-        value.update(copied)
-    elif kind is Kind.ARRAY:
-        value[...] = copied
-    elif kind is Kind.GENERATOR:
-        _accessors(value)[1](value, copied)
-    else:
-        for name, own in copied.items():
-            if own is not _MISSING:
-                object.__setattr__(value, name, own)
-            elif hasattr(value, name):
-                object.__delattr__(value, name)
-
-
-def _accessors(generator: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], None]]:
-    return next(found for cls, found in GENERATORS.items() if isinstance(generator, cls))
-
-
-def _set_numpy(generator: np.random.Generator, state: Any) -> None:
-    generator.bit_generator.state = state
-
-
-def _slots(cls: type) -> list[str]:
-    """The names of the attributes that objects of a class keep beside a ``__dict__``."""
-    names: list[str] = []
-    for base in cls.__mro__:
-        own = vars(base).get("__slots__", ())
-        names += [own] if isinstance(own, str) else own
-    return [name for name in names if not name.startswith("__")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Containers(Keeping):
         self.recent: deque[float] = deque(maxlen=3)
         self.seen: set[int] = set()
         self.counts: Counter[int] = Counter()
+        self.numbers = array("d", [0.0, 0.0])
         self.ordered: OrderedDict[int, float] = OrderedDict()
         self.nested = {"a": ({"b": [0]}, bytearray(2))}
         self.of_epochs: list[Any] = []
@@ -94,6 +96,7 @@ class Containers(Keeping):
         self.outputs.append(logits.detach())
         self.by_name["mean"].append(float(x.mean()))
         self.recent.append(float(x.std()))
+        self.numbers[self.steps % 2] += 1
         self.seen.add(round(1000 * float(x[0, 0])))
         self.counts.update(y.tolist())
         self.ordered[self.steps % 3] = float(x.sum())
@@ -387,7 +390,7 @@ def kept(value: Any) -> Any:
         return str(value.getstate())
     if isinstance(value, set):
         return sorted(value)
-    if isinstance(value, list | tuple | deque | bytearray):
+    if isinstance(value, list | tuple | deque | bytearray | array):
         return [kept(each) for each in value]
     if isinstance(value, Meter | SimpleNamespace):
         return kept(vars(value))
