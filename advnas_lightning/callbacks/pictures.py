@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +18,8 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.texts import LITERAL, shortened
 
 NAME = "probabilities"
-LARGEST = 200.0  # inches; a picture of 2^16 pixels is one that matplotlib cannot draw
+MOST = 200  # edges in a picture
+LARGEST = 200.0  # inches; matplotlib cannot draw a picture of 2^16 pixels
 
 
 class ProbabilityPictures(Callback):
@@ -61,19 +63,22 @@ def draw_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> np.n
         >>> draw_probabilities({"first": {"linear": 0.9, "skip": 0.1}, "second": {"only": 1.0}}).shape
         (110, 640, 3)
     """
-    width, height = max(map(len, probabilities.values())), len(probabilities)
+    drawn = dict(islice(probabilities.items(), MOST))
+    width, height = max(map(len, drawn.values())), len(drawn)
     table = np.full((height, width), np.nan)
-    size = min(max(6.4, 1.1 * width), LARGEST), min(0.3 + 0.4 * height, LARGEST)
     with mpl.rc_context(LITERAL):
+        size = min(max(6.4, 1.1 * width), LARGEST), 0.3 + 0.4 * height
         figure = Figure(figsize=size, dpi=100, layout="constrained")
         axes = figure.add_subplot()
-        for row, candidates in enumerate(probabilities.values()):
+        if len(probabilities) > MOST:
+            axes.set_title(f"the first {MOST} of {len(probabilities)} edges")
+        for row, candidates in enumerate(drawn.values()):
             table[row, : len(candidates)] = list(candidates.values())
             for column, (name, probability) in enumerate(candidates.items()):
                 colour, text = "white" if probability > 0.5 else "black", f"{shortened(name, 14)} {probability:.2f}"
                 axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
         axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_yticks(range(height), [shortened(edge, 32) for edge in probabilities])
+        axes.set_yticks(range(height), [shortened(edge, 32) for edge in drawn])
         axes.set_xticks([])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
