@@ -7,7 +7,6 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum, auto
-from functools import cache
 from operator import is_
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -66,8 +65,10 @@ KINDS: list[tuple[Any, Kind]] = [  # the first one that fits
 MISSING: Any = object  # stands for an attribute that is not set; a class is a constant
 
 
-@cache
-def kind_of(cls: Any) -> Kind:
+_known: dict[type, Kind] = {}
+
+
+def kind_of(cls: type) -> Kind:
     """The kind of the objects of a class.
 
     Example:
@@ -75,16 +76,18 @@ def kind_of(cls: Any) -> Kind:
         >>> kind_of(SimpleNamespace).name, kind_of(type(print)).name
         ('OBJECT', 'CONSTANT')
     """
-    for bases, kind in KINDS:
-        if issubclass(cls, bases):
-            return kind
+    if cls not in _known:
+        _known[cls] = next((kind for bases, kind in KINDS if issubclass(cls, bases)), None) or _kind_of_object(cls)
+    return _known[cls]
+
+
+def _kind_of_object(cls: type) -> Kind:
     is_opaque = any(base.__module__.partition(".")[0] in OPAQUE for base in cls.__mro__)
     has_attributes = bool(getattr(cls, "__dictoffset__", 0)) or bool(slots_of(cls))
     return Kind.OBJECT if has_attributes and not is_opaque else Kind.CONSTANT
 
 
-@cache
-def slots_of(cls: Any) -> tuple[str, ...]:
+def slots_of(cls: type) -> tuple[str, ...]:
     """The names of the attributes that objects of a class keep beside a ``__dict__``.
 
     Example:
