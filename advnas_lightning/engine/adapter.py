@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
-from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, parse_optimizers
+from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, one_step, parse_optimizers
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.objectives import Outcome
 
+MODEL = "model."  # before the names of the module's state in that of the search
 STEPS = ("validation_step", "test_step", "predict_step")
 # Called by the search itself, at their places in a weight step.
 CALLED_IN_STEPS = ("on_before_zero_grad", "on_before_optimizer_step")
@@ -57,8 +58,8 @@ class Adapter:
     """Lets a search train a LightningModule as the module's own training does.
 
     The module's hooks are called as in its own training. Those for training batches get its own batches, which are
-    those of the weight steps. What it logs in an architecture step is dropped. While its hooks and its evaluations run,
-    its network is that of the arg max.
+    those of the weight steps. What it logs in an architecture step is dropped. While its hooks run, its network is that
+    of the arg max; in an evaluation it is the architecture that is evaluated.
 
     Args:
         module: The user's module.
@@ -231,6 +232,7 @@ class Adapter:
         Raises:
             ValueError: The step returns no loss.
             SkippedStep: It returned ``None``.
+            MisconfigurationException: It returned ``None``, and there are several processes.
         """
         before, self._batch = self._batch, batch
         try:
@@ -239,6 +241,11 @@ class Adapter:
         finally:
             self._batch = before
         if output is None:
+            if self.module.trainer.world_size > 1:
+                raise MisconfigurationException(
+                    f"{self.loss_name} returned None, and with several processes each of them needs a loss: return one"
+                    " that is multiplied by 0"
+                )
             raise SkippedStep
         loss = check_loss(output.get("loss") if isinstance(output, Mapping) else output, self.loss_name)
         if not self._is_silent():
@@ -260,14 +267,8 @@ class Adapter:
 
     def step(self, optimizer: Any, passes: Callable[[], Tensor | None]) -> None:
         """Step as in the module's own training, where the optimizer's step calls for the passes."""
-        try:
-            with self.in_hook():
-                self.module.optimizer_step(self.module.current_epoch, self.batch_idx, optimizer, passes)
-        except SkippedStep:
-            trainer: Any = self.module.trainer
-            with suppress(ValueError):  # if its step had not begun
-                trainer.profiler.stop("optimizer_step")  # which Lightning began to time
-            raise
+        with one_step(self.module.trainer, optimizer), self.in_hook():
+            self.module.optimizer_step(self.module.current_epoch, self.batch_idx, optimizer, passes)
 
     def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
         """Call the module's hook before its optimizer's step, and clip: by the module's own method, if it has one."""
@@ -305,13 +306,15 @@ class Adapter:
         optimization.take(optimizers[0], schedules)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the module add to a checkpoint."""
+        """Let the module add to a checkpoint, and change its own part of the ``state_dict``."""
         self._optimizers.complete(checkpoint)
-        self.call("on_save_checkpoint", checkpoint)
+        with _own_state(checkpoint):
+            self.call("on_save_checkpoint", checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the module take out of a checkpoint what it added."""
-        self.call("on_load_checkpoint", checkpoint)
+        """Let the module take out of a checkpoint what it added, and change its own part of the ``state_dict``."""
+        with _own_state(checkpoint):
+            self.call("on_load_checkpoint", checkpoint)
 
 
 class _LoopHooks(Callback):
@@ -362,6 +365,20 @@ def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
     """Call a training step, which need not take the number of the batch."""
     takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     return step(batch, batch_idx) if takes_index else step(batch)
+
+
+@contextmanager
+def _own_state(checkpoint: dict[str, Any]) -> Iterator[None]:
+    """A context in which the ``state_dict`` of a search's checkpoint is that of its model, under the model's names."""
+    whole: dict[str, Any] = checkpoint["state_dict"]
+    models = {name: value for name, value in whole.items() if name.startswith(MODEL)}
+    checkpoint["state_dict"] = {name.removeprefix(MODEL): value for name, value in models.items()}
+    yield
+    changed = {f"{MODEL}{name}": value for name, value in checkpoint["state_dict"].items()}
+    for name in models.keys() - changed.keys():
+        del whole[name]
+    whole.update(changed)
+    checkpoint["state_dict"] = whole  # the same object: torch keeps the versions of modules as an attribute of it
 
 
 def _own_batch(argument: Any) -> Any:

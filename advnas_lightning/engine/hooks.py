@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -71,6 +72,10 @@ class SearchHooks(ArchitecturePolicy):
         """The loss of the bound network, with what the metrics need."""
         raise NotImplementedError
 
+    def bound(self) -> AbstractContextManager[None]:
+        """A context in which the network has an architecture."""
+        raise NotImplementedError
+
     @property
     def is_between_steps(self) -> bool:
         """Whether no accumulated step is half done."""
@@ -114,12 +119,10 @@ class SearchHooks(ArchitecturePolicy):
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation of the discrete architecture with shared weights."""
         self._validation.begin()
-        fitting = self.trainer.state.fn == "fit"
-        self._evaluated = self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int | None = None) -> None:
         """Add a batch to the evaluation; of several loaders each is reported."""
-        with self.space.bind(self._evaluated):
+        with self.bound():
             self._validation.add(self.outcome(batch), dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -168,6 +171,7 @@ class SearchHooks(ArchitecturePolicy):
 
     def configure_callbacks(self) -> list[Callback]:
         """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
+        self._validation.begin()
         own = self.trainee.configure_callbacks()
         check_trainer_options(self.trainer, own, rate=self.rate_finding is not None)
         for callback in (*self.trainer.callbacks, *own):  # type: ignore[attr-defined]

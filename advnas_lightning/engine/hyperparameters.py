@@ -73,6 +73,16 @@ class SharedHyperparameters(LightningModule):
                 )
         return AttributeDict({**models, **own})
 
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint must have all of the ``state_dict``; not if the model says so."""
+        model = self.model
+        return super().strict_loading and (not isinstance(model, LightningModule) or model.strict_loading)
+
+    @strict_loading.setter
+    def strict_loading(self, strict_loading: bool) -> None:
+        self._strict_loading = strict_loading
+
     def clean_hyperparameters(self) -> None:
         """Drop what cannot be pickled from the model's, with a warning, as Lightning does at the start of a run."""
         if isinstance(self.model, LightningModule):

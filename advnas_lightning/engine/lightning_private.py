@@ -14,7 +14,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+from lightning.pytorch.core.optimizer import (
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+    do_nothing_closure,
+)
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from omegaconf import Container
@@ -111,6 +115,24 @@ def without_optimizer(trainer: Trainer, optimizer: Optimizer) -> Iterator[None]:
             "a hook has given the Trainer other optimizers or schedules, and a search goes on with those that it has:"
             " change them in place"
         )
+
+
+@contextmanager
+def one_step(trainer: Trainer, optimizer: Any) -> Iterator[None]:
+    """A context that counts as one step of an optimizer, however often it steps; as none if an exception leaves it.
+
+    So automatic optimization counts for ``trainer.global_step``. Manual optimization does it with private attributes of
+    the optimizer, which it sets.
+    """
+    counting = optimizer._on_before_step, optimizer._on_after_step
+    optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
+    try:
+        yield
+    finally:
+        optimizer._on_before_step, optimizer._on_after_step = counting
+    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    progress.increment_ready()
+    progress.increment_completed()
 
 
 def versions(optimizer: Any) -> list[int]:

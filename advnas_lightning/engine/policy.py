@@ -236,6 +236,10 @@ class ArchitecturePolicy(SharedHyperparameters):
         """The selected architecture's candidate per edge."""
         return self.space.choice(self.genotype(self.selected))
 
+    def evaluated_architecture(self, *, fitting: bool) -> Architecture:
+        """What evaluations evaluate: within a fit the arg max, otherwise the selected architecture."""
+        return self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
+
     def genotype(self, select: Selection = "argmax") -> Genotype:
         """The found architecture.
 

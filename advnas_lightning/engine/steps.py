@@ -198,10 +198,17 @@ class WeightStep:
         """Forget the batches of a step that is not complete."""
         self._open = None
 
-    def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor:
+    def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor | None:
         optimizer = self.optimization.optimizer  # the network may have none
         with self.evaluator.space.bind(step.architecture):
-            outcome = self.evaluator.run(batch)
+            try:
+                outcome = self.evaluator.run(batch)
+            except SkippedStep:
+                if self.evaluator.precision.scaler is not None:  # which wants gradients
+                    raise
+                if step.size == 0:
+                    self.trainee.zero_gradients(optimizer)
+                return None
             loss = outcome.loss
             if not self.guard.passes("weight", loss):
                 raise SkippedStep
@@ -250,7 +257,7 @@ class WeightStep:
 
         def first() -> Tensor | None:
             loss = passes()
-            return loss if self.accumulate == 1 else self._mean(step)
+            return loss if self.accumulate == 1 or step.size == 0 else self._mean(step)
 
         closure = Closure(first, again)
         unscaling = WaitingCopies() if self.offloaded and self.evaluator.precision.scaler is not None else nullcontext()
@@ -262,7 +269,7 @@ class WeightStep:
                     f"a weight step has not called its closure, which computes the gradients: let {name}.step"
                     " call it, or the module's own optimizer_step"
                 )
-            self.policy.weight_steps += 1
+            self.policy.weight_steps += step.size > 0
 
     def _mean(self, step: _Accumulated) -> Tensor:
         """Turn gradients of sums over terms into gradients of the mean; over ranks, of the mean number of terms."""

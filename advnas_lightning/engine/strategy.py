@@ -173,7 +173,7 @@ class SearchStrategy(SearchHooks):
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)
         self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
-        self._validation = Validation(self.objective)
+        self._validation = Validation(self.objective, trainer, self.evaluated_architecture)
         if isinstance(self.trainee, Adapter):
             paused, hooks = self._resumption.paused, self.trainee.loop_hooks
             self.rate_finding = RateFinding(self.trainee.module, weights, optimizers, paused, hooks)
@@ -199,12 +199,15 @@ class SearchStrategy(SearchHooks):
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Bind the arg max unless an architecture is bound already, so that hooks can call the network."""
+        """Bind what is evaluated or the arg max, unless an architecture is bound: hooks may call the network."""
         if self.space.is_bound:
             yield
-        else:
-            with self.space.bind(self.one_hot(self.most_probable_choice())):  # a budget takes too long for every hook
-                yield
+            return
+        evaluated = self._validation.architecture
+        if evaluated is None:
+            evaluated = self.one_hot(self.most_probable_choice())  # a budget takes too long for every hook
+        with self.space.bind(evaluated):
+            yield
 
     def derive(self) -> nn.Module:
         """The selected architecture as a plain network with the shared weights: no MixedOp.

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from advnas_lightning.objectives import Objective, Outcome
+from advnas_lightning.space.search_space import Architecture
 
 
 class Validation:
-    """The loss and the metrics of one evaluation; of each loader, where there are several.
+    """What is evaluated, and its loss and metrics; those of each loader, where there are several.
 
     Args:
         objective: Has the metrics.
+        trainer: Gives the Trainer, or ``None`` where there is none.
+        choose: Gives the architecture to evaluate, within a fit or not.
 
     Example:
         >>> import torch
-        >>> validation = Validation(Objective())
+        >>> validation = Validation(Objective(), lambda: None, lambda fitting: None)
         >>> validation.add(Outcome(torch.tensor(1.0), 4), loader=0)
         >>> validation.add(Outcome(torch.tensor(3.0), 4), loader=1)
         >>> validation.results("val")
         {'val/loss/dataloader_idx_0': tensor(1.), 'val/loss/dataloader_idx_1': tensor(3.)}
     """
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(self, objective: Objective, trainer: Callable[[], Any], choose: Callable[..., Architecture]) -> None:
+        self._objective, self._trainer, self._choose = objective, trainer, choose
         self._of: dict[int | None, Objective] = {}  # the metrics of each loader
+        self._architecture: Architecture | None = None
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """What is evaluated; ``None`` while nothing is."""
+        trainer = self._trainer()
+        if trainer is None or not (trainer.evaluating or trainer.predicting):
+            return None
+        if self._architecture is None:
+            self._architecture = self._choose(fitting=trainer.state.fn == "fit")
+        return self._architecture
 
     def begin(self) -> None:
-        """Forget what was added."""
+        """Forget what was added, and choose anew."""
         self._of.clear()
         self._objective.reset()
+        self._architecture = None
 
     def add(self, outcome: Outcome, loader: int | None = None) -> None:
         """Add a batch.

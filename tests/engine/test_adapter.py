@@ -278,11 +278,58 @@ def test_a_step_that_leaves_a_batch_out(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return None if batch_idx == 1 else super().training_step(batch, batch_idx)
 
-        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None: ...
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.called.append(("on_train_batch_end", sorted(outputs), self.trainer.global_step))
 
+    torch.manual_seed(1)
     search = search_of(Picky("none"))
     fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
     assert (search.weight_steps, search.architecture_steps) == (6, 6)
+    assert search.model.called == trained_as_alone(Picky, tmp_path).called
+
+
+def trained_as_alone(kind: type[Classifier], folder: Path, **options: Any) -> Classifier:
+    """A module in a search with nothing to choose, which is trained as it is alone."""
+    modules, steps = [], []
+    for wrap in (Genotype(GENOTYPE).apply, partial(Fixed, genotype=GENOTYPE)):
+        torch.manual_seed(1)
+        module: Any = wrap(kind("none"))
+        steps.append(fit(module, loader(), folder, **options).global_step)
+        modules.append(module.model if isinstance(module, Fixed) else module)
+    alone, ours = modules
+    assert ours.called == alone.called
+    assert steps[1] == steps[0]
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name]), name
+    return ours
+
+
+@pytest.mark.parametrize("max_steps", [-1, 5])
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_each_batch_counts_as_one_step(times: int, max_steps: int, tmp_path: Path) -> None:
+    class Stepping(Classifier):
+        """Leaves its optimizer's step out now and then, or takes two."""
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            if batch_idx % 2 == 0 and times == 0:
+                optimizer_closure()
+            for _ in range(times if batch_idx % 2 == 0 else 1):
+                optimizer.step(closure=optimizer_closure)
+            self.called.append(("stepped", self.trainer.global_step))
+
+    trained_as_alone(Stepping, tmp_path, max_steps=max_steps)
+
+
+def test_no_process_may_leave_a_batch_out_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Picky(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None
+
+    search = search_of(Picky("none"))
+    search.trainer = Trainer(accelerator="cpu", logger=False)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with pytest.raises(MisconfigurationException, match=r"Picky\.training_step returned None.*processes"):
+        search.trainee.loss([torch.zeros(1, 4), torch.zeros(1)])
 
 
 @pytest.mark.parametrize("kind", [Fixed, AdvantageNAS])

@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import CombinedLoader
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from advnas_lightning import AdvantageNAS, Fixed, Genotype, SearchStrategy
+from advnas_lightning import AdvantageNAS, ArchitectureCost, Fixed, Genotype, SearchStrategy
+from advnas_lightning.cost.meters import count_parameters
 from advnas_lightning.engine.schedules import schedule
 from advnas_lightning.objectives import Classification
 from tests.support.classifier import GENOTYPE, Classifier, OwnLoss, Rows, loader, make, pair, search_of
@@ -120,3 +121,51 @@ def test_a_module_that_does_not_fit_its_loaders_is_told_as_without_a_search(
         except RuntimeError as error:
             said.append(str(error).replace(type(module).__name__, "the module"))
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("select", ["argmax", "process_best"])
+def test_a_module_is_evaluated_with_what_is_selected(select: str, evaluate: Any, fit: Fit) -> None:
+    class Looking(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.validated: list[Tensor] = []
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.validated.append(self(batch[0]).detach())
+
+        test_step = predict_step = validation_step
+
+        def on_validation_epoch_end(self) -> None:
+            self.validated.append(self(inputs).detach())
+
+    inputs, data = torch.randn(6, 4), loader(3, 1)
+    search = search_of(Looking(), select=select, seed=2)
+    fit(search, pair(), data, max_epochs=3)
+    assert search.genotype("argmax") != search.genotype("process_best")
+    (x, _), network = next(iter(data)), search.genotype("argmax").apply(search.model).eval()
+    assert torch.equal(search.model.validated[-2], network(x))
+    assert torch.equal(search.model.validated[-1], network(inputs))
+    network = search.derive().eval()
+    for how in ("validate", "test"):
+        evaluate(how, search, data)
+        assert torch.equal(search.model.validated[-1 - (how == "validate")], network(x))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.predict(search, data)
+    assert torch.equal(search.model.validated[-1], network(x))
+
+
+def test_a_module_is_validated_within_the_budget(fit: Fit) -> None:
+    class Looking(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    torch.manual_seed(0)
+    search = search_of(Looking(), cost=ArchitectureCost("params", budget=150))
+    search.theta.data[0, 0] = 9.0  # a Linear of 72 parameters in each edge is beyond it
+    search.theta.data[1, 0] = 9.0
+    trainer = fit(search, pair(1, 1), loader(3, 1), max_epochs=1)
+    network = search.genotype().apply(search.model).eval()
+    assert count_parameters(network) <= 150 < 67 + 2 * 72
+    (x, y) = next(iter(loader(3, 1)))
+    expected = nn.functional.cross_entropy(network(x), y).item()
+    assert trainer.callback_metrics["val_loss"].item() == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,100 @@
+"""What a module does with its checkpoints it does in a search, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from advnas_lightning import AdvantageNAS, Fixed, Genotype
+from tests.support.classifier import GENOTYPE, Classifier, assert_same_state, loader, make, pair, search_of
+
+Fit = Callable[..., Trainer]
+
+
+class Shrinking(Classifier):
+    """Leaves its frozen teacher out of checkpoints, keeps a weight under another name, and adds what it must have."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.teacher = nn.Linear(4, 3).requires_grad_(False)
+        self.loaded: list[str] = []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("teacher.")]:
+            del state[name]
+        state["first"] = state.pop("net.0.weight")
+        checkpoint["names"] = sorted(state)
+        checkpoint["teacher"] = 3
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded = sorted(checkpoint["state_dict"])
+        state = dict(checkpoint["state_dict"])
+        state["net.0.weight"] = state.pop("first")
+        state |= {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        checkpoint["state_dict"] = state
+
+
+class Loose(Classifier):
+    """Has less in its state than it would load, and says so."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.teacher = nn.Linear(4, 3).requires_grad_(False)
+        self.strict_loading = False
+
+    def state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        state = super().state_dict(*arguments, **keywords)
+        for name in [name for name in state if "teacher." in name]:
+            del state[name]
+        return state
+
+
+@pytest.mark.parametrize("kind", [Shrinking, Loose])
+def test_the_checkpoint_is_the_modules_own(kind: type[Classifier], fit: Fit, tmp_path: Path) -> None:
+    found = []
+    for module in (Genotype(GENOTYPE).apply(make(kind)), Fixed(make(kind), genotype=GENOTYPE)):
+        fit(module, loader()).save_checkpoint(tmp_path / "saved.ckpt")
+        found.append(torch.load(tmp_path / "saved.ckpt", weights_only=True))
+    alone, ours = found
+    assert alone.get("names") == ours.get("names")
+    assert {f"model.{name}" for name in alone["state_dict"]} == set(ours["state_dict"]) - own_names(ours)
+    assert not [name for name in ours["state_dict"] if "teacher" in name]
+    assert ours["state_dict"]._metadata["model.net.1.1"] == {"version": 2}  # of a BatchNorm
+
+
+def own_names(checkpoint: dict[str, Any]) -> set[str]:
+    return {name for name in checkpoint["state_dict"] if not name.startswith("model.")}
+
+
+@pytest.mark.parametrize("kind", [Shrinking, Loose])
+def test_a_search_goes_on_from_it(kind: type[Classifier], fit: Fit, tmp_path: Path) -> None:
+    def run(epochs: int, **options: Any) -> tuple[Any, Trainer]:
+        search = search_of(make(kind))
+        torch.manual_seed(0)
+        return search, fit(search, pair(3, 3), max_epochs=epochs, **options)
+
+    whole, _ = run(3)
+    _, trainer = run(2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    again, _ = run(3, ckpt_path=tmp_path / "two.ckpt")
+    assert_same_state(again, whole)
+    if kind is Shrinking:
+        assert "first" in again.model.loaded
+        assert not [name for name in again.model.loaded if name.startswith("model.")]
+    loaded = AdvantageNAS.load_from_checkpoint(
+        tmp_path / "two.ckpt", model=make(kind), architecture_optimizer=torch.optim.Adam
+    )
+    assert torch.equal(
+        loaded.model.net[0].weight,
+        torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"][
+            "model.first" if kind is Shrinking else "model.net.0.weight"
+        ],
+    )
+    assert loaded.strict_loading == (kind is Shrinking)
