@@ -101,7 +101,7 @@ def draw_cells(cells: Sequence[Cell]) -> Figure:
         axes.axis("off")
         short = {edge: SHORT.get(candidate, candidate) for edge, candidate in cell.genotype.items()}
         _draw_graph(axes, _arrows(short), size=8, longest=LONGEST_IN_CELLS)
-        title = f"{shortened(cell.title, 2 * LONGEST)}\n"
+        title = f"{shortened(cell.title, LONGEST)}\n"
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=cell.colour)
         axes.text(0, 1.02, cell.note, transform=axes.transAxes, fontsize=8, color="#444444", va="bottom")
     return figure
