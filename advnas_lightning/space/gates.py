@@ -60,11 +60,16 @@ class EdgePlan:
         images = is_channels_last(outputs[0])
         if images:  # they are stacked in the order of their memory, so that the result keeps the format
             outputs = [output.permute(0, 2, 3, 1) for output in outputs]
-        dtype = reduce(torch.promote_types, [output.dtype for output in outputs])
-        stacked = torch.stack([widened(output, dtype) for output in outputs])  # [paths, ...]
+        dtypes = {output.dtype for output in outputs}
+        dtype = reduce(torch.promote_types, dtypes)
+        wide = torch.promote_types(dtype, torch.float32)
+        if dtypes != {wide}:
+            outputs = [output.to(wide) for output in outputs]
+        stacked = torch.stack(outputs)  # [paths, ...]
         with without_autocast(stacked.device):  # which would round the product to a half
-            mixed = gates.to(stacked.dtype) @ stacked.reshape(len(stacked), outputs[0].numel())
-        mixed = mixed.view_as(outputs[0]).to(dtype)
+            mixed = gates.to(wide) @ stacked.reshape(len(stacked), outputs[0].numel())
+        mixed = mixed.view_as(outputs[0])
+        mixed = mixed if dtype == wide else mixed.to(dtype)
         return mixed.permute(0, 3, 1, 2) if images else mixed
 
     def check_dense(self, outputs: Sequence[Tensor]) -> None:

@@ -72,10 +72,11 @@ class EdgePass:
 
     def _run_each(self, paths: Sequence[int], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Run several candidates on the same inputs."""
-        before = _versions(inputs, kwargs)
+        given = _counted(inputs, kwargs)
+        before = [tensor._version for tensor in given]
         for index in paths:
             yield self.run(index, inputs, kwargs)
-            if _versions(inputs, kwargs) != before:
+            if [tensor._version for tensor in given] != before:
                 raise ValueError(
                     f"candidate {self.names[index]!r} of edge {self.plan.edge!r} changes its input in place, and other"
                     " candidates get it, too: let it compute out of place"
@@ -204,11 +205,11 @@ def _memory(tensor: Tensor) -> int | None:
         return None
 
 
-def _versions(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    """How often each input has been changed in place; tensors of inference mode do not count it."""
+def _counted(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The inputs whose changes are counted: not those of inference mode, and none while it is compiled."""
     if torch.compiler.is_compiling():
         return []
-    return [tensor._version for tensor in _tensors(inputs, kwargs) if not tensor.is_inference()]
+    return [tensor for tensor in _tensors(inputs, kwargs) if not tensor.is_inference()]
 
 
 def refuse_hidden_gate(edge: str) -> None:
