@@ -114,7 +114,7 @@ def half_precision(kind: str) -> dict[str, Any]:
     return {"precision": kind}
 
 
-@pytest.mark.parametrize("kind", ["bf16-mixed", "16-mixed", "bf16-true"])
+@pytest.mark.parametrize("kind", ["bf16-mixed", "16-mixed", "bf16-true", "16-true"])
 def test_candidates_of_different_types_teach_what_they_teach_in_single_precision(
     kind: str, engine: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
