@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from advnas_lightning.functional import widened
 from advnas_lightning.validate import check_one_of
 
 __all__ = ["Classification", "LanguageModelling", "MeanLoss", "Objective", "Outcome", "Regression", "Window"]
@@ -59,7 +60,7 @@ class MeanLoss(Metric):
 
     def update(self, loss: Tensor, size: int) -> None:
         """Add a loss that is the mean of ``size`` terms."""
-        self.total += loss * size
+        self.total = self.total + widened(loss) * size  # in double precision, if the loss is
         self.terms += size
 
     def compute(self) -> Tensor:
@@ -235,7 +236,7 @@ class LanguageModelling(Objective):
             start = after.to(batch.inputs.device) if after is not None and batch.position > 0 else None
             logits, after = model(batch.inputs, start)
             self._carried[batch.text] = ([*recent[-1:], (batch, start)], after.detach())
-        mean = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
+        mean = F.cross_entropy(widened(logits.flatten(0, 1)), batch.targets.flatten())
         if self.loss_reduction == "sum_time" and self.training:
             streams = batch.targets.shape[1]
             return Outcome(mean * (batch.tokens / streams), streams)

@@ -41,6 +41,17 @@ def test_a_long_evaluation_keeps_its_precision() -> None:
     assert task.compute()["loss"].item() == pytest.approx(5.1, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "loss"),
+    [(torch.float16, 40.0), (torch.bfloat16, 40.0), (torch.float64, 1e300), (torch.float64, 1 + 1e-12)],
+)
+def test_an_evaluations_loss_of_any_type(dtype: torch.dtype, loss: float) -> None:
+    task = Objective()
+    for _ in range(100):
+        task.update(Outcome(torch.tensor(loss, dtype=dtype), 2240))  # 40 · 2240 is beyond a float16
+    assert task.compute()["loss"].item() == pytest.approx(loss, rel=1e-14 if dtype is torch.float64 else 1e-6)
+
+
 def test_a_diverged_network_reports_nan() -> None:
     task = Regression()
     task.update(outcome(1.0, 6))
