@@ -125,7 +125,11 @@ uses it, or leave out MixedOps in a loop over all modules
     __slots__ = ("_edge", "_values")
 
     def __init__(self, edge: str, values: Mapping[str, Any]) -> None:
-        self._edge, self._values = edge, values
+        for name, value in zip(self.__slots__, (edge, values), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise self.misuse()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copy, pickle and others ask for

@@ -12,6 +12,7 @@ from operator import is_
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -43,7 +44,8 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
         (True, False, True)
     """
     shared: dict[str, Any] = {}
-    with _WithoutGraphs():
+    # Without inference mode, which Lightning evaluates in: what is made there can never be trained.
+    with torch.inference_mode(False), _WithoutGraphs():
         while True:
             given = {**memo, **{id(value): value for value in shared.values()}}
             try:

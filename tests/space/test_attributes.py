@@ -122,6 +122,7 @@ COMPUTES: dict[str, Callable[[Any], Any]] = {
     "truth of a tensor": lambda inner: 1 if inner.last else 0,
     "comparison": lambda inner: inner.last == 3,
     "search": lambda inner: 3 in inner.last,
+    "write": lambda inner: setattr(inner.project[0], "in_features", 3),
     "list of modules": lambda inner: inner.parts,
 }
 

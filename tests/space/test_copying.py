@@ -331,6 +331,15 @@ def test_hooks_of_a_choice_go_with_the_candidate_that_is_found() -> None:
         torch.testing.assert_close(expected, 2 * inner.T)
 
 
+def test_a_network_that_is_found_in_inference_mode_can_be_trained() -> None:
+    genotype = Genotype({"edge": "own"})
+    model, _ = trained(Keeps(), genotype)
+    with torch.inference_mode():
+        plain = genotype.apply(model)
+    plain(torch.randn(3, WIDTH)).sum().backward()
+    assert all(parameter.grad is not None for parameter in plain.parameters())
+
+
 def test_tied_weights_stay_tied() -> None:
     embedding, head = nn.Embedding(5, WIDTH), nn.Linear(WIDTH, 5)
     head.weight = embedding.weight
