@@ -84,8 +84,11 @@ def copy_hooks(source: nn.Module, target: nn.Module, memo: dict[Any, Any]) -> No
         return
     for name in (*HOOKS, *FLAGS):
         own, others = vars(target)[name], copy.deepcopy(vars(source)[name], memo)
-        pairs = {**others, **own} if "_pre_" in name else {**own, **others}  # the outer ones come first, or last
-        vars(target)[name] = type(own)(pairs)
+        if others:
+            pairs = {**others, **own} if "_pre_" in name else {**own, **others}  # the outer ones come first, or last
+            others.clear()
+            others.update(pairs)
+            vars(target)[name] = others  # the dict itself, which copied handles of these hooks know
     if vars(source)["_backward_hooks"]:
         vars(target)["_is_full_backward_hook"] = vars(source)["_is_full_backward_hook"]
 

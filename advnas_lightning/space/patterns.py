@@ -11,8 +11,7 @@ def matches(name: str, pattern: str) -> bool:
 
     The pattern is matched part by part. Within a part ``*`` stands for any characters, ``?`` for one character and
     ``[34]`` for one of those in the brackets. None of them matches a dot. A part ``**`` stands for any number of parts,
-    also for none; at the end of the pattern it stands for at least one. A pattern that is equal to the name always
-    matches, also if the name contains such characters.
+    also for none; at the end of the pattern it stands for at least one.
 
     Args:
         name: The qualified name of a module.
@@ -26,7 +25,7 @@ def matches(name: str, pattern: str) -> bool:
         >>> [name for name in ("layer3", "layer3.conv", "layer3.0.conv") if matches(name, "layer3.**")]
         ['layer3.conv', 'layer3.0.conv']
     """
-    return name == pattern or _fits(name.split("."), pattern.split("."))
+    return _fits(name.split("."), pattern.split("."))
 
 
 def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -161,10 +161,16 @@ def choices(model: nn.Module) -> None:
     console.print(f"{len(space)} edge{'s' if len(space) > 1 else ''}, {size} architectures")
 
 
-def _matches(rule: Rule, place: Place) -> bool:
+def _matching(rule: Rule, everywhere: Sequence[Place]) -> list[Place]:
+    """The places that a rule matches; a pattern that is a name itself matches that name alone."""
     if isinstance(rule, tuple):
-        return all(_matches(part, place) for part in rule)
-    return matches(place.name, rule) if isinstance(rule, str) else isinstance(place.module, rule)
+        kind, pattern = rule
+        return [place for place in _matching(pattern, everywhere) if isinstance(place.module, kind)]
+    if isinstance(rule, str):
+        return [place for place in everywhere if place.name == rule] or [
+            place for place in everywhere if matches(place.name, rule)
+        ]
+    return [place for place in everywhere if isinstance(place.module, rule)]
 
 
 def _is_type(rule: Any) -> bool:
@@ -186,7 +192,7 @@ def _match(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[int, 
             )
         if isinstance(model, rule) if isinstance(rule, type) else rule == "":
             raise ValueError(f"the rule {_show(rule)} matches the network itself: use a pattern of names inside it")
-        modules = {id(place.module) for place in everywhere if _matches(rule, place)}
+        modules = {id(place.module) for place in _matching(rule, everywhere)}
         if not modules:
             raise ValueError(_no_match(rule, everywhere))
         for module in modules:
@@ -285,10 +291,10 @@ def _no_match(rule: Rule, everywhere: Sequence[Place]) -> str:
     """The message for a rule that matches nothing."""
     if isinstance(rule, tuple):
         for part in rule:
-            if not any(_matches(part, place) for place in everywhere):
+            if not _matching(part, everywhere):
                 return _no_match(part, everywhere)
         kind, pattern = rule
-        place = next(place for place in everywhere if _matches(kind, place))
+        place = _matching(kind, everywhere)[0]
         return (
             f"the rule {_show(rule)} matches no module of the network: {pattern!r} has no {kind.__name__}, but"
             f" {place.name!r} is one"

@@ -311,7 +311,7 @@ def test_hooks_of_a_choice_go_with_the_candidate_that_is_found() -> None:
     make_searchable(model, {"0": lambda own: {"own": own, "other": nn.Linear(WIDTH, WIDTH)}})
     seen: list[str] = []
     model[0].candidates["other"].register_forward_hook(lambda module, inputs, output: output + 5)
-    model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    model.handle = model[0].register_forward_hook(lambda module, inputs, output: output * 2)
     model[0].candidates["other"].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
     model[0].register_forward_pre_hook(lambda module, inputs, kw: ((inputs[0] * 3,), kw), with_kwargs=True)
     model[0].register_full_backward_hook(lambda *_: seen.append("backward"))
@@ -326,6 +326,8 @@ def test_hooks_of_a_choice_go_with_the_candidate_that_is_found() -> None:
         seen.clear()
         plain(x).sum().backward()
         assert seen == ["backward"]
+        plain.handle.remove()
+        torch.testing.assert_close(2 * plain(x), expected)
         linear = model[0].candidates[genotype["0"]]
         inner = linear.weight @ (3 * x + choice).T + linear.bias[:, None] + 5 * choice
         torch.testing.assert_close(expected, 2 * inner.T)

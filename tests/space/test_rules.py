@@ -258,6 +258,13 @@ def test_a_pair_matches_where_both_do() -> None:
     assert list(inside) == ["0"]  # the network itself is at no place
 
 
+def test_a_pattern_that_is_a_name_matches_that_name_alone() -> None:
+    layers = {"a[0]": nn.ReLU(), "a0": nn.ReLU(), "a?": nn.ReLU()}
+    for rule, names in {"a[0]": ["a[0]"], "a?": ["a?"], "a*": list(layers), "a[[]0]": ["a[0]"], "?[0]": ["a0"]}.items():
+        assert list(make_searchable(nn.ModuleDict(layers), {rule: activations})) == names
+        assert list(make_searchable(nn.ModuleDict(layers), {(nn.ReLU, rule): activations})) == names
+
+
 def test_a_rule_may_decline_a_module() -> None:
     model = small()
     first = model.layers[0].inner["linear"]
