@@ -86,8 +86,12 @@ class SearchHooks(ArchitecturePolicy):
     @property
     def searching(self) -> bool:
         """Whether θ moves in the current epoch."""
+        return self.searches_in(self.current_epoch)
+
+    def searches_in(self, epoch: int) -> bool:
+        """Whether θ moves in an epoch."""
         is_finding = self.rate_finding is not None and self.rate_finding.is_running
-        return self.searches and self.current_epoch >= self.warmup_epochs and not is_finding
+        return self.searches and epoch >= self.warmup_epochs and not is_finding
 
     @property
     def trains_weights(self) -> bool:
@@ -221,8 +225,10 @@ class SearchHooks(ArchitecturePolicy):
         """Pair whatever training loaders the trainer has with the steps they are for."""
         loader = SearchLoader.wrap(loaders)
         loader.check_roles(type(self).__name__, weights=self.trains_weights, architecture=self.searches)
-        loader.searching = lambda: self.searching
-        loader.seed = lambda: rng.mixed(self.seed, self.current_epoch)
+        # Where a run goes on between two epochs, current_epoch is still the one before while a first batch is fetched.
+        epochs: Any = self.trainer.fit_loop.epoch_progress
+        loader.searching = lambda: self.searches_in(epochs.current.processed)
+        loader.seed = lambda: rng.mixed(self.seed, epochs.current.processed)
         loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
         self._loader = loader
         self._resumption.restore_loader(loader)

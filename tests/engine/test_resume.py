@@ -398,6 +398,16 @@ def test_whatever_the_loaders_draw(
     check_crash(build, LOADERS[loaders], crash, fit, assert_same, tmp_path)
 
 
+@pytest.mark.parametrize("crash", [5, 10])  # before and after the first epoch in which θ moves
+def test_a_stream_whose_first_batch_is_fetched_before_the_epoch_is_counted(
+    crash: int, make_search: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def build() -> SearchStrategy:
+        return make_search("advantage-ema", **OPTIMIZERS, warmup_epochs=1)
+
+    check_crash(build, LOADERS["streams"], crash, fit, assert_same, tmp_path)
+
+
 def test_a_loader_with_a_place_of_its_own_is_not_read_twice(
     make_search: Make, fit: Callable[..., Trainer], tmp_path: Path
 ) -> None:
