@@ -87,7 +87,19 @@ def read_json(path: Path) -> Any:
             ...
         advnas_lightning.reading.Unreadable: it has the key 'seed' twice
     """
-    text = read_text(path)
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text, see :func:`read_json`.
+
+    Raises:
+        Unreadable: If it is no such JSON.
+
+    Example:
+        >>> parse_json('{"seed": 0}')
+        {'seed': 0}
+    """
     try:
         return _checked(json.loads(text, object_pairs_hook=_unique))
     except Unreadable:

@@ -84,6 +84,8 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
         lines["expected cost"] = f"{summary['expected_cost']:.6g}"
         if strategy.cost.budget is not None:
             lines["expected cost"] += f", of a budget of {strategy.cost.budget:.6g}"
+    elif strategy.cost is not None:
+        lines["cost"] = "not known, because no architecture step was taken"
     lines["entropy"] = f"{summary['entropy']:.4f}"
     lines["parameters"] = f"{summary['params_millions']:.6g} M"
     lines["time"] = f"{summary['seconds']:.1f} s"

@@ -15,12 +15,11 @@ from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.hyperparameters import SharedHyperparameters
 from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.tracking import ProcessBest, widen_buffers
-from advnas_lightning.space.genotype import Genotype, Probabilities
+from advnas_lightning.space.genotype import SELECTIONS, Genotype, Probabilities
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_one_of, check_seed
 
 Selection = Literal["argmax", "process_best"]
-SELECTIONS = ("argmax", "process_best")
 
 
 class ArchitecturePolicy(SharedHyperparameters):

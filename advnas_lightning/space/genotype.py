@@ -10,12 +10,14 @@ from typing import TypeVar
 
 from torch import nn
 
+from advnas_lightning.reading import Unreadable, parse_json, read_json
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.fast_paths import restore_fast_paths, switch_off_fast_paths
 from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
-from advnas_lightning.texts import listed, plain
+from advnas_lightning.texts import listed, plain, shortened
 from advnas_lightning.validate import check_one_of
 
+SELECTIONS = ("argmax", "process_best")
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -77,11 +79,11 @@ class Genotype(Mapping[str, str]):
             ValueError: The text is not a JSON object of strings.
         """
         try:
-            edges = json.loads(text)
-        except json.JSONDecodeError as error:
+            edges = parse_json(text)
+        except Unreadable as error:
             raise ValueError(f"not a genotype: {error}") from None
         if not isinstance(edges, dict):
-            raise ValueError(f"a genotype is a JSON object {{edge: candidate}}, not {text!r}")
+            raise ValueError(f"a genotype is a JSON object {{edge: candidate}}, not {shortened(repr(text), 80)}")
         return cls(edges)
 
     @classmethod
@@ -168,19 +170,20 @@ class Genotype(Mapping[str, str]):
         if not path.is_file():
             raise ValueError(f"no genotype file at {path}: give the path of a run's genotype.json")
         try:
-            content = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            content = read_json(path)
+        except Unreadable as error:
             raise ValueError(f"{path} is not a genotype file: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a genotype file: it holds no JSON object")
-        if "selected" not in content:
+        is_run = content.get("selected") in SELECTIONS or not all(isinstance(value, str) for value in content.values())
+        if "selected" not in content or not is_run:  # an edge may be called selected
             if select is not None:
                 raise ValueError(
                     f"{path} holds one genotype alone, so select={select!r} has nothing to choose: leave it out"
                 )
             return cls(content)
         select = content["selected"] if select is None else select
-        check_one_of("select", select, ("argmax", "process_best"))
+        check_one_of("select", select, SELECTIONS)
         if content.get(select) is None:
             raise ValueError(f"{path} has no {select} genotype: choose the other kind with select=")
         return cls(content[select])

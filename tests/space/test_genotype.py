@@ -163,12 +163,27 @@ def test_load_reads_a_lone_genotype(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "not json", '{"a": 3}', '{"selected": "argmax", "argmax": [1]}', '{"selected": "argmax"}'],
+    [
+        *("", "{", "[]", "not json", '{"a": 3}', '{"a": "x", "a": "y"}', 9999 * "[", 9999 * '{"a":'),
+        *('{"selected": "argmax", "argmax": [1]}', '{"selected": "argmax"}'),
+    ],
 )
 def test_load_refuses_a_broken_file(tmp_path: Path, content: str) -> None:
     path = write(tmp_path / "genotype.json", content)
     with pytest.raises(ValueError, match="genotype"):
         Genotype.load(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": "x", "a": "y"}', 9999 * "[", 9999 * '{"a":'])
+def test_a_text_that_is_no_genotype_is_refused_in_one_line(content: str) -> None:
+    with pytest.raises(ValueError, match=r"\A.*genotype.*\Z") as caught:
+        Genotype.from_json(content)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_edge_may_be_called_as_the_entry_of_a_runs_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "genotype.json", {"selected": "skip", "argmax": "linear"})
+    assert dict(Genotype.load(path)) == {"selected": "skip", "argmax": "linear"}
 
 
 def test_load_refuses_bytes_and_missing_files(tmp_path: Path) -> None:
