@@ -44,14 +44,14 @@ class Closure:
 
 
 def needs_closure(optimizer: Any) -> bool:
-    """Whether the step of an optimizer cannot do without a closure. Lightning may have wrapped it, and hides that.
+    """Whether the step of an optimizer cannot do without a closure.
 
     Example:
         >>> weights = [torch.zeros(1)]
         >>> needs_closure(torch.optim.LBFGS(weights)), needs_closure(torch.optim.SGD(weights))
         (True, False)
     """
-    kind: Any = type(getattr(optimizer, "optimizer", optimizer))
+    kind: Any = type(_unwrapped(optimizer))
     return _needs_closure(kind)
 
 
@@ -79,5 +79,13 @@ class ComputedClosure(Closure):
     """
 
     def __init__(self, loss: Tensor | None, optimizer: Any, again: Passes) -> None:
-        before = versions(optimizer)
-        super().__init__(lambda: loss if versions(optimizer) == before else again(), again)
+        if type(_unwrapped(optimizer)).__module__.split(".")[:2] == ["torch", "optim"]:  # they call it first of all
+            super().__init__(lambda: loss, again)
+        else:
+            before = versions(optimizer)
+            super().__init__(lambda: loss if versions(optimizer) == before else again(), again)
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer as its factory made it, also where Lightning has wrapped it and so hides its class."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -48,6 +48,8 @@ class ScheduleSteps:
             whole: Whether it completes a step.
             last: Whether it ends the epoch; a validation then sees the rates of the next one.
         """
+        if not any(each.schedules for each in self._optimizations.values()):
+            return
         trainer = self._trainer()
         if whole:
             self.move("step", batch_idx, trainer.callback_metrics, plateau=False)
