@@ -165,16 +165,29 @@ class SearchLoader(CombinedLoader):
         return batch, self._index - 1, 0
 
     def _next_from(self, place: dict[str, Any]) -> dict[str, Any]:
-        assert self._epoch is not None
+        """The next batch after a place.
+
+        Raises:
+            ValueError: The loaders have fewer batches than were taken, or no next one.
+        """
         for key, pass_place in place["passes"].items():
             with rng.kept():
                 self._passes[key] = _Pass.again(self.iterables[key], pass_place, f"the {key} loader")
         if place["rng"] is None:
-            return next(self._epoch)
+            return self._next_one()
         with rng.kept():  # this batch was fetched before the state that training continues with was recorded
             rng.restore(place["rng"])
             self._before_fetch = place
-            return next(self._epoch)
+            return self._next_one()
+
+    def _next_one(self) -> dict[str, Any]:
+        assert self._epoch is not None
+        for batch in self._epoch:
+            return batch
+        raise ValueError(
+            f"the loader ends after {self._index} batches, and the checkpoint was saved before another one: within an"
+            " epoch a search goes on with the data that it had"
+        )
 
     def __len__(self) -> int:
         length = self._length()

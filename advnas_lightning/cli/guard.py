@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +18,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
 from advnas_lightning.callbacks.intact import intact_checkpoint
+from advnas_lightning.engine.resume import refuse_past_end
 from advnas_lightning.folder_lock import FolderLock, is_first_process
-from advnas_lightning.runs import MAY_CHANGE, RunFolder, decides_result, differences, flatten
+from advnas_lightning.runs import HYDRA, MAY_CHANGE, RunFolder, decides_result, differences, flatten
 
-_held: list[FolderLock] = []  # by the command line of this process
+
+@dataclass
+class Held:
+    """A folder that this command line holds, and what a run that goes on in it has found there.
+
+    Attributes:
+        lock: The lock on the folder.
+        checkpoint: The checkpoint to go on from.
+        written: When that was written, in ns.
+        settings: Hydra's files in the folder.
+
+    Example:
+        >>> Held(FolderLock("outputs")).settings
+        {}
+    """
+
+    lock: FolderLock
+    checkpoint: Path | None = None
+    written: int = 0
+    settings: dict[Path, bytes] = field(default_factory=dict)
+
+    def restore_settings(self) -> None:
+        """Put Hydra's files back, unless a checkpoint was saved since then."""
+        if self.checkpoint is not None and self.checkpoint.stat().st_mtime_ns == self.written:
+            for path, content in self.settings.items():
+                path.write_bytes(content)
+
+
+_held: list[Held] = []
 
 
 class RunGuard(Callback):
@@ -49,10 +81,26 @@ class RunGuard(Callback):
         _guard(config, "sweep")
 
 
-def release() -> None:
-    """Let go of all folders that this command line holds."""
-    while _held:
-        _held.pop().release()
+@contextmanager
+def guarded() -> Iterator[None]:
+    """A context for the command line, after which it holds no folder.
+
+    A run that goes on and fails before it saves anything leaves Hydra's files in its folder as they were.
+
+    Example:
+        >>> with guarded():
+        ...     print("running")
+        running
+    """
+    try:
+        yield
+    except BaseException:
+        for each in _held:
+            each.restore_settings()
+        raise
+    finally:
+        while _held:
+            _held.pop().lock.release()
 
 
 def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
@@ -118,6 +166,7 @@ def refuse_other_settings(config: DictConfig, checkpoint: Path) -> None:
             f"{checkpoint} is of a run with other settings ({'; '.join(found)}): go on with those that it had, or set"
             " another hydra.run.dir"
         )
+    refuse_past_end(saved, config.trainer.max_epochs)
 
 
 def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
@@ -125,6 +174,7 @@ def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
         return
     HydraConfig.instance().set_config(config)  # as Hydra does it next; the folder's name depends on it
     folder = Path(config.hydra[mode].dir)
+    held = Held(FolderLock(folder))
     try:
         if mode == "run":
             saving = LastCheckpoint(RunFolder(folder).checkpoints)
@@ -132,9 +182,10 @@ def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
                 checkpoint = find_checkpoint(config.ckpt_path, saving)
             if checkpoint is not None and checkpoint.resolve().parent == saving.folder.resolve():
                 refuse_other_settings(config, checkpoint)  # of another folder's, the search itself refuses them
-        lock = FolderLock(folder)
-        lock.acquire()  # which makes the folder
-        _held.append(lock)
+                held.checkpoint, held.written = checkpoint, checkpoint.stat().st_mtime_ns
+                held.settings = {path: path.read_bytes() for path in (folder / HYDRA).glob("*.yaml")}
+        held.lock.acquire()  # which makes the folder
+        _held.append(held)
     except (OSError, ValueError, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

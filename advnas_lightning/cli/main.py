@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.config import CONFIG_PATH
-from advnas_lightning.cli.guard import release
+from advnas_lightning.cli.guard import guarded
 from advnas_lightning.cli.process import go_on_line, lost_process
 from advnas_lightning.cli.retrain import retrain
 from advnas_lightning.cli.run import run
@@ -70,12 +70,11 @@ def main() -> None:
     """Run the command line."""
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
     try:
-        _main()
+        with guarded():
+            _main()
     except KeyboardInterrupt:  # while no training runs: there is nothing to save
         print("error: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    finally:
-        release()
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")

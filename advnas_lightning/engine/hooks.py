@@ -23,7 +23,13 @@ from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
 from advnas_lightning.engine.rate_finding import RateFinding
-from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space
+from advnas_lightning.engine.resume import (
+    Resumption,
+    describe_space,
+    refuse_other,
+    refuse_other_space,
+    refuse_past_end,
+)
 from advnas_lightning.engine.settings import deciding_settings
 from advnas_lightning.engine.stepping import ScheduleSteps
 from advnas_lightning.engine.trace import Trace
@@ -320,6 +326,7 @@ class SearchHooks(ArchitecturePolicy):
             ours = {**deciding_settings(self, self.cost, self.optimizations), "max_epochs": trainer.max_epochs}
         refuse_other(checkpoint, type(self).__name__, ours, has_cost=self.cost is not None)
         if ours is not None:
+            refuse_past_end(checkpoint, ours["max_epochs"])
             self._resumption.remember(checkpoint, optimizers=self.offloaded is not None)
 
     def __getstate__(self) -> dict[str, Any]:

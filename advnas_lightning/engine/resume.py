@@ -222,6 +222,30 @@ def refuse_other(
         )
 
 
+def refuse_past_end(checkpoint: Mapping[str, Any], max_epochs: int | None) -> None:
+    """Check that a checkpoint is not of a later epoch than the last one.
+
+    Args:
+        checkpoint: The checkpoint as it was loaded.
+        max_epochs: The number of epochs there are to be; ``None`` or −1 for no limit.
+
+    Raises:
+        ValueError: It is, and the training would end at once, with whatever it had learned by then.
+
+    Example:
+        >>> loop = {"epoch_progress": {"current": {"ready": 3, "processed": 2}}}
+        >>> refuse_past_end({"loops": {"fit_loop": loop}}, 2)
+        Traceback (most recent call last):
+            ...
+        ValueError: the checkpoint is of epoch 3, and max_epochs=2: set max_epochs to at least 3
+    """
+    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    if max_epochs is not None and 0 <= max_epochs < epoch:
+        raise ValueError(
+            f"the checkpoint is of epoch {epoch}, and max_epochs={max_epochs}: set max_epochs to at least {epoch}"
+        )
+
+
 def refuse_other_space(state: Mapping[str, Any], space: SearchSpace) -> None:
     """Check that a checkpoint is of the same edges and candidates, in the same order: that of the rows of θ.
 

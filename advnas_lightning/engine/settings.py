@@ -85,7 +85,7 @@ def deciding_settings(
         settings |= {f"cost_{name}": value for name, value in plain_arguments(cost).items()}
         settings["cost_kind"] = cost.name  # a file of costs may have moved, and its content is in the checkpoint
         if cost.budget is None:
-            settings["cost_penalty"] = float(cost.penalty)
+            settings["cost_penalty"] = float(f"{float(cost.penalty):.6g}")  # as it was given, before single precision
     return settings
 
 
