@@ -201,6 +201,8 @@ class Snapshot:
         is_usual = few and tensor.nbytes <= SMALL
         if wanted or is_usual:
             self._contents[id(tensor)] = _Contents(slot, tensor, is_usual)
+            if tensor.is_leaf and tensor.grad is not None:  # a step may take a backward pass of its own
+                self._keep_tensor(slot, tensor.grad, wanted, few=False)
 
     def put_back(self, *, compare: bool = False) -> list[Change]:
         """Restore what was put aside.

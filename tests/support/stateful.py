@@ -328,6 +328,24 @@ class Centred(Keeping):
         return self.centred(logits) + self.hidden[0](logits)
 
 
+class Backward(Keeping):
+    """Takes a backward pass of its own within its step."""
+
+    def begin(self) -> None:
+        self.aside = nn.Linear(WIDTH, CLASSES)
+
+    def keep(self, x: Tensor, y: Tensor, logits: Tensor) -> float:
+        F.cross_entropy(self.aside(x), y).backward()
+        return 0.0
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        F.cross_entropy(self.aside(torch.ones(SIZE, WIDTH)), torch.zeros(SIZE, dtype=torch.long)).backward()
+
+    def optimizer_zero_grad(self, *_: Any) -> None:  # its gradients add up from step to step
+        for parameter in (*self.encoder.parameters(), *self.head.parameters()):
+            parameter.grad = None
+
+
 class Augmenting(Keeping):
     """Changes its batches on the device, and counts them."""
 
@@ -354,6 +372,7 @@ KINDS: tuple[type[Keeping], ...] = (
     Drawing,
     Switching,
     Centred,
+    Backward,
     Augmenting,
 )
 
