@@ -42,14 +42,18 @@ def describe(factory: Any) -> str | None:
 
     Example:
         >>> from torch.optim import SGD
-        >>> describe(partial(SGD, lr=0.1, foreach=None)), describe(SGD)
-        ('SGD(lr=0.1, foreach=None)', 'SGD')
+        >>> describe(partial(SGD, lr=0.1, foreach=None)), describe(partial(map, SGD))
+        ('SGD(lr=0.1, foreach=None)', 'map(0=SGD)')
     """
     if factory is None:
         return None
     if isinstance(factory, partial):
         given = {str(place): value for place, value in enumerate(factory.args)} | factory.keywords
-        words = ", ".join(f"{name}={value!r}" for name, value in given.items() if _is_plain(value))
+        words = ", ".join(
+            f"{name}={describe(value) if callable(value) else repr(value)}"
+            for name, value in given.items()
+            if callable(value) or _is_plain(value)
+        )
         return f"{describe(factory.func)}({words})"
     return str(getattr(factory, "__qualname__", type(factory).__qualname__))
 

@@ -65,7 +65,8 @@ class SearchStrategy(SearchHooks):
             terms. An epoch's last steps may have fewer.
         warmup_epochs: Epochs at the start in which θ stays and no architecture step happens.
         max_bad_steps: How many steps of a kind in a row may have a loss or a gate gradient that is not finite: such a
-            step changes nothing and is counted; the next one ends the run.
+            step changes nothing and is counted; the next one ends the run. If an optimizer calls its closure more than
+            once in a weight step, the loss of the first call counts.
         objective: What a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
         cost: What architectures cost, beside their loss.
         offload: Keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only

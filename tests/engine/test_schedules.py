@@ -258,3 +258,19 @@ def test_a_monitor_calls_the_weights_rates_as_without_a_search(
     architecture = "lr/architecture" if scheduled else "lr-Adam"
     assert all(name.startswith(architecture) for name in ours - alone)
     assert len(ours - alone) == 3
+
+
+def test_another_schedule_does_not_go_on(fit: Fit, tmp_path: Path) -> None:
+    def search(total_steps: int) -> SearchStrategy:
+        one_cycle = partial(OneCycleLR, max_lr=0.5, total_steps=total_steps)
+        return search_of(
+            make().net,
+            OwnLoss,
+            weight_optimizer=partial(SGD, lr=0.1),
+            weight_scheduler=partial(schedule, scheduler=one_cycle, interval="step"),
+        )
+
+    fit(search(12), pair(2, 2)).save_checkpoint(tmp_path / "saved.ckpt")
+    with pytest.raises(Exception, match=r"total_steps=12.*total_steps=24") as caught:
+        fit(search(24), pair(2, 2), max_epochs=2, ckpt_path=tmp_path / "saved.ckpt")
+    assert "\n" not in str(caught.value)
