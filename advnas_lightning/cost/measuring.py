@@ -151,7 +151,8 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
         run: A function that runs the network, including the loss, on one batch.
 
     Raises:
-        ValueError: The result of a user's function is no number, or a number that is negative or not finite.
+        ValueError: The result of a user's function is no number, or a number that is negative or not finite; or no
+            candidate runs.
 
     Example:
         >>> import torch
@@ -169,6 +170,11 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
         with space.bind(space.one_hot(choice)):
             terms = network().size if meter == "macs" else 1
             spent = _meter_pass(measure, network, space, choice)
+            if not spent:
+                raise ValueError(
+                    "no candidate could be measured in the network: a compiled network hides them, so compile the"
+                    " candidates in its place, or use cost=params"
+                )
             for edge, value in spent:
                 if choice[edge] == index:  # an edge with fewer candidates repeats its last one in the later passes
                     table.add(edge, index, value / terms)

@@ -113,6 +113,13 @@ def test_each_architecture_takes_the_macs_that_its_network_takes() -> None:
             assert table.of(choice) * 3 == count_macs(space.genotype(choice).apply(network), INPUT)
 
 
+def test_a_network_that_hides_its_candidates_is_refused() -> None:
+    network = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(4, 4), "skip": nn.Identity()}))
+    space = SearchSpace(network)
+    with one_line("no candidate could be measured in the network: a compiled network hides them"):
+        meter_candidates("macs", network, space, lambda: Outcome(torch.zeros(()), 1))  # as compiled code runs
+
+
 def test_a_function_is_called_for_the_candidate_of_its_edge_alone() -> None:
     shared = nn.Linear(WIDTH, WIDTH)
     both = {"inner": nn.Sequential(shared, nn.ReLU()), "plain": shared}
