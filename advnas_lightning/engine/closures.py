@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.optim import Optimizer
 
 from advnas_lightning.engine.lightning_private import versions
 
@@ -53,6 +55,22 @@ def needs_closure(optimizer: Any) -> bool:
     """
     kind: Any = type(_unwrapped(optimizer))
     return _needs_closure(kind)
+
+
+def refuse_scaling(optimizer: Optimizer | None) -> None:
+    """Refuse an optimizer that computes gradients itself, where a GradScaler scales them and steps without a closure.
+
+    Raises:
+        MisconfigurationException: It is one.
+
+    Example:
+        >>> refuse_scaling(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    """
+    if optimizer is not None and needs_closure(optimizer):
+        raise MisconfigurationException(
+            f"{type(optimizer).__name__} calls for its gradients itself, and precision=16-mixed scales them: use"
+            " precision=bf16-mixed or 32-true"
+        )
 
 
 @cache

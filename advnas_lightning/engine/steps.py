@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from advnas_lightning.engine.closures import Closure, ComputedClosure
+from advnas_lightning.engine.closures import Closure, ComputedClosure, refuse_scaling
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, no_graph
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
@@ -254,13 +254,16 @@ class WeightStep:
         self._open = None
         if step.is_lost:
             return
+        scaler = self.evaluator.precision.scaler
+        if scaler is not None:
+            refuse_scaling(self.optimization.made)
 
         def first() -> Tensor | None:
             loss = passes()
             return loss if self.accumulate == 1 or step.size == 0 else self._mean(step)
 
         closure = Closure(first, again)
-        unscaling = WaitingCopies() if self.offloaded and self.evaluator.precision.scaler is not None else nullcontext()
+        unscaling = WaitingCopies() if self.offloaded and scaler is not None else nullcontext()
         name = type(self.optimization.made).__name__
         with suppress(SkippedStep), unscaling:
             self.trainee.step(self.optimization.optimizer, closure)

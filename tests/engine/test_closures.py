@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
@@ -210,6 +211,30 @@ def test_earlier_batches_cannot_be_computed_again(accumulate: int, optimizer: st
     )
     name = type(factory([nn.Parameter(torch.zeros(1))])).__name__
     assert_refused(search, loader(), fit, name, f"accumulate={accumulate}", "accumulate=1")
+
+
+def scaling() -> dict[str, Any]:
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))]}
+
+
+@pytest.mark.parametrize("own_loss", [False, True])
+@pytest.mark.parametrize("optimizer", EVERY)
+def test_gradients_that_are_scaled_are_not_computed_again(optimizer: str, own_loss: bool, fit: Fit) -> None:
+    factory = EVERY[optimizer]
+    search: Fixed = (
+        OwnLoss(made(factory).net, genotype=GENOTYPE, weight_optimizer=factory)
+        if own_loss
+        else Fixed(made(factory), genotype=GENOTYPE)
+    )
+    if optimizer not in ("sgd", "adam"):
+        name = type(factory([nn.Parameter(torch.zeros(1))])).__name__
+        assert_refused(search, loader(), partial(fit, **scaling()), name, "bf16-mixed")
+        return
+    alone = Genotype(GENOTYPE).apply(made(factory))
+    for module in (search, alone):
+        torch.manual_seed(0)
+        fit(module, loader(), max_epochs=3, **scaling())
+    assert_same_state(search.model, alone.net if own_loss else alone)
 
 
 @pytest.mark.parametrize("factory", [*CALL_AGAIN.values(), EVERY["lookahead"], CautiousLookahead])
