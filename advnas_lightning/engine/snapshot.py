@@ -111,6 +111,9 @@ class Snapshot:
         """
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
             return  # what makes its parameters cannot be undone
+        if isinstance(module, torch.jit.ScriptModule):
+            self.keep_tensors(module, wanted)  # which are all that it keeps
+            return
         attributes = vars(module)
         copied = attributes.copy()
         self._modules.append(module)

@@ -211,9 +211,9 @@ class Trace:
 
 
 def _children(module: nn.Module) -> Mapping[str, nn.Module | None]:
-    """A module's own dict of its children."""
-    found: Mapping[str, nn.Module | None] = vars(module)["_modules"]
-    return found
+    """A module's own dict of its children; a copy of it where a module has none, as in TorchScript."""
+    found: Any = vars(module).get("_modules")
+    return found if isinstance(found, dict) else dict(module.named_children())
 
 
 def _is_torchs(module: nn.Module) -> bool:

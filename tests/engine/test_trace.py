@@ -197,6 +197,22 @@ def test_lazy_modules_are_made_in_an_evaluation() -> None:
     assert net[1].num_batches_tracked == 1 + 1  # of the evaluation that made it, and of the last call
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_a_candidate_in_torchscript(how: str) -> None:
+    layers = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    compiled = torch.jit.trace(layers, torch.randn(4, 3)) if how == "trace" else torch.jit.script(layers)
+    net = nn.Sequential(MixedOp("edge", {"one": compiled, "two": nn.Identity()}))
+    trace = Trace(net)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            with trace.removed({("edge", 0)}):
+                compiled(torch.randn(4, 3))
+    assert all(torch.equal(value, start[name]) for name, value in net.state_dict().items())
+
+
 class OwnLoss(AdvantageNAS):
     """Keeps a list and a metric of its own, and logs."""
 
