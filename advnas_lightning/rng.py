@@ -49,7 +49,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """A context after which the generators have the state that they had before it.
+    """A context after which the generators have the state that they had before it; of devices, those of CUDA.
 
     Example:
         >>> before = torch.get_rng_state()

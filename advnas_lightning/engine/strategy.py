@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -141,7 +142,7 @@ class SearchStrategy(SearchHooks):
             self.trainee = Adapter(
                 self.model,
                 log=self.log,
-                is_silent=self.is_evaluating,
+                is_silent=partial(attrgetter("in_architecture_step"), self),
                 bound=self.bound,
                 no_trace=self.no_trace,
                 optimizers=optimizers,
@@ -229,10 +230,6 @@ class SearchStrategy(SearchHooks):
         """
         return self.evaluator.is_evaluating
 
-    def is_evaluating(self) -> bool:
-        """The same, to be called."""
-        return self.in_architecture_step
-
     def no_trace(self) -> AbstractContextManager[None]:
         """A context after which the network, and all that it keeps, is as it was before."""
         return self.evaluator.no_trace()
@@ -276,7 +273,7 @@ class SearchStrategy(SearchHooks):
         self._architecture_step.take(batch)
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
-        """The trials of one architecture step, all on ``batch``."""
+        """The trials of one architecture step, all on ``batch``, by :meth:`evaluate`, which leaves no trace."""
         return [self.evaluate(self._sample(), batch) for _ in range(self.draws)]
 
     def _sample(self) -> Architecture:

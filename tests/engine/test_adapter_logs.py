@@ -140,7 +140,7 @@ def test_nothing_is_logged_of_architecture_steps(kind: type[Logging], name: str,
 
     class Search(AdvantageNAS):
         def log(self, name: str, *arguments: Any, **options: Any) -> None:
-            seen.append(self.is_evaluating())
+            seen.append(self.in_architecture_step)
             super().log(name, *arguments, **options)
 
     fit(Search(made(kind), architecture_optimizer=partial(Adam, lr=0.1)), loader_pair(), tmp_path)

@@ -100,7 +100,7 @@ def test_an_error_in_a_fit_names_the_architecture_once(step: str, own_loss: bool
         """Fails in the kind of pass that is tried."""
 
         def forward(self, x: Tensor) -> Tensor:
-            running = "architecture" if search.is_evaluating() else "weights" if self.training else "validation"
+            running = "architecture" if search.in_architecture_step else "weights" if self.training else "validation"
             if running == step:
                 raise Own("it")
             return 2 * x

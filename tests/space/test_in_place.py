@@ -233,7 +233,7 @@ def test_a_weight_step_and_an_architecture_step_have_the_same_loss(fit: Fit) -> 
 
         def loss(self, batch: Any) -> Tensor:
             loss = F.cross_entropy(self.model(batch[0]), batch[1])
-            losses[self.is_evaluating()].append(loss.item())
+            losses[self.in_architecture_step].append(loss.item())
             return loss
 
     search = Search(Residual(), architecture_optimizer=partial(SGD, lr=0.0), weight_optimizer=partial(SGD, lr=0.0))
