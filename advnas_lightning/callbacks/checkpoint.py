@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from advnas_lightning.callbacks import beside
 from advnas_lightning.callbacks.files import CheckpointFiles
+from advnas_lightning.callbacks.intact import has_own_classes
 from advnas_lightning.callbacks.run_log import RunLog
 from advnas_lightning.callbacks.signals import Request, Signals
 from advnas_lightning.engine.lightning_private import batches_used, counted_once, dump_checkpoint, is_between_batches
@@ -69,7 +70,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self.settings = dict(settings or {})
         self._files = CheckpointFiles(folder)
-        self.go_on = go_on or f"trainer.fit(..., ckpt_path={str(self._files.last)!r})"
+        self.go_on = go_on
         self._signals = Signals()
         self._first = _BeforeOthers(self._start, self._between_epochs)
         self._saved_at, self._saved_after = 0.0, -1  # the time and the batch of the last checkpoint
@@ -210,8 +211,14 @@ class LastCheckpoint(Checkpoint):
                 trainer.save_checkpoint(self._files.unfinished)
                 self._files.replace()
         if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self._place and trainer.is_global_zero:
-            rank_zero_info(f"{self._files.last} was saved {self._place}; go on with: {self.go_on}")
+            line = self.go_on or self._call_of_fit()
+            rank_zero_info(f"{self._files.last} was saved {self._place}; go on with: {line}")
         self._files.lock.release()
+
+    def _call_of_fit(self) -> str:
+        last = self._files.last
+        trust = ", weights_only=False" if last.exists() and has_own_classes(last) else ""
+        return f"trainer.fit(..., ckpt_path={str(last)!r}{trust})"
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------------------
 

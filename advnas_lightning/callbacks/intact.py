@@ -77,7 +77,7 @@ def damage(path: Path) -> str | None:
             return "it is empty"
         is_sealed, reason = _checksum_damage(path)
         if reason is None:
-            _load(path, mmap=is_sealed)
+            has_own_classes(path, mmap=is_sealed)
     except Exception as error:  # whatever a reader makes of a damaged file
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     return reason
@@ -132,10 +132,27 @@ def _checksum_damage(path: Path) -> tuple[bool, str | None]:
     return False, None if wrong is None else f"the checksum of {wrong} is wrong"
 
 
-def _load(path: Path, *, mmap: bool) -> None:
-    """Load a file as Lightning will; with ``mmap`` what is in the tensors is not read."""
+def has_own_classes(path: Path, *, mmap: bool = True) -> bool:
+    """Whether a checkpoint holds objects of a user's classes, which only ``weights_only=False`` loads.
+
+    Args:
+        path: The file.
+        mmap: Whether what is in the tensors is left unread.
+
+    Raises:
+        Exception: The file cannot be loaded, for whatever reason.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "last.ckpt")
+        >>> torch.save({"epoch": 1}, path)
+        >>> has_own_classes(path)
+        False
+    """
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if not re.search("Unsupported (global|class)", str(error)):
-            raise  # a class of a user's own is no damage
+            raise
+        return True
+    return False

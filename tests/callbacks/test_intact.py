@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from advnas_lightning.callbacks.files import CheckpointFiles
-from advnas_lightning.callbacks.intact import damage, intact_checkpoint, seal
+from advnas_lightning.callbacks.intact import damage, has_own_classes, intact_checkpoint, seal
 
 CONTENT = {"weights": torch.arange(300.0), "steps": [1, 2, {"name": "search"}], "none": None}
 
@@ -151,6 +151,9 @@ def test_a_class_of_the_users_own_is_no_damage(tmp_path: Path) -> None:
     assert damage(path) is None
     seal(path)
     assert damage(path) is None
+    assert has_own_classes(path)  # so that the line to go on with has weights_only=False
+    torch.save(CONTENT, path)
+    assert not has_own_classes(path)
 
 
 def test_what_is_sealed_loads_as_before(tmp_path: Path) -> None:
