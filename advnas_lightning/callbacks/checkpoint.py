@@ -156,7 +156,7 @@ class LastCheckpoint(Checkpoint):
         self._signals.begin(several=trainer.world_size > 1)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if trainer.current_epoch == 0 and pl_module.clock.batches == 0:
+        if not self._is_resumed:  # or its random numbers, which are restored after this, would be saved too early
             self._save(trainer)
         pl_module.between_batches = lambda: self._between_batches(trainer, pl_module)
 

@@ -1,0 +1,258 @@
+"""Runs that are to go on: with other settings, beside another process, by the line that a run has told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.callbacks import crash_at
+from tests.support.command_line import SMALL_PTB, SMALL_TOY, launch, read, write_ptb
+from tests.support.ends_of_runs import assert_same_end, steps
+
+GO_ON = ["hydra.run.dir=run", "ckpt_path=last"]
+LONG = ["task.data.batches=4000", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """``start(*arguments)``: the command line in a process of its own, which ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+        process = subprocess.Popen(
+            [sys.executable, "-m", "advnas_lightning", *arguments, "trainer.enable_progress_bar=false"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not path.exists():
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files, Hydra's own included; of a lock, only that there is one."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files}
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *arguments)
+    assert stop.value.code == 1
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each]
+    return line
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, *arguments: str, batch: int = 15) -> None:
+    """A run that was stopped within an epoch."""
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments, "hydra.run.dir=run", "checkpoint.every_n_steps=1", crash_at(batch))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed=5", "seed is 0, not 5"),
+        ("strategy=gdas", "strategy._target_ is advnas_lightning.AdvantageNAS, not advnas_lightning.GDAS"),
+        ("strategy.gamma=0.1", "strategy.gamma is 0.05, not 0.1"),
+        ("task.data.batch_size=5", "task.data.batch_size is 10, not 5"),
+        (
+            "task.optimization.architecture_optimizer.lr=0.1",
+            "task.optimization.architecture_optimizer.lr is 0.001, not",
+        ),
+        ("trainer.precision=bf16-mixed", "trainer.precision is None, not bf16-mixed"),
+        ("trainer.limit_train_batches=5", "trainer.limit_train_batches is None, not 5"),
+        ("trainer.max_epochs=1", "the checkpoint is of epoch 2, and max_epochs=1"),
+    ],
+)
+def test_a_setting_that_decides_the_result_is_refused_before_anything_is_written(
+    override: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(monkeypatch, *SMALL_TOY)
+    before = contents(folder)
+    error = refusal(monkeypatch, capsys, *SMALL_TOY, override, *GO_ON)
+    assert error.startswith("error: ")
+    assert says in error
+    assert contents(folder) == before
+
+
+def test_what_fails_later_leaves_the_settings_of_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(monkeypatch, *SMALL_TOY)
+    before = contents(folder)
+    assert "No supported gpu backend" in refusal(monkeypatch, capsys, *SMALL_TOY, "trainer.accelerator=gpu", *GO_ON)
+    assert contents(folder) == before
+
+
+def test_incidental_settings_may_change(folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any) -> None:
+    stopped(monkeypatch, *SMALL_TOY)
+    launch(monkeypatch, *SMALL_TOY, "checkpoint.every_n_minutes=1", "trainer.num_sanity_val_steps=0", *GO_ON)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=straight")
+    assert_same_end(folder / "run", folder / "straight", assert_same)
+
+
+@pytest.mark.parametrize("batch", [None, 7])
+def test_a_longer_run_ends_as_if_it_had_been_so_long_from_the_start(
+    batch: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    if batch is None:
+        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    else:
+        stopped(monkeypatch, *SMALL_TOY, batch=batch)
+    launch(monkeypatch, *SMALL_TOY, "task.epochs=4", *GO_ON)
+    launch(monkeypatch, *SMALL_TOY, "task.epochs=4", "hydra.run.dir=straight")
+    assert_same_end(folder / "run", folder / "straight", assert_same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*SMALL_TOY, "strategy=gdas"], "trainer.max_epochs is 2, not 4"),  # its temperature
+        ([*SMALL_PTB, "task.data.root=text"], "task.optimization.weight_scheduler.T_max is 2, not 4"),
+    ],
+)
+def test_a_longer_run_is_refused_where_something_depends_on_its_length(
+    arguments: list[str],
+    says: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_ptb(folder / "text")
+    launch(monkeypatch, *arguments, "hydra.run.dir=run")
+    before = contents(folder)
+    assert says in refusal(monkeypatch, capsys, *arguments, "task.epochs=4", *GO_ON)
+    assert contents(folder) == before
+
+
+def test_a_found_architecture_may_be_trained_afterwards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    found = read(folder / "run", "genotype.json")
+    launch(monkeypatch, *SMALL_TOY, "retrain=true", *GO_ON)
+    assert read(folder / "run", "genotype.json") == found
+    assert read(folder / "run" / "retrained", "genotype.json")["argmax"] == found["argmax"]
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    for path in (folder / "run" / "checkpoints").iterdir():
+        path.unlink()
+    before = contents(folder)
+    for arguments in (GO_ON, GO_ON[:1]):
+        error = refusal(monkeypatch, capsys, *SMALL_TOY, "seed=1", *arguments)
+        assert error == "error: run has a run's results and no checkpoint to go on from: set another hydra.run.dir"
+    assert contents(folder) == before
+
+
+def test_a_second_process_is_refused_while_the_first_one_runs(
+    folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start(*LONG, "hydra.run.dir=run")
+    wait_for(folder / "run" / "metrics.csv", first)
+    settings = contents(folder / "run" / ".hydra")
+    error = refusal(monkeypatch, capsys, *LONG, "threads=2", *GO_ON)
+    assert re.fullmatch(
+        rf"error: run is in use by process {first.pid} on .+: wait for its end, or use another.*", error
+    )
+    assert contents(folder / "run" / ".hydra") == settings
+    first.kill()
+    first.communicate()
+    second = start(*LONG, *GO_ON)  # a killed one holds nothing
+    while second.poll() is None and not (folder / "run" / ".lock").read_text().startswith(f"process {second.pid} "):
+        time.sleep(0.05)
+    assert second.poll() is None, second.communicate()
+
+
+def test_a_second_sweep_is_refused_while_the_first_one_runs(
+    folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *LONG, "hydra.sweep.dir=sweep"]
+    first = start(*sweep, "seed=0,1")
+    wait_for(folder / "sweep/toy/advantage/0/metrics.csv", first)
+    assert "error: sweep is in use by process" in refusal(monkeypatch, capsys, *sweep, "seed=0,1")
+    error = refusal(monkeypatch, capsys, *LONG, "hydra.run.dir=sweep/toy/advantage/0", "ckpt_path=last")
+    assert "sweep/toy/advantage/0 is in use by process" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_line_that_is_told_goes_on(
+    number: signal.Signals, folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    name = "it's a run, of 'mine'"
+    arguments = [*LONG, "task.data.batches=500", "select='argmax'"]
+    quoted = name.replace("'", r"\'")
+    process = start(*arguments, f"hydra.run.dir='{quoted}'")
+    wait_for(folder / name / "metrics.csv", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode not in (0, None)
+    found = re.search(r"last\.ckpt was saved after batch (\d+) of 500 in epoch 1 of 1; go on with: (.+)$", errors, re.M)
+    assert found is not None, errors
+    assert int(found[1]) == steps(folder / name)
+    assert "ckpt_path=last" in shlex.split(found[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(["sh", "-c", found[2]], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"last.ckpt, saved after batch {found[1]} of 500 in epoch 1 of 1" in done.stderr
+    launch(monkeypatch, *arguments, "hydra.run.dir=straight")
+    assert_same_end(folder / name, folder / "straight", assert_same)
+
+
+def test_a_run_that_is_done_says_so(folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    summary = read(folder / "run", "summary.json")
+    process = start(*SMALL_TOY, *GO_ON)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert re.search(r"^nothing is left to train: .*last\.ckpt was saved after epoch 2 of 2$", errors, re.MULTILINE)
+    assert {**read(folder / "run", "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
+
+
+def test_a_run_that_was_stopped_early_and_killed_before_its_summary_keeps_its_epochs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: seconds, patience: 1}"
+    arguments = [*SMALL_TOY, "task.epochs=9", f"+trainer.callbacks=[{stopping}]"]
+    launch(monkeypatch, *arguments, "hydra.run.dir=run")
+    summary = read(folder / "run", "summary.json")
+    assert summary["epochs"] < 9
+    (folder / "run" / "summary.json").unlink()
+    launch(monkeypatch, *arguments, *GO_ON)
+    assert {**read(folder / "run", "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
