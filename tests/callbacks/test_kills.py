@@ -57,9 +57,10 @@ def test_a_users_module_survives_many_kills(tmp_path: Path, assert_same: Any) ->
         process = start(broken)
         moment = dice.uniform(0, start_up / 2)
         if len(places) % 2 == 0:  # while it trains; so early that all kills come before its end, at thrice the speed
-            before = written(last)
-            while process.poll() is None and written(last) == before:
-                time.sleep(0.005)
+            for _ in range(dice.randrange(1, 8)):  # checkpoints
+                before = written(last)
+                while process.poll() is None and written(last) == before:
+                    time.sleep(0.005)
             moment = dice.uniform(0, training / 100)
         try:
             _, errors = process.communicate(timeout=moment if len(places) < KILLS else None)
