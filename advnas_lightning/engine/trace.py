@@ -13,6 +13,7 @@ from torch import nn
 from advnas_lightning.engine.snapshot import Change, Slot, Snapshot
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 
+BASE = frozenset(vars(nn.Module()))  # the attributes that every module has
 Candidate = tuple[str, int]  # the name of an edge, and the index of one of its candidates
 
 
@@ -40,12 +41,12 @@ class Trace:
 
     Everything that a module keeps is put back: attributes, containers, metrics, buffers, and the states of random
     number generators, see :class:`~advnas_lightning.engine.snapshot.Snapshot`. To copy the contents of all parameters
-    and large tensors, and the attributes of torch's own modules, would take too long in every evaluation. The trace
-    learns which of them change. It copies and compares all of them at evaluations 1, 2, 4, 8, … (those of a candidate
-    also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have changed before.
-    What first changes in between is found at the next power of two, is put back from then on, and is named in a
-    warning. Once a parameter has changed that needs no gradient, as in a momentum network, all such parameters are
-    copied in every evaluation.
+    and large tensors, and the attributes of modules that have none of their own, would take too long in every
+    evaluation. The trace learns which of them change. It copies and compares all of them at evaluations 1, 2, 4, 8, …
+    (those of a candidate also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those
+    that have changed before. What first changes in between is found at the next power of two, is put back from then
+    on, and is named in a warning. Once a parameter has changed that needs no gradient, as in a momentum network, all
+    such parameters are copied in every evaluation.
 
     What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
     are iterators, and objects of torch and Lightning that are no modules.
@@ -69,7 +70,7 @@ class Trace:
         self._candidates: dict[Candidate, _Part] = {}
         self._part_of: dict[int, _Part] = {}  # by the module's id, since a metric's hash changes with its state
         self._moving: set[tuple[int, str]] = set()  # the keys of slots whose tensors are known to change
-        self._stateful: set[int] = set()  # the modules of torch's own whose attributes are known to change
+        self._stateful: set[int] = set()  # the modules without attributes of their own that are known to get some
         self._reaches_far = False  # whether the step changes what does not run, or needs no gradient
         self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
         self._ignored: set[int] = set()
@@ -144,7 +145,11 @@ class Trace:
             if not isinstance(module, MixedOp) and id(module) not in self._ignored:
                 own = owners.get(id(module), set())
                 self._add(module, own.pop() if len(own) == 1 else self._beside)
-        self._children = [(found, list(map(id, found.values()))) for found in map(_children, self._root.modules())]
+        self._children = [
+            (found, list(map(id, found.values())))
+            for module in self._root.modules()
+            if (found := _children(module)) or isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+        ]
         self._choose(self._every_part())
 
     def _add(self, module: nn.Module, part: _Part) -> None:
@@ -154,6 +159,7 @@ class Trace:
     def _learn(self, changes: Sequence[Change], ran: Sequence[_Part], compared: Sequence[_Part]) -> None:
         """Note what changed, and warn of what may have changed before without being put back."""
         late: list[str] = []
+        known = len(self._moving), len(self._stateful), self._reaches_far
         for change in changes:
             part = self._part(change)
             if part not in compared:
@@ -170,14 +176,15 @@ class Trace:
             )
         for part in compared:
             part.is_behind = False
-        self._choose(self._every_part() if changes else compared)
+        if known != (len(self._moving), len(self._stateful), self._reaches_far):
+            self._choose(self._every_part())
 
     def _choose(self, parts: Iterable[_Part]) -> None:
         """Choose the modules that are looked at in every evaluation in which they run."""
         for part in parts:
             part.keepers, part.holders = [], []
             for module in part.modules:
-                if not _is_torchs(module) or id(module) in self._stateful:
+                if not _keeps_nothing(module) or id(module) in self._stateful:
                     part.keepers.append(module)
                 elif self._holds(module):
                     part.holders.append(module)
@@ -190,7 +197,7 @@ class Trace:
         if change.name is None:
             known: set[Any] = self._stateful
             key: Any = id(change.module)
-            usual = not _is_torchs(change.module)
+            usual = not _keeps_nothing(change.module)
         else:
             known, key, usual = self._moving, (id(change.module), change.name), change.is_usual
         if key in known or (usual and runs):
@@ -204,7 +211,7 @@ class Trace:
         return ".".join(filter(None, (names.get(id(change.module), type(change.module).__name__), change.name)))
 
     def _holds(self, module: nn.Module) -> bool:
-        """Whether a module of torch's own has tensors that are put back."""
+        """Whether a module that keeps nothing else has tensors that are put back."""
         own = list(module.named_parameters(recurse=False))
         moving = any(self._is_moving(Slot(module, name), parameter) for name, parameter in own)
         return moving or any(True for _ in module.buffers(recurse=False))
@@ -216,9 +223,9 @@ def _children(module: nn.Module) -> Mapping[str, nn.Module | None]:
     return found if isinstance(found, dict) else dict(module.named_children())
 
 
-def _is_torchs(module: nn.Module) -> bool:
-    """Whether a module's class is torch's own: as a rule, its forward pass sets no attributes."""
-    return type(module).__module__.startswith("torch.nn.")
+def _keeps_nothing(module: nn.Module) -> bool:
+    """Whether a module has no attributes of its own, or is of torch's own class, whose forward pass sets none."""
+    return type(module).__module__.startswith("torch.nn.") or vars(module).keys() <= BASE
 
 
 def _always(slot: Slot, tensor: Any) -> bool:
