@@ -129,10 +129,13 @@ def read_yaml(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        if "*" in text:  # to look for aliases takes time, and most files can have none
-            for event in yaml.parse(text, YamlLoader):
-                if isinstance(event, yaml.AliasEvent):
-                    raise Unreadable(f"it has aliases, as in line {event.start_mark.line + 1}")
+        depth = 0
+        for event in yaml.parse(text, YamlLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise Unreadable(f"it has aliases, as in line {event.start_mark.line + 1}")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # some versions of libyaml's loader end the process there
+                raise Unreadable("it is nested too deeply")
         return _checked(yaml.load(text, _UniqueKeys))  # this loader is a safe one
     except Unreadable:
         raise
