@@ -39,7 +39,7 @@ class WaitingBatches:
         return bool(self._batches)
 
     def drop(self) -> None:
-        """Forget what waits."""
+        """Forget the batches that wait for others of their step."""
         self._batches = MicroBatches()
 
     def add(self, batch: Any, *, last: bool) -> Any:

@@ -289,7 +289,7 @@ def last_save(callback: ModelCheckpoint) -> dict[str, Any]:
 
 
 def restore_last_save(callback: ModelCheckpoint, last: Mapping[str, Any]) -> None:
-    """Restore :func:`last_save`."""
+    """Restore what :func:`last_save` has given."""
     callback._last_global_step_saved, callback._last_checkpoint_saved = last["step"], last["path"]
 
 

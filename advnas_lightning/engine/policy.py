@@ -207,7 +207,7 @@ class ArchitecturePolicy(SharedHyperparameters):
         return {**super().__getstate__(), "generator": self.generator.get_state().numpy().tobytes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`__getstate__`."""
+        """Restore what :meth:`__getstate__` has kept, with a generator of the same state."""
         generator = torch.Generator()
         generator.set_state(torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8))
         super().__setstate__({**state, "generator": generator})
