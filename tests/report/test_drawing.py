@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from advnas_lightning.report import drawing
 
@@ -24,21 +23,6 @@ def test_a_genotype_becomes_a_picture(tmp_path: Path, genotype: dict[str, str], 
     drawing.draw_genotype(genotype, path, title="found")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") if ending == "png" else b"<svg" in content
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Axes]:
-    """``drawn(genotype)``: what would have been saved."""
-
-    def draw(genotype: dict[str, str]) -> Axes:
-        figures: list[Figure] = []
-        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-        drawing.draw_genotype(genotype, "never.png")
-        FigureCanvasAgg(figures[0]).draw()
-        (axes,) = figures[0].axes
-        return axes
-
-    return draw
 
 
 @pytest.mark.parametrize("genotype", [CELL, FAN], ids=["cell", "fan"])

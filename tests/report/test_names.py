@@ -16,7 +16,6 @@ import pytest
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from advnas_lightning.report import drawing
@@ -44,21 +43,6 @@ def test_a_genotype_of_any_names_is_drawn(name: str, kind: str, ending: str, tmp
     if ending == "svg":
         ElementTree.parse(path)
     assert path.stat().st_size > 1000
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Axes]:
-    """``drawn(genotype)``: what would have been saved."""
-
-    def draw(genotype: dict[str, str]) -> Axes:
-        figures: list[Figure] = []
-        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-        drawing.draw_genotype(genotype, "never.png")
-        FigureCanvasAgg(figures[0]).draw()
-        (axes,) = figures[0].axes
-        return axes
-
-    return draw
 
 
 @each_name
