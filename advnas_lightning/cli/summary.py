@@ -27,15 +27,12 @@ def summarize(
     seconds: float,
     callbacks: Sequence[SummaryCallback],
 ) -> dict[str, Any]:
-    """Evaluate the selected architecture.
+    """Evaluate what a run has found.
 
     Returns:
         The content of ``summary.json``, which is one flat object.
     """
-    metrics: dict[str, float] = {}
-    for evaluate in (trainer.validate, trainer.test):
-        for result in evaluate(strategy, datamodule=data, verbose=False):
-            metrics |= result
+    metrics = evaluate(strategy, trainer, data)
     choices = HydraConfig.get().runtime.choices
     summary = {
         "strategy": choices["strategy"],
@@ -48,7 +45,7 @@ def summarize(
         "architecture_steps": strategy.architecture_steps,
         "seconds": round(seconds, 3),
         "entropy": float(strategy.entropy),
-        "loss": metrics.get("test/loss"),
+        "loss": metrics.get("selected/test/loss"),
         **metrics,
         "params_millions": count_parameters(strategy.derive()) / 1e6,
     }
@@ -60,6 +57,38 @@ def summarize(
     for callback in callbacks:
         summary |= callback.summary(strategy)
     return summary
+
+
+def evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
+    """Validate and test what a run has found, and log the results.
+
+    Returns:
+        The metrics of the arg max by name, such as ``test/loss``, as in every row of ``metrics.csv``; and those of the
+        selected architecture with ``selected/`` before the name. The two are equal if the arg max is selected.
+    """
+    select, loggers = strategy.select, trainer.loggers
+    try:
+        strategy.select = "argmax"
+        found = _evaluate(strategy, trainer, data)
+        strategy.select = select
+        selected = found
+        if strategy.selected_choice() != strategy.argmax_choice():
+            trainer.loggers = []  # which would log these metrics under the names of the arg max's
+            selected = _evaluate(strategy, trainer, data)
+    finally:
+        strategy.select, trainer.loggers = select, loggers
+    named = {f"selected/{name}": value for name, value in selected.items()}
+    for logger in loggers if named else []:
+        logger.log_metrics({**named, "epoch": trainer.current_epoch}, strategy.clock.batches)
+    return {**found, **named}
+
+
+def _evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for run in (trainer.validate, trainer.test):
+        for result in run(strategy, datamodule=data, verbose=False):
+            metrics |= result
+    return metrics
 
 
 def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], folder: Path) -> None:
@@ -78,7 +107,11 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(rich, row))
     console.print(table)
-    lines |= {name: f"{summary[name]:.6g}" for name in summary if name.startswith(("val/", "test/"))}
+    lines |= {
+        name.removeprefix("selected/"): f"{value:.6g}"
+        for name, value in summary.items()
+        if name.startswith("selected/")
+    }
     if strategy.cost is not None and "cost" in summary:
         lines["cost"] = f"{summary['cost']:.6g} {strategy.cost.unit}, at a penalty of {summary['cost_penalty']:.4g}"
         lines["expected cost"] = f"{summary['expected_cost']:.6g}"

@@ -25,7 +25,7 @@ __all__ = ["write_page"]
 RESULTS = {
     "toy": ("argmax/edges_right", "edges right"),
     "cifar10": ("argmax/cifar10_test", "% accuracy"),
-    "ptb": ("test/perplexity", "test perplexity"),
+    "ptb": ("selected/test/perplexity", "test perplexity"),
 }
 
 
@@ -89,7 +89,7 @@ def _listed(run: Run, page: Path) -> dict[str, Any]:
     key, unit = RESULTS.get(run.task, ("loss", "loss"))
     value = run.number(key)
     if value is None and run.task == "cifar10":  # a run without the benchmark's table
-        key, unit = "test/accuracy", "test accuracy"
+        key, unit = "selected/test/accuracy", "test accuracy"
         value = run.number(key)
     planned = run.setting("trainer.max_epochs")
     of = f" of {planned}" if isinstance(planned, int) and run.state != "finished" else ""

@@ -23,7 +23,7 @@ class Measure(NamedTuple):
 
     Example:
         >>> [measure.key for measure in PERPLEXITIES]
-        ['val/perplexity', 'test/perplexity']
+        ['selected/val/perplexity', 'selected/test/perplexity']
     """
 
     name: str
@@ -81,8 +81,8 @@ CELLS = (
     Measure("process_best", "accuracy of process best", "process_best/cifar10_test"),
 )
 PERPLEXITIES = (
-    Measure("validation", "validation perplexity", "val/perplexity"),
-    Measure("test", "test perplexity", "test/perplexity"),
+    Measure("validation", "validation perplexity", "selected/val/perplexity"),
+    Measure("test", "test perplexity", "selected/test/perplexity"),
 )
 TABLES = (
     Plan(

@@ -145,8 +145,12 @@ class Run:
         return done if isinstance(done, int) else 0 if entropy is None else int(entropy.x[-1])
 
     def number(self, name: str) -> float | None:
-        """A number of the summary; ``None`` if the summary does not have it. A huge one is infinite."""
-        value = as_number(self.summary.get(name))
+        """A number of the summary; ``None`` if the summary does not have it. A huge one is infinite.
+
+        Args:
+            name: The key. Summaries of version 0.1 have no ``selected/…``: there ``test/…`` is the selected one's.
+        """
+        value = as_number(self.summary.get(name, self.summary.get(name.removeprefix("selected/"))))
         return value if value is None or not abs(value) > LARGEST else math.copysign(math.inf, value)
 
 

@@ -139,6 +139,28 @@ def test_a_run_leaves_what_the_contract_says(
     assert str(run.relative_to(folder)) in printed
 
 
+def test_a_name_means_the_same_in_every_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SMALL_TOY, "strategy=gdas")
+    run = only_run(folder)
+    summary, genotype, last = read(run, "summary.json"), read(run, "genotype.json"), rows_of(run)[-1]
+    assert genotype["argmax"] != genotype["process_best"]
+    found = {}
+    for kind in ("argmax", "process_best"):
+        launch(monkeypatch, *SMALL_TOY, "strategy=fixed", f"select={kind}", f"strategy.genotype={run}/genotype.json",
+               f"hydra.run.dir={kind}")  # fmt: skip
+        found[kind] = read(folder / kind, "summary.json")
+        assert found[kind]["loss"] == found[kind]["test/loss"] == found[kind]["selected/test/loss"]
+    for part in ("val", "test"):
+        assert summary[f"{part}/loss"] == found["argmax"][f"{part}/loss"]
+        assert summary[f"selected/{part}/loss"] == found["process_best"][f"{part}/loss"]
+        assert float(last[f"selected/{part}/loss"]) == summary[f"selected/{part}/loss"]
+    assert summary["loss"] == summary["selected/test/loss"]
+    ends = [row for row in rows_of(run) if row["test/loss"]]
+    assert float(ends[-1]["test/loss"]) == summary["test/loss"]
+    assert [row["step"] for row in ends] == ["10", "20", "20"]
+    assert last["step"] == "20"
+
+
 @pytest.mark.parametrize(("task", "strategy", "option"), slow_but(RUNS, QUICK))
 def test_every_strategy_and_option_on_every_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: str, strategy: str, option: str | None
@@ -333,7 +355,7 @@ def test_a_cifar10_run_is_scored_by_a_table(
         "strategy": "advantage", "task": "cifar10", "selected": "argmax", "epochs": 3, "weight_steps": 9,
         "architecture_steps": 6,
     }.items()  # fmt: skip
-    assert summary["loss"] == summary["test/loss"]
+    assert summary["loss"] == summary["test/loss"] == summary["selected/test/loss"]
     assert not any(isinstance(value, dict | list) for value in summary.values())
 
     rows = rows_of(run)
@@ -343,7 +365,7 @@ def test_a_cifar10_run_is_scored_by_a_table(
         if name not in ("step", "epoch")
     }
     every, searching = [0, 1, 2], [1, 2]  # θ moves after an epoch of warm-up
-    assert {name: epochs[name] for name in epochs if not name.startswith("test/")} == {
+    assert {name: epochs[name] for name in epochs if not name.startswith(("test/", "selected/"))} == {
         "train/loss": every, "train/accuracy": every, "val/loss": every, "val/accuracy": every, "entropy": every,
         "seconds": every, "architecture/loss": searching, "nasbench201/argmax": every,
         "nasbench201/process_best": searching,
