@@ -10,6 +10,8 @@ network's three stages then chooses an activation and a kernel size, and the fou
 from __future__ import annotations
 
 import argparse
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ class Classifier(LightningModule):
         logits = self(images)
         loss = cross_entropy(logits, labels)
         accuracy(logits, labels)
-        self.log(f"{stage}_loss", loss, prog_bar=True)
+        self.log(f"{stage}_loss", loss)
         self.log(f"{stage}_accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -148,8 +150,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the images; without it they are random")
     parser.add_argument("--limit", type=int, metavar="N", help="the largest number of batches in an epoch or a test")
     options = parser.parse_args()
-    settings: dict[str, Any] = {"max_epochs": options.epochs, "logger": False, "enable_checkpointing": False}
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # these messages would hide the results
+    warnings.filterwarnings("ignore", module="lightning")
+    settings: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     settings |= {f"limit_{part}_batches": options.limit for part in ("train", "val", "test")}
+    settings |= {"max_epochs": options.epochs}
     seed_everything(0)
     data = Images(options.data)
     data.setup()

@@ -92,7 +92,8 @@ def test_the_searchable_classifier_trains_what_it_found(
     assert search.architecture_steps == search.weight_steps == (2 if images else 4)  # 17 images are one batch
     assert search.theta.ne(1).any()
     genotype = search.genotype()
-    assert str(genotype) in capsys.readouterr().out
+    _, table = capsys.readouterr().out.split("Found, and now trained from scratch:\n")
+    assert table.startswith(str(search.probabilities()))
     assert set(genotype) == {f"{edge} {width}" for edge in ("conv", "act") for width in (16, 32, 64)}
     assert is_plain(found)
     assert found.net[-1].out_features == (3 if images else 10)
