@@ -100,7 +100,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, *inputs: Any) -> int:
-    """The multiply-accumulates of one forward pass in evaluation mode, see :func:`macs`.
+    """The multiply-accumulates of one forward pass in evaluation mode, see :func:`~advnas_lightning.cost.meters.macs`.
 
     Args:
         model: A plain network, such as the result of ``genotype.apply(model)``. Its modes are restored afterwards.

@@ -36,6 +36,7 @@ from advnas_lightning.strategies import (
 )
 from advnas_lightning.validate import check_int
 
+#: The estimators by their names. Each is a strategy with options.
 ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage": (AdvantageNAS, {"zero_op": "none"}),
     "advantage-exact": (AdvantageNAS, {"advantage": "exact", "zero_op": "none"}),
@@ -74,7 +75,7 @@ def diagnose(
     Args:
         search: The search, which may use any strategy with a θ.
         batches: The batches of architecture steps, on the search's device.
-        strategies: The names of the estimators, see :data:`ESTIMATORS`.
+        strategies: The names of the estimators, see :data:`~advnas_lightning.diagnose.quality.ESTIMATORS`.
         draws: The number of architecture steps of each estimator.
         exact_draws: The number of unbiased estimates of Eq. (6) whose mean stands for the exact gradient, if trying
             every architecture would take more passes.

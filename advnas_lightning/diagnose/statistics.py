@@ -73,7 +73,7 @@ class EstimatorStatistics:
 
     @property
     def snr_per_second(self) -> float:
-        """The signal-to-noise ratio of a second of architecture steps: that of one step times their number."""
+        """The signal-to-noise ratio of one step times the number of architecture steps in a second."""
         return self.snr / self.seconds
 
     @property

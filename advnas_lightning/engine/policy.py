@@ -228,7 +228,7 @@ class ArchitecturePolicy(SharedHyperparameters):
 
     @property
     def selected(self) -> Selection:
-        """The kind of genotype that this search ends with: ``select``, or argmax while there is no process-best."""
+        """The kind of genotype that this search ends with, which is ``select``, or argmax without a process-best."""
         return "argmax" if self.best.found is None else self.select
 
     def selected_choice(self) -> Sequence[int]:

@@ -224,9 +224,10 @@ class SearchStrategy(SearchHooks):
 
     @property
     def in_architecture_step(self) -> bool:
-        """Whether an architecture is being evaluated now, of which no trace is left: ask it before writing to a file.
+        """Whether an architecture is being evaluated now, of which no trace is left.
 
-        The network itself can ask ``self.trainer.lightning_module.in_architecture_step``.
+        Ask it before writing to a file. The network itself can ask
+        ``self.trainer.lightning_module.in_architecture_step``.
         """
         return self.evaluator.is_evaluating
 

@@ -26,9 +26,9 @@ MakeCandidates = Callable[[Any], Mapping[str, nn.Module] | None]
 
 @dataclass(frozen=True, eq=False)
 class Replacements(Mapping[str, tuple[str, ...]]):
-    """The modules that :func:`make_searchable` replaced, as a mapping from qualified name to candidates' names.
+    """The modules that were replaced, as a mapping from qualified name to candidates' names.
 
-    ``str()`` of it is a table.
+    This is what :func:`~advnas_lightning.make_searchable` returns. ``str()`` of it is a table.
 
     Attributes:
         candidates: The candidates' names by the qualified name of each place.

@@ -102,7 +102,7 @@ class SearchSpace:
 
     @property
     def all_paths(self) -> tuple[tuple[int, ...], ...]:
-        """The indices of all candidates of every edge: the paths of a dense architecture."""
+        """The paths of a dense architecture, which are the indices of all candidates of every edge."""
         return tuple(tuple(range(len(row))) for row in self.candidates)
 
     @property

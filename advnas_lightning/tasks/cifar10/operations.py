@@ -84,7 +84,7 @@ def _without_parameters(make: Callable[[], nn.Module], channels: int, **_: bool)
     return make()
 
 
-# name -> (channels, *, affine, running_statistics) -> module
+#: The candidates by their names, as functions ``(channels, *, affine, running_statistics) -> module``.
 OPERATIONS: dict[str, Callable[..., nn.Module]] = {
     "none": partial(_without_parameters, Zero),
     "skip_connect": partial(_without_parameters, nn.Identity),
