@@ -1,0 +1,223 @@
+"""Runs the commands of a page in this process, made small, or checks those that cannot be run here."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import runpy
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from advnas_lightning.cli.main import quote_cells
+from advnas_lightning.diagnose.__main__ import main as diagnose
+from advnas_lightning.report.__main__ import main as report
+from advnas_lightning.tasks.cifar10.nasbench201 import main as table
+from tests.support.benchmark_files import CELLS, write_folder
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
+from tests.support.pages import ROOT
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+SMALL = {"toy": SMALL_TOY, "cifar10": SMALL_CIFAR10, "ptb": SMALL_PTB}
+PLACEHOLDER_DATA = {"cifar10": "task.data.root=images", "ptb": "task.data.root=text"}
+# What a command has that cannot be run in a test, and why. It is composed all the same.
+NOT_RUN = {
+    "trainer=gpu": "wants a GPU",
+    "trainer=ddp": "starts processes, as tests/engine/test_ddp.py does",
+    "launcher=submitit_slurm": "wants a cluster",
+    "launcher=submitit_local": "has an extra of its own, and tests/cli/test_launchers.py",
+    "launcher=ray": "has an extra of its own, and tests/cli/test_launchers.py",
+    "logger=wandb": "has an extra of its own, and may want an account",
+    "logger=mlflow": "has an extra of its own",
+    "--open": "opens a browser",
+    "--multirun": "is -m",
+}
+# Programs that are not ours, or do what other tests do.
+OTHER_PROGRAMS = {
+    "cat": "shows a file",
+    "cd": "goes to a folder",
+    "git": "is version control",
+    "jupyter": "runs a notebook, as tests/docs/test_notebooks.py does",
+    "mlflow": "is a server",
+    "mypy": "is a step of .ci/run",
+    "pytest": "runs this",
+    "ruff": "is a step of .ci/run",
+    "sphinx-build": "is what tests/docs/test_site.py runs",
+    "tensorboard": "is a server",
+    "wandb": "wants an account",
+}
+
+
+def task_of(arguments: list[str]) -> str:
+    """The task of a run: named, or the one of its experiment."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "task":
+            return value
+        if key == "experiment" and value != "fig1":
+            return "ptb" if value.startswith("table3") else "cifar10"
+    return "toy"
+
+
+def first_values(arguments: list[str], count: int) -> list[str]:
+    """The arguments with at most so many values of what a sweep goes through."""
+
+    def shortened(argument: str) -> str:
+        key, equals, value = argument.partition("=")
+        if not equals or not re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+            return argument
+        return f"{key}={','.join(value.split(',')[:count])}"
+
+    return [shortened(argument) for argument in arguments]
+
+
+class Shell:
+    """Runs commands in a folder. ``RUN``, ``TABLE.csv`` and ``DIR`` are there when a command needs them.
+
+    Args:
+        folder: Where the commands run; the current folder.
+        patch: Of the test.
+        really: Whether runs are run; else they are composed.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, *, really: bool) -> None:
+        self.folder, self.patch, self.really = folder, patch, really
+
+    def run(self, words: list[str]) -> None:
+        """Run a command.
+
+        Raises:
+            ValueError: It is neither run nor on one of the lists.
+        """
+        while re.match(r"[A-Z_]+=", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            self.patch.setenv(name, value)
+        if words[:2] == ["python", "-m"] and words[2].startswith("advnas_lightning"):
+            parts = words[2].split(".")[1:]
+            words = ["advnas", *({"tasks": ["table"]}.get(parts[0], parts) if parts else []), *words[3:]]
+        match words:
+            case ["advnas", "report", *arguments]:
+                self._report(arguments)
+            case ["advnas", "diagnose", *arguments]:
+                self._diagnose(arguments)
+            case ["advnas", "table", *arguments]:
+                self._table(arguments)
+            case ["advnas", "--help" | "--version"]:
+                pass  # tests/cli has them
+            case ["advnas", *arguments]:
+                self._search(arguments)
+            case ["pip", "install", *arguments]:
+                check_install(arguments)
+            case ["python", "-m", module, *_] if module.startswith("benchmarks."):
+                assert importlib.util.find_spec(module), f"there is no {module}"
+            case ["python", path, *arguments]:
+                self._script(path, arguments)
+            case ["diff", *paths]:
+                assert all((ROOT / path).exists() for path in paths if not path.startswith("-"))
+            case [program, *_] if program in OTHER_PROGRAMS:
+                pass
+            case _:
+                raise ValueError(f"{' '.join(words)!r} is not run: teach tests/support/shell.py to run it")
+
+    def _search(self, arguments: list[str]) -> None:
+        check_composes(arguments)
+        if not self.really or any(word in NOT_RUN for word in arguments):
+            return
+        task = task_of(arguments)
+        goes_on = {"hydra.run.dir=RUN", "ckpt_path=last"} <= set(arguments)
+        if goes_on:
+            shutil.rmtree(self.folder / "RUN", ignore_errors=True)
+        else:
+            self._provide(arguments, task)
+        given = {argument.partition("=")[0] for argument in arguments}
+        small = [*SMALL[task], *([PLACEHOLDER_DATA[task]] if task in PLACEHOLDER_DATA else [])]
+        arguments = [*first_values(arguments, 2), *(each for each in small if each.partition("=")[0] not in given)]
+        if any(argument.startswith("experiment=") for argument in arguments):
+            arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
+        for _ in range(1 + goes_on):
+            launch(self.patch, *arguments)
+
+    def _provide(self, arguments: list[str], task: str) -> None:
+        """Make the files that a run reads."""
+        write_images(self.folder / "images")
+        write_ptb(self.folder / "text")
+        if any(word.endswith("=DIR") for word in arguments):
+            write_images(self.folder / "DIR")
+            write_ptb(self.folder / "DIR")
+        if any("TABLE.csv" in word for word in arguments):
+            self._write_table()
+        if any(re.search(r"=RUN\b", word) and not word.startswith("hydra.run.dir") for word in arguments):
+            self._write_run(task)
+
+    def _write_table(self) -> None:
+        (self.folder / "TABLE.csv").write_text("arch,cifar10_test\n" + "".join(f"{cell},93.76\n" for cell in CELLS))
+
+    def _write_run(self, task: str) -> None:
+        shutil.rmtree(self.folder / "RUN", ignore_errors=True)
+        self._search([f"task={task}", "hydra.run.dir=RUN", *(["cost=macs", "cost_penalty=0.1"] * (task == "cifar10"))])
+
+    def _report(self, arguments: list[str]) -> None:
+        if not self.really:
+            return
+        for argument in arguments:
+            if not argument.startswith("--") and not list(self.folder.glob(f"{argument}/**/summary.json")):
+                launch(self.patch, *SMALL_TOY, f"hydra.run.dir={argument}/run")
+        report([argument for argument in arguments if argument not in NOT_RUN])
+
+    def _diagnose(self, arguments: list[str]) -> None:
+        if not self.really or arguments == ["--help"]:
+            return
+        if any("RUN" in argument for argument in arguments):
+            self._write_run("toy")
+        diagnose([*arguments, "draws=2", *([] if "task=linear" in arguments else ["exact_draws=2"])])
+
+    def _table(self, arguments: list[str]) -> None:
+        match arguments:
+            case ["convert", source, target]:
+                if importlib.util.find_spec("nats_bench"):
+                    if not (self.folder / source).exists():
+                        write_folder(self.folder).rename(self.folder / source)
+                    table(["convert", source, target])
+                else:
+                    self._write_table()
+            case ["show", *_]:
+                cell = next(each for each in arguments[1:] if "|" in each)
+                (self.folder / "TABLE.csv").write_text(f"arch,cifar10_test\n{cell},93.76\n")
+                table(arguments)
+            case _:
+                raise ValueError(f"advnas table {' '.join(arguments)!r} is not known")
+
+    def _script(self, path: str, arguments: list[str]) -> None:
+        if path.startswith("examples/"):
+            assert (ROOT / path).exists(), f"there is no {path}"  # tests/examples runs it
+        elif self.really:
+            self.patch.setattr(sys, "argv", [path, *arguments])
+            runpy.run_path(str(self.folder / path), run_name="__main__")
+        else:
+            assert (self.folder / path).exists(), f"no block above is {path}"
+
+
+def check_install(arguments: list[str]) -> None:
+    """What ``pip install`` installs is this package, with extras that it has, or a file or package that it names."""
+    for argument in arguments:
+        named = re.fullmatch(r"(?:advnas-lightning|\.)(?:\[(.*)\])?", argument)
+        if named and named[1]:
+            missing = set(named[1].split(",")) - EXTRAS.keys()
+            assert not missing, f"pyproject.toml has no extra {', '.join(missing)}"
+
+
+def check_composes(arguments: list[str]) -> None:
+    """The configuration that a run would get exists."""
+    folder = [value for key, value in itertools.pairwise(arguments) if key == "--config-dir"]
+    overrides = [word for word in arguments if not word.startswith("-") and word not in folder]
+    overrides = [quote_cells(word) for word in first_values(overrides, 1)]
+    of_plugin = re.compile(r"(launcher|hydra/\w+|hydra\.(launcher|sweeper)\..*)=")  # which may not be installed
+    overrides = [word for word in overrides if not of_plugin.match(word)]
+    overrides += [f"hydra.searchpath=[file://{Path(path).resolve()}]" for path in folder]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert compose("config", overrides).strategy
