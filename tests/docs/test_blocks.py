@@ -15,7 +15,7 @@ from tests.support.pages import ROOT, Block, blocks, pages
 from tests.support.shell import Shell
 
 # Libraries that a page speaks of and that are not installed for the tests. A block that imports one is only compiled.
-NOT_INSTALLED = ("timm", "transformers")
+NOT_INSTALLED = ("onnxscript", "timm", "transformers")
 QUICK = ["README.md"]  # whose Python the default tests run; of the other pages they read everything, and run nothing
 PAGES = pages()
 

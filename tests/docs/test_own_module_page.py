@@ -1,0 +1,17 @@
+"""The tutorial on one's own module shows how the two examples differ."""
+
+from __future__ import annotations
+
+import difflib
+
+from tests.support.pages import DOCS, ROOT, blocks
+
+
+def test_the_diff_is_that_of_the_examples() -> None:
+    before, after = (
+        (ROOT / "examples" / name).read_text().splitlines() for name in ("classifier.py", "searchable_classifier.py")
+    )
+    changes = difflib.unified_diff(before, after, n=0, lineterm="")
+    real = [line for line in list(changes)[2:] if not line.startswith("@@")]
+    (shown,) = [each for each in blocks((DOCS / "tutorials/own_module.md").read_text()) if each.language == "diff"]
+    assert shown.text.splitlines() == real
