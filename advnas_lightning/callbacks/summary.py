@@ -99,6 +99,10 @@ class SummaryCallback(Callback):
         """The entries of ``summary.json`` that this callback adds."""
         return {}
 
+    def score(self, search: SearchStrategy) -> str:
+        """What the display shows beside the losses while it searches, of the architecture that it would report now."""
+        return ""
+
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
         """The columns to add beside the selected architecture, by title, with a text for each edge."""
         return {}

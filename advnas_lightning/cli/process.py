@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
+COMMAND = "advnas"
 PACKAGE = Path(__file__).parents[1]
 FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
 
@@ -64,7 +65,10 @@ def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig) -> st
     name, *given = arguments
     python = "python" if _same(shutil.which("python"), sys.executable) else sys.executable
     is_script = Path(name).is_file() and Path(name).name != "__main__.py"
-    program = [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
+    if Path(name).name == COMMAND:
+        program = [COMMAND if _same(shutil.which(COMMAND), name) else name]
+    else:
+        program = [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
     kept = [each for each in given if not re.match(rf"[+~]*(ckpt_path|hydra\.{key}\.dir)\b", each)]
     return shlex.join([*program, *kept, *target, *([] if is_sweep else ["ckpt_path=last"])])
 

@@ -63,7 +63,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     check_trainer(settings)
     callbacks.append(ProbabilityPictures())
     if settings["enable_progress_bar"] is not False:
-        callbacks.append(progress_display(parallel_job(folder)))
+        callbacks.append(progress_display(parallel_job(folder), f"{type(strategy).__name__} on {task_name()}"))
     for callback in instantiate(config.trainer.callbacks) or []:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
@@ -82,6 +82,11 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
             write_json(files.summary, summary)  # this file comes last: a run that has it is finished
             show(summary, strategy, summary_callbacks, folder)
     return summary
+
+
+def task_name() -> str:
+    """The name of the task in its config group."""
+    return str(HydraConfig.get().runtime.choices["task"])
 
 
 def parallel_job(folder: Path) -> str:

@@ -55,6 +55,11 @@ class CellScores(SummaryCallback):
         if known:
             pl_module.log_now(known)
 
+    def score(self, search: SearchStrategy) -> str:
+        """The accuracy of the selected cell in the benchmark, if the table has it."""
+        found = self._scores(_kinds(search)[search.selected])
+        return f"{found[self.column]:.2f} %" if self.column in found else ""
+
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """Each cell as a text, with its scores, its rank, and the size of the benchmark's network with it."""
         summary: dict[str, Any] = {}

@@ -84,6 +84,10 @@ class TeacherComparison(SummaryCallback):
             "edges": len(self._teacher),
         }
 
+    def score(self, search: SearchStrategy) -> str:
+        """The number of edges of the selected architecture that equal the teacher's."""
+        return f"{sum(self._right(search.genotype(search.selected)))}/{len(self._teacher)} right"
+
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
         """The teacher's choice, and a mark where it was found."""
         marks = ["✓" if right else "" for right in self._right(search.genotype(search.selected))]
