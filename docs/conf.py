@@ -52,6 +52,7 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["advnas.css"]
 html_theme_options = {
+    "top_of_page_buttons": [],
     "light_css_variables": {"color-brand-primary": "#2a5db0", "color-brand-content": "#2a5db0"},
     "dark_css_variables": {"color-brand-primary": "#8ab4f8", "color-brand-content": "#8ab4f8"},
 }
