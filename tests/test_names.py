@@ -27,8 +27,8 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.pictures import draw_probabilities
 from advnas_lightning.callbacks.progress import EpochLines, cell
 from advnas_lightning.callbacks.summary import GenotypeFile, SummaryCallback
+from advnas_lightning.cli.ending import show
 from advnas_lightning.cli.main import explain
-from advnas_lightning.cli.summary import show
 from advnas_lightning.diagnose import Credit, EstimatorStatistics, Truth
 from advnas_lightning.diagnose.output import show as show_diagnosis
 from advnas_lightning.objectives import Classification
@@ -128,9 +128,9 @@ def test_the_end_of_a_run_shows_any_names(
     output = io.StringIO()
     system = "truecolor" if colours else None
     console = Console(file=output, width=4000, force_terminal=colours, color_system=system, no_color=not colours)
-    monkeypatch.setattr("advnas_lightning.cli.summary.Console", lambda: console)
+    monkeypatch.setattr("advnas_lightning.cli.ending.Console", lambda: console)
     summary = {"strategy": "mine", "task": name, "selected": "argmax", "entropy": 1.0, "params_millions": 1.0,
-               "seconds": 1.0, f"test/{name}": 1.0}  # fmt: skip
+               "seconds": 1.0, f"selected/test/{name}": 1.0}  # fmt: skip
     show(summary, search_of(name), [Own(name)], Path("folder") / plain(name))
     shown = output.getvalue()
     assert shown.count(plain(name)) >= 8

@@ -44,6 +44,19 @@ def progress_display(job: str = "", title: str = "") -> ProgressBar:
     return SearchProgressBar(title) if sys.stdout.isatty() and not job else EpochLines(job)
 
 
+def cell(search: SearchStrategy) -> str:
+    """The candidates that a search would report now, in the order of the edges, as one text.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp, RandomSearch
+        >>> edges = (MixedOp(name, {"skip": nn.Identity(), "relu": nn.ReLU()}) for name in ("first", "second"))
+        >>> len(cell(RandomSearch(nn.Sequential(*edges))).split())  # a tie, broken by the seed
+        2
+    """
+    return encodable(" ".join(search.genotype(search.selected).values()))
+
+
 class SearchProgressBar(ProgressBar):
     """Shows a search in a few lines of the terminal, with one bar over all epochs and the time that is left.
 
@@ -300,7 +313,7 @@ class EpochLines(ProgressBar):
             values |= {
                 "entropy": f"{standing.entropy:.4g}",
                 "settled": f"{standing.settled}/{len(standing.edges)}",
-                standing.kind: " ".join(edge.candidate for edge in standing.edges),
+                standing.kind: cell(pl_module),
             }
         parts += [f"{name} {value}" for name, value in values.items()]
         print(encodable("  ".join(filter(None, parts))), flush=True)

@@ -11,6 +11,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import write_json
+from advnas_lightning.texts import encodable
+
+MARKS = {"✓": "green", "yes": "green", "✗": "red", "no": "red"}  # the colours of marks in the terminal
 
 
 class Stopwatch(Callback):
@@ -79,6 +82,17 @@ class GenotypeFile(Callback):
                 "process_best": None if best is None else best.edges,
             },
         )
+
+
+def mark(right: bool) -> str:
+    """A mark for what is right or wrong, in signs that the standard output can write.
+
+    Example:
+        >>> mark(True), mark(False)
+        ('✓', '✗')
+    """
+    signs = "✓" if right else "✗"
+    return signs if encodable(signs) == signs else "yes" if right else "no"
 
 
 class SummaryCallback(Callback):

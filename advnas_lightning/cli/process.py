@@ -57,20 +57,39 @@ def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig) -> st
     """
     is_sweep = settings.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
     key, folder = ("sweep", settings.sweep.dir) if is_sweep else ("run", settings.run.dir)
-    if not re.fullmatch(r"[\w./+-]+", folder):
-        folder = QuotedString(folder, Quote.double).with_quotes()
-    target = [f"hydra.{key}.dir={folder}"]
+    target = [f"hydra.{key}.dir={quoted(folder)}"]
     if is_sweep and not settings.launcher._target_.endswith(".BasicLauncher"):
         return f"the same line and {shlex.join(target)}"  # which the process of a job does not know
-    name, *given = arguments
+    kept = [each for each in arguments[1:] if not re.match(rf"[+~]*(ckpt_path|hydra\.{key}\.dir)\b", each)]
+    return shlex.join([*program(arguments), *kept, *target, *([] if is_sweep else ["ckpt_path=last"])])
+
+
+def quoted(value: str) -> str:
+    """A value of an override, in quotes if Hydra's grammar needs them.
+
+    Example:
+        >>> quoted("runs/1"), quoted("my runs/1")
+        ('runs/1', '"my runs/1"')
+    """
+    return value if re.fullmatch(r"[\w./+-]+", value) else str(QuotedString(value, Quote.double).with_quotes())
+
+
+def program(arguments: Sequence[str]) -> list[str]:
+    """What to type before the arguments to run the program of a command line again.
+
+    Args:
+        arguments: The command line, the program's name included.
+
+    Example:
+        >>> program(["advnas", "seed=1"])[-1].rpartition("/")[2]
+        'advnas'
+    """
+    name = arguments[0]
+    if Path(name).name == COMMAND:
+        return [COMMAND if _same(shutil.which(COMMAND), name) else name]
     python = "python" if _same(shutil.which("python"), sys.executable) else sys.executable
     is_script = Path(name).is_file() and Path(name).name != "__main__.py"
-    if Path(name).name == COMMAND:
-        program = [COMMAND if _same(shutil.which(COMMAND), name) else name]
-    else:
-        program = [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
-    kept = [each for each in given if not re.match(rf"[+~]*(ckpt_path|hydra\.{key}\.dir)\b", each)]
-    return shlex.join([*program, *kept, *target, *([] if is_sweep else ["ckpt_path=last"])])
+    return [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
 
 
 def _same(one: str | None, other: str) -> bool:

@@ -19,9 +19,10 @@ from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
 from advnas_lightning.cli.config import check_trainer
+from advnas_lightning.cli.ending import show
 from advnas_lightning.cli.guard import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
-from advnas_lightning.cli.summary import show, summarize
+from advnas_lightning.cli.summary import summarize
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.strategy import SearchStrategy

@@ -1,8 +1,7 @@
-"""The results of a run: the content of its summary file, and a table in the terminal."""
+"""The results of a run: the content of its summary file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.cost.meters import count_parameters
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.texts import rich
+from advnas_lightning.reading import Unreadable, read_yaml
+from advnas_lightning.runs import CHOICES
 
 
 def summarize(
@@ -54,6 +52,9 @@ def summarize(
         costs = {"cost": selected, "expected_cost": strategy.expected_gates}
         summary |= {name: float(strategy.cost.expected(gates)) for name, gates in costs.items()}
         summary["cost_penalty"] = float(strategy.cost.penalty)
+    finder = found_by(config.strategy.get("genotype"))
+    if finder is not None:
+        summary["found_by"] = finder
     for callback in callbacks:
         summary |= callback.summary(strategy)
     return summary
@@ -91,38 +92,20 @@ def _evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataMod
     return metrics
 
 
-def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], folder: Path) -> None:
-    """Print the found architecture as a small table, and below it the results of the run."""
-    console = Console()
-    genotype = strategy.genotype(strategy.selected)
-    columns = {"edge": list(genotype), "found": list(genotype.values())}
-    lines: dict[str, str] = {}
-    for callback in callbacks:
-        columns |= callback.columns(strategy)
-        lines |= callback.lines(strategy)
-    title = f"{summary['strategy']} on {summary['task']}: {summary['selected']} architecture"
-    table = Table(title=rich(title))
-    for column in columns:
-        table.add_column(rich(column))
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*map(rich, row))
-    console.print(table)
-    lines |= {
-        name.removeprefix("selected/"): f"{value:.6g}"
-        for name, value in summary.items()
-        if name.startswith("selected/")
-    }
-    if strategy.cost is not None and "cost" in summary:
-        lines["cost"] = f"{summary['cost']:.6g} {strategy.cost.unit}, at a penalty of {summary['cost_penalty']:.4g}"
-        lines["expected cost"] = f"{summary['expected_cost']:.6g}"
-        if strategy.cost.budget is not None:
-            lines["expected cost"] += f", of a budget of {strategy.cost.budget:.6g}"
-    elif strategy.cost is not None:
-        lines["cost"] = "not known, because no architecture step was taken"
-    lines["entropy"] = f"{summary['entropy']:.4f}"
-    lines["parameters"] = f"{summary['params_millions']:.6g} M"
-    lines["time"] = f"{summary['seconds']:.1f} s"
-    lines["files"] = os.path.relpath(folder)
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        console.print(rich(f"{name:<{width}}  {value}"), highlight=False, soft_wrap=True)
+def found_by(genotype: Any) -> str | None:
+    """The strategy of the search that has found an architecture, if the search's folder says it.
+
+    Args:
+        genotype: The folder of a search, or its ``genotype.json``; of anything else nobody knows who has found it.
+
+    Example:
+        >>> found_by("no_such_folder/genotype.json") is None
+        True
+    """
+    try:
+        path = Path(genotype)
+        folder = path if path.is_dir() else path.parent
+        choices = read_yaml(folder / CHOICES)["hydra"]["runtime"]["choices"]
+        return str(choices["strategy"])
+    except (KeyError, OSError, TypeError, Unreadable, ValueError):
+        return None

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from advnas_lightning.callbacks.standing import WORDS
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from tests.support.speed import slow_but
 
@@ -386,10 +387,11 @@ def test_a_cifar10_run_is_scored_by_a_table(
         assert summary[f"{kind}/params_millions"] == pytest.approx(millions(cell), abs=1e-9)
         logged = [row[f"nasbench201/{kind}"] for row in rows if row[f"nasbench201/{kind}"]]
         assert float(logged[-1]) == pytest.approx(scores[cell], rel=1e-6)
-        assert re.search(rf"^{kind} +{re.escape(cell)}$", printed, re.MULTILINE)
-        assert re.search(rf"^{kind}, CIFAR-10 +{scores[cell]:.2f} % \(rank {rank} of 15625\)$", printed, re.MULTILINE)
-        assert re.search(rf"^{kind}, CIFAR-100 +{scores[cell] / 2:.2f} %$", printed, re.MULTILINE)
-        assert re.search(rf"^{kind}, the paper's advantage +{published} %$", printed, re.MULTILINE)
+        name = WORDS[kind]
+        assert re.search(rf"^{name} +{re.escape(cell)}$", printed, re.MULTILINE)
+        place = rf"\(rank {rank} of 15625; the paper's AdvantageNAS: {published} %\)"
+        assert re.search(rf"^{name}, CIFAR-10 +{scores[cell]:.2f} % {place}$", printed, re.MULTILINE)
+        assert re.search(rf"^{name}, CIFAR-100 +{scores[cell] / 2:.2f} %$", printed, re.MULTILINE)
 
 
 def test_without_a_table_there_is_the_cell_alone(
@@ -467,7 +469,7 @@ def test_a_cell_is_trained_as_the_benchmark_did(
     summary = read(run, "summary.json")
     assert not any(name.startswith("val/") for name in [*summary, *rows_of(run)[0]])
     assert 0 <= summary["test/accuracy"] <= 1
-    assert re.search(rf"^test/accuracy +{summary['test/accuracy']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(rf"^test accuracy +{summary['test/accuracy']:.6g}$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_sweep_over_cells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
+from advnas_lightning.callbacks.standing import WORDS
 from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_2, TABLE_4
+from advnas_lightning.report.palette import STRATEGIES
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, open_table
 
@@ -37,7 +40,8 @@ class CellScores(SummaryCallback):
         >>> cell = Genotype.from_nasbench201("|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|")
         >>> search = Fixed(NASBench201(channels=1, cells=1, stages=1, zero_op=True), genotype=cell)
         >>> CellScores().lines(search)
-        {'argmax': '|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|'}
+        {'arg max': '|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|', \
+"arg max, NAS-Bench-201's network": '0.0733 M parameters, 7.78 M multiply-accumulates'}
     """
 
     column = "cifar10_test"
@@ -72,17 +76,24 @@ class CellScores(SummaryCallback):
         return summary
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """Each cell, its scores, and the paper's result."""
+        """Each cell, its scores beside the paper's result, and the size of the benchmark's network with it."""
         lines = {}
         for kind, cell in _kinds(search).items():
-            lines[kind] = cell.to_nasbench201()
+            name = WORDS[kind]
+            lines[name] = cell.to_nasbench201()
             scores, rank = self._scores(cell), self._rank(cell)
             for column, dataset in TEST_COLUMNS.items():
                 if column in scores:
-                    place = f" (rank {rank[0]} of {rank[1]})" if rank and column == self.column else ""
-                    lines[f"{kind}, {dataset}"] = f"{scores[column]:.2f} %{place}"
-            if scores and kind in self._published:
-                lines[f"{kind}, the paper's {self._strategy}"] = f"{self._published[kind]} %"
+                    beside = [f"rank {rank[0]} of {rank[1]}"] if rank and column == self.column else []
+                    if column == self.column and kind in self._published:
+                        beside.append(f"the paper's {STRATEGIES[self._strategy].title}: {self._published[kind]} %")
+                    lines[f"{name}, {dataset}"] = f"{scores[column]:.2f} %" + (
+                        f" ({'; '.join(beside)})" if beside else ""
+                    )
+            size = measure(cell)
+            lines[f"{name}, NAS-Bench-201's network"] = (
+                f"{size['params_millions']:.3g} M parameters, {size['macs_millions']:.3g} M multiply-accumulates"
+            )
         return lines
 
     def _scores(self, cell: Genotype) -> Mapping[str, float]:
@@ -92,7 +103,7 @@ class CellScores(SummaryCallback):
         return None if self._table is None else self._table.rank(cell, self.column)
 
 
-def _kinds(search: SearchStrategy) -> dict[str, Genotype]:
+def _kinds(search: SearchStrategy) -> dict[Selection, Genotype]:
     """The found cells by kind; there may be no process-best one."""
     best = search.process_best
     return {"argmax": search.genotype(), **({} if best is None else {"process_best": best})}

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.callbacks.summary import SummaryCallback, mark
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.texts import encodable, plain
 from advnas_lightning.validate import check_int
+
+
+def sparkline(values: Sequence[float], top: float, most: int = 40) -> str:
+    """A curve in one line of text, or its values where the standard output cannot write the blocks.
+
+    Args:
+        values: The values, from 0 to ``top``.
+        top: The value of a full block.
+        most: The largest number of signs. Of a longer curve some values are left out, but not the last one.
+
+    Example:
+        >>> sparkline([0, 2, 5, 7, 9, 10], 10)
+        '▁▂▅▆██ (0 to 10)'
+    """
+    step = -(-len(values) // most)
+    kept = list(reversed(values[::-1][::step]))
+    blocks = "".join("▁▂▃▄▅▆▇█"[min(int(8 * value / top), 7)] for value in kept)
+    if encodable(blocks) != blocks:
+        return " ".join(f"{value:g}" for value in kept)
+    return f"{blocks} ({kept[0]:g} to {kept[-1]:g})"
 
 
 class PeriodicTest(Callback):
@@ -49,7 +71,16 @@ class PeriodicTest(Callback):
 
 
 class TeacherComparison(SummaryCallback):
-    """Counts the edges whose candidate equals the teacher's.
+    """Counts the edges whose candidate equals the teacher's, and says what the wrong ones cost.
+
+    After every epoch it logs how many edges of the selected architecture are right as ``edges_right``, and those of the
+    arg max as ``argmax/edges_right``.
+
+    Args:
+        every_n_batches: The interval between two points of the curve that is shown at the end, in training batches.
+
+    Raises:
+        ValueError: ``every_n_batches`` is not a positive whole number.
 
     Example:
         >>> from types import SimpleNamespace
@@ -63,18 +94,47 @@ class TeacherComparison(SummaryCallback):
         {'edges right': '2 of 2'}
     """
 
+    def __init__(self, every_n_batches: int = 10) -> None:
+        self.every_n_batches = check_int("every_n_batches", every_n_batches, least=1)
+        self._curve: list[int] = []  # the numbers of right edges of the selected architecture
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the teacher from the data module.
 
         Raises:
             MisconfigurationException: The student has other edges or candidates than the teacher.
         """
-        self._teacher: Genotype = trainer.datamodule.teacher  # type: ignore[attr-defined]
+        self._data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._teacher: Genotype = self._data.teacher
         assert isinstance(pl_module, SearchStrategy)
         try:
             pl_module.space.choice(self._teacher)
         except ValueError as error:
             raise MisconfigurationException(f"the teacher is not of the student's space: {error}") from None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the number of right edges now and then."""
+        assert isinstance(pl_module, SearchStrategy)
+        if pl_module.clock.batches % self.every_n_batches == 0:
+            self._curve.append(sum(self._right(pl_module.genotype(pl_module.selected))))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the numbers of right edges."""
+        assert isinstance(pl_module, SearchStrategy)
+        counts = {"edges_right": pl_module.selected, "argmax/edges_right": "argmax"}
+        pl_module.log_now(
+            {name: float(sum(self._right(pl_module.genotype(kind)))) for name, kind in counts.items()}, prog_bar=False
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers of right edges so far, for a checkpoint."""
+        return {"curve": list(self._curve)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the numbers of a checkpoint."""
+        self._curve = list(state_dict["curve"])
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """The number of edges, and the numbers of those that equal the teacher's."""
@@ -89,13 +149,41 @@ class TeacherComparison(SummaryCallback):
         return f"{sum(self._right(search.genotype(search.selected)))}/{len(self._teacher)} right"
 
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
-        """The teacher's choice, and a mark where it was found."""
-        marks = ["✓" if right else "" for right in self._right(search.genotype(search.selected))]
+        """The teacher's choice, and a mark that says whether it was found."""
+        marks = [mark(right) for right in self._right(search.genotype(search.selected))]
         return {"teacher": list(self._teacher.values()), "": marks}
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """The number of edges of the selected architecture that equal the teacher's."""
-        return {"edges right": f"{sum(self._right(search.genotype(search.selected)))} of {len(self._teacher)}"}
+        """The number of right edges, its curve over the run, and what the wrong edge costs that costs most."""
+        right = self._right(search.genotype(search.selected))
+        lines = {"edges right": f"{sum(right)} of {len(right)}"}
+        if len(self._curve) > 1:
+            lines["over the run"] = sparkline(self._curve, len(right))
+        if not all(right) and len(self._curve):
+            lines["wrong edges" if right.count(False) > 1 else "wrong edge"] = self._cost_of_errors(search)
+        return lines
+
+    def _cost_of_errors(self, search: SearchStrategy) -> str:
+        """What would be gained most by the teacher's candidate on a single wrong edge, in a sentence."""
+        found = search.genotype(search.selected)
+        wrong = [edge for edge, candidate in self._teacher.items() if found[edge] != candidate]
+        now = self._test_loss(search, found)
+        better = {edge: self._test_loss(search, {**found, edge: self._teacher[edge]}) for edge in wrong}
+        edge = min(better, key=better.__getitem__)
+        right, loss = plain(self._teacher[edge]), f"{better[edge]:.3g}"
+        if len(wrong) > 1:
+            return f"{plain(edge)} costs most: with {right} there the test loss is {loss}, not {now:.3g}"
+        return f"with {right} on {plain(edge)} the test loss is {loss}, not {now:.3g}"
+
+    @torch.no_grad()
+    def _test_loss(self, search: SearchStrategy, genotype: Mapping[str, str]) -> float:
+        """The mean test loss of an architecture."""
+        like = next(search.model.parameters())
+        losses = []
+        with search.space.bind(search.one_hot(search.space.choice(Genotype(genotype)))):
+            for batch in self._data.test_dataloader():
+                losses.append(search.outcome(tuple(part.to(like) for part in batch)).loss.item())
+        return sum(losses) / len(losses)
 
     def _right(self, found: Genotype) -> list[bool]:
         """Whether each edge equals the teacher's."""

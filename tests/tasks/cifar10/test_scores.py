@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from lightning import Trainer
 
 from advnas_lightning import Genotype, SearchStrategy
+from advnas_lightning.report.palette import STRATEGIES
 from advnas_lightning.tasks.cifar10 import NASBench201
 from advnas_lightning.tasks.cifar10.scores import CellScores
 from tests.support.findings import search_that_found
@@ -69,15 +71,17 @@ def test_both_cells_are_looked_up(tmp_path: Path, logged: list[dict[str, float]]
         "process_best/imagenet16_test": 41.0,
         "process_best/rank": 1,
     }
-    assert scores.lines(search) == {
-        "argmax": ARGMAX.to_nasbench201(),
-        "argmax, CIFAR-10": "92.25 % (rank 2 of 4)",
-        "argmax, ImageNet16-120": "44.50 %",
-        "argmax, the paper's advantage": "93.76 ± 0.00 %",
-        "process_best": BEST.to_nasbench201(),
-        "process_best, CIFAR-10": "93.50 % (rank 1 of 4)",
-        "process_best, ImageNet16-120": "41.00 %",
-        "process_best, the paper's advantage": "93.29 ± 0.21 %",
+    lines = scores.lines(search)
+    size = "0.587 M parameters, 82.5 M multiply-accumulates"
+    assert lines.pop("process-best, NAS-Bench-201's network").startswith("0.802 M parameters, ")
+    assert lines == {
+        "arg max": ARGMAX.to_nasbench201(),
+        "arg max, CIFAR-10": "92.25 % (rank 2 of 4; the paper's AdvantageNAS: 93.76 ± 0.00 %)",
+        "arg max, ImageNet16-120": "44.50 %",
+        "arg max, NAS-Bench-201's network": size,
+        "process-best": BEST.to_nasbench201(),
+        "process-best, CIFAR-10": "93.50 % (rank 1 of 4; the paper's AdvantageNAS: 93.29 ± 0.21 %)",
+        "process-best, ImageNet16-120": "41.00 %",
     }
     assert scores.columns(search) == {}
 
@@ -92,7 +96,14 @@ def test_what_a_table_does_not_know_is_left_out(tmp_path: Path, logged: list[dic
         "argmax/arch", "argmax/params_millions", "argmax/macs_millions"
     }  # fmt: skip
     assert summary["process_best/rank"] == 1
-    assert list(lines) == ["argmax", "process_best", "process_best, CIFAR-10", "process_best, ImageNet16-120"]
+    assert list(lines) == [
+        "arg max",
+        "arg max, NAS-Bench-201's network",
+        "process-best",
+        "process-best, CIFAR-10",
+        "process-best, ImageNet16-120",
+        "process-best, NAS-Bench-201's network",
+    ]
 
 
 def test_a_table_without_cifar10_gives_what_it_has(tmp_path: Path, logged: list[dict[str, float]]) -> None:
@@ -102,7 +113,7 @@ def test_a_table_without_cifar10_gives_what_it_has(tmp_path: Path, logged: list[
     assert all(not call for call in logged)
     assert scores.summary(search)["argmax/imagenet16_test"] == 44.5
     assert "argmax/rank" not in scores.summary(search)
-    assert list(scores.lines(search)) == ["argmax", "argmax, ImageNet16-120", "argmax, the paper's gdas"]
+    assert list(scores.lines(search)) == ["arg max", "arg max, ImageNet16-120", "arg max, NAS-Bench-201's network"]
 
 
 def test_without_a_table_there_are_no_scores(logged: list[dict[str, float]]) -> None:
@@ -114,7 +125,10 @@ def test_without_a_table_there_are_no_scores(logged: list[dict[str, float]]) -> 
         "argmax/params_millions": pytest.approx(1.531546),  # Table 2's 1.53
         "argmax/macs_millions": scores.summary(search)["argmax/macs_millions"],
     }
-    assert scores.lines(search) == {"argmax": ALL_3X3.to_nasbench201()}  # the paper has no ENAS
+    assert scores.lines(search) == {
+        "arg max": ALL_3X3.to_nasbench201(),
+        "arg max, NAS-Bench-201's network": "1.53 M parameters, 220 M multiply-accumulates",
+    }
 
 
 @pytest.mark.parametrize(
@@ -139,8 +153,8 @@ def test_the_papers_own_figures_stand_beside_ours(
 ) -> None:
     scores = table(tmp_path / "cells.csv", {ARGMAX: (92.25, 44.5), BEST: (93.5, 41.0)})
     lines = CellScores(scores, strategy=strategy, zero_op=zero_op).lines(searched_cells())
-    found = [value for name, value in lines.items() if name.endswith(f", the paper's {strategy}")]
-    assert found == [f"{value} %" for value in published]
+    found = [match for value in lines.values() for match in re.findall(r"the paper's (\w+): (.*) %", value)]
+    assert found == [(STRATEGIES[strategy].title, value) for value in published]
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:

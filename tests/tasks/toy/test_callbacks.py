@@ -33,7 +33,7 @@ def test_the_selected_edges_are_compared_with_the_teachers(which: str, right: in
     search = search_that_found(ToyNetwork(nodes=3, candidates=4), argmax, best, select=which)
     found = comparison(search, TEACHER)
     assert found.summary(search) == {"edges_right": right, "argmax/edges_right": 2, "edges": 3}
-    marks = {"argmax": ["✓", "", "✓"], "process_best": ["✓", "", ""]}
+    marks = {"argmax": ["✓", "✗", "✓"], "process_best": ["✓", "✗", "✗"]}
     assert found.columns(search) == {"teacher": ["filter2", "filter0", "filter1"], "": marks[which]}
     assert found.lines(search) == {"edges right": f"{right} of 3"}
 
