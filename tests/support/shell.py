@@ -87,6 +87,7 @@ class Shell:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, *, really: bool) -> None:
         self.folder, self.patch, self.really = folder, patch, really
+        self.started = 0
 
     def run(self, words: list[str]) -> None:
         """Run a command.
@@ -139,6 +140,9 @@ class Shell:
         arguments = [*first_values(arguments, 2), *(each for each in small if each.partition("=")[0] not in given)]
         if any(argument.startswith("experiment=") for argument in arguments):
             arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
+        if not {"-m", "hydra.run.dir"} & {argument.partition("=")[0] for argument in arguments}:
+            self.started += 1  # two short runs may start in one second, which names their folders
+            arguments.append(f"hydra.run.dir=outputs/{self.started}")
         for _ in range(1 + goes_on):
             launch(self.patch, *arguments)
 
