@@ -76,6 +76,21 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(map(plain, names))
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number with its noun, which is in the plural unless the number is 1.
+
+    Args:
+        number: The number.
+        one: The noun in the singular.
+        several: Its plural; by default with an s.
+
+    Example:
+        >>> counted(1, "run"), counted(2, "run"), counted(0, "search", "searches")
+        ('1 run', '2 runs', '0 searches')
+    """
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def shortened(text: str, most: int) -> str:
     """The text as :func:`plain` gives it, without its middle if it is longer than ``most`` characters.
 

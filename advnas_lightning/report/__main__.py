@@ -1,50 +1,23 @@
-"""``python -m advnas_lightning.report RUNS...`` makes tables, figures and an HTML page from the files of runs."""
+"""``advnas report RUNS...`` makes tables, figures and an HTML page from the files of runs.
+
+Only the standard library is imported before the arguments are read, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.report.figures import make_plots, save_plot
-from advnas_lightning.report.page import write_page
-from advnas_lightning.report.plans import TABLES
-from advnas_lightning.report.runs import Collection, collect
-from advnas_lightning.report.tables import build_table
-from advnas_lightning.texts import encodable
-
 NAMED = 10  # the terminal names at most this many broken files and folders, and the page names all
-
-
-def report(places: Sequence[str | Path], folder: str | Path = "report") -> Collection:
-    """Read runs, finished or not, and write a report on them.
-
-    Args:
-        places: The runs' folders, or folders that contain some at any depth.
-        folder: The folder of the report. Files of an older report in it are replaced.
-
-    Returns:
-        The runs, and the folders that could not be read.
-
-    Raises:
-        ValueError: If there is no run to report on.
-    """
-    collection = collect(places)
-    if not collection.runs:
-        _, reason = collection.skipped[0] if collection.skipped else (None, "no folder has the files of a run")
-        more = f" ({len(collection.skipped)} folders skipped)" if len(collection.skipped) > 1 else ""
-        raise ValueError(f"there is nothing to report in {', '.join(map(str, places))}: {reason}{more}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    plots = [(plot, save_plot(plot, folder)) for plot in make_plots(collection.runs)]
-    tables = [table for plan in TABLES if (table := build_table(plan, collection.runs)) is not None]
-    for table in tables:
-        for ending, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):
-            (folder / f"{table.plan.name}.{ending}").write_text(text, encoding="utf-8")
-    write_page(folder / "report.html", collection, plots, tables)
-    return collection
+EXAMPLES = """\
+examples:
+  advnas report multirun                          all runs below multirun, into the folder report
+  advnas report outputs/toy RUN -o toy --open     two places, into the folder toy, and show the page
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,11 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 1, after one line of explanation, if there is nothing to report.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m advnas_lightning.report", description="Tables, figures and a page from what runs left."
+        prog="advnas report",
+        description="Compares runs: writes a page (report.html), its figures (PNG, SVG) and its tables (Markdown, CSV,"
+        " LaTeX) from the files that finished and unfinished runs have left.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="a run's folder, or one with runs somewhere inside")
-    parser.add_argument("-o", "--output", default="report", metavar="DIR", help="where to (default: report)")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="a run's folder, or a folder with runs at any depth")
+    parser.add_argument(
+        "-o", "--output", default="report", metavar="DIR", help="the folder that is written (default: report)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options: Any = parser.parse_args(arguments)
+
+    from advnas_lightning.report.writing import report
+    from advnas_lightning.texts import counted, encodable
+
     try:
         collection = report(options.runs, options.output)
     except (OSError, ValueError) as error:
@@ -69,15 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     states = [run.state for run in collection.runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-    print(f"{len(states)} runs: {counts}")
+    print(f"{counted(len(states), 'run')}: {counts}")
+    if collection.refused:
+        folders = counted(len(collection.refused), "folder")
+        print(f"{folders} left out that hold nothing but a configuration: starts that were refused or have just begun")
     broken = collection.broken
     if broken:
-        print(f"{len(broken)} broken files or folders, {len(collection.skipped)} of them folders that were skipped:")
+        skipped = len(collection.skipped)
+        print(f"{counted(len(broken), 'broken file or folder', 'broken files or folders')}, {skipped} of them skipped:")
         for place, reason in broken[:NAMED]:
             print(f"  {encodable(f'{place}: {reason}')}")
         if len(broken) > NAMED:
             print(f"  and {len(broken) - NAMED} more, which the page names")
-    print(encodable(str(Path(options.output) / "report.html")))
+    page = Path(options.output) / "report.html"
+    print(encodable(str(page)))
+    if options.open and not webbrowser.open(page.resolve().as_uri()):
+        print("no browser could be opened: open the page by its path", file=sys.stderr)
 
 
 if __name__ == "__main__":

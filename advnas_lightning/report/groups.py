@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from advnas_lightning.report.palette import rank
-from advnas_lightning.report.runs import Run
+from advnas_lightning.report.paper import departures, is_papers
+from advnas_lightning.report.runs import EPOCHS, Run
+from advnas_lightning.report.settings import described, in_order
+from advnas_lightning.texts import plain
 
 __all__ = ["Group", "group", "one_per_seed"]
 
@@ -20,12 +23,13 @@ class Group:
 
     Attributes:
         strategy: The name of the strategy.
-        variant: The settings in which the group differs from others of its table or figure; empty if there are none.
+        variant: The settings that tell the group from others of its table or figure, in words; empty if they are the
+            paper's, or if there are no others.
         runs: One run for each seed.
         conditions: Those of these settings that are not the strategy's own. Groups are comparable if these are equal.
 
     Example:
-        >>> Group("gdas", variant="tau_max=5", runs=(), conditions=()).finished
+        >>> Group("gdas", variant="tau max 5", runs=(), conditions=()).finished
         ()
     """
 
@@ -52,33 +56,73 @@ def group(runs: Sequence[Run]) -> list[Group]:
     """Sort the runs of one task into groups, which are ordered by strategy.
 
     Two runs of a strategy are in one group if their configurations agree on every setting that both of them have.
-    Settings that have no influence on the result do not count.
+    Settings that have no influence on the result do not count. A group's label names as few settings as tell it from
+    the others, and none that is the paper's.
     """
     by_strategy: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_strategy[run.strategy].append(run)
-    shared = _differing([run.binding for run in runs], own=False)
-    groups = []
+    shared = _differing(runs, own=False)
+    members: dict[str, dict[tuple[Settings, Settings], list[Run]]] = {}
     for strategy in sorted(by_strategy, key=rank):
-        own = _differing([run.binding for run in by_strategy[strategy]], own=True)
-        by_variant: dict[tuple[Settings, Settings], list[Run]] = defaultdict(list)
+        own = _differing(by_strategy[strategy], own=True)
+        split: dict[tuple[Settings, Settings], list[Run]] = defaultdict(list)
         for run in by_strategy[strategy]:
-            by_variant[_chosen(run.binding, shared), _chosen(run.binding, own)].append(run)
-        for (conditions, options), members in sorted(by_variant.items()):
-            variant = ", ".join(f"{key.partition('.')[2] or key}={value}" for key, value in (*options, *conditions))
-            groups.append(Group(strategy, variant, tuple(one_per_seed(members)), conditions))
+            split[_chosen(run, shared), _chosen(run, own)].append(run)
+        members[strategy] = split
+    conditions = _telling({condition for split in members.values() for condition, _ in split})
+    groups = []
+    for strategy, split in members.items():
+        keys = _telling({(*condition, *option) for condition, option in split}, given=conditions)
+        labels: list[str] = []
+        for place, alike in sorted(split.items()):
+            label = _label(alike[0], keys)
+            labels.append(label)
+            if labels.count(label) > 1:  # one of them lacks a setting, and the other has the paper's value of it
+                label = f"{label or 'other settings'} ({labels.count(label)})"
+            groups.append(Group(strategy, label, tuple(one_per_seed(alike)), place[0]))
     return groups
 
 
-def _differing(settings: Sequence[Mapping[str, str]], *, own: bool) -> list[str]:
-    """The keys with more than one value: either among the strategy's own settings, or among all others."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for each in settings:
-        for key, value in each.items():
+def _differing(runs: Sequence[Run], *, own: bool) -> list[str]:
+    """The keys with more than one value: either among the strategy's own settings, or among all others.
+
+    A reference to another setting, which all runs have, differs only if that setting does, and that one is listed.
+    """
+    texts: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        for key, text in run.binding.items():
             if key.startswith("strategy.") == own:
-                values[key].add(value)
-    return sorted(key for key, found in values.items() if len(found) > 1)
+                texts[key].add(text)
+    hidden = tuple(f"${{{key}}}" for key in EPOCHS)  # they are in no run's binding settings
+    several = [key for key, found in texts.items() if len(found) > 1 or found & set(hidden)]
+    return sorted(key for key in several if len({_text(run, key) for run in runs if key in run.binding}) > 1)
 
 
-def _chosen(settings: Mapping[str, str], keys: Sequence[str]) -> Settings:
-    return tuple((key, settings[key]) for key in keys if key in settings)
+def _text(run: Run, key: str) -> str:
+    return plain(str(run.setting(key)))
+
+
+def _chosen(run: Run, keys: Sequence[str]) -> Settings:
+    return tuple((key, _text(run, key)) for key in keys if key in run.binding)
+
+
+def _telling(places: Collection[Settings], given: Sequence[str] = ()) -> list[str]:
+    """As few keys as tell all places apart, beside some that are given; those first that say most in a label."""
+    known = [dict(place) for place in places]
+    chosen = list(given)
+    parts = len({tuple(place.get(each) for each in chosen) for place in known})
+    for key in in_order({key for place in known for key in place}):
+        split = len({tuple(place.get(each) for each in (*chosen, key)) for place in known})
+        if split > parts:
+            chosen.append(key)
+            parts = split
+    return chosen
+
+
+def _label(run: Run, keys: Sequence[str]) -> str:
+    known = [key for key in in_order(keys) if key in run.binding]
+    shown = [key for key in known if not is_papers(run, key)]
+    if not shown and departures(run):  # all groups depart from the paper in something that does not tell them apart
+        shown = known
+    return ", ".join(dict.fromkeys(described(key, run.setting(key)) for key in shown))

@@ -13,37 +13,40 @@ class Style(NamedTuple):
 
     Attributes:
         title: The name as the paper writes it.
-        colour: A colour that is distinct from all others with any kind of colour vision.
+        colour: A colour on white that is distinct from all others with any kind of colour vision.
+        dark: The same on the page's dark background.
         marker: The marker in matplotlib's notation, for prints without colour.
         dense: Whether the strategy's architecture step runs all candidates.
 
     Example:
         >>> STRATEGIES["darts"]
-        Style(title='DARTS', colour='#000000', marker='<', dense=True)
+        Style(title='DARTS', colour='#0A0A0A', dark='#F4F6F8', marker='<', dense=True)
     """
 
     title: str
     colour: str
+    dark: str
     marker: str
     dense: bool = False
 
 
+# DARTS is not quite black, which an SVG's reader takes for granted, and which a dark page could then not replace.
 # No two of these colours are close to each other, with normal sight or with one kind of cone missing (see the test).
 STRATEGIES = {
-    "advantage": Style("AdvantageNAS", "#D55E00", "o"),
-    "reinforce": Style("REINFORCE", "#0077BB", "s"),
-    "enas": Style("ENAS", "#33BBEE", "D"),
-    "parsec": Style("PARSEC", "#117733", "^"),
-    "proxylessnas": Style("ProxylessNAS", "#E69F00", "v"),
-    "gdas": Style("GDAS", "#882255", "P"),
-    "random": Style("random search", "#888888", "X"),
-    "darts": Style("DARTS", "#000000", "<", dense=True),
-    "snas": Style("SNAS", "#332288", ">", dense=True),
-    "nasp": Style("NASP", "#661100", "h", dense=True),
-    "counterfactual": Style("counterfactual", "#961EF0", "*"),
-    "fixed": Style("fixed", "#B8B8B8", "."),
+    "advantage": Style("AdvantageNAS", "#D55E00", "#F0500F", "o"),
+    "reinforce": Style("REINFORCE", "#0077BB", "#5B77E2", "s"),
+    "enas": Style("ENAS", "#33BBEE", "#98BED3", "D"),
+    "parsec": Style("PARSEC", "#117733", "#20E16E", "^"),
+    "proxylessnas": Style("ProxylessNAS", "#E69F00", "#EDDC00", "v"),
+    "gdas": Style("GDAS", "#882255", "#BD3A9D", "P"),
+    "random": Style("random search", "#888888", "#8E7979", "X"),
+    "darts": Style("DARTS", "#0A0A0A", "#F4F6F8", "<", dense=True),
+    "snas": Style("SNAS", "#332288", "#8444FF", ">", dense=True),
+    "nasp": Style("NASP", "#661100", "#9D6543", "h", dense=True),
+    "counterfactual": Style("counterfactual", "#961EF0", "#C3A5FF", "*"),
+    "fixed": Style("fixed", "#B8B8B8", "#747C85", "."),
 }
-OTHERS = ("#CC79A7", "#44AA99", "#B09BE0", "#7A7A00")
+OTHERS = (("#CC79A7", "#F2B3D3"), ("#44AA99", "#5FD3C1"), ("#B09BE0", "#BDB2E8"), ("#7A7A00", "#BDBD3A"))
 
 
 def rank(strategy: str) -> tuple[int, str]:
@@ -66,5 +69,5 @@ def styles(strategies: Iterable[str]) -> dict[str, Style]:
     """
     ordered = sorted(set(strategies), key=rank)
     others = [name for name in ordered if name not in STRATEGIES]
-    own = {name: Style(name, OTHERS[index % len(OTHERS)], "p") for index, name in enumerate(others)}
+    own = {name: Style(name, *OTHERS[index % len(OTHERS)], "p") for index, name in enumerate(others)}
     return {name: STRATEGIES.get(name) or own[name] for name in ordered}

@@ -37,11 +37,13 @@ class Plan:
 
     Attributes:
         name: The name of the table's files, without an ending.
-        title: The title above the table.
+        title: The title above the table, in words.
+        remark: What it is in the paper; empty if the paper has no such table.
         task: The task of the runs.
         zero_op: Whether the search space has the zero operation.
         measures: The results that the table shows.
         parameters: The key in ``summary.json`` of the number of parameters in millions.
+        parameters_title: The network that these are the parameters of, in words.
         theirs: The paper's results, by strategy and measure.
         their_parameters: The paper's numbers of parameters in millions, by strategy.
         their_epochs: The number of epochs of the paper's runs.
@@ -55,10 +57,12 @@ class Plan:
 
     name: str
     title: str
+    remark: str
     task: str
     zero_op: bool
     measures: tuple[Measure, ...]
     parameters: str
+    parameters_title: str
     theirs: Mapping[str, Mapping[str, Published]]
     their_parameters: Mapping[str, float]
     their_epochs: int
@@ -76,9 +80,10 @@ class Plan:
         return fits and (run.strategy == "fixed") == self.retrained
 
 
+BENCHMARK, OWN = "parameters of the benchmark's network (millions)", "parameters of the run's network (millions)"
 CELLS = (
-    Measure("argmax", "accuracy of argmax", "argmax/cifar10_test"),
-    Measure("process_best", "accuracy of process best", "process_best/cifar10_test"),
+    Measure("argmax", "accuracy of the arg max (%)", "argmax/cifar10_test"),
+    Measure("process_best", "accuracy of the process best (%)", "process_best/cifar10_test"),
 )
 PERPLEXITIES = (
     Measure("validation", "validation perplexity", "selected/val/perplexity"),
@@ -87,22 +92,26 @@ PERPLEXITIES = (
 TABLES = (
     Plan(
         "table2",
-        "Table 2: CIFAR-10, NAS-Bench-201 test accuracy in % of the found cells",
+        "CIFAR-10: test accuracy of the found cells in NAS-Bench-201",
+        "Table 2 of the paper",
         "cifar10",
         False,
         CELLS,
         "argmax/params_millions",
+        BENCHMARK,
         published.TABLE_2,
         published.PARAMETERS_2,
         100,
     ),
     Plan(
         "table3",
-        "Table 3: Penn Treebank, perplexity of the found cells, trained from scratch",
+        "Penn Treebank: perplexity of the found cells, trained from scratch",
+        "Table 3 of the paper",
         "ptb",
         False,
         PERPLEXITIES,
         "params_millions",
+        OWN,
         published.TABLE_3,
         {},
         100,
@@ -111,11 +120,13 @@ TABLES = (
     ),
     Plan(
         "table3_search",
-        "Penn Treebank, perplexity of the found cells with the weights of the search, which they share",
+        "Penn Treebank: perplexity of the found cells with the weights of the search, which they share",
+        "",
         "ptb",
         False,
         PERPLEXITIES,
         "params_millions",
+        OWN,
         {},
         {},
         30,
@@ -123,11 +134,13 @@ TABLES = (
     ),
     Plan(
         "table4",
-        "Table 4: CIFAR-10 with the zero operation, NAS-Bench-201 test accuracy in % of the found cells",
+        "CIFAR-10 with the zero operation: test accuracy of the found cells in NAS-Bench-201",
+        "Table 4 of the paper",
         "cifar10",
         True,
         CELLS,
         "argmax/params_millions",
+        BENCHMARK,
         published.TABLE_4,
         {},
         100,

@@ -9,6 +9,7 @@ from advnas_lightning.published import Published
 from advnas_lightning.reading import Unreadable
 from advnas_lightning.report.groups import Group, group
 from advnas_lightning.report.palette import rank
+from advnas_lightning.report.paper import Departure, departures
 from advnas_lightning.report.plans import Plan
 from advnas_lightning.report.runs import Run, read_run
 from advnas_lightning.report.statistics import Interval, Paired, bootstrap_interval, mean_and_deviation, paired
@@ -30,7 +31,7 @@ class Result:
     Example:
         >>> result = Result({0: 93.0, 1: 94.0}, Published(93.76, 0.0), comparison=None)
         >>> result.mean, round(result.deviation, 3), result.interval
-        (93.5, 0.707, (93.0, 94.0))
+        (93.5, 0.707, None)
     """
 
     values: Mapping[int, float]
@@ -49,7 +50,7 @@ class Result:
 
     @property
     def interval(self) -> Interval | None:
-        """The bootstrap interval of the mean."""
+        """The bootstrap interval of the mean; ``None`` for fewer than three seeds."""
         return bootstrap_interval(list(self.values.values()))
 
 
@@ -63,10 +64,11 @@ class Row:
         results: The results by measure.
         parameters: The number of parameters in millions, for each seed.
         epochs: The numbers of epochs that occur among the runs.
+        departures: The settings that are not the paper's.
 
     Example:
-        >>> Row("gdas", "tau_max=5", {}, parameters=(1.2,), epochs=(100,)).variant
-        'tau_max=5'
+        >>> Row("gdas", "tau max 5", {}, parameters=(1.2,), epochs=(100,)).variant
+        'tau max 5'
     """
 
     strategy: str
@@ -74,6 +76,7 @@ class Row:
     results: Mapping[str, Result]
     parameters: tuple[float, ...]
     epochs: tuple[int, ...]
+    departures: tuple[Departure, ...] = ()
 
 
 def rows_of(plan: Plan, runs: Sequence[Run]) -> list[Row]:
@@ -139,7 +142,9 @@ def _row(plan: Plan, each: Group, reference: Group | None) -> Row:
         results[measure.name] = Result(values, plan.theirs.get(each.strategy, {}).get(measure.name), compared)
     sizes = [run.number(plan.parameters) for run in each.runs]
     epochs = sorted({run.epochs for run in each.runs})
-    return Row(each.strategy, each.variant, results, tuple(size for size in sizes if size is not None), tuple(epochs))
+    known = tuple(size for size in sizes if size is not None)
+    unlike = tuple(departures(each.runs[0])) if each.runs else ()
+    return Row(each.strategy, each.variant, results, known, tuple(epochs), unlike)
 
 
 def _values(each: Group, key: str) -> dict[int, float]:

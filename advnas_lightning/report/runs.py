@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from advnas_lightning.runs import (
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import as_number
 
-__all__ = ["Collection", "Curve", "Run", "collect", "find_folders", "read_run"]
+__all__ = ["Curve", "Run", "described", "read_run", "resolved"]
 
 # The column that is the x of each curve. The file counts epochs from 0. Here x is the number of epochs that are done.
 CURVES = {
@@ -47,6 +47,8 @@ CURVES = {
 LONGEST = 10**7  # epochs; a figure has a place for each of them
 LARGEST_LOG = 2**30  # bytes of metrics.csv
 LARGEST = 1e30  # of a value; the squares of larger ones overflow, and a figure has a gap there
+
+LENGTH, EPOCHS = "trainer.max_epochs", ("task.epochs", "task.retrain_epochs")
 
 State = Literal["finished", "unfinished", "failed"]
 Content = TypeVar("Content")
@@ -95,7 +97,7 @@ class Run:
         ...     summary={"epochs": 3, "loss": 0.5}, genotypes={}, curves={}, files=(), problems=(), changed=0.0,
         ... )
         >>> run.setting("trainer.max_epochs"), run.number("loss"), run.binding
-        (3, 0.5, {'trainer.max_epochs': '${task.epochs}', 'task.epochs': '3'})
+        (3, 0.5, {'trainer.max_epochs': '3'})
     """
 
     folder: Path
@@ -120,22 +122,24 @@ class Run:
 
     def setting(self, key: str) -> Any:
         """The value of a setting, or of the one that it refers to; ``None`` if it is not set."""
-        value = self.settings.get(key)
-        for _ in range(10):  # references may go in a circle
-            reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-            if reference is None:
-                return value
-            value = self.settings.get(reference[1])
-        return None
+        return resolved(self.settings, key)
 
     @cached_property
     def binding(self) -> dict[str, str]:
-        """The settings, as texts, that decide what a run with this seed finds."""
-        return {
+        """The settings, as texts, that decide what a run with this seed finds.
+
+        The number of epochs is that of the Trainer. The task's own number, to which it may refer, does not count.
+        """
+        found = {
             plain(key): plain(str(value))
             for key, value in self.settings.items()
-            if decides_result(key, repetitions=True)
+            if decides_result(key, repetitions=True) and key not in EPOCHS
         }
+        if LENGTH in self.settings:
+            found[LENGTH] = plain(str(self.setting(LENGTH)))
+        else:
+            found |= {key: plain(str(self.settings[key])) for key in EPOCHS if key in self.settings}
+        return found
 
     @property
     def epochs(self) -> int:
@@ -154,74 +158,24 @@ class Run:
         return value if value is None or not abs(value) > LARGEST else math.copysign(math.inf, value)
 
 
-@dataclass(frozen=True)
-class Collection:
-    """The runs in some folders.
+def resolved(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a setting, or of the one that it refers to; ``None`` if it is not set.
 
-    Attributes:
-        runs: The runs in the order of their folders.
-        skipped: The folders that could not be read, each with the reason.
+    Args:
+        settings: The settings by dotted key. Interpolations are not resolved.
+        key: The key of the setting.
 
     Example:
-        >>> [(place.name, reason) for place, reason in collect(["no_such_folder"]).broken]
-        [('no_such_folder', 'there is no such folder')]
+        >>> resolved({"trainer.max_epochs": "${task.epochs}", "task.epochs": 3}, "trainer.max_epochs")
+        3
     """
-
-    runs: tuple[Run, ...]
-    skipped: tuple[tuple[Path, str], ...]
-
-    @property
-    def broken(self) -> tuple[tuple[Path, str], ...]:
-        """All that could not be read: the skipped folders, and the broken files of the other ones."""
-        return (*self.skipped, *((run.folder, problem) for run in self.runs for problem in run.problems))
-
-
-def collect(places: Iterable[str | Path]) -> Collection:
-    """Read all runs in and below some folders.
-
-    Args:
-        places: The runs' folders, or folders that contain some at any depth. A file stands for its folder.
-    """
-    runs: list[Run] = []
-    skipped: list[tuple[Path, str]] = []
-    seen = set()
-
-    def skip(error: OSError) -> None:
-        skipped.append((Path(error.filename), _described(error)))
-
-    for place in map(Path, places):
-        try:
-            if not place.exists():
-                skipped.append((place, "there is no such folder"))
-                continue
-        except OSError as error:
-            skip(error)
-            continue
-        for folder in find_folders(place if place.is_dir() else place.parent, skip):
-            real = folder.resolve()
-            if real in seen:
-                continue
-            seen.add(real)
-            try:
-                runs.append(read_run(folder))
-            except OSError as error:
-                skipped.append((folder, _described(error)))
-            except Unreadable as error:
-                skipped.append((folder, str(error)))
-    return Collection(tuple(sorted(runs, key=lambda run: str(run.folder))), tuple(skipped))
-
-
-def find_folders(place: Path, skip: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The folders in and below ``place`` that have the files of a run, in order.
-
-    Args:
-        place: The folder to look in.
-        skip: A function that is called with the error of each folder that cannot be looked into.
-    """
-    for folder, inside, files in os.walk(place, onerror=skip):
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != CHECKPOINTS)
-        if {SUMMARY, GENOTYPE, METRICS} & set(files) or os.path.lexists(os.path.join(folder, CONFIG)):
-            yield Path(folder)
+    value = settings.get(key)
+    for _ in range(10):  # references may go in a circle
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+        if reference is None:
+            return value
+        value = settings.get(reference[1])
+    return None
 
 
 def read_run(folder: Path) -> Run:
@@ -240,7 +194,7 @@ def read_run(folder: Path) -> Run:
         except FileNotFoundError:
             return default
         except OSError as error:
-            problems.append(f"{name}: {_described(error)}")
+            problems.append(f"{name}: {described(error)}")
             return default
         except Unreadable as error:
             problems.append(f"{name}: {plain(str(error))}")
@@ -251,7 +205,7 @@ def read_run(folder: Path) -> Run:
     except FileNotFoundError:
         raise Unreadable(f"{CONFIG} is missing") from None
     except OSError as error:
-        raise Unreadable(f"{CONFIG}: {_described(error)}") from None
+        raise Unreadable(f"{CONFIG}: {described(error)}") from None
     except Unreadable as error:
         raise Unreadable(f"{CONFIG}: {plain(str(error))}") from None
     nothing: dict[str, Any] = {}
@@ -301,7 +255,13 @@ def read_run(folder: Path) -> Run:
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _described(error: OSError) -> str:
+def described(error: OSError) -> str:
+    """What an error of the file system is, in words, without the path.
+
+    Example:
+        >>> described(FileNotFoundError(2, "No such file or directory"))
+        'No such file or directory'
+    """
     return error.strerror or type(error).__name__
 
 

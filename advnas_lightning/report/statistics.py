@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Paired", "bootstrap_interval", "mean_and_deviation", "paired", "quartiles"]
+__all__ = ["LEAST", "Paired", "bootstrap_interval", "mean_and_deviation", "paired", "quartiles"]
 
 RESAMPLES = 10_000
+LEAST = 3  # values; from fewer, neither an interval nor a p says anything
 Interval = tuple[float, float]
 
 
@@ -30,7 +31,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
-    """The percentile bootstrap's interval of the mean; ``None`` for fewer than two values, or if one is not finite.
+    """The percentile bootstrap's interval of the mean; ``None`` for fewer than three values, or if one is not finite.
 
     The resamples are drawn with a fixed seed, so equal values have equal intervals.
 
@@ -38,10 +39,10 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Inter
         >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0])
         >>> 1 <= low < 2.5 < high <= 4
         True
-        >>> bootstrap_interval([1.0])
+        >>> bootstrap_interval([1.0, 2.0])
     """
     array = np.asarray(values, dtype=float)
-    if len(array) < 2 or not np.isfinite(array).all():
+    if len(array) < LEAST or not np.isfinite(array).all():
         return None
     drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))  # [resamples, n]
     low, high = np.quantile(array[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
@@ -53,15 +54,16 @@ class Paired(NamedTuple):
 
     Attributes:
         difference: The mean of ours − theirs.
-        interval: The bootstrap interval of that mean.
+        interval: The bootstrap interval of that mean; ``None`` for fewer than three seeds.
         better: The number of seeds on which ours is better.
         worse: The number of seeds on which ours is worse.
         pairs: The number of seeds that both have.
-        p: The probability of a difference at least as far from 0 if the sign of each seed's difference were random.
+        p: The probability of a difference at least as far from 0 if the sign of each seed's difference were random;
+            ``None`` for fewer than three seeds.
 
     Example:
         >>> paired({0: 1.0}, {0: 3.0})
-        Paired(difference=-2.0, interval=None, better=0, worse=1, pairs=1, p=1.0)
+        Paired(difference=-2.0, interval=None, better=0, worse=1, pairs=1, p=None)
     """
 
     difference: float
@@ -69,7 +71,7 @@ class Paired(NamedTuple):
     better: int
     worse: int
     pairs: int
-    p: float
+    p: float | None
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_better: bool = True) -> Paired | None:
@@ -77,7 +79,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_
 
     Example:
         >>> paired({0: 1.0, 1: 2.0, 2: 9.0}, {0: 2.0, 1: 2.5}, higher_is_better=False)
-        Paired(difference=-0.75, interval=(-1.0, -0.5), better=2, worse=0, pairs=2, p=0.5)
+        Paired(difference=-0.75, interval=None, better=2, worse=0, pairs=2, p=None)
     """
     both = [seed for seed in ours if seed in theirs and math.isfinite(ours[seed] - theirs[seed])]
     if not both:
@@ -90,7 +92,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float], *, higher_is_
         int((gains > 0).sum()),
         int((gains < 0).sum()),
         len(both),
-        _sign_flip_p(differences),
+        _sign_flip_p(differences) if len(both) >= LEAST else None,
     )
 
 

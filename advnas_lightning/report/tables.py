@@ -1,41 +1,23 @@
-"""A table of the report with the paper's values beside ours, and its text as Markdown, CSV and LaTeX."""
+"""A table of the report, and its text as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from advnas_lightning.report.palette import Style, rank, styles
-from advnas_lightning.report.plans import Plan
-from advnas_lightning.report.results import Result, Row, rows_of
-from advnas_lightning.report.runs import Run
-from advnas_lightning.report.statistics import Interval, Paired, mean_and_deviation
+from advnas_lightning.report.paper import Departure
+from advnas_lightning.report.statistics import Interval
 from advnas_lightning.texts import csv_field, latex, markdown
 
-__all__ = ["Field", "Table", "build_table"]
+__all__ = ["NOTHING", "Column", "Field", "Line", "Table", "bracketed", "number", "plus_minus"]
 
 NOTHING = "–"  # the text of an empty place
-CSV_COLUMNS = (
-    *(
-        "strategy",
-        "variant",
-        "measure",
-        "n",
-        "paper_n",
-        "seeds",
-        "epochs",
-        "paper_epochs",
-        "mean",
-        "std",
-        "low",
-        "high",
-    ),
-    *("paper_mean", "paper_std", "difference", "difference_low", "difference_high", "better", "worse", "pairs", "p"),
-    *("params_millions", "paper_params_millions", "note"),
-)
+SETTINGS = "settings that are not the paper's"
 
 
 @dataclass(frozen=True)
@@ -45,6 +27,7 @@ class Field:
     Attributes:
         text: The text that is shown.
         value: The number by which the page sorts the column.
+        detail: A smaller text below it.
 
     Example:
         >>> Field("93.76 ± 0.00", 93.76).value
@@ -53,6 +36,50 @@ class Field:
 
     text: str
     value: float | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}" if self.detail else self.text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: Its title.
+        group: The title above it and its neighbours of the same group; empty if it stands alone.
+        short: What stands before its values where there is no room for columns; by default both titles.
+
+    Example:
+        >>> Column("ours", group="test perplexity").title
+        'ours'
+    """
+
+    title: str
+    group: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table.
+
+    Attributes:
+        strategy: The name of the strategy.
+        fields: The fields, one for each column.
+        departures: The settings that are not the paper's.
+        records: What the CSV file says of it: one or several lines, each by the name of the column.
+
+    Example:
+        >>> Line("gdas", (Field("GDAS"),)).departures
+        ()
+    """
+
+    strategy: str
+    fields: tuple[Field, ...]
+    departures: tuple[Departure, ...] = ()
+    records: tuple[Mapping[str, Any], ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -60,145 +87,87 @@ class Table:
     """A table that is filled with results.
 
     Attributes:
-        plan: What the table shows.
-        rows: One row for each strategy of the paper, with or without runs, and for each other strategy with runs.
-        styles: The style of each strategy.
+        name: The name of its files, without an ending.
+        title: The title above it, in words.
+        remark: What it is in the paper.
+        columns: The columns. The first one names the strategy.
+        lines: The rows.
+        notes: Remarks that a reader of the table needs.
 
     Example:
-        >>> from advnas_lightning.report.plans import TABLES
-        >>> row = Row("gdas", "", {measure.name: Result({}, None, None) for measure in TABLES[2].measures}, (), ())
-        >>> table = Table(TABLES[2], (row,), styles(["gdas"]))
-        >>> [field.text for field in table.fields(row)][:4]
-        ['GDAS', '0', '–', '–']
+        >>> line = Line("gdas", (Field("GDAS"), Field("95.40", 95.4, "± 2.01")), records=({"strategy": "gdas"},))
+        >>> table = Table("t", "Perplexity", "", (Column("strategy"), Column("test")), (line,), notes=())
+        >>> print(table.to_markdown())
+        **Perplexity**
+        <BLANKLINE>
+        | strategy | test | settings that are not the paper's |
+        | --- | --- | --- |
+        | GDAS | 95.40 ± 2.01 | – |
+        <BLANKLINE>
     """
 
-    plan: Plan
-    rows: tuple[Row, ...]
-    styles: Mapping[str, Style]
+    name: str
+    title: str
+    remark: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
 
     @property
-    def notes(self) -> list[str]:
-        """Remarks that a reader of the table needs."""
-        best = "higher" if self.plan.higher_is_better else "lower"
-        return [
-            f"Mean ± sample standard deviation over the seeds; {best} is better. Every row stands on the runs that have"
-            " finished so far.",
-            "In brackets: the 95 % interval of the mean, percentile bootstrap over the seeds. With so few of them it is"
-            " rather too narrow.",
-            "“− AdvantageNAS”: mean difference to AdvantageNAS over the seeds that both have, its bootstrap interval,"
-            " on how many seeds the strategy wins, and p of the exact sign-flip test, which with n seeds"
-            " cannot be below 2/2ⁿ.",
-            self._source,
-        ]
-
-    @property
-    def _source(self) -> str:
-        if not self.plan.theirs:
-            return "The paper has no such table: its own perplexities are those of cells trained from scratch."
-        return (
-            f"The paper's values are those of its {self.plan.title.partition(':')[0]}. That they stand on"
-            f" {self.plan.seeds} runs each, with deviations divided by n, is concluded from its Table 4, not stated."
-        )
-
-    @property
-    def header(self) -> list[str]:
-        """The titles of all columns."""
-        titles = ["strategy", "n", "epochs"]
-        for measure in self.plan.measures:
-            titles += [measure.title, "95 % interval", *self._paper, "− AdvantageNAS"]
-        return [*titles, "parameters (M)", *(["paper"] if self.plan.their_parameters else [])]
-
-    @property
-    def _paper(self) -> list[str]:
-        return ["paper"] if self.plan.theirs else []
-
-    def fields(self, row: Row) -> list[Field]:
-        """The fields of a row, one for each column."""
-        plan = self.plan
-        n = max((len(result.values) for result in row.results.values()), default=0)
-        name = self.styles[row.strategy].title + (f" ({row.variant})" if row.variant else "")
-        epochs = " / ".join(map(str, row.epochs))
-        if row.epochs and row.epochs != (plan.their_epochs,):
-            epochs += f" (paper: {plan.their_epochs})"
-        fields = [Field(name, rank(row.strategy)[0]), Field(str(n), n)]
-        fields.append(Field(epochs or NOTHING, row.epochs[0] if row.epochs else None))
-        for measure in plan.measures:
-            result = row.results[measure.name]
-            fields += [
-                Field(_ours(result, plan.seeds), result.mean),
-                Field(_interval(result.interval), None if result.interval is None else result.interval[0]),
-            ]
-            if plan.theirs:
-                fields.append(Field(str(result.theirs or NOTHING), result.theirs.mean if result.theirs else None))
-            compared = result.comparison
-            fields.append(Field(_comparison(compared), compared.difference if compared else None))
-        mean, deviation = mean_and_deviation(row.parameters) if row.parameters else (None, None)
-        fields.append(Field(NOTHING if mean is None else _plus_minus(mean, deviation), mean))
-        if plan.their_parameters:
-            theirs = plan.their_parameters.get(row.strategy)
-            fields.append(Field(NOTHING if theirs is None else f"{theirs:.2f}", theirs))
-        return fields
+    def groups(self) -> list[tuple[str, int]]:
+        """The titles above the columns, each with the number of its columns."""
+        found: list[tuple[str, int]] = []
+        for title, inside in itertools.groupby(self.columns, key=lambda column: column.group):
+            width = len(list(inside))
+            found += [(title, width)] if title else [("", 1)] * width
+        return found
 
     def to_markdown(self) -> str:
         """The table in Markdown, with its notes."""
-        lines = [f"**{self.plan.title}**", "", _pipes(self.header), "| --- " * len(self.header) + "|"]
-        for row in self.rows:
-            name, *others = (field.text for field in self.fields(row))
-            lines.append(_pipes([markdown(name), *others]))
-        return "\n".join([*lines, "", *(f"* {note}" for note in self.notes)]) + "\n"
+        header = [f"{column.group}: {column.title}" if column.group else column.title for column in self.columns]
+        lines = [f"**{self.title}**", "", _pipes([*header, SETTINGS]), _pipes(["---"] * (len(header) + 1))]
+        for line in self.lines:
+            name, *others = map(str, line.fields)
+            lines.append(_pipes([markdown(name), *others, markdown(_named(line))]))
+        notes = [f"* {note}" for note in self.notes]
+        return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
     def to_csv(self) -> str:
         """The table as CSV: one line for each strategy and measure, with all digits of the numbers."""
         text = io.StringIO()
+        records = [record for line in self.lines for record in line.records]
+        columns = list(dict.fromkeys(key for record in records for key in record))
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        for row in self.rows:
-            for name, result in row.results.items():
-                low, high = result.interval or (None, None)
-                compared = result.comparison
-                span = (compared.interval if compared else None) or (None, None)
-                few = "no runs" if not result.values else _few(len(result.values), self.plan.seeds)
-                writer.writerow(
-                    [csv_field(row.strategy), csv_field(row.variant), name, len(result.values), self.plan.seeds]
-                    + [" ".join(map(str, result.values)), " ".join(map(str, row.epochs)), self.plan.their_epochs]
-                    + [result.mean, result.deviation, low, high]
-                    + [
-                        result.theirs.mean if result.theirs else None,
-                        result.theirs.deviation if result.theirs else None,
-                    ]
-                    + [compared.difference if compared else None, *span]
-                    + ([compared.better, compared.worse, compared.pairs, compared.p] if compared else [None] * 4)
-                    + [mean_and_deviation(row.parameters)[0] if row.parameters else None]
-                    + [self.plan.their_parameters.get(row.strategy), few]
-                )
+        writer.writerow(columns)
+        for record in records:
+            values = [record.get(key) for key in columns]
+            writer.writerow([csv_field(value) if isinstance(value, str) else value for value in values])
         return text.getvalue()
 
     def to_latex(self) -> str:
         """The table as LaTeX's ``table``, which needs the package booktabs."""
-        measures, extra = self.plan.measures, bool(self.plan.their_parameters)
-        width = 3 + len(self._paper)  # the number of columns of a measure
-        groups = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{latex(measure.title)}}}" for measure in measures)
-        size = rf"\multicolumn{{{1 + extra}}}{{c}}{{parameters (M)}}"
-        ends = [f"{4 + width * index}-{3 + width * (index + 1)}" for index in range(len(measures))]
-        columns = ["ours", r"95\,\% interval", *self._paper, "$-$ AdvantageNAS"]
-        below = ["strategy", "$n$", "epochs", *columns * len(measures)]
-        below += ["ours", "paper"] if extra else ["ours"]
-        body = [" & ".join(latex(field.text) for field in self.fields(row)) + r" \\" for row in self.rows]
+        groups, at, rules = [], 1, []
+        for title, width in self.groups:
+            groups.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(title)}}}" if title else "")
+            rules += [rf"\cmidrule(lr){{{at}-{at + width - 1}}}"] if title else []
+            at += width
+        body = [[*map(str, line.fields), _named(line)] for line in self.lines]
+        titles = [*(column.title for column in self.columns), SETTINGS]
+        caption = f"{latex(self.title)}. {latex(' '.join(self.notes))}"
         return "\n".join(
             [
                 r"% needs \usepackage{booktabs,graphicx}",
                 r"\begin{table}",
                 r"  \centering",
-                rf"  \caption{{{latex(self.plan.title.partition(': ')[2])}. {latex(' '.join(self.notes))}}}",
-                rf"  \label{{tab:{self.plan.name}}}",
+                rf"  \caption{{{caption}}}",
+                rf"  \label{{tab:{self.name}}}",
                 r"  \resizebox{\linewidth}{!}{%",
-                rf"  \begin{{tabular}}{{l{'r' * (len(below) - 1)}}}",
+                rf"  \begin{{tabular}}{{l{'r' * (len(titles) - 2)}l}}",
                 r"    \toprule",
-                rf"    & & & {groups} & {size} \\",
-                "    " + " ".join(rf"\cmidrule(lr){{{end}}}" for end in ends),
-                "    " + " & ".join(below) + r" \\",
+                *([f"    {' & '.join([*groups, ''])}" + r" \\", f"    {' '.join(rules)}"] if rules else []),
+                f"    {' & '.join(map(latex, titles))}" + r" \\",
                 r"    \midrule",
-                *(f"    {line}" for line in body),
+                *(f"    {' & '.join(map(latex, fields))}" + r" \\" for fields in body),
                 r"    \bottomrule",
                 r"  \end{tabular}}",
                 r"\end{table}",
@@ -207,51 +176,44 @@ class Table:
         )
 
 
-def build_table(plan: Plan, runs: Sequence[Run]) -> Table | None:
-    """Fill a table with the results of runs; ``None`` if none of the finished runs belongs in it.
+def number(value: float, *, sign: bool = False) -> str:
+    """A number with two decimals, and with a minus sign that is one.
 
     Args:
-        plan: What the table shows.
-        runs: The runs, of any task.
+        value: The number.
+        sign: Whether a plus sign is written, too.
+
+    Example:
+        >>> number(-0.333), number(0.5, sign=True), number(float("inf"))
+        ('−0.33', '+0.50', '∞')
     """
-    rows = rows_of(plan, runs)
-    return Table(plan, tuple(rows), styles(row.strategy for row in rows)) if rows else None
-
-
-# -- texts ---------------------------------------------------------------------------------------------------------
-
-
-def _number(value: float, sign: bool = False) -> str:
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
     return f"{value:{'+' if sign else ''}.2f}".replace("-", "−")
 
 
-def _plus_minus(mean: float, deviation: float | None) -> str:
-    return _number(mean) + ("" if deviation is None else f" ± {_number(deviation)}")
+def plus_minus(mean: float, deviation: float | None) -> str:
+    """A mean, and its standard deviation if there is one.
+
+    Example:
+        >>> plus_minus(93.5, 0.5), plus_minus(93.5, None)
+        ('93.50 ± 0.50', '93.50')
+    """
+    return number(mean) + ("" if deviation is None else f" ± {number(deviation)}")
 
 
-def _few(n: int, theirs: int) -> str:
-    return f"{n} of {theirs} seeds" if n < theirs else ""
+def bracketed(interval: Interval | None) -> str:
+    """An interval in brackets.
+
+    Example:
+        >>> bracketed((-1.0, 0.5)), bracketed(None)
+        ('[−1.00, 0.50]', '–')
+    """
+    return NOTHING if interval is None else f"[{number(interval[0])}, {number(interval[1])}]"
 
 
-def _ours(result: Result, theirs: int) -> str:
-    if result.mean is None:
-        return NOTHING
-    few = _few(len(result.values), theirs)
-    return _plus_minus(result.mean, result.deviation) + (f" ({few})" if few else "")
-
-
-def _interval(interval: Interval | None) -> str:
-    return NOTHING if interval is None else f"[{_number(interval[0])}, {_number(interval[1])}]"
-
-
-def _comparison(compared: Paired | None) -> str:
-    if compared is None:
-        return NOTHING
-    interval = "" if compared.interval is None else f" {_interval(compared.interval)}"
-    wins = f"wins {compared.better} of {compared.pairs}"
-    return f"{_number(compared.difference, sign=True)}{interval}, {wins}, p = {_number(compared.p)}"
+def _named(line: Line) -> str:
+    return ", ".join(map(str, line.departures)) or NOTHING
 
 
 def _pipes(texts: Sequence[str]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+from advnas_lightning.report.collection import collect
+from advnas_lightning.report.paper_tables import build_table
 from advnas_lightning.report.plans import TABLES
-from advnas_lightning.report.runs import collect
-from advnas_lightning.report.tables import build_table
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, runs, write_images, write_ptb
 from tests.support.ends_of_runs import assert_same_end, steps
@@ -179,7 +179,7 @@ def test_what_a_search_found_is_trained(
     (plan,) = (each for each in TABLES if each.name == "table3")
     table = build_table(plan, collect([search]).runs)
     assert table is not None
-    assert [row.strategy for row in table.rows if row.results["test"].values] == ["gdas"]
+    assert [line.strategy for line in table.lines if line.fields[1].value] == ["gdas"]
 
 
 def test_a_job_goes_on_with_its_retraining(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from advnas_lightning.report.__main__ import main
-from advnas_lightning.report.runs import Collection, collect
+from advnas_lightning.report.collection import Collection, collect
 from tests.support.made_up_runs import write_run
 from tests.support.speed import slow_but
 

@@ -17,6 +17,10 @@ EDGES = {
     "ptb": ["0->1", "0->2", "1->2", "0->3", "1->3", "2->3"],
 }
 DENSE = ("darts", "snas", "nasp")
+CLASSES = {
+    path.stem: yaml.safe_load(path.read_text())["_target_"]
+    for path in (Path(__file__).parents[2] / "conf" / "strategy").glob("*.yaml")
+}
 SKILL = ["nasp", "darts", "snas", "advantage", "proxylessnas", "parsec", "enas", "reinforce", "gdas", "random"]
 
 
@@ -66,7 +70,10 @@ def write_run(
         "preset": "paper",
         "trainer": {"max_epochs": "${task.epochs}", "devices": 1},
         "task": {"epochs": epochs, "zero_op": zero_op, "optimization": {"warmup_epochs": warmup}},
-        "strategy": {"_target_": strategy, **({"genotype": None} if strategy == "fixed" else {})},
+        "strategy": {
+            "_target_": CLASSES.get(strategy, strategy),
+            **({"genotype": None} if strategy == "fixed" else {}),
+        },
     }
     for key, value in (settings or {}).items():
         *path, last = key.split(".")
