@@ -84,7 +84,6 @@ def _main(config: DictConfig) -> None:
     is_job = settings.mode == RunMode.MULTIRUN
     files = RunFolder(folder)
     if is_job and is_finished(folder):
-        print(f"{os.path.relpath(folder)} has finished before")
         return
     files.error.unlink(missing_ok=True)
     line = go_on_line(sys.argv, settings)
@@ -101,7 +100,8 @@ def _main(config: DictConfig) -> None:
         if is_job:  # the sweep's other jobs go on
             message = message or plain(f"{type(error).__name__}: {error}".splitlines()[0])
             files.save_error(message, error)
-            print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)
+            if not sys.stderr.isatty():  # there the sweep's own process shows it
+                print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)
             return
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

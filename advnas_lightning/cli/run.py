@@ -63,6 +63,8 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     assert isinstance(settings, dict)
     check_trainer(settings)
     callbacks.append(ProbabilityPictures())
+    if not speaks():
+        settings["enable_progress_bar"] = False
     if settings["enable_progress_bar"] is not False:
         callbacks.append(progress_display(parallel_job(folder), f"{type(strategy).__name__} on {task_name()}"))
     for callback in instantiate(config.trainer.callbacks) or []:
@@ -81,8 +83,15 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
             title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
             draw_genotype(genotype, files.picture, title=title)
             write_json(files.summary, summary)  # this file comes last: a run that has it is finished
-            show(summary, strategy, summary_callbacks, folder)
+            if speaks():
+                show(summary, strategy, summary_callbacks, folder)
     return summary
+
+
+def speaks() -> bool:
+    """Whether a run has an output of its own: not a job whose sweep shows it. A job of submitit writes to a file."""
+    settings = HydraConfig.get()
+    return settings.mode != RunMode.MULTIRUN or "submitit" in settings.launcher._target_
 
 
 def task_name() -> str:

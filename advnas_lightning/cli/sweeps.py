@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,15 +15,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
+from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from advnas_lightning.cli.process import program
+from advnas_lightning.cli.sweep_display import SweepDisplay
+from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
+from advnas_lightning.texts import rich, shortened
 
 
 class SweepCallback(Callback):
-    """Refuses a folder with another sweep's jobs, and at the end prints a table of the jobs that have not finished.
+    """Refuses a folder with another sweep's jobs, shows the jobs while they run, and at the end ranks their results.
 
     ``conf/config.yaml`` sets it as ``hydra.callbacks.sweep``, beside the settings that make each job go on from its own
     last checkpoint.
@@ -32,16 +39,24 @@ class SweepCallback(Callback):
         0 of 0 jobs have finished: no_such_folder
     """
 
+    def __init__(self) -> None:
+        self._jobs: Jobs | None = None
+        self._display: SweepDisplay | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without what the sweep's own process shows, for launchers that send it to other processes."""
+        return {"_jobs": None, "_display": None}
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compare the jobs whose folders are there already with those of this sweep.
 
         Raises:
             SystemExit: If one of them belongs to another sweep.
         """
-        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return  # a sweeper that optimizes does not know its jobs in advance
-        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
-        expected = jobs(config) if saved else []
+        # A sweeper that optimizes does not know its jobs in advance.
+        is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")
+        expected = jobs(config) if is_grid else []
+        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir))) if is_grid else []
         for number, folder in saved:
             difference = "there is no such job"
             if number < len(expected):
@@ -53,25 +68,64 @@ class SweepCallback(Callback):
                 )
                 sys.exit(1)
 
+        self._jobs = Jobs(Path(config.hydra.sweep.dir), expected)
+        if config.trainer.enable_progress_bar is not False:
+            self._display = SweepDisplay(self._jobs)
+            self._display.start()
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print which jobs have not finished, and why.
+        """Rank what the jobs have found, and say which of them have not finished, and why.
 
         Raises:
             SystemExit: If a job has not finished.
         """
-        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
-        failed = [(number, folder) for number, folder in saved if not is_finished(folder)]
-        console = Console()
-        if failed:
-            table = Table("job", "folder", "error", title="jobs that have not finished")
-            for number, folder in failed:
-                table.add_row(str(number), escape(str(folder)), escape(RunFolder(folder).read_error()))
-            console.print(table)
-        finished = len(saved) - len(failed)
-        console.print(f"{finished} of {len(saved)} jobs have finished: {config.hydra.sweep.dir}", soft_wrap=True)
-        if failed:
-            console.print(f"the others go on with the same line and hydra.sweep.dir={config.hydra.sweep.dir}")
+        sweep = config.hydra.sweep.dir
+        if self._display is not None:
+            self._display.stop()
+        if self._jobs is None:
+            self._jobs = Jobs(Path(sweep))
+        self._jobs.poll()
+        show_end(self._jobs, sweep)
+        if any(not is_finished(folder) for _, folder in saved_jobs(Path(sweep))):
             sys.exit(1)
+
+
+def show_end(found: Jobs, sweep: str) -> None:
+    """Print the ranking of a sweep, the jobs that have not finished, and what to type next.
+
+    Args:
+        found: The jobs.
+        sweep: The sweep's folder, as it was given.
+    """
+    console = Console()
+    title, ranks = ranking(found)
+    if ranks:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+        has_edges = any(rank.edges_right for rank in ranks)
+        for column in ("", "setting", "seeds", title, *(["edges right"] if has_edges else [])):
+            table.add_column(column, no_wrap=True, justify="left" if column == "setting" else "right")
+        for place, rank in enumerate(ranks, start=1):
+            right = f"{mean(rank.edges_right):.1f}" if rank.edges_right else ""
+            setting = rich(shortened(rank.setting, max(console.width - 50, 16)))
+            row = (str(place), setting, str(len(rank.values)), rank.text)
+            table.add_row(*row, *([right] if has_edges else []))
+        console.print()
+        console.print(table)
+        console.print()
+    unfinished = [job for job in found.all if job.state != "finished"]
+    for job in unfinished:
+        where = "" if job.folder is None else f" ({os.path.relpath(job.folder)})"
+        reason = f"failed: {job.error}" if job.state == "failed" else "has not finished: interrupted"
+        console.print(rich(f"job {job.number} {reason}{where}"), style="red", highlight=False, soft_wrap=True)
+    done = len(found.all) - len(unfinished)
+    console.print(rich(f"{done} of {len(found.all)} jobs have finished: {sweep}"), highlight=False, soft_wrap=True)
+    if unfinished:
+        again = f"the others go on with the same line and hydra.sweep.dir={sweep}"
+        console.print(rich(again), highlight=False, soft_wrap=True)
+    if ranks:
+        line = shlex.join([*program(sys.argv), "report", os.path.relpath(sweep)])
+        console.print("\nnext", style="bold")
+        console.print(rich(f"  report  {line}"), highlight=False, soft_wrap=True)
 
 
 def jobs(config: DictConfig) -> list[list[str]]:

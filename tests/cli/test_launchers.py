@@ -61,10 +61,12 @@ def test_launcher(launcher: str, tmp_path: Path) -> None:
     expected = str(max(1, CORES // 2)) if launcher == "joblib" else "1"
     assert [(run / "threads.txt").read_text() for run in finished] == [expected, expected]
     assert (tmp_path / "sweep/toy/fixed/1/error.txt").read_text().startswith("genotype=None: say what to train with")
-    assert re.search(r"^│ 1 +│ sweep/toy/fixed/1 +│ genotype=None: say what", sweep.stdout, re.MULTILINE)
+    assert re.search(r"^job 1 failed: genotype=None: say what.* \(sweep/toy/fixed/1\)$", sweep.stdout, re.MULTILINE)
     assert "2 of 3 jobs have finished: sweep" in sweep.stdout
-    if launcher == "joblib":  # whose jobs share the output
-        lines = [line.split("  ")[:2] for line in sweep.stdout.splitlines() if "epoch " in line]
-        jobs = [["toy/advantage/0", "epoch 1/2"], ["toy/advantage/0", "epoch 2/2"]]
-        assert [line for line in lines if line[0] == "toy/advantage/0"] == jobs
-        assert {job for job, _ in lines} == {"toy/advantage/0", "toy/gdas/2"}
+    for number, name in enumerate(("advantage", "fixed", "gdas")):
+        assert f"job {number} ({name}) starts: sweep/toy/{name}/{number}\n" in sweep.stdout
+    ended = re.findall(r"^job (\d) \(\w+\) (finished|failed).*\((\d) of 3 done", sweep.stdout, re.MULTILINE)
+    assert sorted(state for _, state, _ in ended) == ["failed", "finished", "finished"]
+    assert [done for *_, done in ended][-1] == "3"
+    assert "HYDRA" not in sweep.stdout
+    assert "epoch 1" not in sweep.stdout
