@@ -10,6 +10,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, TextIO
 
 from rich.text import Text
@@ -89,6 +90,21 @@ def counted(number: int, one: str, several: str | None = None) -> str:
         ('1 run', '2 runs', '0 searches')
     """
     return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def spaced(number: int) -> str:
+    """A whole number as one reads it: with spaces between its thousands, or a very large one as a power of 10.
+
+    Example:
+        >>> spaced(2000), spaced(10_000_000_000), spaced(5**30)
+        ('2000', '10 000 000 000', '9.3 × 10^20')
+    """
+    if number < 10**4:
+        return str(number)
+    if number < 10**15:
+        return f"{number:,}".replace(",", " ")
+    digits, power = f"{Decimal(number):.1e}".split("e")
+    return f"{digits} × 10^{int(power)}"
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from advnas_lightning import functional
+from advnas_lightning.diagnose.options import check_settings
 from advnas_lightning.diagnose.statistics import Credit, EstimatorStatistics, Truth
 from advnas_lightning.engine.accumulation import WaitingBatches
 from advnas_lightning.engine.clock import SearchClock
@@ -34,7 +35,7 @@ from advnas_lightning.strategies import (
     CounterfactualNAS,
     ProxylessNAS,
 )
-from advnas_lightning.validate import check_int
+from advnas_lightning.texts import spaced
 
 #: The estimators by their names. Each is a strategy with options.
 ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
@@ -50,8 +51,6 @@ ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "nasp": (NASP, {}),
 }
 BURN_IN = 20  # so many first estimates are not counted, because baselines start from nothing
-LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
-
 
 Diagnosis = tuple[Truth, list[EstimatorStatistics], Credit]
 
@@ -96,7 +95,7 @@ def diagnose(
         >>> truth.by, truth.raises, statistics[0].agreement(truth)
         ('all 2 architectures', {'edge': 'tanh'}, 1)
     """
-    names = list(strategies)
+    names = list(dict.fromkeys(strategies))
     check_settings({"strategies": names, "draws": draws, "exact_draws": exact_draws})
     if not isinstance(getattr(search, "theta", None), Tensor):
         raise ValueError(f"{type(search).__name__} has no θ whose gradient could be compared: use another strategy's")
@@ -107,7 +106,7 @@ def diagnose(
         return estimator(name, search, progress=progress, seed=seed)
 
     with torch.random.fork_rng(), search.evaluator.no_trace(), _training(search):
-        on_progress(f"the exact gradient, of {search.space.size} architectures")
+        on_progress(f"the exact gradient, of {spaced(search.space.size)} architectures")
         if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
             truth = enumerated(make("reinforce"), batches)
         else:
@@ -161,26 +160,6 @@ def diagnose_fit(
     return collector.result
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Check the names of the estimators and the numbers of draws and batches, as far as they are given.
-
-    Raises:
-        ValueError: If a name is unknown, or if a number is too small.
-
-    Example:
-        >>> check_settings({"strategies": ["gdas"], "draws": 1})
-        Traceback (most recent call last):
-            ...
-        ValueError: draws=1 must be a whole number of at least 2
-    """
-    unknown = [repr(name) for name in settings.get("strategies", ()) if name not in ESTIMATORS]
-    if unknown:
-        raise ValueError(f"strategies has {', '.join(unknown)}: use some of {', '.join(ESTIMATORS)}")
-    for name, least in LEAST.items():
-        if name in settings:
-            check_int(name, settings[name], least=least)
-
-
 def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
     """The named estimator: a strategy that uses the network, the loss and a copy of the θ of another search."""
     kind, options = ESTIMATORS[name]
@@ -207,7 +186,7 @@ def enumerated(search: SearchStrategy, batches: Sequence[Any]) -> Truth:
         places = torch.tensor(choices, device=log_p.device)  # [N, E]
         joint = log_p.expand(len(choices), -1, -1).gather(2, places.unsqueeze(2)).sum((1, 2)).exp()  # [N]
         (gradient,) = torch.autograd.grad((joint * losses).sum(), search.theta)
-    return Truth(gradient, 0.0, f"all {len(choices)} architectures", raised(search.space, gradient))
+    return Truth(gradient, 0.0, f"all {spaced(len(choices))} architectures", raised(search.space, gradient))
 
 
 def _mean_loss(search: SearchStrategy, choice: Sequence[int], batches: Sequence[Any]) -> Tensor:
@@ -219,7 +198,7 @@ def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
     estimates = torch.stack([each for each, _ in estimates_of(exact, batches, draws)])
     error = float((estimates.var(0).sum() / draws).sqrt())
     gradient = estimates.mean(0)
-    return Truth(gradient, error, f"the mean of {draws} estimates of Eq. (6)", raised(exact.space, gradient))
+    return Truth(gradient, error, f"the mean of {spaced(draws)} estimates of Eq. (6)", raised(exact.space, gradient))
 
 
 def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:

@@ -113,6 +113,6 @@ def recommend(statistics: Sequence[EstimatorStatistics]) -> str:
         f"{best.name}: the sum of a second's architecture steps has a cosine of {best.second_cosine:.2f} with the exact"
         f" gradient, the highest of all; without noise it would be {best.cosine:.2f}"
     )
-    if best.cosine < 0.9 * truest.cosine:
+    if truest is not best and best.cosine < 0.9 * truest.cosine:
         text += f". Where there is time for many steps, {truest.name}, which would then reach {truest.cosine:.2f}"
     return text

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from advnas_lightning.diagnose.__main__ import main
+from advnas_lightning.diagnose.options import NAMES, OPTIONS
+from advnas_lightning.diagnose.quality import ESTIMATORS
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 
 
@@ -44,7 +48,7 @@ def test_a_runs_checkpoint_is_diagnosed(
         colours = picture.convert("RGB").getcolors(maxcolors=picture.width * picture.height)
     assert len(colours) > 50  # something is drawn
     drawn = (tmp_path / "out" / "diagnosis.svg").read_text()
-    for text in ("advantage", "darts", "standard deviation of one step"):
+    for text in ("advantage", "darts", "noise: standard deviation of one step", "better"):
         assert f"<!-- {text}" in drawn  # matplotlib's note of each text that it draws as a path
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == saved
 
@@ -63,29 +67,78 @@ def test_the_linear_example_shows_the_noise_that_edges_add(
     assert advantage[1:] == pytest.approx([constant] * 5, rel=0.25)
     assert reinforce == pytest.approx([constant + slope * (edges - 1) for edges in (1, 2, 4, 8, 16, 32)], rel=0.5)
     assert "reinforce, exactly" in capsys.readouterr().out
+    main(["task=linear", "strategies=darts", "draws=2"])  # beside the first one
+    assert capsys.readouterr().out.splitlines()[-1] == str(Path("diagnosis_2", "diagnosis.png"))
+    assert json.loads((tmp_path / "diagnosis" / "diagnosis.json").read_text()) == found
+
+
+def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"damaged")  # the one before it is taken
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"previous\.ckpt"):
+        main(["ckpt_path=run", "draws=3", "exact_draws=4", "strategies=advantage,advantage,gdas"])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.partition("The exact gradient raises")[0].splitlines())) <= 100
+    assert printed.count("│ advantage ") == 1  # although it was named twice
+    first = (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text()
+    with pytest.warns(UserWarning, match=r"previous\.ckpt"):
+        main(["ckpt_path=run/checkpoints", "draws=3", "exact_draws=4", "strategies=nasp", "seed=1"])
+    assert list(json.loads((tmp_path / "run" / "diagnosis_2" / "diagnosis.json").read_text())["estimators"]) == ["nasp"]
+    assert (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text() == first
+
+
+def test_the_help_explains_every_option_and_needs_no_pytorch() -> None:
+    script = (
+        "import sys; from advnas_lightning.diagnose import __main__ as it; before = 'torch' in sys.modules;"
+        " it.main(['--help']); assert before == ('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: advnas diagnose ckpt_path=RUN | task=linear")
+    assert done.stdout.count("\n  advnas diagnose ") == 3  # examples
+    assert all(f"\n  {name}=" in done.stdout for name in OPTIONS)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_every_estimator_is_known_to_the_options() -> None:
+    assert tuple(ESTIMATORS) == NAMES
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give ckpt_path=RUN/checkpoints/last.ckpt, or task=linear"),
+        ([], "give ckpt_path=RUN, a run's folder, or task=linear"),
         (["task=ptb"], "task=ptb is unknown: use linear"),
-        (["ckpt_path=no.ckpt"], "no.ckpt"),
+        (["ckpt_path=no.ckpt"], "ckpt_path=no.ckpt: there is no such folder or checkpoint"),
+        (["ckpt_path=."], "ckpt_path=. has no folder checkpoints: give the folder of one run"),
         (["task=linear", "strategies=enas"], "strategies has 'enas': use some of advantage"),
+        (["task=linear", "strategies=advantag,gdas"], "strategies has 'advantag': did you mean advantage?"),
         (["task=linear", "draws=1"], "draws=1 must be a whole number of at least 2"),
-        (["draw=3"], "'draw=3' is unknown: give ckpt_path=…"),
+        (["task=linear", "threads=0"], "threads=0 must be a whole number of at least 1"),
+        (["task=linear", "output=old"], "output=old holds another diagnosis: name a new folder"),
+        (["draw=3"], "draw=3 is unknown: did you mean draws=3?"),
+        (["--draws=3"], "--draws=3 is unknown: did you mean draws=3?"),
+        (["draws"], "draws has no value: give draws=N"),
+        (["outputs/toy"], "outputs/toy is unknown: give ckpt_path=outputs/toy if it is a run"),
+        (["gamma=3"], "gamma=3 is unknown: give ckpt_path=…"),
     ],
 )
 def test_bad_options_have_one_line(
     arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "diagnosis.json").touch()
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     error = capsys.readouterr().err.strip()
     assert stop.value.code == 1
     assert says in error
     assert len(error.splitlines()) == 1
+    assert not (tmp_path / "diagnosis").exists()
 
 
 def test_a_checkpoint_without_its_run_is_named(

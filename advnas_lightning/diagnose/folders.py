@@ -1,0 +1,90 @@
+"""Where a diagnosis reads from, and where it writes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from advnas_lightning.runs import CHECKPOINTS
+
+__all__ = ["RESULT", "checkpoint_in", "free_folder", "new_folder"]
+
+LAST, FOLDER, RESULT = "last.ckpt", "diagnosis", "diagnosis.json"
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """The path of a run's newest checkpoint.
+
+    Args:
+        path: The folder of the run, or of its checkpoints, or a checkpoint itself.
+
+    Raises:
+        FileNotFoundError: If there is nothing at the path, or a folder without checkpoints.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> run = Path(mkdtemp())
+        >>> (run / "checkpoints").mkdir()
+        >>> checkpoint_in(run).relative_to(run).as_posix()
+        'checkpoints/last.ckpt'
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.name != LAST and not path.exists():  # where the last one is missing, the one before it is taken
+            raise FileNotFoundError(f"ckpt_path={path}: there is no such folder or checkpoint")
+        return path
+    if (path / CHECKPOINTS).is_dir():
+        return path / CHECKPOINTS / LAST
+    if path.name == CHECKPOINTS:
+        return path / LAST
+    raise FileNotFoundError(f"ckpt_path={path} has no folder {CHECKPOINTS}: give the folder of one run")
+
+
+def free_folder(output: str | Path | None, place: Path) -> Path:
+    """The folder for a diagnosis. No other diagnosis is in it.
+
+    Args:
+        output: The folder that was asked for, if there was one.
+        place: The folder in which there will be a new one otherwise: ``diagnosis``, ``diagnosis_2`` and so on.
+
+    Raises:
+        ValueError: If the folder that was asked for has a diagnosis.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> place = Path(mkdtemp())
+        >>> (place / "diagnosis").mkdir()
+        >>> free_folder(None, place).name
+        'diagnosis_2'
+    """
+    if output is not None:
+        folder = Path(output)
+        if (folder / RESULT).exists():
+            raise ValueError(f"output={output} holds another diagnosis: name a new folder")
+        return folder
+    number = 1
+    while (place / (name := FOLDER if number == 1 else f"{FOLDER}_{number}")).exists():
+        number += 1
+    return place / name
+
+
+def new_folder(output: str | Path | None, place: Path) -> Path:
+    """Make the folder for a diagnosis, see :func:`free_folder`.
+
+    Raises:
+        ValueError: If the folder that was asked for has a diagnosis.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> place = Path(mkdtemp())
+        >>> [new_folder(None, place).name for _ in range(2)]
+        ['diagnosis', 'diagnosis_2']
+    """
+    while True:
+        folder = free_folder(output, place)
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None)
+        except FileExistsError:  # somebody else has just made it
+            if output is not None:
+                raise
+            continue
+        return folder

@@ -1,0 +1,76 @@
+"""Loads a search from the folder of its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from lightning import LightningDataModule
+from omegaconf import DictConfig, OmegaConf
+
+from advnas_lightning.callbacks.intact import intact_checkpoint
+from advnas_lightning.cli.config import Config
+from advnas_lightning.cli.run import build_strategy
+from advnas_lightning.diagnose.folders import checkpoint_in
+from advnas_lightning.diagnose.trust import without_strangers
+from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.reading import read_yaml
+from advnas_lightning.runs import RunFolder
+
+__all__ = ["load", "read_settings"]
+
+
+def load(path: str | Path, *, trust: bool = False) -> tuple[SearchStrategy, LightningDataModule]:
+    """The search as a checkpoint of its run has saved it, and its data.
+
+    The configuration in the folder of the run names the classes that are made. A folder from somebody else may name any
+    function, so that by default only this package's classes and PyTorch's optimizers are made.
+
+    Args:
+        path: The folder of the run, or the checkpoint in it.
+        trust: Whether to make whatever the configuration names, such as a task of one's own.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
+            other classes.
+    """
+    checkpoint = intact_checkpoint(checkpoint_in(path))
+    settings = RunFolder(checkpoint.resolve().parents[1]).config
+    if not settings.is_file():
+        raise ValueError(f"ckpt_path={path} is of no run's folder: {settings} is missing")
+    # The configuration of an older run lacks newer settings.
+    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings))
+    assert isinstance(config, DictConfig)
+    if not trust:
+        config = without_strangers(config, settings)
+    data: LightningDataModule = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    search = build_strategy(config, data)
+    search.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return search, data
+
+
+def read_settings(path: Path) -> DictConfig:
+    """The content of a run's configuration.
+
+    Raises:
+        ValueError: If it cannot be read, or is no mapping.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "config.yaml")
+        >>> _ = path.write_text("seed: 3")
+        >>> read_settings(path).seed
+        3
+    """
+    try:
+        read_yaml(path)  # refuses what would wait or take all memory
+        content = OmegaConf.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, DictConfig):
+        raise ValueError(f"{path} cannot be read: it is no mapping")
+    return content

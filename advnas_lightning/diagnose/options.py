@@ -1,0 +1,167 @@
+"""The options of the diagnosis, which are read before anything that takes long to import."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advnas_lightning.texts import plain
+from advnas_lightning.validate import check_int
+
+__all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_options"]
+
+NAMES = (
+    "advantage", "advantage-exact", "counterfactual", "reinforce", "parsec", "proxylessnas", "gdas", "darts", "snas",
+    "nasp",
+)  # fmt: skip
+LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
+
+
+class Option(NamedTuple):
+    """An option of the command line.
+
+    Attributes:
+        default: Its value if it is not given.
+        value: What stands for its value in the help.
+        meaning: What it does.
+
+    Example:
+        >>> OPTIONS["draws"].default
+        200
+    """
+
+    default: Any
+    value: str
+    meaning: str
+
+
+OPTIONS = {
+    "ckpt_path": Option(None, "RUN", "the run: its folder, or a checkpoint file in its folder"),
+    "task": Option(None, "linear", "in place of a run: the example of the paper's section 4.4, in which REINFORCE's"
+                   " noise grows with the number of edges"),
+    "strategies": Option(None, "a,b,…", f"the strategies to compare (default: all), of {', '.join(NAMES)}"),
+    "draws": Option(200, "N", "the number of estimates of each strategy; more of them show a smaller bias"),
+    "batches": Option(4, "N", "the number of batches that the estimates are averaged over"),
+    "exact_draws": Option(2000, "N", "the number of unbiased estimates whose mean stands for the exact gradient, where"
+                          " there are too many architectures to try them all"),
+    "progress": Option(0.5, "0…1", "the share of the search that is done, on which falling temperatures depend"),
+    "seed": Option(0, "N", "the seed of the draws"),
+    "output": Option(None, "DIR", "the folder for the files (default: a new folder diagnosis in the run's, and in the"
+                     " current one for task=linear)"),
+    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
+    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
+                    " it only this package's classes and PyTorch's optimizers are made"),
+}  # fmt: skip
+EXAMPLES = """\
+examples:
+  advnas diagnose ckpt_path=outputs/toy/advantage/2026-01-31_12-00-00
+  advnas diagnose ckpt_path=RUN strategies=advantage,reinforce,gdas draws=1000
+  advnas diagnose task=linear
+"""
+
+
+def help_text() -> str:
+    """What ``--help`` prints.
+
+    Example:
+        >>> print(help_text().splitlines()[0])
+        usage: advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]
+    """
+    about = (
+        "Measures how good each strategy's estimate of the gradient of θ is at a checkpoint of your search: its bias,"
+        " its noise and its time, against the exact gradient. Prints a table and a recommendation, and writes"
+        " diagnosis.json, diagnosis.png and diagnosis.svg into a new folder. The search itself is not changed."
+    )
+    lines = ["usage: advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]", "", *textwrap.wrap(about, 98), ""]
+    lines += [EXAMPLES, "options:"]
+    for name, option in OPTIONS.items():
+        meaning = option.meaning
+        if option.default not in (None, False):
+            meaning += f" (default: {option.default})"
+        first, *others = textwrap.wrap(meaning, 74)
+        lines += [f"  {f'{name}={option.value}':<21} {first}", *(f"{'':<24}{line}" for line in others)]
+    return "\n".join([*lines, f"  {'--help':<21} print this"])
+
+
+def read_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read options of the form KEY=VALUE, as in the rest of the package.
+
+    Args:
+        arguments: The arguments of the command line.
+
+    Returns:
+        The value of every option of ``OPTIONS``.
+
+    Raises:
+        ValueError: If a key is unknown, if a value is invalid, or if neither a checkpoint nor a task is given.
+
+    Example:
+        >>> read_options(["task=linear", "strategies=gdas,darts"])["strategies"]
+        ['gdas', 'darts']
+        >>> read_options(["task=linear", "draw=3"])
+        Traceback (most recent call last):
+            ...
+        ValueError: draw=3 is unknown: did you mean draws=3?
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    options = {name: option.default for name, option in OPTIONS.items()}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in OPTIONS or not equals:
+            raise ValueError(_unknown(key, equals, value))
+        try:
+            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument])) if value else {key: None}
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{plain(argument)} cannot be read: {plain(str(error))}") from None
+        options[key] = read[key]
+    if (options["ckpt_path"] is None) == (options["task"] is None):
+        raise ValueError("give ckpt_path=RUN, a run's folder, or task=linear (advnas diagnose --help explains both)")
+    if options["task"] not in (None, "linear"):
+        raise ValueError(f"task={options['task']} is unknown: use linear, or ckpt_path=RUN with a run of any task")
+    names = options["strategies"]
+    given = NAMES if names is None else names if isinstance(names, list) else str(names).split(",")
+    options["strategies"] = list(dict.fromkeys(str(name).strip() for name in given))
+    check_settings(options)
+    if options["threads"] is not None:
+        check_int("threads", options["threads"], least=1)
+    return options
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the names of the estimators and the numbers of draws and batches, as far as they are given.
+
+    Raises:
+        ValueError: If a name is unknown, or if a number is too small.
+
+    Example:
+        >>> check_settings({"strategies": ["gdas"], "draws": 1})
+        Traceback (most recent call last):
+            ...
+        ValueError: draws=1 must be a whole number of at least 2
+    """
+    unknown = [str(name) for name in settings.get("strategies", ()) if name not in NAMES]
+    if unknown:
+        meant = [near for name in unknown for near in get_close_matches(name, NAMES, n=1, cutoff=0.8)]
+        hint = f"did you mean {' and '.join(meant)}? There are" if meant else "use some of"
+        raise ValueError(f"strategies has {', '.join(map(repr, unknown))}: {hint} {', '.join(NAMES)}")
+    for name, least in LEAST.items():
+        if name in settings:
+            check_int(name, settings[name], least=least)
+
+
+def _unknown(key: str, equals: str, value: str) -> str:
+    """The message about an option that there is not."""
+    if key in OPTIONS:
+        return f"{key} has no value: give {key}={OPTIONS[key].value}"
+    shown = plain(f"{key}{equals}{value}")
+    if not equals and ("/" in key or Path(key).exists()):
+        return f"{shown} is unknown: give ckpt_path={shown} if it is a run"
+    meant = get_close_matches(key.lstrip("-").replace("-", "_"), OPTIONS, n=1, cutoff=0.6)
+    if meant:
+        return f"{shown} is unknown: did you mean {meant[0]}={plain(value) if equals else OPTIONS[meant[0]].value}?"
+    return f"{shown} is unknown: give {', '.join(f'{name}=…' for name in OPTIONS)}"
