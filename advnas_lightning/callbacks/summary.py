@@ -117,6 +117,10 @@ class SummaryCallback(Callback):
         """What the display shows beside the losses while it searches, of the architecture that it would report now."""
         return ""
 
+    def right(self, search: SearchStrategy) -> dict[str, bool]:
+        """Whether the choice of the selected architecture is right, by edge; empty where nobody knows that."""
+        return {}
+
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
         """The columns to add beside the selected architecture, by title, with a text for each edge."""
         return {}

@@ -22,6 +22,7 @@ from advnas_lightning.callbacks.summary import MARKS, SummaryCallback
 from advnas_lightning.cli.process import program, quoted
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
+from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.report.palette import STRATEGIES
 from advnas_lightning.texts import rich, shortened
 
@@ -63,6 +64,31 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
         console.print("\nnext", style="bold")
         for name, line in following.items():
             console.print(rich(f"  {name:<{max(map(len, following))}}  {line}"), highlight=False, soft_wrap=True)
+
+
+def draw(
+    summary: Mapping[str, Any], strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], path: Path
+) -> None:
+    """Draw the found architecture with its probabilities, and its right and wrong choices where these are known.
+
+    Args:
+        summary: The content of ``summary.json``.
+        strategy: The search.
+        callbacks: What knows right choices.
+        path: The file.
+    """
+    genotype = strategy.genotype(strategy.selected)
+    rows = strategy.probabilities() if strategy.searches else {}
+    right: dict[str, bool] = {}
+    for callback in callbacks:
+        right |= callback.right(strategy)
+    draw_genotype(
+        genotype,
+        path,
+        title=title(summary),
+        probabilities={edge: rows[edge][genotype[edge]] for edge in rows},
+        right=right,
+    )
 
 
 def title(summary: Mapping[str, Any]) -> str:

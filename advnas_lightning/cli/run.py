@@ -19,14 +19,13 @@ from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
 from advnas_lightning.cli.config import check_trainer
-from advnas_lightning.cli.ending import show
+from advnas_lightning.cli.ending import draw, show
 from advnas_lightning.cli.guard import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import summarize
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.runs import RunFolder, write_json
 from advnas_lightning.validate import check_int
 
@@ -79,9 +78,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
         if trainer.is_global_zero:
             if strategy.cost is not None and strategy.cost.is_measured:
                 write_json(files.costs, strategy.cost.result().content())
-            genotype = strategy.genotype(strategy.selected)
-            title = f"{summary['task']}, {summary['strategy']}, {summary['selected']}"
-            draw_genotype(genotype, files.picture, title=title)
+            draw(summary, strategy, summary_callbacks, files.picture)
             write_json(files.summary, summary)  # this file comes last: a run that has it is finished
             if speaks():
                 show(summary, strategy, summary_callbacks, folder)

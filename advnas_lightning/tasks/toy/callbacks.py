@@ -148,6 +148,10 @@ class TeacherComparison(SummaryCallback):
         """The number of edges of the selected architecture that equal the teacher's."""
         return f"{sum(self._right(search.genotype(search.selected)))}/{len(self._teacher)} right"
 
+    def right(self, search: SearchStrategy) -> dict[str, bool]:
+        """Whether each edge of the selected architecture equals the teacher's."""
+        return dict(zip(self._teacher, self._right(search.genotype(search.selected)), strict=True))
+
     def columns(self, search: SearchStrategy) -> dict[str, list[str]]:
         """The teacher's choice, and a mark that says whether it was found."""
         marks = [mark(right) for right in self._right(search.genotype(search.selected))]
