@@ -149,11 +149,14 @@ def test_a_diagnosis_shows_any_names(name: str, capsys: pytest.CaptureFixture[st
 @each_name
 def test_a_picture_of_probabilities_has_any_names(name: str) -> None:
     rows = {name: {name: 0.5, "other": 0.5}, f"second {name}": {"only": 1.0}}
-    assert draw_probabilities(rows).shape == (110, 640, 3)
+    picture = draw_probabilities(rows, title=name)
+    assert picture.shape[2] == 3
+    assert max(picture.shape) < 2000
 
 
 def test_a_picture_of_very_many_edges_is_not_too_large() -> None:
-    assert draw_probabilities({f"edge {index}": {"only": 1.0} for index in range(1700)}).shape == (8030, 640, 3)
+    picture = draw_probabilities({f"edge {index}": {"only": 1.0} for index in range(1700)})
+    assert 6000 < len(picture) < 10000
 
 
 @each_name

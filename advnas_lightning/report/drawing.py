@@ -136,6 +136,23 @@ def draw_genotype(
         >>> path.exists()
         True
     """
+    figure = genotype_figure(genotype, title=title, probabilities=probabilities, right=right)
+    figure.savefig(path, dpi=150 if max(figure.get_size_inches()) < 60 else 80)
+
+
+def genotype_figure(
+    genotype: Mapping[str, str],
+    *,
+    title: str = "",
+    probabilities: Mapping[str, float] | None = None,
+    right: Mapping[str, bool] | None = None,
+) -> Figure:
+    """The drawing of :func:`draw_genotype`, which has its arguments, as a figure.
+
+    Example:
+        >>> genotype_figure({"0->1": "skip", "0->2": "relu", "1->2": "skip"}).get_size_inches().round(1)
+        array([3.7, 1.7])
+    """
     choices = _choices(genotype, probabilities or {}, right or {})
     with mpl.rc_context(LITERAL):
         figure = Figure(figsize=(6, 4))
@@ -155,7 +172,7 @@ def draw_genotype(
         left, right_end, bottom, top = -MARGIN, width + MARGIN, -MARGIN, top + MARGIN / 2
         axes.set(xlim=(left, right_end), ylim=(bottom, top))
         figure.set_size_inches(min(right_end - left, LARGEST), min(top - bottom, LARGEST))  # a unit is an inch
-        figure.savefig(path, dpi=150 if max(figure.get_size_inches()) < 60 else 80)
+    return figure
 
 
 def draw_cells(cells: Sequence[Cell]) -> Figure:
@@ -191,9 +208,8 @@ def _choices(
 ) -> list[Choice]:
     found = []
     for edge, candidate in genotype.items():
-        source, arrow, target = edge.partition("->")
-        ends = (source, target) if arrow else ("", edge)
-        found.append(Choice(*ends, candidate, probabilities.get(edge), right.get(edge)))
+        source, _, target = edge.partition("->") if "->" in edge else ("", "", edge)
+        found.append(Choice(source, target, candidate, probabilities.get(edge), right.get(edge)))
     return found
 
 
@@ -209,9 +225,8 @@ def _legend(is_graph: bool, has_probabilities: bool, has_right: bool) -> list[st
 
 def _width(text: str, size: float, weight: str = "normal") -> float:
     """The width of a text in inches."""
-    if not text.strip():
-        return 0.0
-    return float(TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width) / 72
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight))
+    return float(path.get_extents().width) / 72 if len(path.vertices) else 0.0
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------
@@ -259,8 +274,7 @@ def _chain(
             _text(axes, middle, base + 0.045 + each.width / 144, each.label(longest), size, each.ink, va="bottom")
         else:
             _text(axes, middle, base + height, each.label(longest), size, each.ink, background=True)
-    top = max(base + max(heights.values()) + line, base + tall / 2 + line)
-    return box + step * (len(nodes) - 1), top
+    return box + step * (len(nodes) - 1), base + max(tall / 2, *heights.values()) + line
 
 
 def _arc_height(start: int, end: int, unit: float) -> float:
@@ -322,8 +336,7 @@ def _style(choice: Choice, size: float) -> dict[str, Any]:
 
 
 def _node(axes: Axes, x: float, y: float, width: float, height: float) -> None:
-    rounding = min(0.07, height / 3)
-    shape, place = f"round,pad=0,rounding_size={rounding}", (x - width / 2, y - height / 2)
+    shape, place = f"round,pad=0,rounding_size=0.07", (x - width / 2, y - height / 2)
     colours: dict[str, Any] = {"facecolor": NODE, "edgecolor": BORDER}
     axes.add_patch(FancyBboxPatch(place, width, height, boxstyle=shape, linewidth=1.0, zorder=2, **colours))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from lightning import Callback, Trainer
@@ -61,7 +62,7 @@ def test_a_display_may_be_switched_off(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(monkeypatch, *SMALL_TOY, "trainer.enable_progress_bar=false")
-    assert "epoch" not in capsys.readouterr().out
+    assert "epoch 1" not in capsys.readouterr().out
 
 
 def terminal(width: int = 80) -> Console:
@@ -270,13 +271,17 @@ def test_the_output_decides(terminal: bool, job: str, kind: type, monkeypatch: p
     assert type(progress_display(job)) is kind
 
 
+DARK, LIGHT = ((255 * np.array(mpl.colormaps["Blues"](share)[:3])).astype(np.uint8) for share in (0.95, 0.05))
+
+
 def test_a_likelier_candidate_is_darker() -> None:
-    picture = draw_probabilities({"a": {"x": 0.95, "y": 0.05}, "b": {"x": 0.5}})
-    height, width, _ = picture.shape
-    # beside the text, in the first edge's two cells
-    left, right = picture[height // 8, width // 5], picture[height // 8, int(width * 0.96)]
-    assert int(left.sum()) < int(right.sum())
-    assert picture.dtype == np.uint8
+    for second in ({"x": 0.5, "y": 0.5}, {"x": 1.0}):
+        picture = draw_probabilities({"a": {"x": 0.95, "y": 0.05}, "b": second}, title="after step 1")
+        assert picture.dtype == np.uint8
+        row = picture[-54 - 10]  # a line through the upper part of the first edge's two cells
+        dark, light = ([x for x, pixel in enumerate(row) if np.allclose(pixel, blue, atol=2)] for blue in (DARK, LIGHT))
+        assert min(len(dark), len(light)) > 30
+        assert max(dark) < min(light)
 
 
 @pytest.mark.parametrize("logger", NAMES)
@@ -294,13 +299,15 @@ def test_every_logger_stands_beside_the_runs_own(logger: str, folder: Path, monk
         for run in found:
             events = EventAccumulator(str(run.parent / "tensorboard"), size_guidance={"images": 0}).Reload()
             assert {"entropy", "architecture/loss", "test/loss"} <= set(events.Tags()["scalars"])
-            assert [image.step for image in events.Images("probabilities")] == [10, 20, 30]
+            for name in ("probabilities", "architecture"):
+                assert [image.step for image in events.Images(name)] == [10, 20, 30]
     elif logger == "wandb":
-        assert all(len(list(run.parent.glob("wandb/offline-run-*/files/media/images/*.png"))) == 3 for run in found)
+        assert all(len(list(run.parent.glob("wandb/offline-run-*/files/media/images/*.png"))) == 6 for run in found)
     else:
         store = module.tracking.MlflowClient(f"sqlite:///{folder}/mlflow.db")
         (experiment,) = store.search_experiments(filter_string="name = 'advnas-lightning'")
         logged = store.search_runs([experiment.experiment_id])
         assert sorted(run.info.run_name for run in logged) == ["toy-advantage-0", "toy-advantage-1"]
         assert all({"entropy", "test/loss"} <= run.data.metrics.keys() for run in logged)
-        assert all(len(store.list_artifacts(run.info.run_id, "probabilities")) == 3 for run in logged)
+        for name in ("probabilities", "architecture"):
+            assert all(len(store.list_artifacts(run.info.run_id, name)) == 3 for run in logged)
