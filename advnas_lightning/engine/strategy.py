@@ -241,7 +241,7 @@ class SearchStrategy(SearchHooks):
             super().log(name, value, *arguments, **options)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """A weight step on ``batch["weights"]`` and an architecture step on ``batch["architecture"]``, as given."""
+        """Take a weight step and an architecture step, each on its batch if there is one."""
         last = self.trainer.is_last_batch
         self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
         self.trainee.begin(batch_idx)
