@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-
 if sys.platform == "win32":
     import msvcrt
 
@@ -78,6 +76,8 @@ class FolderLock:
                     f"{self.path.parent} is in use by {owner}: wait for its end, or use another folder"
                 ) from None
             except OSError as error:
+                from lightning.pytorch.utilities import rank_zero_warn  # here, since its import takes seconds
+
                 rank_zero_warn(f"{self.path.parent} cannot be locked ({error}): let no other process write into it")
             if _is_at(file, self.path):  # and its last owner has not removed it meanwhile
                 self._file = file
@@ -120,7 +120,16 @@ def is_first_process() -> bool:
         True
     """
     node = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0"))
-    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
+    return _rank() == 0 and node == "0"
+
+
+def _rank() -> int:
+    """Lightning's rank of this process. Before Lightning is imported, it is read where Lightning will read it."""
+    utilities = sys.modules.get("lightning.fabric.utilities.rank_zero")
+    if utilities is not None:
+        return int(getattr(utilities.rank_zero_only, "rank", 0))
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

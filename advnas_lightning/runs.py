@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import traceback
@@ -24,6 +25,7 @@ INCIDENTAL = (
     "ckpt_path",
     "logger",
     "offload",
+    "optimized_metric",
     "task.callbacks",
     "task.data.num_workers",
     "task.data.root",
@@ -170,6 +172,24 @@ class RunFolder:
         except (FileNotFoundError, ValueError):
             return False
 
+    def results(self) -> dict[str, float]:
+        r"""The last value of everything that was logged, and the numbers of the summary, by name.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> run = RunFolder(Path(mkdtemp()))
+            >>> _ = run.metrics.write_text("step,train/loss\n1,0.5\n2,0.25\n3,\n")
+            >>> run.results()["train/loss"]
+            0.25
+        """
+        found: dict[str, Any] = {}
+        if self.metrics.exists():
+            with self.metrics.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    found |= {name: float(value) for name, value in row.items() if value}
+        found |= json.loads(self.summary.read_text()) if self.has_summary else {}
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
     def save_error(self, line: str, error: Exception) -> None:
         """Write an error to its file: one line, and below it the traceback."""
         self.error.write_text(f"{line}\n\n{''.join(traceback.format_exception(error))}")
@@ -177,6 +197,20 @@ class RunFolder:
     def read_error(self) -> str:
         """The first line of the error file; ``interrupted`` if there is no such file."""
         return self.error.read_text().splitlines()[0] if self.error.exists() else "interrupted"
+
+
+def in_run(path: str | Path, name: str) -> Path:
+    """A file of a run, where a folder is named in its place.
+
+    Args:
+        path: The file itself, or a run's folder.
+        name: The file's name in such a folder.
+
+    Example:
+        >>> in_run("genotype.json", GENOTYPE).as_posix(), in_run(".", GENOTYPE).as_posix()
+        ('genotype.json', 'genotype.json')
+    """
+    return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
 @contextmanager

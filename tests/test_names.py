@@ -28,7 +28,7 @@ from advnas_lightning.callbacks.pictures import draw_probabilities
 from advnas_lightning.callbacks.progress import EpochLines, cell
 from advnas_lightning.callbacks.summary import GenotypeFile, SummaryCallback
 from advnas_lightning.cli.ending import show
-from advnas_lightning.cli.main import explain
+from advnas_lightning.cli.errors import explain
 from advnas_lightning.diagnose import Credit, EstimatorStatistics, Truth
 from advnas_lightning.diagnose.output import show as show_diagnosis
 from advnas_lightning.objectives import Classification

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from advnas_lightning.cli import table as table_command
 from advnas_lightning.cli.main import quote_cells
 from advnas_lightning.diagnose.__main__ import main as diagnose
 from advnas_lightning.report.__main__ import main as report
-from advnas_lightning.tasks.cifar10 import nasbench201
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_TOY, launch, read
 from tests.support.made_up_runs import write_run
@@ -105,10 +105,10 @@ def test_the_table_commands_convert_and_show(
     monkeypatch.chdir(tmp_path)
     convert, show = (shlex.split(command)[3:] for command in TABLES)
     assert convert[1] == write_folder(tmp_path).name
-    nasbench201.main(convert)
+    table_command.main(convert)
     table = tmp_path / "TABLE.csv"
     assert [line.partition(",")[0] for line in table.read_text().splitlines()[1:]] == CELLS
     table.write_text(f"arch,cifar10_test\n{show[-1]},93.76\n")  # the README's cell is none of those
     capsys.readouterr()
-    nasbench201.main(show)
+    table_command.main(show)
     assert "93.76" in capsys.readouterr().out

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from advnas_lightning.runs import CHECKPOINTS, in_run
+
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 # A file of torch.save is a zip archive. Its last record ends with the length of the archive's comment.
 END_OF_ARCHIVE, LENGTH = b"PK\x05\x06", struct.Struct("<H")
@@ -87,7 +89,7 @@ def intact_checkpoint(path: str | Path) -> Path:
     """Find an intact checkpoint: the one at this path; or, if a ``last.ckpt`` is damaged or missing, the previous one.
 
     Args:
-        path: The path of the file.
+        path: The path of the file, or the folder of a run.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -100,6 +102,8 @@ def intact_checkpoint(path: str | Path) -> Path:
         FileNotFoundError: there is no checkpoint missing.ckpt: name the checkpoints/last.ckpt of a run
     """
     path = Path(path)
+    if path.suffix != ".ckpt":
+        path = in_run(path, f"{CHECKPOINTS}/{LAST}")
     candidates = [path, path.with_name(PREVIOUS)] if path.name == LAST else [path]
     present = [each for each in candidates if each.exists()]
     if not present:

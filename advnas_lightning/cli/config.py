@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from lightning import Trainer
 from omegaconf import OmegaConf
+
+from advnas_lightning.cli.signatures import NO_VALUE, signature
 
 # In a bare checkout conf/ lies beside the package. An installed package has it as advnas_lightning.conf.
 CONFIG_PATH = (
@@ -51,7 +50,8 @@ class Config:
     cost_rate: float = 0.003  # is the step size of λ's dual ascent to the budget
     cost_damping: float = 10.0  # damps the swings of that ascent
     offload: bool = False  # keeps the candidates' parameters and their optimizer's state in host memory
-    ckpt_path: str | None = None  # resumes from a run's checkpoints/last.ckpt; last: from this run's own, if it has one
+    ckpt_path: str | None = None  # resumes from a checkpoint or a run's folder; last: from this run's own, if any
+    optimized_metric: str | None = None  # is the name of the result that a run returns to a sweeper that optimizes
     checkpoint: Saving = field(default_factory=Saving)
     preset: str = "paper"  # is paper or authors_code
     threads: int | None = "${task.threads}"  # type: ignore[assignment]  # CPU threads; null: torch's default
@@ -61,38 +61,15 @@ class Config:
     strategy: dict[str, Any] = field(default_factory=dict)
 
 
-def check_trainer(arguments: Mapping[Any, Any]) -> None:
-    """Check the types of a Trainer's arguments, because Lightning notices some wrong ones only later.
-
-    Raises:
-        ValueError: If an argument has the wrong type.
-
-    Example:
-        >>> check_trainer({"max_epochs": "ten"})
-        Traceback (most recent call last):
-            ...
-        ValueError: trainer.max_epochs='ten' is of the wrong type: use int, null
-    """
-    hints = get_type_hints(Trainer.__init__)
-    for name, value in arguments.items():
-        types = {get_origin(hint) or hint for hint in get_args(hints.get(name)) or (hints.get(name),)}
-        if float in types:
-            types.add(int)
-        if name in ("val_check_interval", "check_val_every_n_epoch") and value == 0:
-            raise ValueError(f"trainer.{name}={value!r} must be above 0: trainer.limit_val_batches=0 skips validation")
-        plain = isinstance(value, str | int | float)
-        if plain and types <= {str, int, float, bool, type(None)} and type(value) not in types:
-            allowed = ", ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in types))
-            raise ValueError(f"trainer.{name}={value!r} is of the wrong type: use {allowed}")
-
-
 def register() -> None:
     """Add the schemas on which conf/ builds to Hydra's store. The import of this module calls this function."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     # The names come from the installed Lightning, so that the command line can set every argument of its Trainer.
-    arguments = list(inspect.signature(Trainer.__init__).parameters.values())[1:]
-    store.store(group="trainer", name="signature", node={argument.name: argument.default for argument in arguments})
+    trainer = signature("lightning.Trainer")
+    arguments = {} if trainer is None else trainer.arguments
+    defaults = {name: None if each.default is NO_VALUE else each.default for name, each in arguments.items()}
+    store.store(group="trainer", name="signature", node=defaults)
     OmegaConf.register_new_resolver("minus", lambda left, right: max(left - right, 1), replace=True)
 
 

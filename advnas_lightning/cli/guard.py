@@ -1,7 +1,11 @@
-"""Keeps a run from being changed: by another process at the same time, or by going on with other settings."""
+"""Guards a run's start: wrong settings are refused, and nobody changes a folder that another run uses or has used.
+
+Nothing here imports PyTorch before there is something to go on with.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,17 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from advnas_lightning.callbacks.checkpoint import LastCheckpoint
-from advnas_lightning.callbacks.intact import intact_checkpoint
-from advnas_lightning.engine.resume import refuse_past_end
-from advnas_lightning.folder_lock import FolderLock, is_first_process
-from advnas_lightning.runs import HYDRA, MAY_CHANGE, RunFolder, decides_result, differences, flatten
+from advnas_lightning.cli.checks import check_settings
+from advnas_lightning.cli.errors import explain_line, fail
+from advnas_lightning.cli.process import lightning_logs_alone
+from advnas_lightning.cli.sweeps import jobs
+from advnas_lightning.folder_lock import LOCK, FolderLock, is_first_process
+from advnas_lightning.runs import HYDRA, RunFolder
 
 
 @dataclass
@@ -28,20 +34,39 @@ class Held:
     """A folder that this command line holds, and what a run that goes on in it has found there.
 
     Attributes:
-        lock: The lock on the folder.
+        folder: The folder.
+        made: The outermost folder that was made for it, if it was not there before.
         checkpoint: The checkpoint to go on from.
         written: When that was written, in ns.
         settings: Hydra's files in the folder.
 
     Example:
-        >>> Held(FolderLock("outputs")).settings
+        >>> Held(Path("outputs")).settings
         {}
     """
 
-    lock: FolderLock
+    folder: Path
+    made: Path | None = None
     checkpoint: Path | None = None
     written: int = 0
     settings: dict[Path, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lock = FolderLock(self.folder)
+        missing = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
+        self.made = missing[-1] if missing else None
+
+    def leave_nothing(self) -> None:
+        """Remove the folder if it was made for a run that has left nothing in it but Hydra's files."""
+        ours = (LOCK, HYDRA)
+        if self.made is not None and all(
+            path.is_dir() or path.relative_to(self.folder).parts[0] in ours for path in self.folder.rglob("*")
+        ):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for parent in self.folder.parents:
+                if not parent.is_relative_to(self.made) or any(parent.iterdir()):
+                    break
+                parent.rmdir()
 
     def restore_settings(self) -> None:
         """Put Hydra's files back, unless a checkpoint was saved since then."""
@@ -85,7 +110,8 @@ class RunGuard(Callback):
 def guarded() -> Iterator[None]:
     """A context for the command line, after which it holds no folder.
 
-    A run that goes on and fails before it saves anything leaves Hydra's files in its folder as they were.
+    A run that fails before it saves anything leaves no folder. One that goes on leaves Hydra's files in its folder as
+    they were.
 
     Example:
         >>> with guarded():
@@ -97,95 +123,60 @@ def guarded() -> Iterator[None]:
     except BaseException:
         for each in _held:
             each.restore_settings()
+            each.leave_nothing()
         raise
     finally:
         while _held:
             _held.pop().lock.release()
 
 
-def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | None:
-    """The checkpoint from which a run goes on, or ``None``.
-
-    Args:
-        ckpt_path: The checkpoint's file. ``"last"`` stands for the newest one in the run's own folder, if it has one.
-        saving: The callback that saves the run's own checkpoints.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or if the folder has another run.
-    """
-    found = saving.newest() if ckpt_path == "last" else None if ckpt_path is None else intact_checkpoint(ckpt_path)
-    is_ours = found is not None and found.resolve().parent == saving.folder.resolve()
-    if is_ours:
-        return found
-    run = RunFolder(saving.folder.parent)
-    if any(saving.folder.glob("*.ckpt")):
-        raise ValueError(
-            f"{saving.folder} has a run's checkpoints: go on with ckpt_path=last, or set another hydra.run.dir"
-        )
-    if run.has_summary:
-        raise ValueError(f"{run.path} has a run's results and no checkpoint to go on from: set another hydra.run.dir")
-    return found
-
-
-def settings_to_keep(config: DictConfig) -> dict[str, Any]:
-    """The settings that a run keeps when it goes on, by dotted key, with their interpolations resolved.
-
-    Example:
-        >>> config = OmegaConf.create({"seed": 1, "threads": 2, "task": {"epochs": 5, "size": "${seed}"}})
-        >>> settings_to_keep(config)
-        {'seed': 1, 'task.size': 1}
-    """
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
-    keys = [key for key, _ in flatten(content) if decides_result(key) and key not in MAY_CHANGE]
-    values = {key: OmegaConf.select(config, key) for key in keys if not key.startswith("hydra.")}
-    return {
-        key: OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
-        for key, value in values.items()
-    }
-
-
-def refuse_other_settings(config: DictConfig, checkpoint: Path) -> None:
-    """Check that a run was made with the settings with which it is to go on.
-
-    Args:
-        config: The settings now.
-        checkpoint: The file to go on from.
-
-    Raises:
-        ValueError: They differ.
-    """
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    found = differences(saved["settings"], settings_to_keep(config)) if saved.get("settings") else []
-    length = saved.get("search", {}).get("settings", {}).get("max_epochs")
-    if length is not None:  # the strategy depends on it
-        found += differences({"trainer.max_epochs": length}, {"trainer.max_epochs": config.trainer.max_epochs})
-    if found:
-        raise ValueError(
-            f"{checkpoint} is of a run with other settings ({'; '.join(found)}): go on with those that it had, or set"
-            " another hydra.run.dir"
-        )
-    refuse_past_end(saved, config.trainer.max_epochs)
-
-
 def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
     if not is_first_process():
         return
     HydraConfig.instance().set_config(config)  # as Hydra does it next; the folder's name depends on it
-    folder = Path(config.hydra[mode].dir)
-    held = Held(FolderLock(folder))
     try:
+        _check(config, mode)
+        held = Held(Path(config.hydra[mode].dir))
         if mode == "run":
-            saving = LastCheckpoint(RunFolder(folder).checkpoints)
-            with warnings.catch_warnings(action="ignore"):  # the run says it again
-                checkpoint = find_checkpoint(config.ckpt_path, saving)
-            if checkpoint is not None and checkpoint.resolve().parent == saving.folder.resolve():
-                refuse_other_settings(config, checkpoint)  # of another folder's, the search itself refuses them
-                held.checkpoint, held.written = checkpoint, checkpoint.stat().st_mtime_ns
-                held.settings = {path: path.read_bytes() for path in (folder / HYDRA).glob("*.yaml")}
+            _go_on(config, held)
         held.lock.acquire()  # which makes the folder
         _held.append(held)
-    except (OSError, ValueError, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:  # Hydra would only warn of it
+        fail(error, sys.argv[1:])
+
+
+def _check(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
+    """Check the settings of a run, or of as many of a sweep's jobs as have all its values among them."""
+    if mode == "run" or not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        check_settings(config)
+        return
+    seen: set[str] = set()
+    for overrides in jobs(config):
+        if not seen.issuperset(overrides):
+            seen.update(overrides)
+            try:
+                job = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+                HydraConfig.instance().set_config(job)
+                check_settings(job)
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                raise ValueError(explain_line(error, overrides)) from None
+    HydraConfig.instance().set_config(config)
+
+
+def _go_on(config: DictConfig, held: Held) -> None:
+    """Note what a run finds in its folder, and compare its settings with those of its checkpoint."""
+    if not held.folder.exists() and config.ckpt_path in (None, "last"):
+        return  # there is nothing to go on with
+    if config.ckpt_path not in (None, "last") and not Path(config.ckpt_path).exists():
+        raise FileNotFoundError(f"there is no checkpoint {config.ckpt_path}: name the checkpoints/last.ckpt of a run")
+    with lightning_logs_alone():
+        from advnas_lightning.callbacks.checkpoint import LastCheckpoint
+        from advnas_lightning.cli.going_on import find_checkpoint, refuse_other_settings
+
+    saving = LastCheckpoint(RunFolder(held.folder).checkpoints)
+    with warnings.catch_warnings(action="ignore"):  # the run says it again
+        checkpoint = find_checkpoint(config.ckpt_path, saving)
+    if checkpoint is not None and checkpoint.resolve().parent == saving.folder.resolve():
+        refuse_other_settings(config, checkpoint)  # of another folder's, the search itself refuses them
+        held.checkpoint, held.written = checkpoint, checkpoint.stat().st_mtime_ns
+        held.settings = {path: path.read_bytes() for path in (held.folder / HYDRA).glob("*.yaml")}

@@ -1,59 +1,23 @@
-"""The command line ``python -m advnas_lightning``."""
+"""The command line ``advnas``, which is ``python -m advnas_lightning`` too.
+
+Nothing here imports PyTorch, so that a wrong line is answered at once. :mod:`advnas_lightning.cli.job` does.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
-from contextlib import nullcontext
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from advnas_lightning.cli.commands import COMMANDS, run_command
 from advnas_lightning.cli.config import CONFIG_PATH
+from advnas_lightning.cli.errors import fail, hydra_raises
 from advnas_lightning.cli.guard import guarded
-from advnas_lightning.cli.process import go_on_line, lost_process
-from advnas_lightning.cli.retrain import retrain
-from advnas_lightning.cli.run import run
-from advnas_lightning.cli.sweeps import is_finished
-from advnas_lightning.folder_lock import FolderLock, is_first_process
-from advnas_lightning.runs import RunFolder
-from advnas_lightning.texts import plain
-
-# A wrong key, value, path or file raises one of these errors. HYDRA_FULL_ERROR=1 shows the traceback.
-USER_ERRORS = (
-    FloatingPointError,
-    InstantiationException,
-    MisconfigurationException,
-    OmegaConfBaseException,
-    OSError,
-    TypeError,
-    ValueError,
-)
-
-
-def explain(error: Exception) -> str | None:
-    """One line on an error that the user can mend; ``None`` for an error that is a mistake in the code.
-
-    Example:
-        >>> explain(FileNotFoundError("there is no checkpoint last.ckpt"))
-        'there is no checkpoint last.ckpt'
-        >>> explain(IndexError("list index out of range"))
-    """
-    if not isinstance(error, USER_ERRORS):
-        return lost_process(error) if isinstance(error, RuntimeError) else None
-    # Hydra wraps the error of a constructor. The last line of Hydra's own message names the key.
-    message = str(error.__cause__ or error).strip().replace("\n", " ")
-    key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
-    return plain(message + (f" ({key})" if key.startswith("full_key") else ""))
+from advnas_lightning.cli.help import HELP_FLAGS, help_text
+from advnas_lightning.cli.process import lightning_logs_alone
 
 
 def quote_cells(argument: str) -> str:
@@ -67,43 +31,38 @@ def quote_cells(argument: str) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: With a status other than 0, after one line that says what is wrong.
+    """
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        run_command(arguments[0], arguments[1:])
+    elif "--version" in arguments:
+        from advnas_lightning import __version__
+
+        print(f"advnas-lightning {__version__}")
+    elif HELP_FLAGS & set(arguments):
+        print(help_text())
+    else:
+        _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
     try:
-        with guarded():
+        with guarded(), hydra_raises():
             _main()
     except KeyboardInterrupt:  # while no training runs: there is nothing to save
         print("error: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        fail(error, arguments)
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
-def _main(config: DictConfig) -> None:
-    settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    is_job = settings.mode == RunMode.MULTIRUN
-    files = RunFolder(folder)
-    if is_job and is_finished(folder):
-        return
-    files.error.unlink(missing_ok=True)
-    line = go_on_line(sys.argv, settings)
-    try:
-        with FolderLock(folder) if is_job and is_first_process() else nullcontext():
-            if not (is_job and files.has_summary):
-                run(config, folder, line)
-            if config.retrain and not config.retraining:
-                retrain(folder, line)
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning itself exits with the status of success
-    except Exception as error:
-        message = explain(error)
-        if is_job:  # the sweep's other jobs go on
-            message = message or plain(f"{type(error).__name__}: {error}".splitlines()[0])
-            files.save_error(message, error)
-            if not sys.stderr.isatty():  # there the sweep's own process shows it
-                print(f"error: {message} ({os.path.relpath(files.error)})", file=sys.stderr)
-            return
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+def _main(config: DictConfig) -> float | None:
+    with lightning_logs_alone():
+        from advnas_lightning.cli.job import job
+    return job(config)

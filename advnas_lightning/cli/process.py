@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -26,6 +26,23 @@ PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.d
 COMMAND = "advnas"
 PACKAGE = Path(__file__).parents[1]
 FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
+
+
+@contextmanager
+def lightning_logs_alone() -> Iterator[None]:
+    """A context for the first import of Lightning, after which its messages are not handed to Hydra's log as well.
+
+    Example:
+        >>> with lightning_logs_alone():
+        ...     logging.getLogger().handlers
+        []
+    """
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
 
 
 def quiet() -> None:
@@ -81,7 +98,7 @@ def program(arguments: Sequence[str]) -> list[str]:
         arguments: The command line, the program's name included.
 
     Example:
-        >>> program(["advnas", "seed=1"])[-1].rpartition("/")[2]
+        >>> program(["no/such/folder/advnas", "seed=1"])[-1].rpartition("/")[2]
         'advnas'
     """
     name = arguments[0]
@@ -93,7 +110,7 @@ def program(arguments: Sequence[str]) -> list[str]:
 
 
 def _same(one: str | None, other: str) -> bool:
-    return one is not None and Path(one).exists() and Path(one).samefile(other)
+    return one is not None and Path(one).exists() and Path(other).exists() and Path(one).samefile(other)
 
 
 def keep_memory() -> None:
@@ -140,6 +157,8 @@ def lost_process(error: RuntimeError) -> str | None:
 ckpt_path=last"
         >>> lost_process(RuntimeError("shapes do not match"))
     """
+    import torch  # here, since the command line answers a wrong line without it
+
     message = str(error)
     if (
         not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message

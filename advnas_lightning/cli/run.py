@@ -18,15 +18,14 @@ from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
-from advnas_lightning.cli.config import check_trainer
 from advnas_lightning.cli.ending import draw, show
-from advnas_lightning.cli.guard import find_checkpoint, settings_to_keep
+from advnas_lightning.cli.going_on import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import summarize
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.runs import RunFolder, write_json
+from advnas_lightning.runs import RunFolder, flatten, write_json
 from advnas_lightning.validate import check_int
 
 
@@ -60,7 +59,6 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
-    check_trainer(settings)
     callbacks.append(ProbabilityPictures())
     if not speaks():
         settings["enable_progress_bar"] = False
@@ -72,6 +70,8 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
         callbacks.append(callback)
     with run_loggers(instantiate(config.logger), folder) as loggers:
         trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
+        for each in loggers:
+            each.log_hyperparams(hyperparameters(config))
         trainer.fit(strategy, datamodule=data, ckpt_path=checkpoint)
         summary_callbacks = [callback for callback in callbacks if isinstance(callback, SummaryCallback)]
         summary = summarize(config, strategy, trainer, data, watch.seconds, summary_callbacks)
@@ -94,6 +94,18 @@ def speaks() -> bool:
 def task_name() -> str:
     """The name of the task in its config group."""
     return str(HydraConfig.get().runtime.choices["task"])
+
+
+def hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """The configuration as loggers take it: each setting with its dotted key and without its interpolations.
+
+    Example:
+        >>> hyperparameters(OmegaConf.create({"seed": 1, "task": {"size": "${seed}"}, "logger": {"save_dir": "runs"}}))
+        {'seed': 1, 'task.size': 1}
+    """
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {key: value for key, value in flatten(content) if not key.startswith("logger")}
 
 
 def parallel_job(folder: Path) -> str:

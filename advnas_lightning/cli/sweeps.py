@@ -56,7 +56,14 @@ class SweepCallback(Callback):
         # A sweeper that optimizes does not know its jobs in advance.
         is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")
         expected = jobs(config) if is_grid else []
-        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir))) if is_grid else []
+        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
+        if saved and not is_grid:
+            print(
+                f"error: {config.hydra.sweep.dir} has jobs already, and a sweeper that optimizes cannot go on with them:"
+                " set another hydra.sweep.dir",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         for number, folder in saved:
             difference = "there is no such job"
             if number < len(expected):

@@ -15,6 +15,7 @@ from advnas_lightning import functional
 from advnas_lightning.cost.measuring import NetworkRunner, count_candidates, measure
 from advnas_lightning.cost.meters import UNITS, Meter
 from advnas_lightning.cost.table import MOST, CostTable, within
+from advnas_lightning.runs import COSTS, in_run
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.validate import check_positive
 
@@ -104,7 +105,7 @@ class ArchitectureCost(nn.Module):
                 check_positive(f"cost: {name}", value, zero=name != "rate", most=MOST)
         self.budget = None if budget is None else float(check_positive("cost: budget", budget))
         self.kind, self.rate, self.damping = kind, float(rate), float(damping)
-        is_named = isinstance(kind, str | Path) and (kind in UNITS or Path(kind).is_file())
+        is_named = isinstance(kind, str | Path) and (kind in UNITS or in_run(kind, COSTS).is_file())
         if not callable(kind) and not is_named:
             raise ValueError(
                 f"cost={str(kind)!r} is unknown: use {', '.join(UNITS)}, a function, or the path of a file"
@@ -156,7 +157,7 @@ class ArchitectureCost(nn.Module):
             raise ValueError("this ArchitectureCost belongs to a search already: give each search one of its own")
         self._space = space
         if not callable(self.kind) and self.kind not in UNITS:
-            self._know(CostTable.load(Path(self.kind), space))
+            self._know(CostTable.load(in_run(self.kind, COSTS), space))
 
     # -- what a search needs of a term of its objective ----------------------------------------------------------------
 

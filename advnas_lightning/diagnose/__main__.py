@@ -36,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         folder = _diagnose_linear(options, place) if options["task"] == "linear" else _diagnose_run(options, place)
     except Exception as error:
-        from advnas_lightning.cli.main import USER_ERRORS, explain
+        from advnas_lightning.cli.errors import explain
 
-        if not isinstance(error, USER_ERRORS):
+        line = explain(error)
+        if line is None:
             raise
-        _stop(str(explain(error)))
+        _stop(line)
     print(encodable(str(folder / "diagnosis.png")))
 
 

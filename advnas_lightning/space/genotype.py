@@ -11,6 +11,7 @@ from typing import TypeVar
 from torch import nn
 
 from advnas_lightning.reading import Unreadable, parse_json, read_json
+from advnas_lightning.runs import GENOTYPE, in_run
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.fast_paths import restore_fast_paths, switch_off_fast_paths
 from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
@@ -159,16 +160,16 @@ class Genotype(Mapping[str, str]):
         """Read a run's ``genotype.json``, or a file that holds one genotype alone.
 
         Args:
-            path: The path of the file.
+            path: The path of the file, or the folder of a run.
             select: The genotype of the run to read, ``"argmax"`` or ``"process_best"``. Without it the one that the run
                 selected is read.
 
         Raises:
             ValueError: The file is missing or holds no genotype, or the run has none of that kind.
         """
-        path = Path(path)
+        path = in_run(path, GENOTYPE)
         if not path.is_file():
-            raise ValueError(f"no genotype file at {path}: give the path of a run's genotype.json")
+            raise ValueError(f"no genotype file at {path}: give a run's folder, its genotype.json, or a cell |op~0|+…")
         try:
             content = read_json(path)
         except Unreadable as error:

@@ -4,8 +4,7 @@
     python examples/hydra_app/app.py strategy@search=gdas search.tau_max=5
     python examples/hydra_app/app.py -m strategy@search=advantage,parsec,darts seed=0,1
 
-The model, the data and the other settings are the app's own. ``conf/config.yaml`` finds the config group in the
-installed package.
+The model, the data and the other settings are the app's own. Hydra finds the config group in the installed package.
 """
 
 from __future__ import annotations

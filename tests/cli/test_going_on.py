@@ -115,7 +115,7 @@ def test_what_fails_later_leaves_the_settings_of_the_run(
 ) -> None:
     stopped(monkeypatch, *SMALL_TOY)
     before = contents(folder)
-    assert "No supported gpu backend" in refusal(monkeypatch, capsys, *SMALL_TOY, "trainer.accelerator=gpu", *GO_ON)
+    assert "MPS" in refusal(monkeypatch, capsys, *SMALL_TOY, "trainer.accelerator=mps", *GO_ON)
     assert contents(folder) == before
 
 

@@ -223,8 +223,8 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["strategy=magic"], "strategy/magic"),
-        (["task=imagenet"], "task/imagenet"),
+        (["strategy=magic"], "strategy=magic is unknown: use advantage"),
+        (["task=imagenet"], "task=imagenet is unknown: use cifar10, ptb, toy"),
         (["trainer.max_epohcs=3"], "max_epohcs"),
         (["sede=1"], "sede"),
         (["seed=one"], "one"),
@@ -251,8 +251,8 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         pytest.param([*SMALL_CIFAR10, "task.model.cells=0"], "cells=0", marks=pytest.mark.slow),
         ([*SMALL_CIFAR10, "task.table=nowhere.csv"], "no table at nowhere.csv"),
         ([*SMALL_CIFAR10, "task.table=text/ptb.test.txt"], "text/ptb.test.txt, line 1"),
-        ([*SMALL_CIFAR10, "task/training=imagenet"], "task/training/imagenet"),
-        ([*SMALL_CIFAR10, "experiment=imagenet"], "experiment/imagenet"),
+        ([*SMALL_CIFAR10, "task/training=imagenet"], "task/training=imagenet is unknown: use nasbench201, search"),
+        ([*SMALL_CIFAR10, "experiment=imagenet"], "experiment=imagenet is unknown: use cifar10_small"),
         (fixed(CELL.replace("skip_connect~1", "skip_connect~0")), "'skip_connect~0': edge 1->2"),
         (fixed(CELL.replace("avg_pool_3x3~0", "avg_pool_3x3")), "'avg_pool_3x3': edge 0->3"),
         (fixed(CELL.replace("skip_connect~1|+", "skip_connect~1+")), "'|nor_conv_3x3~0|skip_connect~1': node 2"),

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import advnas_lightning.cli.config  # noqa: F401  # registers the schemas
 from advnas_lightning.cli.config import CONFIG_PATH
-from advnas_lightning.cli.main import explain
+from advnas_lightning.cli.errors import explain
 from advnas_lightning.diagnose.__main__ import main
 from advnas_lightning.diagnose.loading import read_settings
 from advnas_lightning.diagnose.trust import MADE, without_strangers

@@ -1,25 +1,17 @@
 """NAS-Bench-201 (Dong & Yang, ICLR 2020) as a table of the scores that its authors reached with each cell.
 
-python -m advnas_lightning.tasks.cifar10.nasbench201 convert SRC DST.csv
-python -m advnas_lightning.tasks.cifar10.nasbench201 show CELL [--table PATH]
-
-``convert`` writes the official NATS-Bench topology file or folder, some gigabytes, as a table of a few megabytes.
-``show`` prints a cell's scores, ranks, parameters and multiply-accumulates.
+The command ``advnas table`` converts and shows it, see :mod:`advnas_lightning.cli.table`.
 """
 
 from __future__ import annotations
 
-import argparse
 import bisect
 import csv
 import math
-import os
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -31,7 +23,7 @@ from advnas_lightning.runs import replacing
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.model import NASBench201
 
-__all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "convert", "measure", "open_table"]
+__all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "convert", "measure", "open_table", "show"]
 
 ENVIRONMENT = "NASBENCH201_TABLE"
 
@@ -309,35 +301,3 @@ def show(cell: Genotype, table: Table | None, console: Console) -> None:
         console.print(reason, highlight=False, soft_wrap=True)
     console.print(f"parameters             {sizes['params_millions']:.6f} M", highlight=False)
     console.print(f"multiply-accumulates   {sizes['macs_millions']:.3f} M per image", highlight=False)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Raises:
-        SystemExit: The input is bad. The exit status is 1, and one line explains it.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m advnas_lightning.tasks.cifar10.nasbench201", description="NAS-Bench-201 as a table."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    converting = commands.add_parser("convert", help="NATS-Bench's topology file or folder to a small CSV table")
-    converting.add_argument("source", metavar="SRC")
-    converting.add_argument("target", metavar="DST.csv")
-    showing = commands.add_parser("show", help="a cell's scores, ranks, parameters and multiply-accumulates")
-    showing.add_argument("cell", metavar="CELL", help="|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, or a genotype.json")
-    showing.add_argument("--table", default=os.environ.get(ENVIRONMENT) or None, help=f"default: ${ENVIRONMENT}")
-    options: Any = parser.parse_args(arguments)
-    try:
-        if options.command == "convert":
-            print(f"{options.target}: {convert(options.source, options.target)} cells")
-        else:
-            table = None if options.table is None else open_table(options.table)
-            show(Genotype.read(options.cell), table, Console())
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from advnas_lightning.cli.table import main as table_main
 from advnas_lightning.space import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import (
     COLUMNS,
@@ -16,7 +17,6 @@ from advnas_lightning.tasks.cifar10.nasbench201 import (
     CSVTable,
     NATSBenchTable,
     convert,
-    main,
     measure,
     open_table,
 )
@@ -299,7 +299,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
 
     def run(*arguments: str | Path) -> str:
         with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
+            table_main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         assert caught.value.code == 1
         assert captured.out == ""
@@ -352,13 +352,13 @@ def test_convert_says_what_it_wrote(write_benchmark: Write, tmp_path: Path, caps
     target = tmp_path / "table.csv"
     source = write_benchmark([0, 1, 3])
     capsys.readouterr()
-    main(["convert", str(source), str(target)])
+    table_main(["convert", str(source), str(target)])
     assert capsys.readouterr().out == f"{target}: 3 cells\n"
     assert len(rows(target)) == 3
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    main(["show", *map(str, arguments)])
+    table_main(["show", *map(str, arguments)])
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out

@@ -1,0 +1,41 @@
+"""The commands beside a run: ``advnas report``, ``advnas diagnose``, ``advnas table``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+__all__ = ["COMMANDS", "Command", "run_command"]
+
+
+class Command(NamedTuple):
+    """A command of its own beside the run of a search.
+
+    Attributes:
+        module: The module whose ``main`` takes the command's arguments.
+        meaning: What the command does, in one line.
+
+    Example:
+        >>> COMMANDS["report"].meaning
+        'Figures, tables and a page from what runs left.'
+    """
+
+    module: str
+    meaning: str
+
+
+COMMANDS = {
+    "report": Command("advnas_lightning.report.__main__", "Figures, tables and a page from what runs left."),
+    "diagnose": Command("advnas_lightning.diagnose.__main__", "How good the strategies' gradients are at a search."),
+    "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
+}
+
+
+def run_command(name: str, arguments: list[str]) -> None:
+    """Run one of the commands.
+
+    Args:
+        name: Its name.
+        arguments: What follows it on the command line.
+    """
+    import_module(COMMANDS[name].module).main(arguments)
