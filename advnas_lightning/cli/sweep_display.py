@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from advnas_lightning.callbacks.pace import Pace, as_clock
 from advnas_lightning.cli.sweep_jobs import Job, Jobs, Measure, last_finished
+from advnas_lightning.pace import Pace, as_clock
 from advnas_lightning.texts import rich, shortened
 
 PERIOD = 1.0  # seconds between two looks at the jobs' files

@@ -59,8 +59,8 @@ class SweepCallback(Callback):
         saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
         if saved and not is_grid:
             print(
-                f"error: {config.hydra.sweep.dir} has jobs already, and a sweeper that optimizes cannot go on with them:"
-                " set another hydra.sweep.dir",
+                f"error: {config.hydra.sweep.dir} has jobs already, and a sweeper that optimizes cannot go on with"
+                " them: set another hydra.sweep.dir",
                 file=sys.stderr,
             )
             sys.exit(1)

@@ -18,12 +18,12 @@ from rich.console import Console
 
 from advnas_lightning import SearchStrategy
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
-from advnas_lightning.callbacks.pace import Pace
 from advnas_lightning.callbacks.pictures import draw_probabilities
 from advnas_lightning.callbacks.progress import EpochLines, SearchProgressBar, progress_display
 from advnas_lightning.callbacks.standing import Edge, Standing
 from advnas_lightning.callbacks.view import View
 from advnas_lightning.cli.main import main
+from advnas_lightning.pace import Pace
 from tests.support.command_line import SMALL_TOY, read, runs
 
 NAMES = {"tensorboard": ["tensorboard"], "wandb": ["wandb", "logger.offline=true"], "mlflow": ["mlflow"]}
