@@ -16,12 +16,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.live import Live
 
+from advnas_lightning.callbacks.share import share_done
 from advnas_lightning.callbacks.standing import Standing
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.callbacks.view import View
 from advnas_lightning.engine.lightning_private import batches_used
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.pace import Pace, as_clock, share_done
+from advnas_lightning.pace import Pace, as_clock
 from advnas_lightning.texts import encodable
 
 PERIOD = 0.25  # seconds between two drawings; a step of the toy task takes a hundredth of that time
