@@ -336,7 +336,7 @@ def _style(choice: Choice, size: float) -> dict[str, Any]:
 
 
 def _node(axes: Axes, x: float, y: float, width: float, height: float) -> None:
-    shape, place = f"round,pad=0,rounding_size=0.07", (x - width / 2, y - height / 2)
+    shape, place = "round,pad=0,rounding_size=0.07", (x - width / 2, y - height / 2)
     colours: dict[str, Any] = {"facecolor": NODE, "edgecolor": BORDER}
     axes.add_patch(FancyBboxPatch(place, width, height, boxstyle=shape, linewidth=1.0, zorder=2, **colours))
 

@@ -1,6 +1,6 @@
 """NAS-Bench-201 (Dong & Yang, ICLR 2020) as a table of the scores that its authors reached with each cell.
 
-The command ``advnas table`` converts and shows it, see :mod:`advnas_lightning.cli.table`.
+The command ``advnas table`` converts and shows it, see ``cli/table.py``.
 """
 
 from __future__ import annotations
