@@ -51,7 +51,7 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     lines |= _costs(summary, strategy)
     if strategy.searches and "entropy" in summary:
         lines["entropy"] = f"{summary['entropy']:.4f}"
-    lines["network"] = f"{readable(1e6 * summary['params_millions'])} parameters, with the found candidates only"
+    lines["network"] = f"{readable(1e6 * summary['params_millions'])} parameters in the found network"
     lines["time"] = f"{summary['seconds']:.1f} s"
     lines["files"] = os.path.relpath(folder)
     width = max(map(len, lines))

@@ -18,7 +18,7 @@ from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
-from advnas_lightning.cli.ending import draw, show
+from advnas_lightning.cli.ending import draw, show, strategy_title
 from advnas_lightning.cli.going_on import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import summarize
@@ -63,7 +63,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     if not speaks():
         settings["enable_progress_bar"] = False
     if settings["enable_progress_bar"] is not False:
-        callbacks.append(progress_display(parallel_job(folder), f"{type(strategy).__name__} on {task_name()}"))
+        callbacks.append(progress_display(parallel_job(folder), run_title()))
     for callback in instantiate(config.trainer.callbacks) or []:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
@@ -91,9 +91,11 @@ def speaks() -> bool:
     return settings.mode != RunMode.MULTIRUN or "submitit" in settings.launcher._target_
 
 
-def task_name() -> str:
-    """The name of the task in its config group."""
-    return str(HydraConfig.get().runtime.choices["task"])
+def run_title() -> str:
+    """What runs, for the live display."""
+    choices = HydraConfig.get().runtime.choices
+    what = "found network" if choices["strategy"] == "fixed" else strategy_title(choices["strategy"])
+    return f"{what} on {choices['task']}"
 
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_no_line_of_a_large_space_is_broken(
     show(summary, search, [], place)
     lines = capsys.readouterr().out.splitlines()
     assert f"files    {place}" in lines
-    assert "network  27.2 k parameters, with the found candidates only" in lines
+    assert "network  27.2 k parameters in the found network" in lines
     assert "and 10 more in genotype.json" in [line.strip() for line in lines]
 
 

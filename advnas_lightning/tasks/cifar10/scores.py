@@ -13,7 +13,6 @@ from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_2, TABLE_4
-from advnas_lightning.report.palette import STRATEGIES
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, open_table
 
@@ -41,7 +40,7 @@ class CellScores(SummaryCallback):
         >>> search = Fixed(NASBench201(channels=1, cells=1, stages=1, zero_op=True), genotype=cell)
         >>> CellScores().lines(search)
         {'arg max': '|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|', \
-"arg max, NAS-Bench-201's network": '0.0733 M parameters, 7.78 M multiply-accumulates'}
+'arg max, size': '0.0733 M parameters, 7.78 M multiply-accumulates'}
     """
 
     column = "cifar10_test"
@@ -76,7 +75,7 @@ class CellScores(SummaryCallback):
         return summary
 
     def lines(self, search: SearchStrategy) -> dict[str, str]:
-        """Each cell, its scores beside the paper's result, and the size of the benchmark's network with it."""
+        """Each cell, its scores beside the paper's result, and the size of NAS-Bench-201's network with it."""
         lines = {}
         for kind, cell in _kinds(search).items():
             name = WORDS[kind]
@@ -84,16 +83,14 @@ class CellScores(SummaryCallback):
             scores, rank = self._scores(cell), self._rank(cell)
             for column, dataset in TEST_COLUMNS.items():
                 if column in scores:
-                    beside = [f"rank {rank[0]} of {rank[1]}"] if rank and column == self.column else []
-                    if column == self.column and kind in self._published:
-                        beside.append(f"the paper's {STRATEGIES[self._strategy].title}: {self._published[kind]} %")
-                    lines[f"{name}, {dataset}"] = f"{scores[column]:.2f} %" + (
-                        f" ({'; '.join(beside)})" if beside else ""
-                    )
+                    text = f"{scores[column]:.2f} %"
+                    if column == self.column:
+                        text += f", the paper's {self._published[kind]} %" if kind in self._published else ""
+                        text += f" (rank {rank[0]} of {rank[1]})" if rank else ""
+                    lines[f"{name}, {dataset}"] = text
             size = measure(cell)
-            lines[f"{name}, NAS-Bench-201's network"] = (
-                f"{size['params_millions']:.3g} M parameters, {size['macs_millions']:.3g} M multiply-accumulates"
-            )
+            parameters, macs = size["params_millions"], size["macs_millions"]
+            lines[f"{name}, size"] = f"{parameters:.3g} M parameters, {macs:.3g} M multiply-accumulates"
         return lines
 
     def _scores(self, cell: Genotype) -> Mapping[str, float]:
