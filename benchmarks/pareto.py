@@ -18,10 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from omegaconf import OmegaConf
 
 from advnas_lightning.report.palette import styles
+from advnas_lightning.report.plots import RC_PARAMS
 from advnas_lightning.runs import SUMMARY, RunFolder
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import measure
@@ -63,13 +66,22 @@ def label(run: dict[str, Any]) -> str:
 
 def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[str, Any]], folder: Path) -> None:
     """Draw all cells, the Pareto front and the cells that the runs found, and write the figure."""
+    with mpl.rc_context(RC_PARAMS):
+        figure = plot(cells, front, runs)
+        for ending in ("png", "svg"):
+            figure.savefig(folder / f"pareto.{ending}", dpi=160)
+
+
+def plot(cells: list[tuple[float, float]], front: list[float], runs: list[dict[str, Any]]) -> Figure:
+    """The figure: every cell, the Pareto front, and the found cells with the λ or the budget of their runs."""
     sizes = [size for size, _ in cells]
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(*zip(*cells, strict=True), s=2, color="#D8D8D8", rasterized=True, label="NAS-Bench-201, every cell")
     axes.step(sizes, front, where="post", color="#555555", linewidth=1.2, label="its Pareto front")
     style_of = styles(run["strategy"] for run in runs)
-    for name, style in style_of.items():
+    halo = [withStroke(linewidth=2, foreground="white")]
+    for row, (name, style) in enumerate(style_of.items()):  # a row of labels for each strategy, as cells may coincide
         own = [run for run in runs if run["strategy"] == name]
         points = [(run["argmax/params_millions"], run["argmax/cifar10_test"]) for run in own]
         axes.scatter(
@@ -78,15 +90,23 @@ def draw(cells: list[tuple[float, float]], front: list[float], runs: list[dict[s
         )  # fmt: skip
         for point in sorted(set(points)):  # all runs that found a cell of this size and accuracy share a label
             here = [run for run, its in zip(own, points, strict=True) if its == point]
-            text = "\n".join(dict.fromkeys(map(label, here)))
+            text = ", ".join(dict.fromkeys(map(label, here)))
+            inside = point[0] < 0.75 * max(sizes)  # otherwise a label on the right would cross the frame
             axes.annotate(
-                text, point, xytext=(6, -5), textcoords="offset points", fontsize=7.5, color=style.colour, va="top"
-            )
-    lowest = min([run["argmax/cifar10_test"] for run in runs] + [88.0])
-    axes.set(xlabel="parameters, millions", ylabel="CIFAR-10 test accuracy, %", ylim=(lowest - 1, 95))
-    axes.legend(loc="lower right", fontsize=8)
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"pareto.{ending}", dpi=160)
+                text, point, xytext=(7 if inside else -7, -2 - 9 * row), textcoords="offset points", fontsize=7.5,
+                color=style.colour, va="top", ha="left" if inside else "right", zorder=4,
+                path_effects=halo,
+            )  # fmt: skip
+    values = [run["argmax/cifar10_test"] for run in runs] + [88.0]
+    room = 0.1 * (95 - min(values))
+    axes.set(xlabel="parameters of the benchmark's network (millions)", ylabel="CIFAR-10 test accuracy (%)")
+    axes.set_ylim(min(values) - room, 95)
+    axes.set_xlim(-0.02 * max(sizes), 1.04 * max(sizes))
+    axes.set_title(
+        "Accuracy of the found cells by their size: upper left is better", loc="left", fontsize=10.5, fontweight="bold"
+    )
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
 
 
 def main() -> None:

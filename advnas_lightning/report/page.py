@@ -59,15 +59,7 @@ def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, s
         findings=[_shown(finding) for finding in found if len(finding.standings) > 1],
         alone=[finding for finding in found if len(finding.standings) == 1],
         chooser=[(name, places[name], looks[name]) for name in chosen],
-        plots=[
-            {
-                "plot": plot,
-                "svg": _inline(plot, svg, looks, places),
-                "panels": [{key: panel[key] for key in ("box", "x", "curves")} for panel in plot.views()],
-                "dashes": [(name, _dash_array(dash)) for name, dash in plot.dashes.items()],
-            }
-            for plot, svg in plots
-        ],
+        plots=[_figure(plot, svg, looks, places) for plot, svg in plots],
         places=places,
         tables=tables,
         notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
@@ -92,7 +84,7 @@ def _colours(looks: Mapping[str, Style], places: Mapping[str, str]) -> Markup:
     )
     return Markup(
         f":root{{{light}}}\n"
-        f":root[data-theme=dark]{{{dark}}}\n"
+        f"@media screen{{:root[data-theme=dark]{{{dark}}}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}"
     )
 
@@ -127,25 +119,23 @@ def _shown(finding: Finding) -> dict[str, Any]:
 # -- figures -------------------------------------------------------------------------------------------------------
 
 
-def _inline(
-    plot: Plot, svg: str, looks: Mapping[str, Style], places: Mapping[str, str]
-) -> tuple[Markup, list[tuple[str, str]]]:
-    """The figure's SVG for a page with other figures, and for each panel the part of the SVG that shows it.
+def _figure(plot: Plot, svg: str, looks: Mapping[str, Style], places: Mapping[str, str]) -> dict[str, Any]:
+    """What the page needs of a figure.
 
-    The ids in the SVG are unique, and its colours are those of the page. The page shows the panels alone, each of them
-    by a view of the SVG, so that a narrow page has them one below the other.
+    The page shows the panels alone, each by a view of the figure's SVG, so that a narrow page has them one below the
+    other. The ids in the SVG are unique, and its colours are those of the page.
     """
     size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
     assert size is not None
     width, height = map(float, size.groups())
-    shares = [panel["view"] for panel in plot.views()]
-    widest = max(share[2] for share in shares)
+    panels = plot.views()
+    widest = max(panel["view"][2] for panel in panels)
     views = [
         (
             f"{x * width - 2:.1f} {y * height - 2:.1f} {w * width + 4:.1f} {h * height + 4:.1f}",
             f"{100 * w / widest:.4g}%",  # so that all panels have one scale
         )
-        for x, y, w, h in shares
+        for x, y, w, h in (panel["view"] for panel in panels)
     ]
     svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r'<g id="strategy--(.+?)--\d+-\w+">', r'<g data-strategy="\1">', svg)
@@ -154,7 +144,13 @@ def _inline(
     if not plot.series:  # another drawing, which the page turns dark as a whole
         colours = {}
     svg = re.sub(r"<[^>]*>", lambda tag: _renamed(tag[0], plot.name, colours), svg)
-    return Markup(f'<svg class="symbols" width="0" height="0" data-size="{width:.1f} {height:.1f}">{svg}'), views
+    return {
+        "plot": plot,
+        "svg": Markup(f'<svg class="symbols" width="0" height="0" data-size="{width:.1f} {height:.1f}">{svg}'),
+        "views": views,
+        "panels": [{key: panel[key] for key in ("box", "x", "curves")} for panel in panels],
+        "dashes": [(name, _dash_array(dash)) for name, dash in plot.dashes.items()],
+    }
 
 
 def _renamed(tag: str, name: str, colours: Mapping[str, str]) -> str:

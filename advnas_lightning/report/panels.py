@@ -129,7 +129,7 @@ def _draw_panel(axes: Axes, panel: Panel, style_of: Mapping[str, Style], dashes:
     shown = [each for each in panel.groups if _setting(each) in dashes]
     for index, each in enumerate(shown):
         label = style_of[each.strategy].title
-        if len(dashes) > 1:
+        if len(dashes) > 1 and _setting(each) != PAPERS:
             label += f", {_setting(each)}"
         found = _series(axes, panel, each, label)
         name = f"strategy--{each.strategy}--{variants[each.strategy]}"

@@ -121,5 +121,7 @@ def quartiles(
     table = np.full((len(curves), len(xs)), np.nan)  # [curves, N]
     for row, (x, y) in zip(table, curves, strict=True):
         row[np.searchsorted(xs, x)] = y
-    known = ~np.isnan(table).all(axis=0)
-    return xs[known], np.nanquantile(table[:, known], [0.25, 0.5, 0.75], axis=0)
+    missing = np.isnan(table)
+    known = ~missing.all(axis=0)
+    quantile = np.nanquantile if missing.any() else np.quantile  # which takes a tenth of the time
+    return xs[known], quantile(table[:, known], [0.25, 0.5, 0.75], axis=0)
