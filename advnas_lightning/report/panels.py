@@ -33,7 +33,7 @@ PAPERS = "the paper's settings"  # the name of those in a legend
 LONGEST, LONGEST_TITLE = 44, 60  # characters of an entry of a legend, and of a title
 MOST_ENTRIES = 24  # of a legend
 FEW = 12  # points; on so many each has a marker
-TITLE_HEIGHT, GAP = 0.34, 0.07  # inches
+TITLE_HEIGHT, GAP, MARGIN = 0.34, 0.07, 0.12  # inches
 HIGHEST = 0.25  # the largest share of the height that the legends may take
 
 
@@ -208,7 +208,7 @@ def _legend(figure: Figure, name: str, entries: Mapping[str, Line2D]) -> Legend:
     while True:
         for columns in range(min(len(titles), 6), 0, -1):
             legend = _made(figure, [shortened(title, longest) for title in titles], handles, columns)
-            if legend.get_window_extent().width <= figure.bbox.width:
+            if legend.get_window_extent().width <= figure.bbox.width - 2 * MARGIN * figure.dpi:
                 legend.set_gid(f"legend-{name}")
                 return legend
             legend.remove()
@@ -239,7 +239,7 @@ def _place(figure: Figure, title: str, legends: Sequence[Legend], panels: float)
     height = max(panels + below + TITLE_HEIGHT, below / HIGHEST)
     figure.set_figheight(height)
     bottom = below
-    left = 0.12 / figure.get_figwidth()
+    left = MARGIN / figure.get_figwidth()
     for legend, own in zip(legends, heights, strict=True):
         bottom -= own + GAP
         legend.set_bbox_to_anchor((left, bottom / height))
