@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="advnas report",
-        description="Compares runs: writes a page (report.html), its figures (PNG, SVG) and its tables (Markdown, CSV,"
-        " LaTeX) from the files that finished and unfinished runs have left.",
+        description="Compares runs: writes a page (report.html), its figures (PNG, SVG) and its tables\n"
+        "(Markdown, CSV, LaTeX) from the files that finished and unfinished runs have left.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="a run's folder, or a folder with runs at any depth")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="a run's folder, or a folder with runs below it")
     parser.add_argument(
         "-o", "--output", default="report", metavar="DIR", help="the folder that is written (default: report)"
     )
