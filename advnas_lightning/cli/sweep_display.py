@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from advnas_lightning.cli.sweep_jobs import Job, Jobs, Measure, last_finished
+from advnas_lightning.cli.sweep_jobs import Job, Jobs, last_finished
 from advnas_lightning.pace import Pace, as_clock
 from advnas_lightning.texts import rich, shortened
 
@@ -101,7 +101,9 @@ class SweepDisplay:
         head = Table.grid(padding=(0, 2, 0, 0), expand=True)
         for ratio in (None, 1, None):
             head.add_column(no_wrap=True, ratio=ratio)
-        head.add_row(Text(f"sweep of {len(jobs)} jobs", style="bold"), ProgressBar(1, share), Text(self._counts()))
+        head.add_row(
+            Text(f"sweep of {self.jobs.count} jobs", style="bold"), ProgressBar(1, share), Text(self._counts())
+        )
         body = Table.grid(padding=(0, 2, 0, 0))
         for justify in ("right", "left", "left", "left"):
             body.add_column(no_wrap=True, justify=justify)
@@ -122,11 +124,11 @@ class SweepDisplay:
         return Group(*lines)
 
     def _share(self) -> float:
-        return sum(job.share for job in self.jobs.all) / max(len(self.jobs.all), 1)
+        return sum(job.share for job in self.jobs.all) / max(self.jobs.count, 1)
 
     def _counts(self) -> str:
         """How many jobs are done, and how long the others will take."""
-        total = len(self.jobs.all)
+        total = self.jobs.count
         done = sum(job.state in ("finished", "failed") for job in self.jobs.all)
         failed = sum(job.state == "failed" for job in self.jobs.all)
         left = self._pace.left(self._share(), time.monotonic())
@@ -142,7 +144,7 @@ class SweepDisplay:
     def _outcome(self, job: Job) -> str:
         if job.state == "failed":
             return f"failed: {job.error} ({_relative(job)})"
-        measure = Measure.of(job.summary)
+        measure = self.jobs.measure(job)
         parts = [] if measure is None else [f"{measure.title} {measure.value:.4g}"]
         if {"edges", "edges_right"} <= job.summary.keys():
             parts.append(f"{job.summary['edges_right']}/{job.summary['edges']} right")

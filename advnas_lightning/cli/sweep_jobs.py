@@ -101,18 +101,46 @@ class Jobs:
     Args:
         sweep: The folder of the sweep.
         overrides: The overrides of each job; none if the sweeper decides on them as it goes on.
+        count: How many jobs a sweeper will make that decides on them as it goes on.
+        metric: The result by which the jobs are ranked; by default the most telling one that they have.
+        maximize: Whether a higher value of it is a better one.
 
     Example:
         >>> [job.state for job in Jobs(Path("no_such_folder"), [["seed=0"], ["seed=1"]]).all]
         ['waiting', 'waiting']
     """
 
-    def __init__(self, sweep: Path, overrides: Sequence[list[str]] = ()) -> None:
-        self.sweep = sweep
+    def __init__(
+        self,
+        sweep: Path,
+        overrides: Sequence[list[str]] = (),
+        *,
+        count: int = 0,
+        metric: str | None = None,
+        maximize: bool = False,
+    ) -> None:
+        self.sweep, self.metric, self.maximize = sweep, metric, maximize
+        self._count = count
         self.all = [Job(number, list(each)) for number, each in enumerate(overrides)]
         self._is_grid = bool(self.all)
         self._began = time.time() - 1  # clocks of files are coarse
         self._known: set[Path] = set()
+
+    @property
+    def count(self) -> int:
+        """The number of jobs that the sweep has in all."""
+        return max(self._count, len(self.all))
+
+    def measure(self, job: Job) -> Measure | None:
+        """The result of a job by which it is ranked; ``None`` if it has none.
+
+        Args:
+            job: The job.
+        """
+        value = None if self.metric is None else as_number(job.summary.get(self.metric))
+        if self.metric is not None and value is not None:
+            return Measure(self.metric, value, self.maximize)
+        return Measure.of(job.summary)
 
     def poll(self) -> None:
         """Read what has changed since the last call."""
@@ -179,6 +207,8 @@ class Jobs:
         except (OSError, Unreadable):
             return False
         job.summary = content if isinstance(content, dict) else {}
+        if self.metric is not None:
+            job.summary = {**last.results(), **job.summary}
         return isinstance(content, dict)
 
     def _read_settings(self, job: Job, folder: Path) -> None:
@@ -259,7 +289,7 @@ def ranking(jobs: Jobs) -> tuple[str, list[Rank]]:
     found: dict[str, list[Job]] = {}
     measures: dict[int, Measure] = {}
     for job in jobs.all:
-        measure = Measure.of(job.summary) if job.state == "finished" else None
+        measure = jobs.measure(job) if job.state == "finished" else None
         if measure is not None:
             measures[job.number] = measure
             found.setdefault(jobs.differing(job, seed=False), []).append(job)

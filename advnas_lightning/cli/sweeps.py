@@ -75,7 +75,13 @@ class SweepCallback(Callback):
                 )
                 sys.exit(1)
 
-        self._jobs = Jobs(Path(config.hydra.sweep.dir), expected)
+        self._jobs = Jobs(
+            Path(config.hydra.sweep.dir),
+            expected,
+            count=OmegaConf.select(config, "hydra.sweeper.n_trials") or 0,
+            metric=config.optimized_metric,
+            maximize="maximize" in str(OmegaConf.select(config, "hydra.sweeper.direction")),
+        )
         if config.trainer.enable_progress_bar is not False:
             self._display = SweepDisplay(self._jobs)
             self._display.start()

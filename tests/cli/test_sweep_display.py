@@ -101,6 +101,16 @@ def test_a_sweeper_that_decides_as_it_goes_on_has_jobs_too() -> None:
     assert [jobs.differing(job) for job in jobs.all] == ["gamma=0", "gamma=1"]
 
 
+def test_an_optimized_metric_ranks_the_jobs() -> None:
+    jobs = Jobs(Path("sweep"), count=5, metric="test/accuracy", maximize=True)
+    for number, accuracy in enumerate((0.25, 0.75)):
+        finish(begin(number, [f"strategy.gamma={number}"]), 1.0, **{"test/accuracy": accuracy})
+    jobs.poll()
+    title, ranks = ranking(jobs)
+    assert (title, [rank.setting for rank in ranks]) == ("test/accuracy", ["gamma=1", "gamma=0"])
+    assert jobs.count == 5
+
+
 def test_settings_are_ranked_over_their_seeds() -> None:
     jobs = Jobs(Path("sweep"), GRID)
     for number, loss in enumerate((0.3, 0.5, 0.1, 0.2)):
