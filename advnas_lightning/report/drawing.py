@@ -225,9 +225,8 @@ def _legend(is_graph: bool, has_probabilities: bool, has_right: bool) -> list[st
 
 def _width(text: str, size: float, weight: str = "normal") -> float:
     """The width of a text in inches."""
-    if not text.strip():  # of which matplotlib makes no path
-        return 0.0
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight))
+    # matplotlib makes no path of an empty text
+    path = TextPath((0, 0), text.strip() or ".", size=size, prop=FontProperties(weight=weight))
     return float(path.get_extents().width) / 72
 
 
