@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-from advnas_lightning.cli.main import quote_cells
-from advnas_lightning.cli.table import main as table
-from advnas_lightning.diagnose.__main__ import main as diagnose
-from advnas_lightning.report.__main__ import main as report
+from advnas_lightning.cli.checks import check_settings
+from advnas_lightning.cli.main import main, quote_cells
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
@@ -110,7 +109,7 @@ class Shell:
             case ["advnas", "table", *arguments]:
                 self._table(arguments)
             case ["advnas", "--help" | "--version"]:
-                pass  # tests/cli has them
+                self._command(words[1:])
             case ["advnas", *arguments]:
                 self._search(arguments)
             case ["pip", "install", *arguments]:
@@ -126,8 +125,14 @@ class Shell:
             case _:
                 raise ValueError(f"{' '.join(words)!r} is not run: teach tests/support/shell.py to run it")
 
+    def _command(self, arguments: list[str]) -> None:
+        self.patch.setattr(sys, "argv", ["advnas", *arguments])
+        main()
+
     def _search(self, arguments: list[str]) -> None:
-        check_composes(arguments)
+        with self.patch.context() as patch:  # an extra may be missing here
+            patch.setattr("advnas_lightning.cli.checks.missing_extra", lambda *_: None)
+            check_composes(arguments)
         if not self.really or any(word in NOT_RUN for word in arguments):
             return
         task = task_of(arguments)
@@ -172,28 +177,30 @@ class Shell:
         for argument in arguments:
             if not argument.startswith("--") and not list(self.folder.glob(f"{argument}/**/summary.json")):
                 launch(self.patch, *SMALL_TOY, f"hydra.run.dir={argument}/run")
-        report([argument for argument in arguments if argument not in NOT_RUN])
+        self._command(["report", *(argument for argument in arguments if argument not in NOT_RUN)])
 
     def _diagnose(self, arguments: list[str]) -> None:
-        if not self.really or arguments == ["--help"]:
+        if not self.really:
             return
         if any("RUN" in argument for argument in arguments):
             self._write_run("toy")
-        diagnose([*arguments, "draws=2", *([] if "task=linear" in arguments else ["exact_draws=2"])])
+        if "--help" not in arguments:
+            arguments = [*arguments, "draws=2", *([] if "task=linear" in arguments else ["exact_draws=2"])]
+        self._command(["diagnose", *arguments])
 
     def _table(self, arguments: list[str]) -> None:
         match arguments:
-            case ["convert", source, target]:
+            case ["convert", source, _]:
                 if importlib.util.find_spec("nats_bench"):
                     if not (self.folder / source).exists():
                         write_folder(self.folder).rename(self.folder / source)
-                    table(["convert", source, target])
+                    self._command(["table", *arguments])
                 else:
                     self._write_table()
             case ["show", *_]:
                 cell = next(each for each in arguments[1:] if "|" in each)
                 (self.folder / "TABLE.csv").write_text(f"arch,cifar10_test\n{cell},93.76\n")
-                table(arguments)
+                self._command(["table", *arguments])
             case _:
                 raise ValueError(f"advnas table {' '.join(arguments)!r} is not known")
 
@@ -217,13 +224,17 @@ def check_install(arguments: list[str]) -> None:
 
 
 def check_composes(arguments: list[str]) -> None:
-    """The configuration that a run would get exists."""
+    """The configuration that a run would get exists, and something reads each of its settings."""
     folder = [value for key, value in itertools.pairwise(arguments) if key == "--config-dir"]
     overrides = [word for word in arguments if not word.startswith("-") and word not in folder]
     overrides = [quote_cells(word) for word in first_values(overrides, 1)]
     of_plugin = re.compile(r"(launcher|hydra/\w+|hydra\.(launcher|sweeper)\..*)=")  # which may not be installed
     overrides = [word for word in overrides if not of_plugin.match(word)]
     overrides = [word for word in overrides if not re.search(r"=(interval|tag|choice|range)\(", word)]  # Optuna's
+    overrides = ["trainer=cpu" if word == "trainer=gpu" else word for word in overrides]
     overrides += [f"hydra.searchpath=[file://{Path(path).resolve()}]" for path in folder]
+    overrides += ["hydra.runtime.output_dir=run"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose("config", overrides).strategy
+        config = compose("config", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        check_settings(config)
