@@ -10,6 +10,16 @@ from pathlib import Path
 
 from tests.support.command_line import SMALL_TOY
 
+APP = """\
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    print(config)
+
+main()
+"""
+
 
 def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     root, wheels, site, empty = Path(__file__).parents[1], tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
@@ -22,7 +32,9 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], check=True)
     (wheel,) = wheels.glob("*.whl")
     modules = {str(path.relative_to(source)) for path in (source / "advnas_lightning").rglob("*.py")}
-    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in modules if "hydra_plugins" not in name} <= names
+    assert "hydra_plugins/advnas_search_path/__init__.py" in names
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import advnas_lightning; print(advnas_lightning.__file__)"]
@@ -31,6 +43,11 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "advnas_lightning", "hydra.run.dir=run", *SMALL_TOY]
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "summary.json").exists()
-    command = [sys.executable, "-m", "advnas_lightning.report", "run"]
+    command = [sys.executable, str(site / "bin" / "advnas"), "report", "run"]
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "report" / "report.html").exists()
+    app = empty / "app.py"
+    app.write_text(APP)
+    command = [sys.executable, str(app), "+strategy=gdas"]  # another project's, which does not name our configuration
+    found = subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "advnas_lightning.GDAS" in found

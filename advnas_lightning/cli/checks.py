@@ -60,7 +60,7 @@ def check_settings(config: DictConfig) -> None:
     values = {key: _values(config.get(key)) for key in ("trainer", "strategy", "logger", "task")}
     for key, value in values.items():
         _check_arguments(value, key)
-    strategy = signature(str(values["strategy"].get("_target_")))
+    strategy = signature(str((values["strategy"] or {}).get("_target_")))
     if strategy is not None:
         _check_call("task.optimization", values["task"].get("optimization", {}), strategy)
     _check_trainer(values["trainer"])

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,8 +47,9 @@ def explain(error: BaseException) -> str | None:
     if not isinstance(error, USER_ERRORS) and "MisconfigurationException" not in kinds:  # Lightning's
         return lost_process(error) if isinstance(error, RuntimeError) else None
     # Hydra wraps the error of a constructor. The last line of Hydra's own message names the key.
-    message = str(error.__cause__ or error).strip().replace("\n", " ")
-    key = str(error).strip().splitlines()[-1] if isinstance(error, InstantiationException) else ""
+    is_wrapped = isinstance(error, InstantiationException)
+    message = str((error.__cause__ if is_wrapped else None) or error).strip().replace("\n", " ")
+    key = str(error).strip().splitlines()[-1] if is_wrapped else ""
     if NO_GPU.search(message):
         message = f"PyTorch finds no GPU here: use trainer=cpu ({message})"
     return plain(message + (f" ({key})" if key.startswith("full_key") else ""))
@@ -142,7 +144,7 @@ def _known(arguments: Sequence[str]) -> _Known:
     with start(package, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = {}
-        for group in ("strategy", "task", "task/training", "trainer", "logger", "preset", "experiment", "launcher"):
+        for group in (*loader.get_group_options("", ObjectType.GROUP), "task/training"):
             theirs = {path.stem for folder in own for path in (folder / group).glob("*.yaml")}
             groups[group] = sorted({*loader.get_group_options(group), *theirs} - {"signature"})
         searched = [f"hydra.searchpath=[{','.join(f'file://{folder.absolute()}' for folder in own)}]"] if own else []

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from advnas_lightning.cli.checks import EXTRAS, GPU_DEVICES, missing_extra
 from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import Config
 from advnas_lightning.cli.help import help_text
@@ -86,6 +88,23 @@ def test_it_answers_within_a_second(arguments: str, tmp_path: Path) -> None:
 
     # An idle core takes 0.25 to 0.55 s, and a busy one longer. Of five tries the best one is the least disturbed.
     assert min(seconds() for _ in range(5)) < 1
+
+
+@pytest.mark.parametrize("choice", EXTRAS)
+def test_a_missing_extra_says_what_to_install(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group, _, name = choice.partition("=")
+    extra, modules = EXTRAS[choice]
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
+    monkeypatch.setattr("advnas_lightning.cli.checks.find_spec", lambda module: None if module in modules else True)
+    typed = choice.removeprefix("hydra/")
+    assert missing_extra(group, name) == f'{typed} needs an extra: pip install "advnas-lightning[{extra}]"'
+
+
+@pytest.mark.skipif(any(Path(each).exists() for each in GPU_DEVICES), reason="there may be a GPU")
+def test_no_gpu_says_what_to_use(tmp_path: Path) -> None:
+    found = answer("trainer=gpu", tmp_path)
+    assert found.stderr == "error: trainer.accelerator=gpu: this machine has no GPU: use trainer=cpu\n"
 
 
 def test_the_help_names_every_group_every_choice_and_every_setting() -> None:
