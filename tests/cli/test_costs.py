@@ -68,7 +68,7 @@ def test_a_budgeted_run_goes_on_bit_for_bit(
     ("arguments", "says"),
     [
         (["cost_penalty=1"], "cost_penalty=1.0 of what? Say cost=params or macs or latency or memory"),
-        (["cost=macs"], "penalty=None, budget=None: give a cost one of them"),
+        (["cost=macs"], "cost=macs alone changes nothing: add cost_penalty=0.1, or cost_budget=B"),
         (["cost=flops", "cost_penalty=1"], "cost='flops' is unknown: use params"),
         (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: Error"),
         (["cost=images", "cost_penalty=1"], "cost='images' is unknown"),

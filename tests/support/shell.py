@@ -142,7 +142,7 @@ class Shell:
         else:
             self._provide(arguments, task)
         given = {argument.partition("=")[0] for argument in arguments}
-        small = [*SMALL[task], *([PLACEHOLDER_DATA[task]] if task in PLACEHOLDER_DATA else [])]
+        small = [*SMALL.get(task, SMALL_TOY), *([PLACEHOLDER_DATA[task]] if task in PLACEHOLDER_DATA else [])]
         arguments = [*first_values(arguments, 2), *(each for each in small if each.partition("=")[0] not in given)]
         if any(argument.startswith("experiment=") for argument in arguments):
             arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
