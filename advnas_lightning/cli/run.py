@@ -137,8 +137,8 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
     """Build the cost of architectures; ``None`` if the configuration sets no cost.
 
     Raises:
-        ValueError: If a penalty or a budget is set without a cost, or a cost without one of them, or if the cost is neither
-            a file nor a function.
+        ValueError: If a penalty or a budget is set without a cost, or a cost without either, or if the cost is neither a
+            file nor a function.
     """
     options = {"penalty": config.cost_penalty, "budget": config.cost_budget}
     if config.cost is None:
@@ -148,7 +148,7 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
         return None
     kind = config.cost
     if all(value is None for value in options.values()):
-        raise ValueError(f"cost={kind} alone changes nothing: add cost_penalty=0.1, or cost_budget=B in the cost's unit")
+        raise ValueError(f"cost={kind} alone changes nothing: add cost_penalty=0.1, or cost_budget=B in its unit")
     if kind not in UNITS and not Path(kind).exists() and "." in kind:
         try:
             kind = get_method(kind)
