@@ -137,8 +137,8 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
     """Build the cost of architectures; ``None`` if the configuration sets no cost.
 
     Raises:
-        ValueError: If a penalty or a budget is set without a cost, or a cost without either, or if the cost is neither a
-            file nor a function.
+        ValueError: If a penalty or a budget is set without a cost, or a cost without either; or if the cost is neither
+            a file nor a function.
     """
     options = {"penalty": config.cost_penalty, "budget": config.cost_budget}
     if config.cost is None:
