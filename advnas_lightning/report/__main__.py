@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     print(f"{counted(len(states), 'run')}: {counts}")
     if collection.refused:
-        folders = counted(len(collection.refused), "folder")
-        print(f"{folders} left out that hold nothing but a configuration: starts that were refused or have just begun")
+        number = len(collection.refused)
+        hold = "which holds" if number == 1 else "which hold"
+        print(f"{counted(number, 'folder')} left out, {hold} nothing but a configuration: refused, or just begun")
     broken = collection.broken
     if broken:
         skipped = len(collection.skipped)

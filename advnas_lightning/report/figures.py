@@ -13,7 +13,7 @@ from advnas_lightning.report.drawing import Cell, draw_cells
 from advnas_lightning.report.groups import Group, group
 from advnas_lightning.report.palette import Style, styles
 from advnas_lightning.report.panels import Drawn, draw
-from advnas_lightning.report.plots import RC_PARAMS, Plot
+from advnas_lightning.report.plots import INK, RC_PARAMS, Plot
 from advnas_lightning.report.runs import Run
 from advnas_lightning.texts import counted, shortened
 
@@ -174,7 +174,7 @@ def _typical_cell(each: Group, style: Style) -> Cell | None:
     unfinished = sum(run.state != "finished" for run in each.runs)
     note = f"{count} of {counted(len(found), 'seed')}"
     note += f", {unfinished} of them still searching" if unfinished else ""
-    return Cell(dict(genotype), title, style.colour, note, each.strategy)
+    return Cell(dict(genotype), title, INK, note, each.strategy)  # some strategies' colours are too pale for a text
 
 
 def _counts(groups: Sequence[Group]) -> list[str]:

@@ -114,16 +114,17 @@ class Plot:
         The figure must have been drawn, since its layout decides the places. They are shares of the width and height,
         from the left and from the top. A long curve has some of its points.
         """
+        with mpl.rc_context(RC_PARAMS):  # on which the ticks depend
+            return [self._view(axes) for axes in self.figure.axes]
+
+    def _view(self, axes: Axes) -> dict[str, Any]:
         width, height = self.figure.bbox.width, self.figure.bbox.height
-        found = []
-        for axes in self.figure.axes:
-            view, inner = axes.get_tightbbox(), axes.get_window_extent()
-            assert view is not None
-            curves = [self._points(each) for each in self.series if each.axes is axes]
-            part = view.x0 / width, 1 - view.y1 / height, view.width / width, view.height / height
-            box = inner.x0 / width, 1 - inner.y1 / height, inner.x1 / width, 1 - inner.y0 / height
-            found.append({"view": _shares(part), "box": _shares(box), "x": axes.get_xlabel(), "curves": curves})
-        return found
+        view, inner = axes.get_tightbbox(), axes.get_window_extent()
+        assert view is not None
+        part = view.x0 / width, 1 - view.y1 / height, view.width / width, view.height / height
+        box = inner.x0 / width, 1 - inner.y1 / height, inner.x1 / width, 1 - inner.y0 / height
+        curves = [self._points(each) for each in self.series if each.axes is axes]
+        return {"view": _shares(part), "box": _shares(box), "x": axes.get_xlabel(), "curves": curves}
 
     def _points(self, each: Series) -> dict[str, Any]:
         """The points of a curve: the place, x, lower quartile, median and upper quartile of each."""

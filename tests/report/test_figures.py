@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,7 +14,7 @@ from matplotlib.figure import Figure
 from advnas_lightning.report.collection import collect
 from advnas_lightning.report.figures import make_plots
 from advnas_lightning.report.panels import DASHES, HIGHEST, PAPERS
-from advnas_lightning.report.plots import Plot
+from advnas_lightning.report.plots import Plot, save_plot
 from tests.support.made_up_runs import write_run
 
 SETTINGS = {
@@ -118,3 +120,19 @@ def test_axes_have_plain_numbers(tmp_path: Path) -> None:
     assert all(len(label) <= 6 for label in labels)
     low, high = axes.get_ylim()
     assert high - low >= 0.019  # a difference of 1e-7 is none
+
+
+def test_the_views_of_panels_hold_all_that_is_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", task="toy", epochs=6)
+    rows = ["epoch,step,test/loss", *(f"{step // 100},{step},{0.033 / step * 10}" for step in range(10, 600, 10))]
+    (run / "metrics.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "report").mkdir()
+    plot = plots_of(tmp_path)["fig1"]
+    svg = save_plot(plot, tmp_path / "report")
+    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
+    assert size is not None
+    with mpl.rc_context({"font.size": 10}):  # matplotlib's ticks depend on it, and "3.5" is wider than "3"
+        left = float(size[1]) * plot.views()[0]["view"][0]
+    labels = [float(x) for x in re.findall(r'x="([\d.]+)"[^>]*rotate\(-90[^>]*>100 × test loss', svg)]
+    assert len(labels) == 2
+    assert left < labels[0] - 6  # a letter is that high

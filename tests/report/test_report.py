@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,45 @@ def test_real_runs_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     seconds = [float(value) for row in rows if (value := row.split(",")[column])]
     assert len(seconds) == 2  # epochs
     assert 0 < seconds[0] < seconds[1]
+
+
+def test_the_help_needs_neither_numpy_nor_pytorch() -> None:
+    script = (
+        "import sys; from advnas_lightning.report.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'numpy', 'matplotlib', 'torch', 'jinja2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: advnas report ")
+    assert done.stdout.count("\n  advnas report ") == 2  # examples
+    for option in ("RUNS", "--output DIR", "--open"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_page_is_opened(
+    opens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", task="toy", epochs=1)
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or opens)
+    main([str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--open"])
+    assert opened == [(tmp_path / "out" / "report.html").as_uri()]
+    assert ("no browser" in capsys.readouterr().err) is not opens
+
+
+def test_starts_that_were_refused_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "runs" / "0", task="toy", epochs=1)
+    for name in ("1", "2"):
+        refused = write_run(tmp_path / "runs" / name, done=0)
+        for file in ("metrics.csv", "genotype.json", "checkpoints/last.ckpt"):
+            (refused / file).unlink()
+    (tmp_path / "runs" / "2" / "error.txt").write_text("it failed")  # and was no start that was refused
+    main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "2 runs: 1 failed, 1 finished" in printed
+    assert "1 folder left out, which holds nothing but a configuration" in printed
+    assert "1 folder is left out" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "runs" / "1"), "--output", str(tmp_path / "out")])
+    assert "holds nothing but a configuration" in capsys.readouterr().err
