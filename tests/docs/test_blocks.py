@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.pages import ROOT, Block, blocks, pages
+from tests.support.pages import ROOT, Block, blocks, check_output, pages
 from tests.support.shell import Shell
 
 # Libraries that a page speaks of and that are not installed for the tests. A block that imports one is only compiled.
@@ -42,6 +44,7 @@ class Page:
         self.name, self.folder, self.python = name, folder, python
         self.shell = Shell(folder, patch, really=commands)
         self.names: dict[str, object] = {"__name__": "page"}
+        self.printed: dict[int, str] = {}  # by the line on which the output is shown, if it is
 
     def run(self, block: Block) -> None:
         where = f"{self.name}, line {block.line}"
@@ -52,7 +55,11 @@ class Page:
         if block.language == "python":
             code = compile(block.text, where, "exec", ast.PyCF_ONLY_AST)
             if self.python and is_importable(code):
-                exec(compile(block.text, where, "exec"), self.names)
+                with redirect_stdout(io.StringIO()) as printed:
+                    exec(compile(block.text, where, "exec"), self.names)
+                self.printed[block.end + 2] = printed.getvalue()
+        elif block.language == "text" and block.line in self.printed:
+            check_output(block.text, self.printed[block.line], where)
         elif block.language == "yaml":
             yaml.safe_load(block.text)
         elif block.language == "diff":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.pages import Block, blocks
+from tests.support.pages import Block, blocks, check_output
 
 PAGE = """# A page
 
@@ -58,3 +58,16 @@ def test_the_path_is_the_first_line_of_a_file() -> None:
     assert Block("yaml", "# conf/a.yaml\nx: 1\n", 1).path == "conf/a.yaml"
     assert Block("python", "x = 1\n# conf/a.py\n", 1).path is None
     assert Block("text", "# conf/a.py\n", 1).path is None
+
+
+def test_a_block_ends_at_its_fence() -> None:
+    first, second = blocks("```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n")
+    assert (first.line, first.end, second.line, second.end) == (1, 4, 6, 8)
+
+
+def test_an_output_is_compared_but_for_its_numbers() -> None:
+    printed = "act  relu 0.917\n│ found │ relu │\n"
+    check_output("act  relu 0.5", printed, "here")
+    check_output("found relu\n…", printed, "here")
+    with pytest.raises(AssertionError, match="does not print"):
+        check_output("act  tanh 0.917", printed, "here")

@@ -36,6 +36,11 @@ class Block:
     line: int
 
     @property
+    def end(self) -> int:
+        """The page's line on which it ends."""
+        return self.line + self.text.count("\n") + 1
+
+    @property
     def path(self) -> str | None:
         """The file that the block is, if its first line names one."""
         named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
@@ -89,3 +94,16 @@ def pages() -> dict[str, Path]:
     """Every Markdown page by its path from the repository's root."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md", *DOCS.rglob("*.md")]
     return {str(path.relative_to(ROOT)): path for path in sorted(found) if "_build" not in path.parts}
+
+
+def words_of(text: str) -> list[str]:
+    """The lines of an output without its numbers and frames, which differ from machine to machine."""
+    plain = re.sub(r"\d[\d.e+-]*", "#", re.sub(r"[─-╿]", " ", text))
+    return [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
+
+
+def check_output(shown: str, printed: str, where: str) -> None:
+    """Each line that a page shows as output was printed. An ellipsis stands for whatever there is."""
+    lines = words_of(printed)
+    missing = [line for line in words_of(shown) if line not in lines and "…" not in line]
+    assert not missing, f"{where}: the code above does not print {missing}, but\n{printed}"
