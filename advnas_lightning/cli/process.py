@@ -45,12 +45,18 @@ def lightning_logs_alone() -> Iterator[None]:
         root.handlers = handlers
 
 
-def quiet() -> None:
+def quiet(*, says_where_it_is: bool = True) -> None:
     """Silence Lightning's messages on hardware and loaders, which the user of a ready-made run cannot change.
 
     Messages of this package go through Lightning's logger, so that one process of several prints them, and stay.
+
+    Args:
+        says_where_it_is: Whether the run has an output of its own. A job that a sweep shows gives warnings alone.
     """
-    for handler in logging.getLogger("lightning.pytorch").handlers:
+    logger = logging.getLogger("lightning.pytorch")
+    if not says_where_it_is:
+        logger.setLevel(max(logger.level, logging.WARNING))
+    for handler in logger.handlers:
         handler.addFilter(_is_of_interest)
     warnings.filterwarnings("ignore", module="lightning")
 

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_method, instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
@@ -42,7 +43,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(check_int("threads", config.threads, least=1))
-    quiet()
+    quiet(says_where_it_is=speaks())
     keep_memory()
     end_with_first_rank()
     seed_everything(config.seed, verbose=False)
@@ -60,14 +61,16 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     callbacks.append(ProbabilityPictures())
-    if not speaks():
-        settings["enable_progress_bar"] = False
-    if settings["enable_progress_bar"] is not False:
-        callbacks.append(progress_display(parallel_job(folder), run_title()))
-    for callback in instantiate(config.trainer.callbacks) or []:
+    own = instantiate(config.trainer.callbacks) or []
+    for callback in own:
         if not isinstance(callback, Callback):
             raise ValueError(f"trainer.callbacks has {callback!r}, which is no callback: give {{_target_: CLASS, …}}")
-        callbacks.append(callback)
+    if not any(isinstance(callback, ProgressBar) for callback in own):  # which takes the place of ours
+        if not speaks():
+            settings["enable_progress_bar"] = False
+        if settings["enable_progress_bar"] is not False:
+            callbacks.append(progress_display(parallel_job(folder), run_title()))
+    callbacks += own
     with run_loggers(instantiate(config.logger), folder) as loggers:
         trainer: Trainer = instantiate({**settings, "callbacks": None}, callbacks=callbacks, logger=loggers)
         for each in loggers:

@@ -113,6 +113,15 @@ def test_a_terminal_gets_a_live_display(
     assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
 
 
+def test_a_users_own_bar_takes_the_place_of_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(monkeypatch, *SMALL_TOY, "+trainer.callbacks=[{_target_: lightning.pytorch.callbacks.TQDMProgressBar}]")
+    printed = capsys.readouterr()
+    assert "10/10" in printed.out + printed.err
+    assert "epoch 1/2" not in printed.out
+
+
 LIMITS: list[tuple[dict[str, Any], str]] = [
     ({"max_epochs": 3}, "epoch 3 of 3"),
     ({"max_epochs": 3, "limit_train_batches": 2}, "epoch 3 of 3"),
