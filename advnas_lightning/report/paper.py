@@ -56,6 +56,7 @@ def paper_settings(strategy: str, task: str) -> Mapping[str, Any] | None:
 @cache
 def _composed(strategy: str, task: str) -> Mapping[str, Any] | None:
     from hydra import compose, initialize_config_dir, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import ConfigCompositionException
     from omegaconf import OmegaConf
 
@@ -63,11 +64,15 @@ def _composed(strategy: str, task: str) -> Mapping[str, Any] | None:
 
     module = CONFIG_PATH.removeprefix("pkg://")
     start = initialize_config_dir if module == CONFIG_PATH else initialize_config_module
+    others = GlobalHydra.instance().hydra  # of a run or a notebook that makes this report
+    GlobalHydra.instance().clear()
     try:
         with start(module, version_base="1.3"):
             config = compose("config", [f"strategy={strategy}", f"task={task}"])
     except ConfigCompositionException:
         return None
+    finally:
+        GlobalHydra.instance().hydra = others
     found: Any = OmegaConf.to_container(config)
     return {**TRAINER, **dict(flatten(found))}
 
@@ -80,15 +85,20 @@ class Departure(NamedTuple):
         theirs: The paper's value, in words.
 
     Example:
-        >>> str(Departure("4 epochs", "20 epochs"))
-        '4 epochs (paper: 20 epochs)'
+        >>> str(Departure("4 epochs", "20 epochs")), str(Departure("1 epoch", "20 epochs"))
+        ('4 epochs (paper: 20)', '1 epoch (paper: 20 epochs)')
     """
 
     ours: str
     theirs: str
 
     def __str__(self) -> str:
-        return f"{self.ours} (paper: {self.theirs})"
+        ours, theirs = self.ours.split(), self.theirs.split()
+        while len(theirs) > 1 and len(ours) > 1 and ours[0] == theirs[0]:  # the words that both have are said once
+            ours, theirs = ours[1:], theirs[1:]
+        while len(theirs) > 1 and len(ours) > 1 and ours[-1] == theirs[-1]:
+            ours, theirs = ours[:-1], theirs[:-1]
+        return f"{self.ours} (paper: {' '.join(theirs)})"
 
 
 def departures(run: Run) -> list[Departure]:
@@ -100,12 +110,16 @@ def departures(run: Run) -> list[Departure]:
     paper = _of(run)
     if paper is None:
         return []
-    keys = [key for key in run.binding if key in paper and key not in OWN_TABLES and not is_papers(run, key)]
-    found = [
-        Departure(described(key, run.setting(key)), described(key, resolved(paper, key))) for key in in_order(keys)
-    ]
+    keys = [key for key in run.binding if key not in OWN_TABLES and not is_papers(run, key)]
+    found = []
+    for key in in_order(keys):
+        value = run.setting(key)
+        if key in paper:
+            found.append(Departure(described(key, value), described(key, resolved(paper, key))))
+        elif value is not None or any(each.startswith(f"{key}.") for each in paper):  # something more, or a part less
+            found.append(Departure(described(key, value), "not set" if value is not None else "on"))
     if run.setting("preset") == "authors_code":
-        found.insert(0, Departure(described("preset", "authors_code"), "the paper's text"))
+        found.insert(0, Departure(described("preset", "authors_code"), "its text"))
     return list(dict.fromkeys(found))
 
 

@@ -26,7 +26,7 @@ def _clip(of: str) -> Callable[[Any], str]:
     return lambda value: f"no clipping for {of}" if value is None else f"gradients of {of} clipped at {value}"
 
 
-ZERO_OPERATIONS = {"paper": "as in the paper", "authors_code": "as in the authors' code", "none": "untreated"}
+ZERO_OPERATIONS = {"paper": "by Eq. (9)", "authors_code": "by the authors' code", "none": "untreated"}
 # How the value of a setting is read. Of two settings that differ alike, a label shows the one that stands above.
 WORDS: dict[str, Callable[[Any], str]] = {
     "preset": lambda value: "authors' code" if value == "authors_code" else f"preset {value}",
@@ -36,7 +36,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "task.data.batches": lambda value: f"{value} batches an epoch",
     "task.data.batch_size": lambda value: f"batches of {value}",
     "task.optimization.accumulate": lambda value: f"{value} batches count as one",
-    "task.data.image_size": lambda value: "whole images" if value is None else f"{value}-pixel images",
+    "task.data.image_size": lambda value: "full-size images" if value is None else f"{value}-pixel images",
     "task.model.cells": lambda value: f"{counted(value, 'cell')} a stage",
     "task.model.channels": lambda value: counted(value, "channel"),
     "task.model.stages": lambda value: counted(value, "stage"),
@@ -61,7 +61,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "cost_penalty": lambda value: "no penalty" if value is None else f"penalty {value}",
     "cost_budget": lambda value: "no budget" if value is None else f"budget {value}",
     "trainer.limit_val_batches": lambda value: f"{value} validation batches",
-    "trainer.precision": lambda value: f"precision {value}",
+    "trainer.precision": lambda value: f"precision {value or '32-true'}",
     "strategy.advantage": lambda value: f"{value} advantage",
     "strategy.zero_op": lambda value: f"zero operation: {ZERO_OPERATIONS.get(value, value)}",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import initialize
+from hydra.core.global_hydra import GlobalHydra
 
 from advnas_lightning.report.collection import collect
 from advnas_lightning.report.findings import Finding, find
@@ -51,7 +53,7 @@ def test_only_what_has_the_same_settings_is_compared(tmp_path: Path) -> None:
     compared, alone = findings(tmp_path)
     assert [each.label for each in compared.standings] == ["AdvantageNAS", "GDAS"]
     assert alone.best == "DARTS: 94.00 %."
-    assert alone.departures == ("2 epochs (paper: 100 epochs)", "1 warm-up epoch (paper: 50 warm-up epochs)")
+    assert alone.departures == ("2 epochs (paper: 100)", "1 warm-up epoch (paper: 50 warm-up epochs)")
 
 
 def test_equal_results_have_no_winner(tmp_path: Path) -> None:
@@ -77,14 +79,25 @@ def test_departures_are_those_from_the_papers_settings(tmp_path: Path) -> None:
     settings = {"trainer.max_epochs": 3, "trainer.limit_train_batches": 50, "strategy.advantage": "exact"}
     (run,) = collect([write_run(tmp_path / "1", task="toy", epochs=20, settings=settings)]).runs
     assert list(map(str, departures(run))) == [
-        "3 epochs (paper: 20 epochs)",
+        "3 epochs (paper: 20)",
         "50 batches an epoch (paper: all batches)",
-        "exact advantage (paper: taylor advantage)",
+        "exact advantage (paper: taylor)",
     ]
+    settings = {"task.optimization.weight_scheduler": None, "strategy.new": 3, "strategy.nothing": None}
+    (run,) = collect([write_run(tmp_path / "2", task="ptb", epochs=30, settings=settings)]).runs
+    assert list(map(str, departures(run))) == ["new 3 (paper: not set)", "weight scheduler off (paper: on)"]
     assert paper_settings("advantage", "a task of mine") is None
     own = paper_settings("a strategy of mine", "toy")
     assert own is not None
     assert not any(key.startswith("strategy.") for key in own)
+
+
+def test_another_use_of_hydra_is_not_disturbed() -> None:
+    paper_settings.cache_clear()
+    with initialize(config_path=None, version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert paper_settings("darts", "toy") is not None
+        assert GlobalHydra.instance().hydra is hydra is not None
 
 
 def test_equal_networks_are_drawn_once_and_few_enough_are(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_the_summary_says_what_was_found(browser: Any) -> None:
     assert "Likely, but not sure" in cifar10
     assert "p = 0.25" in cifar10
     toy = [text for text in texts if text.startswith("Toy task")]
-    assert any("of 10 edges right" in text and "2 epochs (paper: 20 epochs)" in text for text in toy)
+    assert any("of 10 edges right" in text and "2 epochs (paper: 20)" in text for text in toy)
     (note,) = [each for each in browser.find_elements("css selector", "#notes li") if "left out" in each.text]
     assert note.text.startswith("1 folder is left out")
     kinds = [each.text for each in browser.find_elements("css selector", "#fig1 .dashes li")]

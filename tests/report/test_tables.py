@@ -78,7 +78,7 @@ def test_markdown_and_latex_say_the_same(folder: Path) -> None:
 
 def test_a_shorter_search_says_so(tmp_path: Path) -> None:
     write_run(tmp_path / "0", epochs=10, zero_op=True)
-    settings = "10 epochs (paper: 100 epochs), 5 warm-up epochs (paper: 50 warm-up epochs)"
+    settings = "10 epochs (paper: 100), 5 warm-up epochs (paper: 50)"
     assert f"| {settings} |" in table("table4", tmp_path).to_markdown()
     assert build_table(PLANS["table2"], collect([tmp_path]).runs) is None
 
