@@ -18,6 +18,7 @@ from rich.text import Text
 # Not shown as themselves: control characters (Cc), signs without a width, such as those that turn the direction (Cf),
 # halves of a surrogate pair (Cs), and line and paragraph separators (Zl, Zp).
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+SIGNS = {"±": "+/-", "θ": "theta", "…": "~"}
 ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 LITERAL: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}  # for matplotlib: a dollar is one
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes what begins like this
@@ -55,6 +56,24 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return plain(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def writable(text: str, stream: TextIO | None = None) -> str:
+    """The text with other words for the signs that this package uses, where a stream cannot write them.
+
+    Args:
+        text: The text.
+        stream: The stream that the text is written to; by default the standard output.
+
+    Example:
+        >>> import io
+        >>> writable("93.76 ± 0.00", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        '93.76 +/- 0.00'
+    """
+    for sign, words in SIGNS.items():
+        if encodable(sign, stream) != sign:
+            text = text.replace(sign, words)
+    return text
 
 
 def rich(text: str, stream: TextIO | None = None) -> Text:

@@ -142,7 +142,9 @@ class SearchProgressBar(ProgressBar):
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the display in the terminal as it was drawn last."""
+        """Remove the display if nothing was trained."""
+        if self._live is not None:
+            self._live.transient = True
         self._stop()
 
     # -- evaluations ---------------------------------------------------------------------------------------------------

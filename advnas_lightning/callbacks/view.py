@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advnas_lightning.callbacks.standing import WORDS, Standing, short_names
-from advnas_lightning.texts import encodable, shortened
+from advnas_lightning.texts import encodable, shortened, writable
 
 BAR = 8  # columns that the bar has at least
 ROWS = 2  # lines of edges
@@ -58,7 +58,7 @@ class View:
         yield self._bar(width)
         yield self._values(width)
         if self.standing is not None:
-            yield from _edges(self.standing, width, "*-" if options.ascii_only else "●○")
+            yield from _edges(self.standing, width, "* " if options.ascii_only else "●○")
 
     def _bar(self, width: int) -> Table:
         percent = "" if self.share is None else f"{100 * self.share:.0f} %"
@@ -119,4 +119,4 @@ def _edges(standing: Standing, width: int, signs: str) -> Iterator[Text]:
 
 def _short(text: str, most: int) -> str:
     """The text without its middle if it is long, in characters that the standard output can write."""
-    return encodable(shortened(text, most)).replace(r"\u2026", "~")
+    return encodable(writable(shortened(text, most)))

@@ -24,7 +24,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.report.palette import STRATEGIES
-from advnas_lightning.texts import rich, shortened
+from advnas_lightning.texts import rich, shortened, writable
 
 MOST = 60  # edges in the table
 TELLING = ("task", "experiment", "preset")  # overrides that a later line has to repeat
@@ -46,8 +46,8 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     console.print()
     lines: dict[str, str] = {}
     for callback in callbacks:
-        lines |= callback.lines(strategy)
-    lines |= _results(summary)
+        lines |= {name: writable(text) for name, text in callback.lines(strategy).items()}
+    lines |= {name: writable(text) for name, text in _results(summary).items()}
     lines |= _costs(summary, strategy)
     if strategy.searches and "entropy" in summary:
         lines["entropy"] = f"{summary['entropy']:.4f}"
@@ -58,7 +58,7 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     for name, value in lines.items():
         console.print(rich(f"{name:<{width}}  {value}"), highlight=False, soft_wrap=True)
     for note in notes(summary, strategy):
-        console.print(rich(f"note: {note}"), highlight=False, soft_wrap=True, style="yellow")
+        console.print(rich(f"note: {writable(note)}"), highlight=False, soft_wrap=True, style="yellow")
     following = next_lines(summary, strategy, folder)
     if following:
         console.print("\nnext", style="bold")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from advnas_lightning.cli.sweep_jobs import Job, Jobs, last_finished
 from advnas_lightning.pace import Pace, as_clock
-from advnas_lightning.texts import rich, shortened
+from advnas_lightning.texts import rich, shortened, writable
 
 PERIOD = 1.0  # seconds between two looks at the jobs' files
 RUNNING, ENDED = 16, 5  # jobs in the table
@@ -112,7 +112,7 @@ class SweepDisplay:
         for job in running[:RUNNING]:
             of = f"/{job.planned}" if job.planned else ""
             passed = as_clock(now - self._starts.get(job.number, now))
-            row = (str(job.number), rich(shortened(self.jobs.differing(job), longest)))
+            row = (str(job.number), rich(writable(shortened(self.jobs.differing(job), longest))))
             body.add_row(*row, f"epoch {min(job.epochs + 1, job.planned or job.epochs + 1)}{of}", passed)
         if len(running) > RUNNING:
             body.add_row("", f"and {len(running) - RUNNING} more that run")
@@ -120,7 +120,7 @@ class SweepDisplay:
         for job in last_finished(self._ended, ENDED):
             style = "red" if job.state == "failed" else "green"
             text = f"{self._name(job)} {self._outcome(job)}"
-            lines.append(Text(rich(shortened(text, width)).plain, style=style, no_wrap=True, overflow="crop"))
+            lines.append(Text(rich(writable(shortened(text, width))).plain, style=style, no_wrap=True, overflow="crop"))
         return Group(*lines)
 
     def _share(self) -> float:

@@ -193,7 +193,10 @@ class Jobs:
             current = files.retrained if job.retrains and files.has_summary else files
             self._read_log(job, current.metrics)
             if _changed(files.error) >= self._began:
-                job.state, job.error = "failed", files.read_error()
+                try:
+                    job.state, job.error = "failed", files.read_error()
+                except (IndexError, OSError):  # it is being written
+                    job.state = "running"
             elif self._finished(job, files):
                 job.state = "finished"
 
@@ -301,7 +304,7 @@ def ranking(jobs: Jobs) -> tuple[str, list[Rank]]:
         values = [measures[job.number].value for job in members if measures[job.number].title == first.title]
         right = [job.summary["edges_right"] for job in members if "edges_right" in job.summary]
         if values:
-            ranks.append(Rank(setting or "all jobs", values, right))
+            ranks.append(Rank(setting or str(members[0].summary.get("strategy", "all jobs")), values, right))
     ranks.sort(key=lambda rank: mean(rank.values), reverse=first.higher_is_better)
     return first.title, ranks
 

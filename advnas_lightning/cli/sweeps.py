@@ -23,7 +23,7 @@ from advnas_lightning.cli.process import program
 from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
-from advnas_lightning.texts import rich, shortened
+from advnas_lightning.texts import rich, shortened, writable
 
 
 class SweepCallback(Callback):
@@ -119,8 +119,8 @@ def show_end(found: Jobs, sweep: str) -> None:
             table.add_column(column, no_wrap=True, justify="left" if column == "setting" else "right")
         for place, rank in enumerate(ranks, start=1):
             right = f"{mean(rank.edges_right):.1f}" if rank.edges_right else ""
-            setting = rich(shortened(rank.setting, max(console.width - 50, 16)))
-            row = (str(place), setting, str(len(rank.values)), rank.text)
+            setting = rich(writable(shortened(rank.setting, max(console.width - 50, 16))))
+            row = (str(place), setting, str(len(rank.values)), writable(rank.text))
             table.add_row(*row, *([right] if has_edges else []))
         console.print()
         console.print(table)

@@ -202,6 +202,25 @@ def test_a_resumed_run_goes_on_where_it_was(
     assert {view.epoch for view in bar.views} == {"epoch 2 of 2"}
 
 
+def test_nothing_stays_of_a_run_that_has_nothing_left_to_train(
+    tmp_path: Path,
+    make_search: Callable[..., SearchStrategy],
+    make_loaders: Callable[..., Any],
+    fit: Callable[..., Trainer],
+) -> None:
+    loaders = make_loaders()
+    options = {"max_epochs": 1, "enable_checkpointing": True, "enable_progress_bar": True}
+    fit(make_search("advantage"), loaders, callbacks=[LastCheckpoint(tmp_path), Watched()], **options)
+    bar = Watched()
+    fit(make_search("advantage"), loaders, loaders["weights"], callbacks=[LastCheckpoint(tmp_path), bar],
+        ckpt_path=tmp_path / "last.ckpt", **options)  # fmt: skip
+    assert isinstance(bar._console, Console)
+    assert isinstance(bar._console.file, io.StringIO)
+    erased = "\x1b[2K"  # a line of the terminal, at the end of a display that leaves nothing
+    assert bar.views
+    assert erased in bar._console.file.getvalue()[-60:]
+
+
 def test_a_warm_up_is_named(
     make_search: Callable[..., SearchStrategy], make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:
@@ -256,7 +275,7 @@ def test_every_line_fits(width: int, space: Standing, encoding: str, monkeypatch
     assert "train/loss 2.346  architecture/loss 2.346" in lines[1]
     assert "93.41 %" in lines[1]
     assert width == 60 or f"{len(space.edges) // 2}/{len(space.edges)} settled  93.41 %" in lines[1]
-    assert lines[2][0] in ("○" if encoding == "utf-8" else "-")
+    assert lines[2][0] in ("○" if encoding == "utf-8" else " ")
     if len(space.edges) == 40:
         assert re.search(r"\+\d+ more$", lines[-1].rstrip())
 

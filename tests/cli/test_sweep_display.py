@@ -59,7 +59,11 @@ def test_jobs_are_followed_by_their_files() -> None:
     jobs.poll()
     assert (jobs.all[0].epochs, jobs.all[0].planned, jobs.all[0].share) == (3, 4, 0.75)
     finish(first, 0.25)
-    (begin(1, GRID[1]) / "error.txt").write_text("out of luck\n\nTraceback")
+    error = begin(1, GRID[1]) / "error.txt"
+    error.touch()  # it is being written
+    jobs.poll()
+    assert [job.state for job in jobs.all] == ["finished", "running", "waiting", "waiting"]
+    error.write_text("out of luck\n\nTraceback")
     jobs.poll()
     assert [job.state for job in jobs.all] == ["finished", "failed", "waiting", "waiting"]
     assert jobs.all[1].error == "out of luck"
