@@ -57,6 +57,13 @@ def _plot(name: str, title: str, remark: str, caption: Sequence[str], drawn: Dra
     return Plot(name, title, remark, text, drawn.figure, drawn.strategies, drawn.series, drawn.dashes)
 
 
+def _warmup_note(panels: Sequence[Panel], drawn: Drawn) -> list[str]:
+    """What the dotted line means, if there is one in sight."""
+    ends = [axes.get_xlim()[1] for axes in drawn.figure.axes]
+    seen = any(panel.warmup is not None and panel.warmup <= end for panel, end in zip(panels, ends, strict=True))
+    return ["θ moves from the dotted line on."] if seen else []
+
+
 def _toy_plot(runs: Sequence[Run], style_of: Mapping[str, Style]) -> Plot | None:
     groups = with_curve([run for run in runs if run.task == "toy"], hundredfold_loss)
     if not groups:
@@ -110,9 +117,8 @@ def _accuracy_plots(name: str, runs: Sequence[Run], style_of: Mapping[str, Style
                 caption.append("Runs without logged times are drawn as if all their epochs had taken equally long.")
         else:
             panels = [replace(panel, warmup=warmup(panel.groups)) for panel in panels]
-            if any(panel.warmup for panel in panels):
-                caption.append("θ moves from the dotted line on.")
         drawn = draw(title, panels, style_of, share_y=True)
+        caption += _warmup_note(panels, drawn)
         counted_groups = [*panels[0].groups]
         plots.append(_plot(f"{name}_time" if timed else name, title, number, caption, drawn, counted_groups))
     return plots
@@ -138,8 +144,7 @@ def _entropy_plot(runs: Sequence[Run], style_of: Mapping[str, Style]) -> Plot | 
     caption = ["Entropy of an edge's probabilities, mean over the edges. 0 is a search whose choice is made.", BANDS]
     if any(axes.get_ylim()[0] for axes in drawn.figure.axes):
         caption.append("Not all axes begin there.")
-    if any(panel.warmup for panel in panels):
-        caption.append("θ moves from the dotted line on.")
+    caption += _warmup_note(panels, drawn)
     return _plot("fig4", title, "Appendix H of the paper", caption, drawn, [g for p in panels for g in p.groups])
 
 
@@ -173,7 +178,7 @@ def _typical_cell(each: Group, style: Style) -> Cell | None:
     title = shortened(style.title + (f", {each.variant}" if each.variant else ""), LONGEST)
     unfinished = sum(run.state != "finished" for run in each.runs)
     note = f"{count} of {counted(len(found), 'seed')}"
-    note += f", {unfinished} of them still searching" if unfinished else ""
+    note += f", {unfinished} of them unfinished" if unfinished else ""
     return Cell(dict(genotype), title, INK, note, each.strategy)  # some strategies' colours are too pale for a text
 
 

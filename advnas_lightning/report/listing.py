@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from advnas_lightning.reading import Unreadable, read_text
 from advnas_lightning.report.figures import KINDS
 from advnas_lightning.report.findings import score_of
 from advnas_lightning.report.networks import Networks, listed_edges
@@ -15,7 +16,7 @@ from advnas_lightning.report.palette import rank
 from advnas_lightning.report.paper import departures
 from advnas_lightning.report.plans import BENCHMARK, OWN
 from advnas_lightning.report.runs import Run
-from advnas_lightning.runs import CHECKPOINTS, CONFIG, HYDRA, OVERRIDES
+from advnas_lightning.runs import CHECKPOINTS, CONFIG, ERROR, HYDRA, OVERRIDES
 from advnas_lightning.texts import plain
 
 __all__ = ["entry", "shown_path"]
@@ -60,6 +61,7 @@ def entry(run: Run, page: Path, networks: Networks, title: str) -> dict[str, Any
             (_label(name), quote(os.fsencode(os.path.relpath(run.folder / name, page)))) for name in _ordered(run.files)
         ],
         "problems": run.problems,
+        "error": _error(run),
     }
 
 
@@ -88,6 +90,18 @@ def _result(run: Run) -> tuple[float | None, str]:
     of = run.number("edges") if score.key == "argmax/edges_right" else None
     text = score.text(value, of)
     return value, text if argmax in (None, value) else f"{text} (arg max: {argmax:.4g})"
+
+
+def _error(run: Run) -> str:
+    """The first line of a failed run's error file; empty for another run, or if the file cannot be read."""
+    names = [name for name in run.files if name.startswith(Path(ERROR).stem)]
+    if run.state != "failed" or not names:
+        return ""
+    try:
+        lines = read_text(run.folder / names[0]).strip().splitlines()
+    except (OSError, Unreadable):
+        return ""
+    return plain(lines[0]) if lines else ""
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -136,3 +136,13 @@ def test_starts_that_were_refused_are_left_out(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main([str(tmp_path / "runs" / "1"), "--output", str(tmp_path / "out")])
     assert "holds nothing but a configuration" in capsys.readouterr().err
+
+
+def test_a_failed_run_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", epochs=100, done=3)
+    (run / "error.txt").write_text("out of <memory>\n\nTraceback")
+    main([str(run), "--output", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<dt>Error</dt><dd class="bad">out of &lt;memory&gt;</dd>' in page
+    assert "No run has finished yet" in page
+    assert "dotted line" not in page  # it is at epoch 50, which no run has reached
