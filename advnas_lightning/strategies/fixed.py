@@ -51,7 +51,7 @@ class Fixed(SearchStrategy):
         **kwargs: Any,
     ) -> None:
         if genotype is None:
-            raise ValueError("genotype=None: say what to train with strategy.genotype=PATH/genotype.json")
+            raise ValueError("genotype=None: say what to train with strategy.genotype=RUN")
         self._genotype = Genotype.read(genotype, select) if isinstance(genotype, str | Path) else Genotype(genotype)
         super().__init__(model, **kwargs)
 

@@ -53,7 +53,7 @@ def test_the_defaults_are_those_of_the_configuration(name: str) -> None:
         assert yaml.safe_load(row[1]) == CONF[name][row[0]]
 
 
-@pytest.mark.parametrize("name", CONF.keys() - {"fixed"})
+@pytest.mark.parametrize("name", sorted(CONF.keys() - {"fixed"}))
 def test_the_selection_is_that_of_the_class(name: str) -> None:
     kind: type[SearchStrategy] = getattr(advnas_lightning, CONF[name]["_target_"].rpartition(".")[2])
     words = re.search(r"selects\s+(arg max|process-best)", section(name))
