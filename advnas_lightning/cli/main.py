@@ -51,8 +51,10 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    from advnas_lightning.cli.sweeps import interruptible
+
     try:
-        with guarded(), hydra_raises():
+        with guarded(), hydra_raises(), interruptible():
             _main()
     except KeyboardInterrupt:  # while no training runs: there is nothing to save
         print("error: interrupted", file=sys.stderr)

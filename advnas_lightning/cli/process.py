@@ -65,12 +65,13 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or Path(record.pathname).is_relative_to(PACKAGE)
 
 
-def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig) -> str:
+def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig, *, is_job: bool = True) -> str:
     """What to type to go on with the run or the sweep of this command line, quoted for a POSIX shell.
 
     Args:
         arguments: The command line, the program's name included.
         settings: Hydra's part of the configuration.
+        is_job: Whether this may be the process of a job, which has another command line than its sweep.
 
     Example:
         >>> from omegaconf import OmegaConf
@@ -81,7 +82,7 @@ def go_on_line(arguments: Sequence[str], settings: HydraConf | DictConfig) -> st
     is_sweep = settings.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
     key, folder = ("sweep", settings.sweep.dir) if is_sweep else ("run", settings.run.dir)
     target = [f"hydra.{key}.dir={quoted(folder)}"]
-    if is_sweep and not settings.launcher._target_.endswith(".BasicLauncher"):
+    if is_sweep and is_job and not settings.launcher._target_.endswith(".BasicLauncher"):
         return f"the same line and {shlex.join(target)}"  # which the process of a job does not know
     kept = [each for each in arguments[1:] if not re.match(rf"[+~]*(ckpt_path|hydra\.{key}\.dir)\b", each)]
     return shlex.join([*program(arguments), *kept, *target, *([] if is_sweep else ["ckpt_path=last"])])

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,11 +20,29 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from advnas_lightning.cli.process import program
+from advnas_lightning.cli.process import go_on_line, program
 from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
 from advnas_lightning.texts import rich, shortened, writable
+
+_running: list[SweepCallback] = []  # at most one
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A context for the command line, at whose end an interrupted sweep says how to go on.
+
+    Example:
+        >>> with interruptible():
+        ...     print("running")
+        running
+    """
+    try:
+        yield
+    finally:
+        while _running:
+            _running.pop().interrupt()
 
 
 class SweepCallback(Callback):
@@ -42,10 +61,11 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self._jobs: Jobs | None = None
         self._display: SweepDisplay | None = None
+        self._go_on = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without what the sweep's own process shows, for launchers that send it to other processes."""
-        return {"_jobs": None, "_display": None}
+        return {"_jobs": None, "_display": None, "_go_on": ""}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compare the jobs whose folders are there already with those of this sweep.
@@ -82,6 +102,8 @@ class SweepCallback(Callback):
             metric=config.optimized_metric,
             maximize="maximize" in str(OmegaConf.select(config, "hydra.sweeper.direction")),
         )
+        self._go_on = go_on_line(sys.argv, config.hydra, is_job=False)
+        _running.append(self)
         if config.trainer.enable_progress_bar is not False:
             self._display = SweepDisplay(self._jobs)
             self._display.start()
@@ -93,6 +115,7 @@ class SweepCallback(Callback):
             SystemExit: If a job has not finished.
         """
         sweep = config.hydra.sweep.dir
+        _running.clear()
         if self._display is not None:
             self._display.stop()
         if self._jobs is None:
@@ -101,6 +124,16 @@ class SweepCallback(Callback):
         show_end(self._jobs, sweep)
         if any(not is_finished(folder) for _, folder in saved_jobs(Path(sweep))):
             sys.exit(1)
+
+    def interrupt(self) -> None:
+        """Leave the display, and say how to go on."""
+        if self._display is not None:
+            self._display.stop()
+        if self._jobs is not None:
+            self._jobs.poll()
+            done = sum(job.state == "finished" for job in self._jobs.all)
+            text = f"interrupted: {done} of {self._jobs.count} jobs have finished; go on with: {self._go_on}"
+            Console(stderr=True).print(rich(text, sys.stderr), highlight=False, soft_wrap=True)
 
 
 def show_end(found: Jobs, sweep: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,28 @@ def test_a_job_goes_on_with_its_retraining(
     assert after == before  # of the search
     launch(monkeypatch, *RETRAIN, crash, "hydra.run.dir=straight")
     assert_same_end(job / "retrained", folder / "straight" / "retrained", assert_same)
+
+
+class Interrupt(Callback):
+    """What Ctrl-C does in the second epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt = "+trainer.callbacks=[{_target_: tests.cli.test_sweeps.Interrupt}]"
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *SWEEP, "seed=0,1", interrupt)
+    assert stop.value.code != 0
+    error = capsys.readouterr().err
+    (line,) = re.findall(r"^interrupted: 0 of 2 jobs have finished; go on with: (.*)$", error, re.MULTILINE)
+    arguments = shlex.split(line)
+    arguments = arguments[arguments.index("-m", arguments.index("advnas_lightning")) :]
+    assert "hydra.sweep.dir=sweep" in arguments
+    monkeypatch.setattr(Interrupt, "on_train_batch_start", Callback.on_train_batch_start)
+    launch(monkeypatch, *[each for each in arguments if each != "trainer.enable_progress_bar=false"])
+    assert "2 of 2 jobs have finished: sweep\n" in capsys.readouterr().out
