@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -253,6 +254,8 @@ def _short(override: str) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     if key in ("strategy", "task", "experiment"):
         return value
+    if re.fullmatch(r"-?\d*\.\d{5,}(e-?\d+)?", value):  # an optimizer's, with all its digits
+        value = f"{float(value):.4g}"
     return f"seed {value}" if key == "seed" else f"{key.rpartition('.')[2]}={value}"
 
 

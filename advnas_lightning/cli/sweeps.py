@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
@@ -95,6 +97,8 @@ class SweepCallback(Callback):
                 )
                 sys.exit(1)
 
+        if "optuna" in config.hydra.sweeper._target_:  # the sweep's own lines say what it logs
+            import_module("optuna").logging.set_verbosity(logging.WARNING)
         self._jobs = Jobs(
             Path(config.hydra.sweep.dir),
             expected,
