@@ -5,6 +5,7 @@ Nothing here imports PyTorch, so that a wrong line is answered at once. :mod:`ad
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -38,6 +39,15 @@ def main() -> None:
     """
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
     arguments = sys.argv[1:]
+    try:
+        _answer(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads this, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _answer(arguments: list[str]) -> None:
     if arguments and arguments[0] in COMMANDS:
         run_command(arguments[0], arguments[1:])
     elif "--version" in arguments:

@@ -7,8 +7,8 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import Any

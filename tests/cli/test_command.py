@@ -79,6 +79,17 @@ def test_help_needs_no_pytorch(arguments: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_may_have_read_enough() -> None:
+    code = "from advnas_lightning.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize("arguments", ["--help", "advantage=exact"])
 def test_it_answers_within_a_second(arguments: str, tmp_path: Path) -> None:
     def seconds() -> float:
