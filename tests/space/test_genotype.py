@@ -190,6 +190,7 @@ def test_load_refuses_bytes_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "genotype.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is not a genotype file"):
         Genotype.load(tmp_path / "genotype.json")
-    for path in (tmp_path / "missing.json", tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "missing.json", tmp_path / "empty"):
         with pytest.raises(ValueError, match="no genotype file"):
             Genotype.load(path)
