@@ -42,6 +42,7 @@ ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage": (AdvantageNAS, {"zero_op": "none"}),
     "advantage-exact": (AdvantageNAS, {"advantage": "exact", "zero_op": "none"}),
     "counterfactual": (CounterfactualNAS, {}),
+    "counterfactual-exact": (CounterfactualNAS, {"advantage": "exact"}),
     "reinforce": (REINFORCE, {}),
     "parsec": (PARSEC, {}),
     "proxylessnas": (ProxylessNAS, {}),

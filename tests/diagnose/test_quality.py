@@ -62,7 +62,7 @@ def test_what_is_unbiased_is_found_to_be_and_what_is_not_is_not() -> None:
     by_name = {each.name: each for each in qualities}
     assert list(by_name) == list(ESTIMATORS)
     # The noise is the root mean square of what a mean without bias is off by: three of it is more than enough.
-    for name in ("advantage-exact", "reinforce"):
+    for name in ("advantage-exact", "counterfactual-exact", "reinforce"):
         assert by_name[name].bias < 3 * by_name[name].noise
     for name in ("darts", "nasp", "counterfactual"):
         assert by_name[name].bias > 3 * by_name[name].noise

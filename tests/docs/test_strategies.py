@@ -15,8 +15,16 @@ from tests.support.passes import CANDIDATES, EDGES, passes
 PAGE = (DOCS / "concepts/strategies.md").read_text()
 CONF = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf/strategy").glob("*.yaml")}
 SAMPLES = 8  # of PARSEC
-NUMBERS = {"0": 0, "1": 1, "2": 2, "J": CANDIDATES, "K": SAMPLES, "1 + E": 1 + EDGES}
-ROW = r"\| `(\w+)`(?: with `\w+=(\w+)`)? \| ([\dJ]) \| ([\dJKE+ ]+?) \| ([\dJ]) \|"
+NUMBERS = {
+    "0": 0,
+    "1": 1,
+    "2": 2,
+    "J": CANDIDATES,
+    "K": SAMPLES,
+    "1 + E": 1 + EDGES,
+    "1 + E (J − 1)": 1 + EDGES * (CANDIDATES - 1),
+}
+ROW = r"\| `(\w+)`(?: with `\w+=(\w+)`)? \| ([\dJ]) \| ([\dJKE+() −]+?) \| ([\dJ]) \|"
 ROWS = re.findall(ROW, PAGE)
 
 

@@ -26,7 +26,7 @@ X = torch.linspace(-1, 1, 12).view(3, FEATURES)
 
 reentrant: Recompute = partial(checkpoint, use_reentrant=True)
 recomputed: Recompute = partial(checkpoint, use_reentrant=False)
-NO_GATES = ("advantage-exact", "reinforce", "enas", "parsec", "parsec-authors_code")
+NO_GATES = ("advantage-exact", "counterfactual-exact", "reinforce", "enas", "parsec", "parsec-authors_code")
 GATES = (
     "advantage",
     "counterfactual",

@@ -38,7 +38,7 @@ ARCHITECTURE_PATHS = {**WEIGHT_PATHS, "proxylessnas-binary": 2, "nasp": ALL, "na
 # How often a draw is run in an architecture step: once, but Eq. (6) removes each of 2 edges, and DARTS's second order
 # needs two weight gradients and two more gate gradients.
 FORWARDS = {"advantage-exact": 3, "darts-second_order": 5}
-NO_GRADIENT = ("reinforce", "enas", "parsec", "advantage-exact")
+NO_GRADIENT = ("reinforce", "enas", "parsec", "advantage-exact", "counterfactual-exact")
 
 
 def weights_side(search: SearchStrategy) -> Any:
@@ -151,16 +151,18 @@ class Recorded:
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         trials = super().evaluate_draws(batch)
         self.drawn = [trial.architecture for trial in trials[: self.draws]]
+        differ = len({trial.architecture.paths for trial in trials}) > 1  # those of Eq. (6) run the same candidates
+        self.tried = [trial.architecture for trial in trials] if differ else self.drawn
         return trials
 
     def sample_for_weights(self) -> Architecture:
         architecture = super().sample_for_weights()
-        self.drawn = [architecture]
+        self.drawn = self.tried = [architecture]
         return architecture
 
     def expected(self, paths: int, forwards: int = 1, *, credited: bool = False) -> Counter[tuple[int, str, str]]:
         calls: Counter[tuple[int, str, str]] = Counter()
-        for draw in self.drawn:
+        for draw in self.tried:
             for edge, names, path in zip(self.space.edges, self.space.candidates, draw.paths, strict=True):
                 assert len(path) == min(paths, len(names))
                 ran = range(len(names)) if credited and draw.inactive == "outputs" else path

@@ -322,6 +322,84 @@ def test_counterfactual_gives_a_zero_operation_the_worst_mean_of_the_others() ->
         torch.testing.assert_close(gradient, p * (credit - (p * credit).sum(1, keepdim=True)), **EXACT)
 
 
+# -- CounterfactualNAS with the loss of every candidate ----------------------------------------------------------------
+
+
+def neighbours(choice: Sequence[int]) -> list[list[tuple[int, ...]]]:
+    """For each edge, the architectures that have its candidates in turn and are otherwise ``choice``."""
+    return [[(*choice[:e], j, *choice[e + 1 :]) for j in range(size)] for e, size in enumerate(SIZES)]
+
+
+def exact_counterfactual(strategy: SearchStrategy, choice: Sequence[int]) -> Tensor:
+    """The estimate of an architecture step that draws ``choice``."""
+    strategy.draw = lambda: list(choice)
+    return strategy.theta_gradient(strategy.evaluate_draws(BATCH))
+
+
+def test_exact_counterfactual_is_the_local_expectation_gradient() -> None:
+    """θ.grad_i = p_i ∘ (F_i − ⟨p_i, F_i⟩) for every draw, F_ij the loss of the draw with edge i at candidate j."""
+    strategy = build(CounterfactualNAS, advantage="exact")
+    losses = dict(zip(every_choice(strategy.space), net_losses(strategy), strict=True))
+    p = row_probs(strategy.theta.detach(), SIZES)
+    for choice in losses:
+        reference = torch.zeros(len(SIZES), WIDTH, dtype=torch.double)
+        for edge, row in enumerate(neighbours(choice)):
+            f = torch.stack([losses[each] for each in row])
+            reference[edge, : len(f)] = p[edge] * (f - (p[edge] * f).sum())
+        torch.testing.assert_close(exact_counterfactual(strategy, choice), reference, **EXACT)
+
+
+def test_exact_counterfactual_is_unbiased_and_varies_less_than_exact_advantage() -> None:
+    strategy = build(CounterfactualNAS, advantage="exact")
+    truth = exact_gradient(strategy, net_losses(strategy))
+    assert truth.abs().max() > 0.1
+    mean = expected(strategy, partial(exact_counterfactual, strategy), SIZES)
+    torch.testing.assert_close(mean, truth, rtol=0, atol=1e-12)
+    plain = build(AdvantageNAS, advantage="exact", zero_op="none")
+
+    def single(choice: tuple[int, ...]) -> Tensor:
+        return plain.theta_gradient(given(plain, in_double(plain.one_hot(choice))))
+
+    ours, theirs = (
+        expected(strategy, lambda choice, f=f: (f(choice) - truth).square(), SIZES).sum(1)
+        for f in (partial(exact_counterfactual, strategy), single)
+    )
+    assert (ours < theirs).all()
+
+
+def test_exact_counterfactual_runs_each_neighbour_once_without_a_graph() -> None:
+    strategy = build(CounterfactualNAS, advantage="exact")
+    drawn, *others = strategy.evaluate_draws(BATCH)
+    choice = drawn.architecture.choice
+    wanted = {each for row in neighbours(choice) for each in row} - {choice}
+    assert sorted(trial.architecture.choice for trial in others) == sorted(wanted)
+    assert all(trial.gate_grad is None for trial in (drawn, *others))
+
+
+def test_exact_counterfactual_gives_a_zero_operation_the_worst_mean_of_the_others() -> None:
+    strategy = build(CounterfactualNAS, advantage="exact", zero_op="paper", gamma=0.25)
+    losses = dict(zip(every_choice(strategy.space), net_losses(strategy), strict=True))
+    p = masked_softmax(strategy.theta.detach())
+    means = torch.zeros(len(SIZES), WIDTH, dtype=torch.double)
+    for choice in [(0, 1, 2), (1, 2, 3), (1, 0, 0)]:
+        credit = torch.zeros_like(means)
+        for edge, row in enumerate(neighbours(choice)):
+            credit[edge, : len(row)] = torch.stack([losses[each] for each in row]) - losses[choice]
+        means = 0.75 * means + 0.25 * credit
+        credit[2, 3] = max(means[2, :3])
+        reference = p * (credit - (p * credit).sum(1, keepdim=True))
+        torch.testing.assert_close(exact_counterfactual(strategy, choice), reference, **EXACT)
+
+
+def test_exact_counterfactual_of_an_edge_without_a_choice_is_zero() -> None:
+    strategy = make(CounterfactualNAS, TableNet((1, 3)), objective=Cost(), advantage="exact")
+    trials = strategy.evaluate_draws(table_of(3)[:2])
+    assert len(trials) == 3
+    gradient = strategy.theta_gradient(trials)
+    assert gradient[0].tolist() == [0, 0, 0]
+    assert (gradient[1] != 0).all()
+
+
 # -- ENAS --------------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage-ema": (AdvantageNAS, {"baseline": "ema"}),
     "advantage-authors_code": (AdvantageNAS, {"zero_op": "authors_code"}),
     "counterfactual": (CounterfactualNAS, {}),
+    "counterfactual-exact": (CounterfactualNAS, {"advantage": "exact"}),
     "counterfactual-paper": (CounterfactualNAS, {"zero_op": "paper"}),
     "reinforce": (REINFORCE, {}),
     "reinforce-other": (REINFORCE, {"baseline_init": "zero", "baseline_update": "before"}),
