@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-from advnas_lightning.cli.checks import EXTRAS, GPU_DEVICES, missing_extra
+from advnas_lightning.cli.checks import EXTRAS, GPU_DEVICES, check_settings, missing_extra
 from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import Config
 from advnas_lightning.cli.help import help_text
@@ -148,6 +151,18 @@ def test_the_help_has_the_options_of_the_strategies_with_their_defaults() -> Non
             if name != "genotype":
                 first = re.search(rf"{name}=([^\s|]+)", line)[1]  # type: ignore[index]
                 assert first == str(value).lower() or yaml.safe_load(first) == value or float(first) == float(value)
+
+
+@pytest.mark.parametrize("task", ["toy", "cifar10", "ptb"])
+def test_all_settings_of_the_package_pass(task: str) -> None:
+    lines = [[f"experiment={path.stem}"] for path in (CONF / "experiment").glob("*.yaml") if task == "toy"]
+    for strategy, preset in itertools.product((CONF / "strategy").glob("*.yaml"), ("paper", "authors_code")):
+        lines.append([f"task={task}", f"strategy={strategy.stem}", f"preset={preset}"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for line in lines:
+            config = compose("config", line, return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            check_settings(config)
 
 
 def test_a_signature_is_that_which_python_sees() -> None:
