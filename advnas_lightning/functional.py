@@ -207,6 +207,31 @@ def softmax_vjp(p: Tensor, gradient: Tensor) -> Tensor:
     return p * (gradient - (p * gradient).sum(-1, keepdim=True))
 
 
+def mixed_vjp(p: Tensor, a: Tensor, gradient: Tensor, mix: float) -> Tensor:
+    """The gradient in θ of a one-hot draw a ~ p, between first and second order in a.
+
+    It is
+
+        (1 − mix) p_i ∘ (G_i − ⟨p_i, G_i⟩) + mix (⟨a_i, G_i⟩ − ⟨p_i, G_i⟩)(a_i − p_i).
+
+    With ``mix`` = 0 it is the straight-through estimator, :func:`softmax_vjp`. With ``mix`` = 1/2 it is ReinMax (Liu et
+    al. 2023, Heun's rule), which is written there as 2 J(½(a + p)) G − ½ J(p) G with J(q) = diag(q) − q qᵀ.
+
+    Args:
+        p: ``[E, J]``, the probabilities.
+        a: ``[E, J]``, the one-hot draw.
+        gradient: ``[E, J]``, the gradient G in a, at the draw.
+        mix: The weight of the second part.
+
+    Example:
+        >>> p, a, gradient = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+        >>> mixed_vjp(p, a, gradient, 0.5)
+        tensor([[-0.5000,  0.5000]])
+    """
+    excess = ((a - p) * gradient).sum(-1, keepdim=True)  # [E, 1], ⟨a, G⟩ − ⟨p, G⟩
+    return (1 - mix) * softmax_vjp(p, gradient) + mix * excess * (a - p)
+
+
 def importance_weights(losses: Tensor, scale: float) -> Tensor:
     """PARSEC's weights ω_k = softmax_k(−scale · L_k) of K draws, ``[K]``.
 

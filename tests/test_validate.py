@@ -63,6 +63,7 @@ COUNT = partial(check_int, least=0)
 BOUNDED = partial(check_int, least=0, most=2**63 - 1)
 RATE = partial(check_positive, most=1)
 FROM_ZERO = partial(check_positive, zero=True)
+UP_TO_HALF = partial(check_positive, zero=True, most=0.5)
 BELOW_ONE = partial(check_share, zero=True)
 WORD = partial(check_one_of, allowed=("taylor", "exact"))
 
@@ -167,6 +168,7 @@ EVERY: list[Row] = [
     ("seed", -(2**63) - 1, check_seed),
     ("seed", 2**64, check_seed),
 ]
+
 OWN: dict[type[SearchStrategy], list[Row]] = {
     AdvantageNAS: [
         ("advantage", "eq7", one_of("taylor", "exact")),
@@ -176,6 +178,9 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
         ("gamma", 1.5, RATE),  # the share of the newest value in a mean
     ],
     CounterfactualNAS: [
+        ("advantage", "eq7", one_of("taylor", "exact")),
+        ("mix", -0.1, UP_TO_HALF),
+        ("mix_end", 0.6, UP_TO_HALF),
         ("zero_op", "authors_code", one_of("none", "paper")),
         ("gamma", 0, RATE),
         ("gamma", 1.5, RATE),

@@ -55,7 +55,7 @@ settings that matter (--cfg job prints all of them with their values):
 
 options of the strategies (strategy.NAME=VALUE; the first value is the default):
   advantage       advantage=taylor|exact  baseline=none|ema  zero_op=paper|authors_code|none  gamma=0.05
-  counterfactual  advantage=taylor|exact  zero_op=none|paper  gamma=0.05
+  counterfactual  advantage=taylor|exact  mix=0  mix_end=null  zero_op=none|paper  gamma=0.05
   reinforce       baseline_init=first|zero  baseline_update=after|before  gamma=0.05
   enas            those of reinforce  hidden_size=64  entropy_weight=1e-4  temperature=1.0  tanh_constant=null
   parsec          samples=8  scale=batch|NUMBER  weighting=importance|authors_code

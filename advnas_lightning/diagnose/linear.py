@@ -151,8 +151,8 @@ def draw_linear(found: Mapping[str, Mapping[str, float]], folder: Path) -> None:
         for name, row in found.items():
             if name in none:
                 continue
-            style = style_of[name.partition("-")[0]]
-            dashes = "--" if "-" in name else "-"
+            base, _, variant = name.partition("-")
+            style, dashes = style_of[base], {"": "-", "exact": "--"}.get(variant, ":")
             axes.plot(SIZES, list(row.values()), dashes, color=style.colour, marker=style.marker, label=name)
         axes.set(xscale="log", yscale="log", xlabel="number of edges", ylabel="variance of one step, per edge")
         axes.set_xticks(SIZES, list(map(str, SIZES)))

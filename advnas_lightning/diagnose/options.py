@@ -14,8 +14,8 @@ from advnas_lightning.validate import check_int
 __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_options"]
 
 NAMES = (
-    "advantage", "advantage-exact", "counterfactual", "counterfactual-exact", "reinforce", "parsec", "proxylessnas",
-    "gdas", "darts", "snas", "nasp",
+    "advantage", "advantage-exact", "counterfactual", "counterfactual-exact", "counterfactual-mix", "reinforce",
+    "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
 )  # fmt: skip
 LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
 

@@ -84,9 +84,10 @@ def draw(statistics: Sequence[EstimatorStatistics], folder: Path) -> None:
         axes = figure.add_subplot()
         style_of = styles(each.name.partition("-")[0] for each in statistics)
         for each in statistics:
-            style = style_of[each.name.partition("-")[0]]
+            name, _, variant = each.name.partition("-")
+            style = style_of[name]
             x, y = math.sqrt(max(each.variance, 1e-12)), max(each.bias, each.noise, 1e-6)
-            face = "none" if "-" in each.name else style.colour
+            face: Any = {"": style.colour, "exact": "none"}.get(variant, (style.colour, 0.35))
             axes.scatter(
                 x, y, s=60, marker=style.marker, edgecolors=style.colour, facecolors=face, zorder=3, label=each.name
             )

@@ -43,6 +43,7 @@ ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage-exact": (AdvantageNAS, {"advantage": "exact", "zero_op": "none"}),
     "counterfactual": (CounterfactualNAS, {}),
     "counterfactual-exact": (CounterfactualNAS, {"advantage": "exact"}),
+    "counterfactual-mix": (CounterfactualNAS, {"mix": 0.5}),
     "reinforce": (REINFORCE, {}),
     "parsec": (PARSEC, {}),
     "proxylessnas": (ProxylessNAS, {}),

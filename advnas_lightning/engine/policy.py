@@ -155,7 +155,7 @@ class ArchitecturePolicy(SharedHyperparameters):
         """
         if self.clock.progress is None:
             raise MisconfigurationException(
-                f"{type(self).__name__} anneals its temperature over the search: set Trainer(max_epochs=…), and"
+                f"{type(self).__name__} anneals an option over the search: set Trainer(max_epochs=…), and"
                 " limit_train_batches for loaders without a length"
             )
         self.is_annealed |= self.clock.progress > 0

@@ -48,6 +48,15 @@ class CounterfactualNAS(SearchStrategy):
     since the first cell has all of them: of the time of these passes, 5 % lies before the change with
     ``task=cifar10``, and 6 % with ``task=ptb``.
 
+    **Less bias.** ``mix`` adds a share of AdvantageNAS's estimate with the baseline ⟨p_i, G_i⟩. To second order, its
+    bias has the other sign:
+
+        θ.grad_i = (1 − mix) p_i ∘ (G_i − ⟨p_i, G_i⟩) + mix (⟨a_i, G_i⟩ − ⟨p_i, G_i⟩)(a_i − p_i).
+
+    With ``mix=0.5`` this is ReinMax (Liu et al. 2023): Heun's rule. It has no bias where the loss is quadratic in each
+    edge's output given the others, but the variance of an edge's own draw is back. ``mix_end`` raises the share over
+    the search.
+
     **Its relatives.** With ``"taylor"`` it is the straight-through estimator of a categorical draw: ∂L/∂a at one-hot
     gates, pulled back through a = softmax(θ). DARTS uses the same line at a = p, with all candidates mixed and kept for
     the backward pass. NASP takes ∂L/∂a at the arg max, also keeps all candidates, and lets the gradient move θ without
@@ -60,6 +69,8 @@ class CounterfactualNAS(SearchStrategy):
         model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
         advantage: The credit of the candidates: ``"taylor"`` takes G_ij from one backward pass and ``"exact"`` takes
             F_ij from forward passes alone.
+        mix: The share of AdvantageNAS's estimate, from 0 to 0.5, before the first architecture step.
+        mix_end: The share after the last architecture step, which it reaches linearly. By default it stays at ``mix``.
         zero_op: The credit of zero operations. With ``"none"`` it is their own, G_ij = 0 or F_ij, which is fair beside
             the credits of the edge's other candidates. With ``"paper"`` it is the worst running mean of those, as in
             Appendix B; losses then count as differences from the loss of the draw.
@@ -83,6 +94,8 @@ class CounterfactualNAS(SearchStrategy):
         model: nn.Module,
         *,
         advantage: Literal["taylor", "exact"] = "taylor",
+        mix: float = 0.0,
+        mix_end: float | None = None,
         zero_op: Literal["none", "paper"] = "none",
         gamma: float = 0.05,
         **kwargs: Any,
@@ -90,12 +103,21 @@ class CounterfactualNAS(SearchStrategy):
         super().__init__(model, **kwargs)
         self.advantage = check_one_of("advantage", advantage, ("taylor", "exact"))
         self.needs_gate_grad = advantage == "taylor"
+        self.mix = check_positive("mix", mix, zero=True, most=0.5)
+        self.mix_end = None if mix_end is None else check_positive("mix_end", mix_end, zero=True, most=0.5)
+        if advantage == "exact" and (mix or mix_end):
+            raise ValueError("advantage='exact' has no bias that a mix could lower: leave mix and mix_end out")
         self.zero_op = check_one_of("zero_op", zero_op, ("none", "paper"))
         self.gamma = check_positive("gamma", gamma, most=1)
         self.zero_ops: Tensor
         self.register_buffer("zero_ops", self.space.zero_ops, persistent=False)
         self.candidate_ema: Tensor  # [E, J], reward sign
         self.register_buffer("candidate_ema", torch.zeros(self.mask.shape))
+
+    @property
+    def current_mix(self) -> float:
+        """The share of AdvantageNAS's estimate in the next architecture step."""
+        return self.mix if self.mix_end is None else functional.linear(self.mix, self.mix_end, self.progress)
 
     def sample(self) -> Architecture:
         """Draw one-hot a ~ p; with ``"taylor"`` the candidates that were not drawn get their credit, too."""
@@ -113,7 +135,7 @@ class CounterfactualNAS(SearchStrategy):
         return trials
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """The estimate Σ_j p_ij G_ij ∇θ_i log p_ij."""
+        """The estimate Σ_j p_ij G_ij ∇θ_i log p_ij, or its mixture with A_i ∇θ_i log p(a)."""
         credit = trials[0].gate_grad  # [E, J], G
         if credit is None:
             credit = self._differences(trials)  # F, up to a constant that the estimate does not depend on
@@ -122,7 +144,7 @@ class CounterfactualNAS(SearchStrategy):
                 -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
             )
             credit = -reward
-        return functional.softmax_vjp(self.probs, credit)
+        return functional.mixed_vjp(self.probs, trials[0].architecture.gates, credit, self.current_mix)
 
     def _others(self, choice: Sequence[int]) -> list[tuple[int, int]]:
         """The edges and candidates that a choice leaves out, in order."""

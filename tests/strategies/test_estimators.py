@@ -400,6 +400,79 @@ def test_exact_counterfactual_of_an_edge_without_a_choice_is_zero() -> None:
     assert (gradient[1] != 0).all()
 
 
+# -- CounterfactualNAS with a share of AdvantageNAS --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.2, 0.5])
+def test_mix_is_a_share_of_advantage_with_a_baseline(mix: float) -> None:
+    strategy = build(CounterfactualNAS, mix=mix)
+    p = masked_softmax(strategy.theta.detach())
+    for choice in every_choice(strategy.space):
+        a = one_hot_rows(choice, WIDTH)
+        credit = gate_gradient(strategy.model, a)
+        mean = (p * credit).sum(1, keepdim=True)
+        reference = (1 - mix) * p * (credit - mean) + mix * ((a * credit).sum(1, keepdim=True) - mean) * (a - p)
+        torch.testing.assert_close(counterfactual_estimates(strategy, BATCH)(choice), reference, **EXACT)
+
+
+def test_half_a_mix_is_reinmax() -> None:
+    """2 J(½(a + p)) G − ½ J(p) G with J(q) = diag(q) − q qᵀ, as Liu et al. (2023) write it."""
+    strategy = build(CounterfactualNAS, mix=0.5)
+    p = masked_softmax(strategy.theta.detach())
+
+    def jacobian(q: Tensor) -> Tensor:
+        return torch.diag_embed(q) - q.unsqueeze(2) * q.unsqueeze(1)
+
+    for choice in every_choice(strategy.space):
+        a = one_hot_rows(choice, WIDTH)
+        credit = gate_gradient(strategy.model, a).unsqueeze(2)
+        reference = (2 * jacobian((a + p) / 2) @ credit - jacobian(p) @ credit / 2).squeeze(2)
+        torch.testing.assert_close(counterfactual_estimates(strategy, BATCH)(choice), reference, **EXACT)
+
+
+def quadratic(y: Tensor) -> Tensor:
+    """Quadratic in each edge's output given the others, and in all of them together of a higher degree."""
+    return y.sum(0).square().sum() + 3 * (y[0] * y[1]).sum().square() - y[2].square().sum() * y[0, 1]
+
+
+def bias_of(cost: Callable[[Tensor], Tensor], mix: float) -> float:
+    """The bias of the mixed estimate on a table of outputs, as a share of the exact gradient."""
+    strategy = make(CounterfactualNAS, TableNet(SIZES), objective=Cost(cost), mix=mix)
+    table = table_of(3)
+    outputs = [torch.stack([table[e, j] for e, j in enumerate(choice)]) for choice in every_choice(strategy.space)]
+    truth = exact_gradient(strategy, torch.stack([cost(y) for y in outputs]))
+    assert truth.abs().max() > 0.1
+    return float((expected(strategy, counterfactual_estimates(strategy, table), SIZES) - truth).norm() / truth.norm())
+
+
+def test_half_a_mix_has_no_bias_where_the_loss_is_quadratic_in_each_edge() -> None:
+    assert bias_of(quadratic, 0.5) < 1e-12
+    assert bias_of(quadratic, 0.0) > 0.1
+    assert bias_of(quadratic, 0.25) == pytest.approx(bias_of(quadratic, 0.0) / 2)  # linear in the share
+
+
+def test_half_a_mix_is_biased_where_the_loss_is_cubic() -> None:
+    assert bias_of(lambda y: y.sum(0).pow(3).sum(), 0.5) > 1e-3
+
+
+def test_the_mix_goes_linearly_to_its_end() -> None:
+    strategy = build(CounterfactualNAS, mix=0.1, mix_end=0.5)
+    found = []
+    for progress in (0.0, 0.5, 1.0):
+        strategy.clock = SearchClock(progress=progress)
+        found.append(strategy.current_mix)
+    assert found == pytest.approx([0.1, 0.3, 0.5])
+    assert strategy.is_annealed
+    constant = build(CounterfactualNAS, mix=0.3)
+    constant.clock = SearchClock(progress=None)  # a run without an end
+    assert constant.current_mix == 0.3
+
+
+def test_a_mix_of_exact_losses_is_refused() -> None:
+    with pytest.raises(ValueError, match="advantage='exact' has no bias"):
+        build(CounterfactualNAS, advantage="exact", mix_end=0.5)
+
+
 # -- ENAS --------------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "advantage-authors_code": (AdvantageNAS, {"zero_op": "authors_code"}),
     "counterfactual": (CounterfactualNAS, {}),
     "counterfactual-exact": (CounterfactualNAS, {"advantage": "exact"}),
+    "counterfactual-mix": (CounterfactualNAS, {"mix_end": 0.5}),
     "counterfactual-paper": (CounterfactualNAS, {"zero_op": "paper"}),
     "reinforce": (REINFORCE, {}),
     "reinforce-other": (REINFORCE, {"baseline_init": "zero", "baseline_update": "before"}),
@@ -60,6 +61,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
 # Options that change a formula, and nothing of what the engine does with its result.
 SAME_ENGINE = (
     "advantage-authors_code",
+    "counterfactual-mix",
     "counterfactual-paper",
     "reinforce-other",
     "enas-bounded",
