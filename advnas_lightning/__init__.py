@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from advnas_lightning.strategies.advantage import AdvantageNAS
     from advnas_lightning.strategies.counterfactual import CounterfactualNAS
     from advnas_lightning.strategies.darts import DARTS
+    from advnas_lightning.strategies.drnas import DrNAS
     from advnas_lightning.strategies.enas import ENAS
     from advnas_lightning.strategies.fixed import Fixed
     from advnas_lightning.strategies.gdas import GDAS
@@ -42,6 +43,7 @@ __all__ = [
     "Architecture",
     "ArchitectureCost",
     "CounterfactualNAS",
+    "DrNAS",
     "Fixed",
     "Genotype",
     "MixedOp",
@@ -75,6 +77,7 @@ _PLACES = {
     "AdvantageNAS": "strategies.advantage",
     "CounterfactualNAS": "strategies.counterfactual",
     "DARTS": "strategies.darts",
+    "DrNAS": "strategies.drnas",
     "ENAS": "strategies.enas",
     "Fixed": "strategies.fixed",
     "GDAS": "strategies.gdas",

@@ -49,6 +49,16 @@ def widened(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return values if values.dtype == wide else values.to(wide)  # what is wide enough already costs nothing
 
 
+def concentration(theta: Tensor) -> Tensor:
+    """The concentration β = ELU(θ) + 1 of DrNAS, written without a difference of nearly equal numbers.
+
+    Example:
+        >>> concentration(torch.tensor([-20.0, 0.0, 2.0]))
+        tensor([2.0612e-09, 1.0000e+00, 3.0000e+00])
+    """
+    return torch.where(theta > 0, theta + 1, theta.masked_fill(theta > 0, 0).exp())  # the slope at 0 is 1
+
+
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise of the shape of ``like``, always drawn on the CPU.
 

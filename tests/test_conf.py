@@ -41,8 +41,8 @@ def configure(*overrides: str) -> DictConfig:
 
 def test_the_groups_are_what_the_readme_says() -> None:
     assert members("strategy") == [
-        "advantage", "counterfactual", "darts", "enas", "fixed", "gdas", "nasp", "parsec", "proxylessnas", "random",
-        "reinforce", "snas",
+        "advantage", "counterfactual", "darts", "drnas", "enas", "fixed", "gdas", "nasp", "parsec", "proxylessnas",
+        "random", "reinforce", "snas",
     ]  # fmt: skip
     assert members("task") == ["cifar10", "ptb", "toy"]
     assert members("task/training") == ["nasbench201", "search"]

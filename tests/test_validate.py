@@ -24,6 +24,7 @@ from advnas_lightning import (
     SNAS,
     AdvantageNAS,
     CounterfactualNAS,
+    DrNAS,
     Fixed,
     Genotype,
     MixedOp,
@@ -215,6 +216,7 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
     DARTS: [("second_order", "no", check_bool)],  # a text is true
     SNAS: [("tau_max", INF, check_positive), ("tau_min", 0, check_positive)],
     NASP: [("projection", "simplex", one_of("affine", "clip"))],
+    DrNAS: [("kl", -1, FROM_ZERO)],
     RandomSearch: [],
     Fixed: [],
 }

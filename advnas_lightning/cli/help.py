@@ -23,8 +23,8 @@ commands:
 {commands}
 
 groups (the first choice is the default):
-  strategy    advantage, counterfactual, reinforce, enas, parsec, proxylessnas, gdas, darts, snas, nasp, random, and
-              fixed, which trains a found architecture: strategy.genotype=RUN
+  strategy    advantage, counterfactual, reinforce, enas, parsec, proxylessnas, gdas, darts, snas, nasp, drnas,
+              random, and fixed, which trains a found architecture: strategy.genotype=RUN
   task        toy: find a teacher's filters; cifar10: NAS-Bench-201's cell; ptb: a recurrent cell for Penn Treebank
   preset      paper, or authors_code: what the authors' released code does where it departs from the paper
   experiment  fig1, table2, table3, table4: the paper's; cifar10_small, table2_small, table3_small, table4_small:
@@ -64,6 +64,7 @@ options of the strategies (strategy.NAME=VALUE; the first value is the default):
   darts           second_order=false|true
   snas            tau_max=1  tau_min=1e-3
   nasp            projection=affine|clip
+  drnas           kl=1e-3
   fixed           genotype=RUN, a file genotype.json, or a cell of NAS-Bench-201 as a text
 
 also: --version, --cfg job, --config-dir DIR (settings of your own), --hydra-help"""

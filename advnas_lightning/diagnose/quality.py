@@ -175,7 +175,7 @@ def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) 
     )
     made.clock = SearchClock(progress=progress)
     made.to(search.device)
-    made.theta.data = search.theta.detach().clone()
+    made.theta.data = search.logits.clone()
     return made
 
 

@@ -142,6 +142,11 @@ class ArchitecturePolicy(SharedHyperparameters):
         return self.log_probs.detach().exp()
 
     @property
+    def logits(self) -> Tensor:
+        """A θ whose softmax is p, ``[E, J]``, without a graph."""
+        return self.theta.detach()
+
+    @property
     def entropy(self) -> Tensor:
         """(1/E) Σ_i H(p_i) in nats, scalar (Appendix H)."""
         return functional.entropy(self.log_probs.detach())

@@ -43,6 +43,7 @@ STRATEGIES = {
     "darts": Style("DARTS", "#0A0A0A", "#F4F6F8", "<", dense=True),
     "snas": Style("SNAS", "#332288", "#8444FF", ">", dense=True),
     "nasp": Style("NASP", "#661100", "#9D6543", "h", dense=True),
+    "drnas": Style("DrNAS", "#EC0D42", "#D9A49D", "d", dense=True),
     "counterfactual": Style("counterfactual", "#961EF0", "#C3A5FF", "*"),
     "fixed": Style("fixed", "#B8B8B8", "#747C85", "."),
 }

@@ -5,6 +5,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.strategies.advantage import AdvantageNAS
 from advnas_lightning.strategies.counterfactual import CounterfactualNAS
 from advnas_lightning.strategies.darts import DARTS
+from advnas_lightning.strategies.drnas import DrNAS
 from advnas_lightning.strategies.enas import ENAS
 from advnas_lightning.strategies.fixed import Fixed
 from advnas_lightning.strategies.gdas import GDAS
@@ -25,6 +26,7 @@ __all__ = [
     "SNAS",
     "AdvantageNAS",
     "CounterfactualNAS",
+    "DrNAS",
     "Fixed",
     "ProxylessNAS",
     "RandomSearch",

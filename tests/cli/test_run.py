@@ -20,7 +20,7 @@ from tests.support.speed import slow_but
 
 STRATEGIES = [
     "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
-    "random",
+    "drnas", "random",
 ]  # fmt: skip
 OPTIONS = [
     ("advantage", "strategy.advantage=exact"),
@@ -61,7 +61,7 @@ OPERATIONS = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"
 EDGES = ["0->1", "0->2", "1->2", "0->3", "1->3", "2->3"]
 CELL_EDGES = dict(zip(EDGES, re.findall(r"\w+(?=~)", CELL), strict=True))
-HAS_NO_PROCESS_BEST = {"proxylessnas", "darts", "snas", "random"}
+HAS_NO_PROCESS_BEST = {"proxylessnas", "darts", "snas", "drnas", "random"}
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from advnas_lightning import ENAS, NASP, ArchitectureCost, SearchStrategy, Trial, functional
+from advnas_lightning import ENAS, NASP, ArchitectureCost, DrNAS, SearchStrategy, Trial, functional
 from advnas_lightning.engine.clock import SearchClock
 from tests.support.linear_space import every_choice
 from tests.support.measured import BATCH, measured
@@ -56,6 +56,9 @@ def test_the_gradient_of_every_strategy_is_that_of_the_expected_cost(name: str, 
 
     def penalty(theta: Tensor) -> Tensor:
         p = theta if issubclass(kind, NASP) else theta.masked_fill(~search.mask, -torch.inf).softmax(-1)
+        if issubclass(kind, DrNAS):
+            beta = (nn.functional.elu(theta) + 1) * search.mask
+            p = beta / beta.sum(-1, keepdim=True)
         return 0.7 * (search.cost.fixed + (p * table).sum()) / largest
 
     for edge, j in search.mask.nonzero().tolist():
@@ -126,7 +129,7 @@ def test_the_dual_ascent_is_the_stated_one(make_search: Make) -> None:
 @pytest.mark.parametrize(
     "name",
     slow_but(
-        ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "parsec"],
+        ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "drnas", "parsec"],
         ["advantage", "enas"],  # θ and a controller
     ),
 )

@@ -35,6 +35,7 @@ GATES = (
     "gdas-none",
     "snas",
     "nasp",
+    "drnas",
     "proxylessnas",
     "proxylessnas-binary",
 )

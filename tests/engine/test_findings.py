@@ -23,6 +23,7 @@ from advnas_lightning import (
     REINFORCE,
     SNAS,
     AdvantageNAS,
+    DrNAS,
     MixedOp,
     ProxylessNAS,
     SearchStrategy,
@@ -53,7 +54,7 @@ def readme_loader(seed: int, batch_size: int = 4) -> DataLoader[Any]:
     return DataLoader(data, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("kind", [AdvantageNAS, REINFORCE, GDAS, DARTS, ProxylessNAS, SNAS, NASP, PARSEC, ENAS])
+@pytest.mark.parametrize("kind", [AdvantageNAS, REINFORCE, GDAS, DARTS, ProxylessNAS, SNAS, NASP, DrNAS, PARSEC, ENAS])
 def test_a_users_own_loss_is_enough(kind: type[SearchStrategy], fit: Fit) -> None:
     class Search(kind):
         def loss(self, batch: Any) -> Tensor:
@@ -69,7 +70,7 @@ def test_a_users_own_loss_is_enough(kind: type[SearchStrategy], fit: Fit) -> Non
     assert {"train/loss", "architecture/loss", "entropy"} <= set(trainer.callback_metrics)
     assert not any(isinstance(module, MixedOp) for module in model.modules())
     assert search.genotype()["edge"] in ("linear", "skip")
-    if kind in (DARTS, SNAS, ProxylessNAS):
+    if kind in (DARTS, SNAS, DrNAS, ProxylessNAS):
         with pytest.raises(ValueError, match="no process_best"):
             search.genotype("process_best")
         selected = search.genotype()

@@ -24,7 +24,7 @@ Fit = Callable[..., Trainer]
 AT_REST = {"architecture_optimizer": partial(SGD, lr=0.0)}
 ENGINES = [name for name in STRATEGIES if name not in (*SAME_ENGINE, "fixed", "random")]  # these two have no such step
 # The gates of two equal candidates add up to two, or only nearly to one.
-NOT_ONE = ("proxylessnas", "snas")
+NOT_ONE = ("proxylessnas", "snas", "drnas")
 
 
 class DrawsOnly:

@@ -30,7 +30,9 @@ def test_bfloat16_networks_are_searched(engine: str, make_search: Make, make_loa
         assert {parameter.dtype for parameter in search.architecture_parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["advantage", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp"])
+@pytest.mark.parametrize(
+    "name", ["advantage", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp", "drnas"]
+)
 def test_double_precision_networks_are_searched(name: str, make_search: Make, make_loaders: Make, fit: Fit) -> None:
     search, loaders = make_search(name), make_loaders(weights=3)
     for each in loaders.values():

@@ -31,7 +31,7 @@ Make = Callable[..., Any]
 
 # How many candidates run on an edge, in a weight step and in an architecture step: 1, unless named here.
 ALL = 99
-WEIGHT_PATHS = {"proxylessnas": 2, "darts": ALL, "darts-second_order": ALL, "snas": ALL}
+WEIGHT_PATHS = {"proxylessnas": 2, "darts": ALL, "darts-second_order": ALL, "snas": ALL, "drnas": ALL}
 ARCHITECTURE_PATHS = {**WEIGHT_PATHS, "proxylessnas-binary": 2, "nasp": ALL, "nasp-clip": ALL}
 
 

@@ -23,7 +23,7 @@ from advnas_lightning.objectives import Outcome
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
-NO_ONE_HOT = {"darts", "darts-second_order", "snas", "proxylessnas"}  # never evaluate a one-hot architecture
+NO_ONE_HOT = {"darts", "darts-second_order", "snas", "drnas", "proxylessnas"}  # never evaluate a one-hot architecture
 
 
 class Evaluated:

@@ -25,6 +25,7 @@ from advnas_lightning import (
     AdvantageNAS,
     Architecture,
     CounterfactualNAS,
+    DrNAS,
     ProxylessNAS,
     RandomSearch,
     SearchStrategy,
@@ -719,6 +720,81 @@ def test_snas_is_autograd_through_the_concrete_sample(seed: int) -> None:
     torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
 
 
+def dirichlet_gates(strategy: Any, theta: Tensor) -> list[Tensor]:
+    """The gates that the strategy's next sample will have, row by row, with a graph to θ."""
+    generator = torch.Generator()
+    generator.set_state(strategy.generator.get_state())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**32, (), generator=generator)))
+        rows = [nn.functional.elu(theta[e, :size]) + 1 for e, size in enumerate(SIZES)]
+        return [torch.distributions.Dirichlet(row).rsample() for row in rows]
+
+
+def divergence(beta: Tensor) -> Tensor:
+    """KL(Dir(β) ‖ Dir(1)) written out."""
+    total = beta.sum()
+    logs = total.lgamma() - beta.lgamma().sum() - torch.tensor(float(len(beta))).double().lgamma()
+    return logs + ((beta - 1) * (beta.digamma() - total.digamma())).sum()
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_drnas_is_autograd_through_the_dirichlet_sample(kl: float, seed: int) -> None:
+    strategy = build(DrNAS, kl=kl, seed=seed)
+    theta = theta_of(strategy)
+    rows = dirichlet_gates(strategy, theta)
+    gates = torch.stack([nn.functional.pad(row, (0, WIDTH - len(row))) for row in rows])
+    apart = sum(divergence(nn.functional.elu(theta[e, :size]) + 1) for e, size in enumerate(SIZES))
+    (reference,) = torch.autograd.grad(loss_of(strategy.model, weighted(gates), BATCH) + kl * apart, theta)
+    (trial,) = strategy.evaluate_draws(BATCH)
+    torch.testing.assert_close(trial.architecture.gates, gates.detach(), **EXACT)
+    torch.testing.assert_close(strategy.theta_gradient([trial]), reference, **EXACT)
+
+
+def test_drnas_pathwise_gradient_has_the_mean_of_the_exact_one() -> None:
+    """For L = Σ ⟨c_i, a_i⟩ + Σ a_ij², the moments of a Dirichlet distribution give E[L] in closed form."""
+    strategy = build(DrNAS, kl=0.0, seed=3)
+    costs = table_of(5)[..., 0]
+    theta = theta_of(strategy)
+    total = torch.zeros((), dtype=torch.double)
+    for e, size in enumerate(SIZES):
+        beta = nn.functional.elu(theta[e, :size]) + 1
+        whole = beta.sum()
+        total = total + (costs[e, :size] * beta / whole).sum() + (beta * (beta + 1)).sum() / (whole * (whole + 1))
+    (truth,) = torch.autograd.grad(total, theta)
+    found = []
+    for _ in range(4000):
+        architecture = strategy.sample()
+        gradient = costs * strategy.mask + 2 * architecture.gates
+        found.append(strategy.theta_gradient([Trial(architecture, torch.zeros(()), gradient, size=1)]))
+    estimates = torch.stack(found)
+    error = (estimates.var(0) / len(found)).sqrt()
+    assert ((estimates.mean(0) - truth).abs() <= 5 * error + 1e-12).all()
+    assert truth.norm() > 20 * error.norm()  # the statistic can tell
+
+
+def test_drnas_concentration_is_elu_plus_one_and_has_its_slope() -> None:
+    theta = torch.tensor([-40.0, -3.0, 0.0, 1e-9, 2.0], dtype=torch.double, requires_grad=True)
+    beta = functional.concentration(theta)
+    torch.testing.assert_close(beta, nn.functional.elu(theta) + 1, rtol=0, atol=1e-15)
+    assert beta[0] == math.exp(-40)  # which the difference from −1 would lose
+    slope, reference = (torch.autograd.grad(each.sum(), theta)[0] for each in (beta, nn.functional.elu(theta)))
+    torch.testing.assert_close(slope, reference, rtol=1e-12, atol=0)
+
+
+def test_drnas_starts_from_uniform_gates_and_reports_their_mean() -> None:
+    strategy = DrNAS(Net().double(), architecture_optimizer=partial(torch.optim.Adam, lr=0.1)).double()
+    assert [each.concentration.tolist() for each in strategy.distributions()] == [[1.0] * size for size in SIZES]
+    strategy = build(DrNAS)
+    means = [each.mean.detach() for each in strategy.distributions()]
+    for mean, row, size in zip(means, strategy.probs, SIZES, strict=True):
+        torch.testing.assert_close(row[:size], mean, **EXACT)
+    assert strategy.argmax_choice() == [int(mean.argmax()) for mean in means]
+    torch.testing.assert_close(masked_softmax(strategy.logits), strategy.probs, **EXACT)
+    entropies = [-(mean * mean.log()).sum() for mean in means]
+    torch.testing.assert_close(strategy.entropy, sum(entropies) / len(SIZES), **EXACT)
+
+
 def straight_through(theta: Tensor, pairs: Sequence[Sequence[int]], forward: Tensor) -> Tensor:
     """Gates that are ``forward`` and have the gradient of q = p renormalised over the pair (Cai et al. 2019, Eq. 4)."""
     q = torch.zeros_like(theta)
@@ -905,7 +981,7 @@ def test_entropy_and_probabilities_of_a_saturated_theta_are_finite(size: float) 
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("strategy_class", [AdvantageNAS, REINFORCE, PARSEC, ProxylessNAS, GDAS, DARTS, SNAS])
+@pytest.mark.parametrize("strategy_class", [AdvantageNAS, REINFORCE, PARSEC, ProxylessNAS, GDAS, DARTS, SNAS, DrNAS])
 def test_estimates_of_a_saturated_theta_are_finite(strategy_class: type[SearchStrategy]) -> None:
     strategy = build(strategy_class)
     strategy.theta.data.zero_()

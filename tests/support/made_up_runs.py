@@ -16,7 +16,7 @@ EDGES = {
     "cifar10": ["0->1", "0->2", "1->2", "0->3", "1->3", "2->3"],
     "ptb": ["0->1", "0->2", "1->2", "0->3", "1->3", "2->3"],
 }
-DENSE = ("darts", "snas", "nasp")
+DENSE = ("darts", "snas", "nasp", "drnas")
 CLASSES = {
     path.stem: yaml.safe_load(path.read_text())["_target_"]
     for path in (Path(__file__).parents[2] / "conf" / "strategy").glob("*.yaml")

@@ -18,6 +18,7 @@ from advnas_lightning import (
     SNAS,
     AdvantageNAS,
     CounterfactualNAS,
+    DrNAS,
     Fixed,
     MixedOp,
     ProxylessNAS,
@@ -53,6 +54,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "snas": (SNAS, {}),
     "nasp": (NASP, {}),
     "nasp-clip": (NASP, {"projection": "clip"}),
+    "drnas": (DrNAS, {}),
     "random": (RandomSearch, {}),
     "fixed": (Fixed, {"genotype": GENOTYPE}),
 }
