@@ -63,6 +63,7 @@ def check_settings(config: DictConfig) -> None:
     strategy = signature(str((values["strategy"] or {}).get("_target_")))
     if strategy is not None:
         _check_call("task.optimization", values["task"].get("optimization", {}), strategy)
+        _check_call("", {key: config.get(key) for key in ("select", "offload", "seed")}, strategy)
     _check_trainer(values["trainer"])
 
 
@@ -195,7 +196,8 @@ def _check_call(key: str, given: Mapping[Any, Any], called: Signature) -> None:
                 known = [f"{key}.{each}" for each in called.arguments]
                 raise ValueError(f"nothing reads {key}.{name}: {suggestion(f'{key}.{name}', known)}")
         elif (wanted := argument.refuses(value)) is not None:
-            raise ValueError(f"{key}.{name}={'null' if value is None else value}: give {wanted}")
+            text = "null" if value is None else value
+            raise ValueError(f"{key}.{name}={text}: give {wanted}".removeprefix("."))
 
 
 def _check_trainer(arguments: Mapping[str, Any]) -> None:

@@ -48,7 +48,9 @@ class Argument:
         if type(value) in types or any(type(value) is type(each) and value == each for each in self.values):
             return None
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-        return " or ".join([*map(str, self.values), *(word for kind, word in words.items() if kind in self.types)])
+        known = [*map(str, self.values), *(word for kind, word in words.items() if kind in self.types)]
+        *first, last = dict.fromkeys(known)
+        return f"{', '.join(first)} or {last}" if first else last
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _of(module: _Module, name: str, depth: int = 0) -> Signature | None:
         return None
     for node in _statements(module.tree):
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _arguments(node, is_method=False)[0]
+            return _arguments(module, node, is_method=False)[0]
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _of_class(module, node, depth)
         if isinstance(node, ast.ImportFrom):
@@ -148,13 +150,13 @@ def _of_class(module: _Module, node: ast.ClassDef, depth: int) -> Signature | No
     own = next((each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
     if any("dataclass" in ast.unparse(each) for each in node.decorator_list):
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
-        arguments = {each.target.id: _argument(each.target.id, each.annotation, each.value) for each in fields}  # type: ignore[union-attr]
+        arguments = {each.target.id: _argument(module, each.target.id, each.annotation, each.value) for each in fields}  # type: ignore[union-attr]
         return Signature(arguments) if not node.bases else None
     base = next((each for each in node.bases if isinstance(each, ast.Name)), None)
     inherited = _of(module, base.id, depth + 1) if base is not None else None
     if own is None:
         return inherited if node.bases else Signature()
-    found, hands_on = _arguments(own, is_method=True)
+    found, hands_on = _arguments(module, own, is_method=True)
     if not hands_on:
         return found
     if inherited is None:
@@ -166,20 +168,20 @@ def _without(inherited: Signature, own: Signature) -> dict[str, Argument]:
     return {name: each for name, each in inherited.arguments.items() if name not in own.arguments}
 
 
-def _arguments(node: ast.FunctionDef, *, is_method: bool) -> tuple[Signature, bool]:
+def _arguments(module: _Module, node: ast.FunctionDef, *, is_method: bool) -> tuple[Signature, bool]:
     given = [*node.args.posonlyargs, *node.args.args]
     missing: list[ast.expr | None] = [None] * (len(given) - len(node.args.defaults))
     pairs = list(zip(given, [*missing, *node.args.defaults], strict=True))[1 if is_method else 0 :]
     pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
-    arguments = {each.arg: _argument(each.arg, each.annotation, default) for each, default in pairs}
+    arguments = {each.arg: _argument(module, each.arg, each.annotation, default) for each, default in pairs}
     hands_on = node.args.kwarg is not None
     return Signature(arguments, takes_others=hands_on), hands_on
 
 
-def _argument(name: str, annotation: ast.expr | None, default: ast.expr | None) -> Argument:
+def _argument(module: _Module, name: str, annotation: ast.expr | None, default: ast.expr | None) -> Argument:
     types: set[type] = set()
     values: list[Any] = []
-    is_plain = annotation is not None and _read(annotation, types, values)
+    is_plain = annotation is not None and _read(module, annotation, types, values)
     try:
         value = NO_VALUE if default is None else ast.literal_eval(default)
     except ValueError:
@@ -187,7 +189,7 @@ def _argument(name: str, annotation: ast.expr | None, default: ast.expr | None) 
     return Argument(name, frozenset(types) if is_plain else None, tuple(values), value)
 
 
-def _read(annotation: ast.expr, types: set[type], values: list[Any]) -> bool:
+def _read(module: _Module, annotation: ast.expr, types: set[type], values: list[Any]) -> bool:
     """Collect the plain types and the values of an annotation; false if it has other types too."""
     match annotation:
         case ast.Name(id=name) if name in PLAIN:
@@ -195,18 +197,35 @@ def _read(annotation: ast.expr, types: set[type], values: list[Any]) -> bool:
         case ast.Constant(value=None):
             types.add(type(None))
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _read(left, types, values) and _read(right, types, values)
+            return _read(module, left, types, values) and _read(module, right, types, values)
         case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
             types.add(type(None))
-            return _read(inner, types, values)
+            return _read(module, inner, types, values)
         case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=parts)):
-            return all([_read(part, types, values) for part in parts])
+            return all([_read(module, part, types, values) for part in parts])
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             values += [part.value for part in parts if isinstance(part, ast.Constant)]
+        case ast.Name(id=name) if (alias := _alias(module, name)) is not None:
+            return _read(*alias, types, values)
         case _:
             return False
     return True
+
+
+def _alias(module: _Module, name: str, depth: int = 0) -> tuple[_Module, ast.expr] | None:
+    """The module and the value of a name for a type, such as ``Selection = Literal["argmax", "process_best"]``."""
+    for node in _statements(module.tree):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(each, ast.Name) and each.id == name for each in node.targets
+        ):
+            return module, node.value
+        if isinstance(node, ast.ImportFrom) and depth < 10:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    source = _module(_absolute(module, node))
+                    return None if source is None else _alias(source, alias.name, depth + 1)
+    return None
 
 
 def _absolute(module: _Module, node: ast.ImportFrom) -> str:

@@ -45,6 +45,8 @@ WRONG = {
     "hydra.run.dirr=x": "did you mean hydra.run.dir=x?",
     "raport": "raport is neither a command nor a setting NAME=VALUE: did you mean report?",
     "seed=[1": "seed=[1 cannot be read",
+    "select=argmx": "select=argmx: give argmax, process_best or null",
+    "trainer.precision=bf17": "bf16-mixed, 32-true, 64-true, bf16 or null",
     "ckpt_path=nowhere": "there is no checkpoint nowhere",
     "-m strategy=advantage,gdass": "strategy=gdass is unknown: did you mean gdas?",
     "-m strategy=advantage,gdas strategy.gamma=0.1": "strategy.gamma is no setting of strategy=gdas",
