@@ -44,7 +44,8 @@ class Measure(NamedTuple):
             summary: The content of ``summary.json``.
         """
         kinds = (
-            (f"{summary.get('selected')}/cifar10_test", "benchmark accuracy, %", True),
+            (f"{summary.get('selected')}/cifar10_test", "benchmark test accuracy, %", True),
+            (f"{summary.get('selected')}/cifar10_valid", "benchmark validation accuracy, %", True),
             ("selected/test/perplexity", "test perplexity", False),
             ("selected/test/accuracy", "test accuracy", True),
             ("loss", "test loss", False),

@@ -44,6 +44,8 @@ def make_plots(runs: Sequence[Run]) -> list[Plot]:
             _toy_plot(searches, style_of),
             *_accuracy_plots("fig2", searches, style_of, dense=False),
             *_accuracy_plots("fig3", searches, style_of, dense=True),
+            *_accuracy_plots("fig2", searches, style_of, dense=False, images="validation"),
+            *_accuracy_plots("fig3", searches, style_of, dense=True, images="validation"),
             _entropy_plot(searches, style_of),
             *_cell_plots(searches, style_of),
         ]
@@ -83,9 +85,15 @@ def _toy_plot(runs: Sequence[Run], style_of: Mapping[str, Style]) -> Plot | None
     return _plot("fig1", title, "Figure 1 of the paper", caption, drawn, groups)
 
 
-def _accuracy_plots(name: str, runs: Sequence[Run], style_of: Mapping[str, Style], *, dense: bool) -> list[Plot]:
-    """The accuracies by epoch, and against wall time."""
+def _accuracy_plots(
+    name: str, runs: Sequence[Run], style_of: Mapping[str, Style], *, dense: bool, images: str = "test"
+) -> list[Plot]:
+    """The accuracies by epoch, and against wall time. Test and validation are never in one figure."""
     kind = "dense" if dense else "sparse"
+    curves = "nasbench201" if images == "test" else "nasbench201_valid"
+    number = f"Figure {name.removeprefix('fig')} of the paper"
+    if images != "test":
+        name, number = f"{name}_{images}", f"{number}, with {images} accuracies"
     plots = []
     for timed in (False, True):
         panels = []
@@ -96,22 +104,23 @@ def _accuracy_plots(name: str, runs: Sequence[Run], style_of: Mapping[str, Style
                 if (run.task, run.zero_op, style_of[run.strategy].dense) == ("cifar10", zero_op, dense)
             ]
             for column, words in KINDS.items():
-                read = reader(f"nasbench201/{column}", timed=timed)
+                read = reader(f"{curves}/{column}", timed=timed)
                 groups = with_curve(here, read)
                 if groups:
                     title = words + (", with the zero operation" if zero_op else "")
-                    panels.append(Panel(title, groups, read, "epoch", "test accuracy (%)", span=0.5))
+                    panels.append(Panel(title, groups, read, "epoch", f"{images} accuracy (%)", span=0.5))
         if not panels:
             continue
         drawn_groups = [each for panel in panels for each in panel.groups]
-        number = f"Figure {name.removeprefix('fig')} of the paper"
-        title = f"CIFAR-10, {kind} strategies: accuracy by epoch"
-        caption = ["Test accuracy in NAS-Bench-201 of the cell found so far. Higher is better.", BANDS]
+        title = f"CIFAR-10, {kind} strategies: {images} accuracy by epoch"
+        caption = [
+            f"{images.capitalize()} accuracy in NAS-Bench-201 of the cell found so far. Higher is better.",
+            BANDS,
+        ]
         if timed:
             unit, word = time_unit(drawn_groups)
             panels = [replace(panel, x_label=f"{word} of training", unit=unit) for panel in panels]
-            title = f"CIFAR-10, {kind} strategies: accuracy by time"
-            number = f"{number}, against the time of training"
+            title = f"CIFAR-10, {kind} strategies: {images} accuracy by time"
             caption.append("An epoch stands at the median of the times at which it ended.")
             if any("seconds" not in run.curves for each in drawn_groups for run in each.runs):
                 caption.append("Runs without logged times are drawn as if all their epochs had taken equally long.")
@@ -120,7 +129,8 @@ def _accuracy_plots(name: str, runs: Sequence[Run], style_of: Mapping[str, Style
         drawn = draw(title, panels, style_of, share_y=True)
         caption += _warmup_note(panels, drawn)
         counted_groups = [*panels[0].groups]
-        plots.append(_plot(f"{name}_time" if timed else name, title, number, caption, drawn, counted_groups))
+        file, remark = (f"{name}_time", f"{number}, against the time of training") if timed else (name, number)
+        plots.append(_plot(file, title, remark, caption, drawn, counted_groups))
     return plots
 
 

@@ -53,7 +53,7 @@ class Score(NamedTuple):
 
         Example:
             >>> SCORES["toy"][0].text(9.0, of=10), SCORES["cifar10"][0].text(93.761)
-            ('9 of 10 edges right', '93.76 %')
+            ('9 of 10 edges right', '93.76 % test accuracy')
         """
         shown = number(value) if self.digits == 2 or not math.isfinite(value) else f"{value:.{self.digits}g}"
         unit = f" {self.unit}" if self.unit else ""
@@ -66,7 +66,14 @@ SCORES = {
         Score("test/loss", "test loss of the arg max", "test loss", 3, False),
     ),
     "cifar10": (
-        Score("argmax/cifar10_test", "test accuracy of the arg max in NAS-Bench-201", "%", 2, True),
+        Score("argmax/cifar10_test", "test accuracy of the arg max in NAS-Bench-201", "% test accuracy", 2, True),
+        Score(
+            "argmax/cifar10_valid",
+            "validation accuracy of the arg max in NAS-Bench-201",
+            "% validation accuracy",
+            2,
+            True,
+        ),
         Score("selected/test/accuracy", "test accuracy with the weights of the search", "test accuracy", 3, True),
     ),
     "ptb": (Score("selected/test/perplexity", "test perplexity", "perplexity", 2, False),),
@@ -127,7 +134,7 @@ class Finding:
         >>> standings = (Standing("gdas", "GDAS", {0: 93.0}), Standing("darts", "DARTS", {0: 92.0}))
         >>> finding = Finding("CIFAR-10", SCORES["cifar10"][0], standings, ())
         >>> finding.best
-        'GDAS is best with 93.00 %. The second is DARTS with 92.00 %, which is 1.00 lower.'
+        'GDAS is best with 93.00 % test accuracy. The second is DARTS with 92.00 % test accuracy, which is 1.00 lower.'
         >>> finding.certainty
         ('unknown', 'The two have 1 seed in common. At least 3 are needed to say how sure this is.')
     """
@@ -245,5 +252,8 @@ def _compare(task: str, title: str, runs: Sequence[Run], style_of: Mapping[str, 
         sizes = {run.number("edges") for each in groups for run in each.runs}
         of = sizes.pop() if len(sizes) == 1 and score.key == "argmax/edges_right" else None
         found.append(Finding(title, score, tuple(standings), unlike, of))
+    if score.key == "argmax/cifar10_test":  # runs that know validation accuracies only are compared with each other
+        validated = [run for run in runs if run.number(score.key) is None and run.number("argmax/cifar10_valid")]
+        found += _compare(task, title, validated, style_of)
     found.sort(key=lambda finding: (len(finding.standings) == 1, -sum(len(each.values) for each in finding.standings)))
     return found

@@ -82,13 +82,16 @@ def _result(run: Run) -> tuple[float | None, str]:
     if score is None:
         return None, ""
     kind, argmax = run.summary.get("selected"), run.number(score.key)
-    own = {"argmax/edges_right": "edges_right", "argmax/cifar10_test": f"{kind}/cifar10_test"}.get(score.key, "")
+    name = score.key.removeprefix("argmax/")
+    own = {"edges_right": name, "cifar10_test": f"{kind}/{name}", "cifar10_valid": f"{kind}/{name}"}.get(name, "")
     selected = run.number(own)
     value = argmax if selected is None or kind not in KINDS else selected
     if value is None:
         return None, ""
     of = run.number("edges") if score.key == "argmax/edges_right" else None
     text = score.text(value, of)
+    if score.unit.startswith("%"):
+        text = text.removesuffix(" accuracy")  # the column is narrow
     return value, text if argmax in (None, value) else f"{text} (arg max: {argmax:.4g})"
 
 

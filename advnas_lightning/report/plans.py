@@ -52,7 +52,7 @@ class Plan:
 
     Example:
         >>> {plan.name: plan.seeds for plan in TABLES}
-        {'table2': 3, 'table3': 3, 'table3_search': 3, 'table4': 3}
+        {'table2': 3, 'table2_validation': 3, 'table3': 3, 'table3_search': 3, 'table4': 3, 'table4_validation': 3}
     """
 
     name: str
@@ -82,8 +82,12 @@ class Plan:
 
 BENCHMARK, OWN = "parameters of the benchmark's network (millions)", "parameters of the run's network (millions)"
 CELLS = (
-    Measure("argmax", "accuracy of the arg max (%)", "argmax/cifar10_test"),
-    Measure("process_best", "accuracy of the process best (%)", "process_best/cifar10_test"),
+    Measure("argmax", "test accuracy of the arg max (%)", "argmax/cifar10_test"),
+    Measure("process_best", "test accuracy of the process best (%)", "process_best/cifar10_test"),
+)
+VALIDATED_CELLS = (
+    Measure("argmax", "validation accuracy of the arg max (%)", "argmax/cifar10_valid"),
+    Measure("process_best", "validation accuracy of the process best (%)", "process_best/cifar10_valid"),
 )
 PERPLEXITIES = (
     Measure("validation", "validation perplexity", "selected/val/perplexity"),
@@ -101,6 +105,19 @@ TABLES = (
         BENCHMARK,
         published.TABLE_2,
         published.PARAMETERS_2,
+        100,
+    ),
+    Plan(
+        "table2_validation",
+        "CIFAR-10: validation accuracy of the found cells in NAS-Bench-201",
+        "",
+        "cifar10",
+        False,
+        VALIDATED_CELLS,
+        "argmax/params_millions",
+        BENCHMARK,
+        {},
+        {},
         100,
     ),
     Plan(
@@ -142,6 +159,19 @@ TABLES = (
         "argmax/params_millions",
         BENCHMARK,
         published.TABLE_4,
+        {},
+        100,
+    ),
+    Plan(
+        "table4_validation",
+        "CIFAR-10 with the zero operation: validation accuracy of the found cells in NAS-Bench-201",
+        "",
+        "cifar10",
+        True,
+        VALIDATED_CELLS,
+        "argmax/params_millions",
+        BENCHMARK,
+        {},
         {},
         100,
     ),

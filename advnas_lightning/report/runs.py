@@ -41,6 +41,8 @@ CURVES = {
     "test/loss": "step",
     "nasbench201/argmax": "epoch",
     "nasbench201/process_best": "epoch",
+    "nasbench201_valid/argmax": "epoch",
+    "nasbench201_valid/process_best": "epoch",
     "entropy": "epoch",
     "seconds": "epoch",
 }

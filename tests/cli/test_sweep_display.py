@@ -128,7 +128,7 @@ def test_settings_are_ranked_over_their_seeds() -> None:
 
 def test_a_higher_accuracy_comes_first() -> None:
     summary = {"selected": "process_best", "process_best/cifar10_test": 93.5, "argmax/cifar10_test": 94, "loss": 1}
-    assert Measure.of(summary) == Measure("benchmark accuracy, %", 93.5, True)
+    assert Measure.of(summary) == Measure("benchmark test accuracy, %", 93.5, True)
     assert Measure.of({"loss": 1.0, "selected/test/perplexity": 90.0}) == Measure("test perplexity", 90.0, False)
     assert Measure.of({"loss": None}) is None
 

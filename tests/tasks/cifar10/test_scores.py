@@ -75,12 +75,12 @@ def test_both_cells_are_looked_up(tmp_path: Path, logged: list[dict[str, float]]
     assert lines.pop("process-best, size").startswith("0.802 M parameters, ")
     assert lines == {
         "arg max": ARGMAX.to_nasbench201(),
-        "arg max, CIFAR-10": "92.25 %, the paper's 93.76 ± 0.00 % (rank 2 of 4)",
-        "arg max, ImageNet16-120": "44.50 %",
+        "arg max, CIFAR-10 test": "92.25 %, the paper's 93.76 ± 0.00 % (rank 2 of 4)",
+        "arg max, ImageNet16-120 test": "44.50 %",
         "arg max, size": size,
         "process-best": BEST.to_nasbench201(),
-        "process-best, CIFAR-10": "93.50 %, the paper's 93.29 ± 0.21 % (rank 1 of 4)",
-        "process-best, ImageNet16-120": "41.00 %",
+        "process-best, CIFAR-10 test": "93.50 %, the paper's 93.29 ± 0.21 % (rank 1 of 4)",
+        "process-best, ImageNet16-120 test": "41.00 %",
     }
     assert scores.columns(search) == {}
 
@@ -99,8 +99,8 @@ def test_what_a_table_does_not_know_is_left_out(tmp_path: Path, logged: list[dic
         "arg max",
         "arg max, size",
         "process-best",
-        "process-best, CIFAR-10",
-        "process-best, ImageNet16-120",
+        "process-best, CIFAR-10 test",
+        "process-best, ImageNet16-120 test",
         "process-best, size",
     ]
 
@@ -112,7 +112,7 @@ def test_a_table_without_cifar10_gives_what_it_has(tmp_path: Path, logged: list[
     assert all(not call for call in logged)
     assert scores.summary(search)["argmax/imagenet16_test"] == 44.5
     assert "argmax/rank" not in scores.summary(search)
-    assert list(scores.lines(search)) == ["arg max", "arg max, ImageNet16-120", "arg max, size"]
+    assert list(scores.lines(search)) == ["arg max", "arg max, ImageNet16-120 test", "arg max, size"]
 
 
 def test_without_a_table_there_are_no_scores(logged: list[dict[str, float]]) -> None:
