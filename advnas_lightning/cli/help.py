@@ -38,7 +38,7 @@ settings that matter (--cfg job prints all of them with their values):
   select=null                    the architecture to report: argmax or process_best; null is the strategy's choice
   trainer.max_epochs=N           how long to train; also trainer.devices, precision, limit_train_batches
   task.data.root=DIR             where the data are; null downloads them
-  task.table=TABLE.csv           for cifar10: NAS-Bench-201's table, which scores the found cells
+  task.table=nasbench201         for cifar10: the table that scores the found cells, or TABLE.csv
   task.zero_op=false             for cifar10: whether an edge may also do nothing
   task.optimization.warmup_epochs=N         epochs in which the architecture parameters stay
   task.optimization.architecture_optimizer.lr=X     their learning rate; weight_optimizer.lr that of the weights

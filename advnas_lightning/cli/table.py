@@ -13,7 +13,7 @@ EPILOG = """\
 examples:
   advnas table convert NATS-tss-v1_0-3ffb9-simple TABLE.csv
   advnas table show --table TABLE.csv '|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|none~1|nor_conv_3x3~2|'
-  advnas table show --table TABLE.csv RUN"""
+  advnas table show --table nasbench201 RUN"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,13 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    converting = commands.add_parser("convert", help="write NATS-Bench's topology file or folder as a small CSV table")
-    converting.add_argument("source", metavar="SOURCE", help="the official file or folder, of some gigabytes")
+    converting = commands.add_parser(
+        "convert", help="write NATS-Bench's files, or the extra's table, as a small CSV table"
+    )
+    converting.add_argument("source", metavar="SOURCE", help="the official file or folder, or nasbench201")
     converting.add_argument("target", metavar="TABLE.csv", help="the table to write, of a few megabytes")
     showing = commands.add_parser("show", help="print a cell's accuracies, ranks, parameters and multiply-accumulates")
     showing.add_argument("cell", metavar="CELL", help="|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, a genotype.json, or a RUN")
     default = os.environ.get(ENVIRONMENT) or None
-    showing.add_argument("--table", default=default, metavar="TABLE", help=f"its path; default: ${ENVIRONMENT}")
+    showing.add_argument(
+        "--table", default=default, metavar="TABLE", help=f"its path, or nasbench201; default: ${ENVIRONMENT}"
+    )
     options: Any = parser.parse_args(arguments)
     try:
         _run(options)

@@ -188,7 +188,7 @@ def open_table(path: str | Path) -> Table:
         return ValidationTable()
     path = Path(path).expanduser()
     if not path.exists():
-        raise ValueError(f"no table at {path}: give a CSV file, NATS-Bench's topology file or folder, or {PUBLISHED}")
+        raise ValueError(f"no table at {path}: give a CSV file, NATS-Bench's topology file or folder, or nasbench201")
     return NATSBenchTable(path) if path.is_dir() or path.name.endswith(".pbz2") else CSVTable(path)
 
 
