@@ -22,9 +22,9 @@ from advnas_lightning.tasks.cifar10.scores import CellScores
 from tests.support.benchmark_files import CONV, NONE
 from tests.support.findings import search_that_found
 from tests.support.refusals import one_line
-from tests.tasks.cifar10.test_nasbench201 import REAL
 
 FIRST = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
+REAL = Path(__file__).parents[3].parent / "shared" / "data" / "nasbench201.csv"
 FILES = ("cifar10.pkl", "cifar100.pkl", "imagenet.pkl")
 
 
