@@ -392,8 +392,8 @@ def test_a_cifar10_run_is_scored_by_a_table(
         name = WORDS[kind]
         assert re.search(rf"^{name} +{re.escape(cell)}$", printed, re.MULTILINE)
         beside = rf"the paper's {published} % \(rank {rank} of 15625\)"
-        assert re.search(rf"^{name}, CIFAR-10 +{scores[cell]:.2f} %, {beside}$", printed, re.MULTILINE)
-        assert re.search(rf"^{name}, CIFAR-100 +{scores[cell] / 2:.2f} %$", printed, re.MULTILINE)
+        assert re.search(rf"^{name}, CIFAR-10 test +{scores[cell]:.2f} %, {beside}$", printed, re.MULTILINE)
+        assert re.search(rf"^{name}, CIFAR-100 test +{scores[cell] / 2:.2f} %$", printed, re.MULTILINE)
 
 
 def test_without_a_table_there_is_the_cell_alone(

@@ -172,8 +172,8 @@ def open_table(path: str | Path) -> Table:
     """Open the table at ``path``, which is a CSV file, or NATS-Bench's own file or folder.
 
     Args:
-        path: The path of the table. ``nasbench201`` opens the :class:`ValidationTable` of the installed package, and
-            ``./nasbench201`` a file of that name.
+        path: The path of the table. ``nasbench201`` opens the table of the installed package, see
+            :class:`~advnas_lightning.tasks.cifar10.tables.ValidationTable`, and ``./nasbench201`` a file of that name.
 
     Raises:
         ValueError: There is no table, or it cannot be read.
