@@ -234,7 +234,9 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         pytest.param(["strategy.zero_op=worst"], "zero_op='worst'", marks=pytest.mark.slow),
         pytest.param(["task.data.batches=-1"], "batches=-1", marks=pytest.mark.slow),
         (["trainer.max_epochs=many"], "many"),
-        pytest.param(["task.optimization.warmup_epochs=soon"], "warmup_epochs=soon: give a whole number", marks=pytest.mark.slow),
+        pytest.param(
+            ["task.optimization.warmup_epochs=soon"], "warmup_epochs=soon: give a whole number", marks=pytest.mark.slow
+        ),
         (["task.optimization.architecture_optimizer.lr=-1"], "-1"),
         (["trainer.accelerator=abacus"], "abacus"),
         (["select=best"], "select=best: give argmax, process_best or null"),
@@ -246,7 +248,9 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(folder: Path, monkeyp
         (["strategy=fixed", "strategy.genotype=wrong.json"], "filter99"),
         ([*SMALL_CIFAR10, "task.data.root=nowhere"], "nowhere has neither cifar-10-batches-py nor train/<class>/*"),
         ([*SMALL_CIFAR10, "task.data.root=images/train"], "images/train has neither"),
-        pytest.param([*SMALL_CIFAR10, "task.data.split=half"], "split=half: give random or first_half", marks=pytest.mark.slow),
+        pytest.param(
+            [*SMALL_CIFAR10, "task.data.split=half"], "split=half: give random or first_half", marks=pytest.mark.slow
+        ),
         pytest.param([*SMALL_CIFAR10, "task.data.batch_size=2.5"], "batch_size=2.5", marks=pytest.mark.slow),
         pytest.param([*SMALL_CIFAR10, "task.data.seed=one"], "seed=one: give a whole number", marks=pytest.mark.slow),
         ([*SMALL_CIFAR10, "task.data.root=mixed"], "task.data.image_size="),
