@@ -70,6 +70,33 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     return exponential.log().neg().to(like.device)
 
 
+def conditional_gumbel(log_p: Tensor, drawn: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """Gumbel noise g whose arg max_j (log p_ij + g_ij) is a given candidate (Maddison, Tarlow, Minka 2014).
+
+    With independent E_j ~ Exp(1), the largest value is −log E_drawn, since Σ_j p_ij = 1. Each of the others is
+    −log(E_j/p_ij + E_drawn), a Gumbel variable that is cut off there.
+
+    Args:
+        log_p: ``[E, J]``, the logarithm of p.
+        drawn: ``[E, J]`` bool, the candidate of each edge that was drawn.
+        samples: K, the number of samples.
+        generator: The source of the noise.
+
+    Returns:
+        The noise, ``[K, E, J]``; 0 where there is no candidate.
+
+    Example:
+        >>> log_p, drawn = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[False, True]])
+        >>> noise = conditional_gumbel(log_p, drawn, 100, torch.Generator().manual_seed(0))
+        >>> noise.shape, (log_p + noise).argmax(-1).unique()
+        (torch.Size([100, 1, 2]), tensor([1]))
+    """
+    logs = -gumbel(log_p.expand(samples, -1, -1), generator)  # [K, E, J], log E
+    least = logs.masked_fill(~drawn, 0).sum(-1, keepdim=True)  # [K, E, 1], log E_drawn
+    noise = -torch.where(drawn, least, torch.logaddexp(logs - log_p, least)) - log_p
+    return noise.masked_fill(log_p.isneginf(), 0)
+
+
 def argmax(theta: Tensor, mask: Tensor, tie_breaker: Tensor) -> list[int]:
     """The arg max_j θ_ij of each edge; of equal ones it is the one with the largest ``tie_breaker`` ``[E, J]``.
 

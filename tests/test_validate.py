@@ -210,6 +210,7 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
     ProxylessNAS: [("gates", "three_hot", one_of("two_hot", "binary"))],
     GDAS: [
         ("inactive", "zeros", one_of("ones", "none")),
+        ("rao", 0, SIZE),
         ("tau_max", 0, check_positive),
         ("tau_min", -0.1, check_positive),
     ],

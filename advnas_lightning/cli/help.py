@@ -60,7 +60,7 @@ options of the strategies (strategy.NAME=VALUE; the first value is the default):
   enas            those of reinforce  hidden_size=64  entropy_weight=1e-4  temperature=1.0  tanh_constant=null
   parsec          samples=8  scale=batch|NUMBER  weighting=importance|authors_code
   proxylessnas    gates=two_hot|binary
-  gdas            inactive=ones|none  tau_max=10  tau_min=0.1
+  gdas            inactive=ones|none  rao=null|NUMBER  tau_max=10  tau_min=0.1
   darts           second_order=false|true
   snas            tau_max=1  tau_min=1e-3
   nasp            projection=affine|clip

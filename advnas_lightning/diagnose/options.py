@@ -15,7 +15,7 @@ __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_opt
 
 NAMES = (
     "advantage", "advantage-exact", "counterfactual", "counterfactual-exact", "counterfactual-mix", "reinforce",
-    "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
+    "parsec", "proxylessnas", "gdas", "gdas-rao", "darts", "snas", "nasp",
 )  # fmt: skip
 LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
 

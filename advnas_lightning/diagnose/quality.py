@@ -48,6 +48,7 @@ ESTIMATORS: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "parsec": (PARSEC, {}),
     "proxylessnas": (ProxylessNAS, {}),
     "gdas": (GDAS, {}),
+    "gdas-rao": (GDAS, {"rao": 32}),
     "darts": (DARTS, {}),
     "snas": (SNAS, {}),
     "nasp": (NASP, {}),

@@ -36,6 +36,7 @@ OPTIONS = [
     ("parsec", "preset=authors_code"),
     ("proxylessnas", "strategy.gates=binary"),
     ("gdas", "strategy.inactive=none"),
+    ("gdas", "strategy.rao=4"),
     ("nasp", "strategy.projection=clip"),
 ]
 # of the cifar10 task only those options whose gradients pass a convolution or a BatchNorm in another way

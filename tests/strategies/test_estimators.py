@@ -697,6 +697,64 @@ def test_gdas_counts_inactive_operations_only_when_told_to() -> None:
     assert (gradients[0] - gradients[1]).abs().max() > 1e-3
 
 
+def test_conditional_noise_draws_what_was_drawn_and_is_gumbel_over_all_draws() -> None:
+    """The mixture over j ~ p of the noise given that j was drawn is independent standard Gumbel noise."""
+    generator = torch.Generator().manual_seed(4)
+    p = torch.tensor([0.6, 0.3, 0.1, 0.0], dtype=torch.double)
+    draws = torch.multinomial(p, 20_000, replacement=True, generator=generator)
+    noise = torch.zeros(len(draws), 4, dtype=torch.double)
+    for j in range(3):
+        drawn = nn.functional.one_hot(torch.tensor([j]), 4).bool()
+        found = functional.conditional_gumbel(p.log().unsqueeze(0), drawn, int((draws == j).sum()), generator)[:, 0]
+        assert ((p.log() + found).argmax(1) == j).all()
+        noise[draws == j] = found
+    assert (noise[:, 3] == 0).all()  # there is no such candidate
+    places = (noise[:, :3].neg().exp().neg().exp() * 4).long()  # four bins of equal probability for each
+    cells = places[:, 0] * 16 + places[:, 1] * 4 + places[:, 2]
+    assert surprise(torch.bincount(cells, minlength=64), torch.full((64,), 1 / 64)) < 1
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_gdas_rao_is_the_conditional_expectation(drawn: int) -> None:
+    """For two candidates the difference of the noise is logistic, and E[∂soft/∂θ | draw] a quadrature."""
+    strategy = make(GDAS, TableNet((2, 1)), objective=Cost(), rao=200_000, tau_max=2.0, tau_min=2.0)
+    p, tau = row_probs(strategy.theta.detach(), (2, 1))[0], 2.0
+    delta = (p[1] / p[0]).log()
+    x = torch.linspace(-40, 40, 400_001, dtype=torch.double)  # log odds of candidate 1 with the noise
+    density = (x - delta).sigmoid() * (delta - x).sigmoid()
+    slope = (x / tau).sigmoid() * (-x / tau).sigmoid() / tau
+    side = (x > 0) == bool(drawn)
+    truth = (density * slope * side).sum() / (density * side).sum()
+    while (architecture := strategy.sample()).choice != (drawn, 0):
+        pass
+    credit = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.double)
+    gradient = strategy.theta_gradient([Trial(architecture, torch.zeros(()), credit, size=1)])
+    assert gradient[0, 1].item() == pytest.approx(float(truth), rel=0.01)  # 1/√K is 0.2 %
+    plain = density * slope
+    assert abs(float(plain.sum() / density.sum() / truth) - 1) > 0.02  # another condition would be noticed
+
+
+def test_gdas_rao_keeps_the_mean_and_lowers_the_variance() -> None:
+    means, errors, spreads = [], [], []
+    for rao, draws in ((None, 6000), (32, 3000)):
+        strategy = build(GDAS, rao=rao, tau_max=1.0, tau_min=1.0, seed=5)
+        known: dict[Any, Tensor] = {}  # the gates' gradient follows from the draw
+        found = []
+        for _ in range(draws):
+            architecture = strategy.sample()
+            if architecture.choice not in known:
+                known[architecture.choice] = strategy.evaluate(in_double(architecture), BATCH).gate_grad
+            trial = Trial(architecture, torch.zeros(()), known[architecture.choice], size=1)
+            found.append(strategy.theta_gradient([trial]))
+        estimates = torch.stack(found)
+        means.append(estimates.mean(0))
+        spreads.append(estimates.var(0))
+        errors.append(spreads[-1] / draws)
+    assert ((means[0] - means[1]).abs() <= 5 * (errors[0] + errors[1]).sqrt() + 1e-12).all()
+    assert means[0].norm() > 10 * (errors[0] + errors[1]).sum().sqrt()  # the statistic can tell
+    assert spreads[1].sum() < 0.9 * spreads[0].sum()
+
+
 def test_darts_is_autograd_through_the_softmax() -> None:
     strategy = build(DARTS)
     theta = theta_of(strategy)

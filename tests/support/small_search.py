@@ -48,6 +48,7 @@ STRATEGIES: dict[str, tuple[type[SearchStrategy], dict[str, Any]]] = {
     "proxylessnas": (ProxylessNAS, {}),
     "proxylessnas-binary": (ProxylessNAS, {"gates": "binary"}),
     "gdas": (GDAS, {}),
+    "gdas-rao": (GDAS, {"rao": 4}),
     "gdas-none": (GDAS, {"inactive": "none"}),
     "darts": (DARTS, {}),
     "darts-second_order": (DARTS, {"second_order": True}),
@@ -68,6 +69,7 @@ SAME_ENGINE = (
     "reinforce-other",
     "enas-bounded",
     "gdas-none",
+    "gdas-rao",
     "nasp-clip",
 )
 
