@@ -46,6 +46,7 @@ settings that matter (--cfg job prints all of them with their values):
   retrain=false                  whether to train what was found from scratch when the search is over
   cost=null                      params, macs, latency, memory: adds what an architecture costs to the loss,
                                  with the weight cost_penalty=X or below the budget cost_budget=X
+  beta_decay=0                   the final factor of beta-decay, which keeps theta small; it rises over the search
   offload=false                  whether to keep the candidates' weights in host memory
   ckpt_path=null                 last: go on from the newest checkpoint in the run's own folder; or a folder or file
   checkpoint.every_n_minutes=5   how often to save within an epoch

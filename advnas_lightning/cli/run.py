@@ -128,6 +128,7 @@ def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrat
         model=model,
         objective=instantiate(config.task.objective, **getattr(data, "objective_arguments", {})),
         cost=build_cost(config),
+        beta_decay=config.beta_decay,
         offload=config.offload,
         select=config.select,
         seed=config.seed,

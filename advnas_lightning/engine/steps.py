@@ -377,8 +377,8 @@ class Term(Protocol):
     """
 
     @property
-    def slope(self) -> Tensor:
-        """The term's gradient in the expected gates, ``[E, J]``."""
+    def slope(self) -> Tensor | None:
+        """The term's gradient in the expected gates, ``[E, J]``; ``None`` for a term of θ itself."""
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The term's gradient in θ, for p = softmax(θ), ``[E, J]``."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advnas_lightning.cost.budget import ArchitectureCost, check_cost
 from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
+from advnas_lightning.engine.beta_decay import BetaDecay
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.hooks import SearchHooks
@@ -25,7 +26,7 @@ from advnas_lightning.engine.rate_finding import RateFinding
 from advnas_lightning.engine.resume import Resumption
 from advnas_lightning.engine.schedules import SchedulerFactory
 from advnas_lightning.engine.stepping import ScheduleSteps
-from advnas_lightning.engine.steps import ArchitectureStep, WeightStep
+from advnas_lightning.engine.steps import ArchitectureStep, Term, WeightStep
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
@@ -34,7 +35,7 @@ from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
-from advnas_lightning.validate import check_int
+from advnas_lightning.validate import check_int, check_positive
 
 
 class SearchStrategy(SearchHooks):
@@ -70,6 +71,8 @@ class SearchStrategy(SearchHooks):
             once in a weight step, the loss of the first call counts.
         objective: What a batch costs and which metrics it feeds; not needed where :meth:`loss` is overridden.
         cost: What architectures cost, beside their loss.
+        beta_decay: The final factor λ of β-decay, see :class:`~advnas_lightning.engine.beta_decay.BetaDecay`; 0 for
+            none. It rises linearly over the search.
         offload: Keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
             those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
         select: The genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
@@ -106,6 +109,7 @@ class SearchStrategy(SearchHooks):
         max_bad_steps: int = 10,
         objective: Objective | None = None,
         cost: ArchitectureCost | None = None,
+        beta_decay: float = 0.0,
         offload: bool = False,
         select: Selection | None = None,
         seed: int = 0,
@@ -124,9 +128,14 @@ class SearchStrategy(SearchHooks):
         )
         offloaded = OffloadedWeights.of(check_model(model), offload)
         space = SearchSpace(model)
-        terms = check_cost(cost, space, None if self.searches else type(self).__name__)
+        terms: list[Term] = [*check_cost(cost, space, None if self.searches else type(self).__name__)]
+        if check_positive("beta_decay", beta_decay, zero=True):
+            if not self.searches:
+                raise ValueError(f"beta_decay={beta_decay!r}: {type(self).__name__} has no θ that moves: leave it out")
+            terms.append(BetaDecay(beta_decay, len(space), partial(attrgetter("progress"), self)))
         super().__init__(space, terms=terms, select=select, seed=seed)
         self.automatic_optimization = False
+        self.beta_decay = beta_decay
         self.accumulate = check_int("accumulate", accumulate, least=1)
         self.warmup_epochs = check_int("warmup_epochs", warmup_epochs, least=0)
         self.max_bad_steps = check_int("max_bad_steps", max_bad_steps, least=1)

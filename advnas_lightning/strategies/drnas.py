@@ -78,6 +78,8 @@ class DrNAS(SearchStrategy):
         return gradient
 
     def term_gradient(self, term: Term) -> Tensor:
-        """The gradient of a term in θ, through the mean of the gates, ``[E, J]``."""
+        """The gradient of a term in θ, through the mean of the gates if it is one of them, ``[E, J]``."""
+        if term.slope is None:
+            return term.gradient(functional.log_probs(self.theta, self.mask).detach().exp())
         (gradient,) = torch.autograd.grad(self.log_probs.exp(), self.theta, term.slope)
         return gradient

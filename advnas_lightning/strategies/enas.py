@@ -119,6 +119,8 @@ class ENAS(REINFORCE):
             "tanh_constant": tanh_constant if tanh_constant is None else check_positive("tanh_constant", tanh_constant),
         }
         super().__init__(model, **kwargs)
+        if self.beta_decay:
+            raise ValueError(f"beta_decay={self.beta_decay!r}: ENAS has a controller in the place of θ: leave it out")
         self.hidden_size, self.temperature, self.tanh_constant = self._options.values()
         self.entropy_weight = check_positive("entropy_weight", entropy_weight, zero=True)
 
@@ -162,6 +164,7 @@ class ENAS(REINFORCE):
             bonus = self.entropy_weight * len(self.space) * functional.entropy(log_p)
             surrogate = self.excess(trial.loss) * log_p_of_draw - bonus
             for term in self.terms:
+                assert term.slope is not None
                 surrogate = surrogate + self._expected(log_p, a, term.slope)
         return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
 

@@ -70,8 +70,8 @@ class NASP(SearchStrategy):
         return self.one_hot(self.most_probable_choice()).gates
 
     def term_gradient(self, term: Term) -> Tensor:
-        """The gradient of a term in the gates, which moves θ as that of the loss does."""
-        return term.slope
+        """The gradient of a term in the gates, which moves θ as that of the loss does; or in θ itself."""
+        return super().term_gradient(term) if term.slope is None else term.slope
 
     def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         """Project θ onto [0, 1]^J."""

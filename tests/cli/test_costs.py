@@ -31,7 +31,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_counts_costs_and_leaves_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch(monkeypatch, *SMALL_CIFAR10, "cost=macs", "cost_penalty=0.5", "retrain=true", "hydra.run.dir=run")
+    launch(
+        monkeypatch,
+        *SMALL_CIFAR10,
+        "cost=macs",
+        "cost_penalty=0.5",
+        "beta_decay=2",
+        "retrain=true",
+        "hydra.run.dir=run",
+    )
     assert re.search(r"^cost +[\d.]+ k multiply-accumulates per term of the loss, at a penalty of 0.5$",
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
     summary, costs = read(folder / "run", "summary.json"), read(folder / "run", "costs.json")
