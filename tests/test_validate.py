@@ -181,6 +181,7 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
     ],
     CounterfactualNAS: [
         ("advantage", "eq7", one_of("taylor", "exact")),
+        ("geometry", "euclid", one_of("softmax", "mirror")),
         ("mix", -0.1, UP_TO_HALF),
         ("mix_end", 0.6, UP_TO_HALF),
         ("zero_op", "authors_code", one_of("none", "paper")),
@@ -215,7 +216,10 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
         ("tau_max", 0, check_positive),
         ("tau_min", -0.1, check_positive),
     ],
-    DARTS: [("second_order", "no", check_bool)],  # a text is true
+    DARTS: [
+        ("second_order", "no", check_bool),  # a text is true
+        ("geometry", "euclid", one_of("softmax", "mirror")),
+    ],
     SNAS: [("tau_max", INF, check_positive), ("tau_min", 0, check_positive)],
     NASP: [("projection", "simplex", one_of("affine", "clip"))],
     DrNAS: [("kl", -1, FROM_ZERO)],

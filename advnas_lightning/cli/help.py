@@ -56,13 +56,13 @@ settings that matter (--cfg job prints all of them with their values):
 
 options of the strategies (strategy.NAME=VALUE; the first value is the default):
   advantage       advantage=taylor|exact  baseline=none|ema  zero_op=paper|authors_code|none  gamma=0.05
-  counterfactual  advantage=taylor|exact  mix=0  mix_end=null  zero_op=none|paper  gamma=0.05
+  counterfactual  advantage=taylor|exact  mix=0  mix_end=null  geometry=softmax|mirror  zero_op=none|paper  gamma=0.05
   reinforce       baseline_init=first|zero  baseline_update=after|before  gamma=0.05
   enas            those of reinforce  hidden_size=64  entropy_weight=1e-4  temperature=1.0  tanh_constant=null
   parsec          samples=8  scale=batch|NUMBER  weighting=importance|authors_code
   proxylessnas    gates=two_hot|binary
   gdas            inactive=ones|none  rao=null|NUMBER  tau_max=10  tau_min=0.1
-  darts           second_order=false|true
+  darts           second_order=false|true  geometry=softmax|mirror
   snas            tau_max=1  tau_min=1e-3
   nasp            projection=affine|clip
   drnas           kl=1e-3

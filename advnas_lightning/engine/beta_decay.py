@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class BetaDecay:
-    """β-decay (Ye, Li, Li, Wang, Ouyang 2022): λ mean_i logsumexp(θ_i) is added to the loss of a search.
+    """β-decay (Ye, Li, Li, Chen, Fan, Ouyang 2022): λ mean_i logsumexp(θ_i) is added to the loss of a search.
 
     Its gradient in θ_i is λ softmax(θ_i)/E. It lowers large θ more than small ones, and so keeps the probabilities
     close to each other. λ rises linearly over the architecture steps, from 0 to ``final``. In the paper it rises with

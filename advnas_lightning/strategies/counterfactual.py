@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_one_of, check_positive
@@ -71,6 +72,9 @@ class CounterfactualNAS(SearchStrategy):
             F_ij from forward passes alone.
         mix: The share of AdvantageNAS's estimate, from 0 to 0.5, before the first architecture step.
         mix_end: The share after the last architecture step, which it reaches linearly. By default it stays at ``mix``.
+        geometry: The step of θ. With ``"softmax"`` the gradient goes through the Jacobian of the softmax. With
+            ``"mirror"`` it does not, so that a step of gradient descent, θ ← θ − ηG, multiplies p by exp(−ηG): the
+            exponentiated gradient of GAEA (Li, Khodak, Balcan, Talwalkar 2021).
         zero_op: The credit of zero operations. With ``"none"`` it is their own, G_ij = 0 or F_ij, which is fair beside
             the credits of the edge's other candidates. With ``"paper"`` it is the worst running mean of those, as in
             Appendix B; losses then count as differences from the loss of the draw.
@@ -96,6 +100,7 @@ class CounterfactualNAS(SearchStrategy):
         advantage: Literal["taylor", "exact"] = "taylor",
         mix: float = 0.0,
         mix_end: float | None = None,
+        geometry: Literal["softmax", "mirror"] = "softmax",
         zero_op: Literal["none", "paper"] = "none",
         gamma: float = 0.05,
         **kwargs: Any,
@@ -105,6 +110,9 @@ class CounterfactualNAS(SearchStrategy):
         self.needs_gate_grad = advantage == "taylor"
         self.mix = check_positive("mix", mix, zero=True, most=0.5)
         self.mix_end = None if mix_end is None else check_positive("mix_end", mix_end, zero=True, most=0.5)
+        self.geometry = check_one_of("geometry", geometry, ("softmax", "mirror"))
+        if geometry == "mirror" and (mix or mix_end):
+            raise ValueError("geometry='mirror' takes the credits alone: leave mix and mix_end out")
         if advantage == "exact" and (mix or mix_end):
             raise ValueError("advantage='exact' has no bias that a mix could lower: leave mix and mix_end out")
         self.zero_op = check_one_of("zero_op", zero_op, ("none", "paper"))
@@ -144,7 +152,15 @@ class CounterfactualNAS(SearchStrategy):
                 -credit, self.candidate_ema, self.mask, self.zero_ops, gamma=self.gamma
             )
             credit = -reward
+        if self.geometry == "mirror":
+            return credit
         return functional.mixed_vjp(self.probs, trials[0].architecture.gates, credit, self.current_mix)
+
+    def term_gradient(self, term: Term) -> Tensor:
+        """The gradient of a term in θ; with ``geometry="mirror"`` that in the expected gates, if it is one of them."""
+        if self.geometry == "softmax" or term.slope is None:
+            return super().term_gradient(term)
+        return term.slope
 
     def _others(self, choice: Sequence[int]) -> list[tuple[int, int]]:
         """The edges and candidates that a choice leaves out, in order."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from advnas_lightning.engine.evaluation import SkippedStep, Trial
+from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space.search_space import Architecture
-from advnas_lightning.validate import check_bool
+from advnas_lightning.validate import check_bool, check_one_of
 
 
 class DARTS(SearchStrategy):
@@ -24,6 +25,12 @@ class DARTS(SearchStrategy):
         model: The network with MixedOp edges. The further arguments are those of :class:`SearchStrategy`.
         second_order: Whether to differentiate also through one weight step on the last weight batch. This is done by
             finite differences (Eq. 7 and 8 there), with the weight optimizer's learning rate as ξ.
+        geometry: The step of θ. With ``"softmax"`` the gradient goes through the Jacobian of the softmax. With
+            ``"mirror"`` it does not, so that a step of gradient descent, θ ← θ − ηG, multiplies p by exp(−ηG): the
+            exponentiated gradient of GAEA (Li, Khodak, Balcan, Talwalkar 2021).
+
+    Raises:
+        ValueError: An argument is invalid.
 
     Example:
         >>> from torch.optim import Adam
@@ -33,8 +40,16 @@ class DARTS(SearchStrategy):
         tensor([[0.5000, 0.5000]])
     """
 
-    def __init__(self, model: nn.Module, *, second_order: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        second_order: bool = False,
+        geometry: Literal["softmax", "mirror"] = "softmax",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(model, **kwargs)
+        self.geometry = check_one_of("geometry", geometry, ("softmax", "mirror"))
         check_bool("second_order", second_order)
         if second_order and self.accumulate > 1:
             raise ValueError(
@@ -60,9 +75,15 @@ class DARTS(SearchStrategy):
         """The mixture of all candidates with the gates p."""
         return self.mixture(self.log_probs.exp())
 
-    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
-        """The gradient ∂L/∂a, pulled back through the softmax."""
-        return self.pull_back(trials[0])
+    def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
+        """The gradient ∂L/∂a, pulled back through the softmax; or itself with ``geometry="mirror"``."""
+        return trials[0].gate_grad if self.geometry == "mirror" else self.pull_back(trials[0])
+
+    def term_gradient(self, term: Term) -> Tensor:
+        """The gradient of a term in θ; with ``geometry="mirror"`` that in the expected gates, if it is one of them."""
+        if self.geometry == "softmax" or term.slope is None:
+            return super().term_gradient(term)
+        return term.slope
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         """Evaluate the mixture; with ``second_order`` the gate gradient is that of L(w − ξ ∇w L_train)."""

@@ -29,6 +29,7 @@ OPTIONS = [
     ("advantage", "preset=authors_code"),
     ("counterfactual", "strategy.advantage=exact"),
     ("counterfactual", "strategy.mix_end=0.5"),
+    ("darts", "strategy.geometry=mirror"),
     ("reinforce", "strategy.baseline_init=zero"),
     ("reinforce", "strategy.baseline_update=before"),
     ("enas", "strategy.tanh_constant=2.5"),

@@ -24,6 +24,7 @@ from advnas_lightning import (
     SNAS,
     AdvantageNAS,
     Architecture,
+    ArchitectureCost,
     CounterfactualNAS,
     DrNAS,
     ProxylessNAS,
@@ -944,6 +945,36 @@ def test_darts_second_order_is_the_gradient_through_one_weight_step() -> None:
     assert second_order_term > 0.05 * exact.norm()
     # A central difference over ±0.01 in weights of order one errs by the third derivative's 1e-4 / 6, relatively.
     assert (gradient - exact).norm() < 1e-3 * second_order_term
+
+
+# -- the exponentiated gradient ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [CounterfactualNAS, DARTS])
+def test_a_mirror_step_multiplies_p_by_the_exponential_of_the_gradient(kind: type[SearchStrategy]) -> None:
+    """GAEA: p_i ← p_i ∘ exp(−ηG_i)/Z_i is θ ← θ − ηG, with G at the gates that ran."""
+    strategy, eta = build(kind, geometry="mirror"), 0.3
+    p = masked_softmax(strategy.theta.detach())
+    (trial,) = strategy.evaluate_draws(BATCH)
+    credit = gate_gradient(strategy.model, trial.architecture.gates.double()) * strategy.mask
+    moved = p * (-eta * credit).exp()
+    gradient = strategy.theta_gradient([trial])
+    found = masked_softmax(strategy.theta.detach() - eta * gradient)
+    torch.testing.assert_close(found, moved / moved.sum(1, keepdim=True), rtol=1e-5, atol=1e-6)  # one-hots are float32
+
+
+@pytest.mark.parametrize("kind", [CounterfactualNAS, DARTS])
+def test_a_term_of_the_gates_moves_theta_as_the_loss_does_in_a_mirror_step(kind: type[SearchStrategy]) -> None:
+    cost = ArchitectureCost("params", penalty=0.5)
+    strategy = build(kind, geometry="mirror", cost=cost)
+    cost.measure(strategy.model, strategy.evaluator, BATCH)
+    assert cost.slope.abs().max() > 0
+    assert torch.equal(strategy.term_gradient(cost), cost.slope)
+
+
+def test_a_mix_has_no_mirror_step() -> None:
+    with pytest.raises(ValueError, match="geometry='mirror' takes the credits alone"):
+        build(CounterfactualNAS, geometry="mirror", mix=0.5)
 
 
 # -- gradients in the gates --------------------------------------------------------------------------------------------
