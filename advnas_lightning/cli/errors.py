@@ -30,6 +30,7 @@ from advnas_lightning.texts import plain
 # A wrong key, value, path or file raises one of these errors. HYDRA_FULL_ERROR=1 shows the traceback.
 USER_ERRORS = (FloatingPointError, InstantiationException, OmegaConfBaseException, OSError, TypeError, ValueError)
 TRACEBACK = "HYDRA_FULL_ERROR"
+OURS = "ADVNAS_LIGHTNING_RAISES"  # tells the processes that Lightning starts that the user has not asked for tracebacks
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 HELP_HINT = "see advnas --help"
 NO_GPU = re.compile(r"No supported gpu backend found|No CUDA-?(capable)? ?device|CUDA unknown error")
@@ -102,11 +103,14 @@ def hydra_raises() -> Iterator[None]:
     """
     global _wants_traceback
     before = os.environ.get(TRACEBACK)
-    _wants_traceback = before == "1"
+    _wants_traceback = before == "1" and OURS not in os.environ
     os.environ[TRACEBACK] = "1"
+    if not _wants_traceback:
+        os.environ[OURS] = "1"
     try:
         yield
     finally:
+        os.environ.pop(OURS, None)
         if before is None:
             del os.environ[TRACEBACK]
         else:

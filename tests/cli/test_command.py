@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from advnas_lightning.cli.checks import EXTRAS, GPU_DEVICES, check_settings, missing_extra
 from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import Config
+from advnas_lightning.cli.errors import hydra_raises, wants_traceback
 from advnas_lightning.cli.help import help_text
 from advnas_lightning.cli.signatures import NO_VALUE, signature
 from advnas_lightning.engine.strategy import SearchStrategy
@@ -120,6 +121,24 @@ def test_a_missing_extra_says_what_to_install(choice: str, monkeypatch: pytest.M
 def test_no_gpu_says_what_to_use(tmp_path: Path) -> None:
     found = answer("trainer=gpu", tmp_path)
     assert found.stderr == "error: trainer.accelerator=gpu: this machine has no GPU: use trainer=cpu\n"
+
+
+def test_only_a_user_asks_for_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with hydra_raises():
+        inherited = dict(os.environ)  # by a process that Lightning starts
+        assert not wants_traceback()
+    with monkeypatch.context() as patch:
+        for name in ("HYDRA_FULL_ERROR", "ADVNAS_LIGHTNING_RAISES"):
+            patch.setenv(name, inherited[name])
+        with hydra_raises():
+            assert not wants_traceback()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with hydra_raises():
+        assert wants_traceback()
+    monkeypatch.delenv("HYDRA_FULL_ERROR")
+    with hydra_raises():
+        assert not wants_traceback()
 
 
 def test_the_help_names_every_group_every_choice_and_every_setting() -> None:
