@@ -78,8 +78,8 @@ def signature(path: str) -> Signature | None:
         path: The dotted path, as in ``_target_``. Names that a module imports from another one are followed.
 
     Example:
-        >>> list(signature("advnas_lightning.GDAS").arguments)[:4]
-        ['model', 'inactive', 'tau_max', 'tau_min']
+        >>> list(signature("advnas_lightning.DARTS").arguments)[:2]
+        ['model', 'second_order']
         >>> signature("no_such_package.Thing") is None
         True
     """
