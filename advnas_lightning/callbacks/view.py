@@ -53,7 +53,7 @@ class View:
     standing: Standing | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the lines."""
+        """Draw the lines of the display, as rich asks for them."""
         width = options.max_width
         yield self._bar(width)
         yield self._values(width)

@@ -17,7 +17,7 @@ NO_VALUE = object()  # the default of an argument that has none, or one that is 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument.
+    """One argument of a class or function.
 
     Attributes:
         name: Its name.

@@ -147,7 +147,7 @@ class Finding:
 
     @property
     def compared(self) -> str:
-        """What was compared."""
+        """What the runs compare, in one sentence."""
         names = [each.label for each in self.standings]
         seeds = sorted({len(each.values) for each in self.standings})
         if len(names) == 1:
