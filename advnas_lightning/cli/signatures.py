@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
+TYPED = ("advnas_lightning", "lightning")
+KEEPS_ARGUMENTS = "_defaults_from_env_vars"  # Lightning's decorator of Trainer.__init__
 NO_VALUE = object()  # the default of an argument that has none, or one that is no plain value
 
 
@@ -69,10 +71,23 @@ class Signature:
     arguments: dict[str, Argument] = field(default_factory=dict)
     takes_others: bool = False
 
+    def untyped(self) -> Signature:
+        """The same names, for values of any type.
+
+        Example:
+            >>> Signature({"size": Argument("size", frozenset({int}))}).untyped().arguments["size"].refuses("large")
+        """
+        return Signature(
+            {name: Argument(name, default=each.default) for name, each in self.arguments.items()}, self.takes_others
+        )
+
 
 @cache
 def signature(path: str) -> Signature | None:
     """The signature of a class or function, or ``None`` where the source does not tell.
+
+    Types are those of this package and of Lightning alone: other projects may write ``size: int = None``, or take more
+    than they write, and Python does not mind.
 
     Args:
         path: The dotted path, as in ``_target_``. Names that a module imports from another one are followed.
@@ -87,7 +102,8 @@ def signature(path: str) -> Signature | None:
     for count in range(len(parts) - 1, 0, -1):
         module = _module(".".join(parts[:count]))
         if module is not None:
-            return _of(module, parts[-1]) if count == len(parts) - 1 else None
+            found = _of(module, parts[-1]) if count == len(parts) - 1 else None
+            return found if found is None or parts[0] in TYPED else found.untyped()
     return None
 
 
@@ -132,9 +148,12 @@ def _of(module: _Module, name: str, depth: int = 0) -> Signature | None:
     """The signature of what a module calls ``name``."""
     if depth > 10:
         return None
+    made = [each for each in _statements(module.tree) if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+    if sum(each.name == name for each in made) > 1:  # it depends on something which one it is
+        return None
     for node in _statements(module.tree):
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _arguments(module, node, is_method=False)[0]
+            return None if node.decorator_list else _arguments(module, node, is_method=False)[0]
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _of_class(module, node, depth)
         if isinstance(node, ast.ImportFrom):
@@ -146,14 +165,23 @@ def _of(module: _Module, name: str, depth: int = 0) -> Signature | None:
 
 
 def _of_class(module: _Module, node: ast.ClassDef, depth: int) -> Signature | None:
-    """The signature of a class. Arguments that it hands on as ``**kwargs`` are those of its first base class."""
-    own = next((each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
+    """The signature of a class. Arguments that it hands on as ``**kwargs`` are those of its only base class."""
+    methods = [each for each in ast.walk(node) if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+    if any(each not in node.body for each in methods) or len(methods) > 1:  # one is made under a condition
+        return None
+    if any(isinstance(each, ast.FunctionDef) and each.name == "__new__" for each in node.body):
+        return None
+    own = next(iter(methods), None)
+    if own is not None and any(ast.unparse(each) != KEEPS_ARGUMENTS for each in own.decorator_list):
+        return None
     if any("dataclass" in ast.unparse(each) for each in node.decorator_list):
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
         arguments = {each.target.id: _argument(module, each.target.id, each.annotation, each.value) for each in fields}  # type: ignore[union-attr]
         return Signature(arguments) if not node.bases else None
-    base = next((each for each in node.bases if isinstance(each, ast.Name)), None)
-    inherited = _of(module, base.id, depth + 1) if base is not None else None
+    if node.decorator_list or node.keywords:  # which may make another class of it
+        return None
+    base = node.bases[0] if len(node.bases) == 1 else None
+    inherited = _of(module, base.id, depth + 1) if isinstance(base, ast.Name) else None
     if own is None:
         return inherited if node.bases else Signature()
     found, hands_on = _arguments(module, own, is_method=True)

@@ -201,6 +201,55 @@ def test_a_signature_is_that_which_python_sees() -> None:
                 assert each.default == theirs[name].default
 
 
+OTHERS = """
+import functools
+from dataclasses import dataclass
+from typing import overload
+
+class Mixin: ...
+class Base:
+    def __init__(self, size: int = None): ...
+class Two(Mixin, Base): ...
+class Own(Base):
+    def __init__(self, **kwargs): super().__init__(**kwargs)
+class Decorated:
+    @functools.cache
+    def __init__(self): ...
+class Made:
+    def __new__(cls, size): return object.__new__(cls)
+@functools.total_ordering
+class Changed: ...
+class Many:
+    @overload
+    def __init__(self): ...
+    def __init__(self, size=1): ...
+class Holds:
+    class Inner:
+        def __init__(self, size): ...
+@functools.wraps(print)
+def wrapped(): ...
+if True:
+    class Either: ...
+else:
+    class Either:
+        def __init__(self, size): ...
+"""
+
+
+def test_what_the_source_of_a_stranger_does_not_tell_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strangers_module.py").write_text(OTHERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("Two", "Decorated", "Made", "Changed", "Many", "Holds", "wrapped", "Either"):
+        assert signature(f"strangers_module.{name}") is None, name
+    for name in ("Base", "Own"):
+        found = signature(f"strangers_module.{name}")
+        assert found is not None
+        assert (list(found.arguments), found.takes_others) == (["size"], False)
+        assert found.arguments["size"].refuses(None) is None
+
+
 def test_a_key_that_an_interpolation_reads_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     launch(monkeypatch, *SMALL_TOY, "+own.nodes=4", "task.data.nodes=${own.nodes}", "hydra.run.dir=run")
