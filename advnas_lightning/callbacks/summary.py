@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.runs import write_json
+from advnas_lightning.space.genotype_file import write_found
 from advnas_lightning.texts import encodable
 
 MARKS = {"✓": "green", "yes": "green", "✗": "red", "no": "red"}  # the colours of marks in the terminal
@@ -58,6 +58,9 @@ class Stopwatch(Callback):
 class GenotypeFile(Callback):
     """Writes ``{"selected": …, "argmax": {…}, "process_best": {…} or null}`` at the end of every epoch.
 
+    The genotypes that commands have added, ``ranked`` and ``refined``, are of the search as it was before that epoch.
+    They are taken out, and a warning says so.
+
     Args:
         path: The path of the file.
 
@@ -73,15 +76,12 @@ class GenotypeFile(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both genotypes to the file."""
         assert isinstance(pl_module, SearchStrategy)
-        best = pl_module.process_best
-        write_json(
-            self.path,
-            {
-                "selected": pl_module.selected,
-                "argmax": pl_module.genotype().edges,
-                "process_best": None if best is None else best.edges,
-            },
-        )
+        outdated = write_found(self.path, pl_module.selected, pl_module.genotype(), pl_module.process_best)
+        if outdated:
+            rank_zero_warn(
+                f"{self.path}: {' and '.join(outdated)} came from this search before it went on, and are taken out:"
+                " run the command that adds them again"
+            )
 
 
 def mark(right: bool) -> str:

@@ -41,7 +41,7 @@ class Config:
     """
 
     seed: int = 0  # decides the initial weights, the data's order, dropout and the draws
-    select: str | None = None  # the genotype to select or retrain, argmax or process_best; null: the strategy's default
+    select: str | None = None  # the genotype to select or retrain; null: the strategy's default
     retrain: bool = False  # after a search its result is trained from scratch, as a run in the folder retrained
     retraining: bool = False  # strategy=fixed sets this: it trains a found architecture and searches nothing
     cost: str | None = None  # is params, macs, latency, memory, a file of costs, or a function's dotted path

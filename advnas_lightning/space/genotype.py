@@ -18,7 +18,8 @@ from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
 from advnas_lightning.texts import listed, plain, shortened
 from advnas_lightning.validate import check_one_of
 
-SELECTIONS = ("argmax", "process_best")
+SELECTIONS = ("argmax", "process_best")  # the kinds that a search finds by itself
+LATER = ("ranked", "refined")  # those that a command adds to the file of a finished search
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -161,8 +162,8 @@ class Genotype(Mapping[str, str]):
 
         Args:
             path: The path of the file, or the folder of a run.
-            select: The genotype of the run to read, ``"argmax"`` or ``"process_best"``. Without it the one that the run
-                selected is read.
+            select: The genotype of the run to read: ``"argmax"`` or ``"process_best"``, or one that a command has
+                added, ``"ranked"`` or ``"refined"``. Without it the one that the run selected is read.
 
         Raises:
             ValueError: The file is missing or holds no genotype, or the run has none of that kind.
@@ -184,9 +185,12 @@ class Genotype(Mapping[str, str]):
                 )
             return cls(content)
         select = content["selected"] if select is None else select
-        check_one_of("select", select, SELECTIONS)
+        check_one_of("select", select, (*SELECTIONS, *LATER))
         if content.get(select) is None:
-            raise ValueError(f"{path} has no {select} genotype: choose the other kind with select=")
+            kinds = [kind for kind in (*SELECTIONS, *LATER) if content.get(kind) is not None]
+            raise ValueError(
+                f"{path} has no {select} genotype: choose {' or '.join(kinds) or 'another file'} with select="
+            )
         return cls(content[select])
 
     def apply(self, model: Network) -> Network:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import Architecture
+
+Found = Literal["argmax", "process_best", "ranked", "refined"]
 
 
 class Fixed(SearchStrategy):
@@ -23,8 +24,8 @@ class Fixed(SearchStrategy):
             :class:`SearchStrategy`.
         genotype: A genotype, a mapping from edge to candidate, or a text that :meth:`Genotype.read` takes: the path of
             a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
-        select: The genotype of that file to train, ``"argmax"`` or ``"process_best"``. By default it is the one that
-            the run selected.
+        select: The genotype of that file to train: ``"argmax"``, ``"process_best"``, ``"ranked"`` or ``"refined"``. By
+            default it is the one that the run selected.
         offload: This changes nothing, since there are no candidates left.
 
     Raises:
@@ -46,7 +47,7 @@ class Fixed(SearchStrategy):
         model: nn.Module,
         *,
         genotype: Genotype | Mapping[str, str] | str | Path | None = None,
-        select: Selection | None = None,
+        select: Found | None = None,
         offload: bool = False,
         **kwargs: Any,
     ) -> None:
