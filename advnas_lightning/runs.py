@@ -14,6 +14,7 @@ from typing import Any
 
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
+LAST = "last.ckpt"
 HYDRA = ".hydra"  # Hydra's own folder
 CONFIG, CHOICES, OVERRIDES = f"{HYDRA}/config.yaml", f"{HYDRA}/hydra.yaml", f"{HYDRA}/overrides.yaml"
 UNFINISHED = ".part"  # the ending of a file that is being written
@@ -211,6 +212,34 @@ def in_run(path: str | Path, name: str) -> Path:
         ('genotype.json', 'genotype.json')
     """
     return Path(path) / name if Path(path).is_dir() else Path(path)
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """The path of a run's newest checkpoint.
+
+    Args:
+        path: The folder of the run, or of its checkpoints, or a checkpoint itself.
+
+    Raises:
+        FileNotFoundError: If there is nothing at the path, or a folder without checkpoints.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> run = Path(mkdtemp())
+        >>> (run / "checkpoints").mkdir()
+        >>> checkpoint_in(run).relative_to(run).as_posix()
+        'checkpoints/last.ckpt'
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.name != LAST and not path.exists():  # where the last one is missing, the one before it is taken
+            raise FileNotFoundError(f"{path}: there is no such folder or checkpoint")
+        return path
+    if (path / CHECKPOINTS).is_dir():
+        return path / CHECKPOINTS / LAST
+    if path.name == CHECKPOINTS:
+        return path / LAST
+    raise FileNotFoundError(f"{path} has no folder {CHECKPOINTS}: give the folder of one run")
 
 
 @contextmanager

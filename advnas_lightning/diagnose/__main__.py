@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from advnas_lightning.diagnose.folders import RESULT, checkpoint_in, free_folder, new_folder
-from advnas_lightning.diagnose.options import help_text, read_options
+from advnas_lightning.cli.options import HELP
+from advnas_lightning.diagnose.folders import RESULT, free_folder, new_folder
+from advnas_lightning.diagnose.options import help_text, read_settings
+from advnas_lightning.runs import checkpoint_in
 from advnas_lightning.texts import encodable
 
 
@@ -25,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 1, after one line of explanation, if the input is bad.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"--help", "-h", "help"} & set(arguments):
+    if HELP & set(arguments):
         print(help_text())
         return
     try:
-        options = read_options(arguments)
+        options = read_settings(arguments)
         place = _checked_place(options)
     except (OSError, ValueError) as error:
         _stop(str(error))
@@ -80,20 +82,20 @@ def _diagnose_run(options: dict[str, Any], place: Path) -> Path:
     from dataclasses import asdict
     from functools import partial
 
-    from advnas_lightning.diagnose.loading import load
+    from advnas_lightning.cli.loading import load
     from advnas_lightning.diagnose.output import draw, show
     from advnas_lightning.diagnose.quality import diagnose_fit
     from advnas_lightning.runs import write_json
     from advnas_lightning.validate import check_bool
 
     _set_threads(options["threads"])
-    search, data = load(options["ckpt_path"], trust=check_bool("trust", options["trust"]))
+    run = load(options["ckpt_path"], trust=check_bool("trust", options["trust"]))
     names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
     on_progress = partial(print, "…", file=sys.stderr, flush=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # about a fit, which is none here
     settings = {name: options[name] for name in names}
-    truth, statistics, credit = diagnose_fit(search, datamodule=data, on_progress=on_progress, **settings)
+    truth, statistics, credit = diagnose_fit(run.search, datamodule=run.data, on_progress=on_progress, **settings)
     show(truth, statistics, credit)
     folder = new_folder(options["output"], place)
     draw(statistics, folder)

@@ -1,42 +1,12 @@
-"""Where a diagnosis reads from, and where it writes to."""
+"""The folders that diagnoses write to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from advnas_lightning.runs import CHECKPOINTS
+__all__ = ["RESULT", "free_folder", "new_folder"]
 
-__all__ = ["RESULT", "checkpoint_in", "free_folder", "new_folder"]
-
-LAST, FOLDER, RESULT = "last.ckpt", "diagnosis", "diagnosis.json"
-
-
-def checkpoint_in(path: str | Path) -> Path:
-    """The path of a run's newest checkpoint.
-
-    Args:
-        path: The folder of the run, or of its checkpoints, or a checkpoint itself.
-
-    Raises:
-        FileNotFoundError: If there is nothing at the path, or a folder without checkpoints.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> run = Path(mkdtemp())
-        >>> (run / "checkpoints").mkdir()
-        >>> checkpoint_in(run).relative_to(run).as_posix()
-        'checkpoints/last.ckpt'
-    """
-    path = Path(path)
-    if not path.is_dir():
-        if path.name != LAST and not path.exists():  # where the last one is missing, the one before it is taken
-            raise FileNotFoundError(f"ckpt_path={path}: there is no such folder or checkpoint")
-        return path
-    if (path / CHECKPOINTS).is_dir():
-        return path / CHECKPOINTS / LAST
-    if path.name == CHECKPOINTS:
-        return path / LAST
-    raise FileNotFoundError(f"ckpt_path={path} has no folder {CHECKPOINTS}: give the folder of one run")
+FOLDER, RESULT = "diagnosis", "diagnosis.json"
 
 
 def free_folder(output: str | Path | None, place: Path) -> Path:

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from advnas_lightning.texts import plain
+from advnas_lightning.cli.options import Option, help_page, read_options
 from advnas_lightning.validate import check_int
 
-__all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_options"]
+__all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_settings"]
 
 NAMES = (
     "advantage", "advantage-exact", "counterfactual", "counterfactual-exact", "counterfactual-mix", "reinforce",
     "parsec", "proxylessnas", "gdas", "gdas-rao", "darts", "snas", "nasp",
 )  # fmt: skip
 LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
-
-
-class Option(NamedTuple):
-    """An option of the command line.
-
-    Attributes:
-        default: Its value if it is not given.
-        value: What stands for its value in the help.
-        meaning: What it does.
-
-    Example:
-        >>> OPTIONS["draws"].default
-        200
-    """
-
-    default: Any
-    value: str
-    meaning: str
 
 
 OPTIONS = {
@@ -56,7 +36,6 @@ OPTIONS = {
                     " it only this package's classes and PyTorch's optimizers are made"),
 }  # fmt: skip
 EXAMPLES = """\
-examples:
   advnas diagnose ckpt_path=outputs/toy/advantage/2026-01-31_12-00-00
   advnas diagnose ckpt_path=RUN strategies=advantage,reinforce,gdas draws=1000
   advnas diagnose task=linear
@@ -75,18 +54,10 @@ def help_text() -> str:
         " its noise and its time, against the exact gradient. Prints a table and a recommendation, and writes"
         " diagnosis.json, diagnosis.png and diagnosis.svg into a new folder. The search itself is not changed."
     )
-    lines = ["usage: advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]", "", *textwrap.wrap(about, 98), ""]
-    lines += [EXAMPLES, "options:"]
-    for name, option in OPTIONS.items():
-        meaning = option.meaning
-        if option.default not in (None, False):
-            meaning += f" (default: {option.default})"
-        first, *others = textwrap.wrap(meaning, 74)
-        lines += [f"  {f'{name}={option.value}':<21} {first}", *(f"{'':<24}{line}" for line in others)]
-    return "\n".join([*lines, f"  {'--help':<21} print this"])
+    return help_page("advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
 
 
-def read_options(arguments: Sequence[str]) -> dict[str, Any]:
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     """Read options of the form KEY=VALUE, as in the rest of the package.
 
     Args:
@@ -99,26 +70,14 @@ def read_options(arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: If a key is unknown, if a value is invalid, or if neither a checkpoint nor a task is given.
 
     Example:
-        >>> read_options(["task=linear", "strategies=gdas,darts"])["strategies"]
+        >>> read_settings(["task=linear", "strategies=gdas,darts"])["strategies"]
         ['gdas', 'darts']
-        >>> read_options(["task=linear", "draw=3"])
+        >>> read_settings(["task=linear", "draw=3"])
         Traceback (most recent call last):
             ...
         ValueError: draw=3 is unknown: did you mean draws=3?
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    options = {name: option.default for name, option in OPTIONS.items()}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in OPTIONS or not equals:
-            raise ValueError(_unknown(key, equals, value))
-        try:
-            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument])) if value else {key: None}
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{plain(argument)} cannot be read: {plain(str(error))}") from None
-        options[key] = read[key]
+    options = read_options(arguments, OPTIONS, run="ckpt_path")
     if (options["ckpt_path"] is None) == (options["task"] is None):
         raise ValueError("give ckpt_path=RUN, a run's folder, or task=linear (advnas diagnose --help explains both)")
     if options["task"] not in (None, "linear"):
@@ -152,16 +111,3 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if name in settings:
             check_int(name, settings[name], least=least)
-
-
-def _unknown(key: str, equals: str, value: str) -> str:
-    """The message about an option that there is not."""
-    if key in OPTIONS:
-        return f"{key} has no value: give {key}={OPTIONS[key].value}"
-    shown = plain(f"{key}{equals}{value}")
-    if not equals and ("/" in key or Path(key).exists()):
-        return f"{shown} is unknown: give ckpt_path={shown} if it is a run"
-    meant = get_close_matches(key.lstrip("-").replace("-", "_"), OPTIONS, n=1, cutoff=0.6)
-    if meant:
-        return f"{shown} is unknown: did you mean {meant[0]}={plain(value) if equals else OPTIONS[meant[0]].value}?"
-    return f"{shown} is unknown: give {', '.join(f'{name}=…' for name in OPTIONS)}"

@@ -112,8 +112,8 @@ def test_every_estimator_is_known_to_the_options() -> None:
     [
         ([], "give ckpt_path=RUN, a run's folder, or task=linear"),
         (["task=ptb"], "task=ptb is unknown: use linear"),
-        (["ckpt_path=no.ckpt"], "ckpt_path=no.ckpt: there is no such folder or checkpoint"),
-        (["ckpt_path=."], "ckpt_path=. has no folder checkpoints: give the folder of one run"),
+        (["ckpt_path=no.ckpt"], "no.ckpt: there is no such folder or checkpoint"),
+        (["ckpt_path=."], ". has no folder checkpoints: give the folder of one run"),
         (["task=linear", "strategies=enas"], "strategies has 'enas': use some of advantage"),
         (["task=linear", "strategies=advantag,gdas"], "strategies has 'advantag': did you mean advantage?"),
         (["task=linear", "draws=1"], "draws=1 must be a whole number of at least 2"),

@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 import advnas_lightning.cli.config  # noqa: F401  # registers the schemas
 from advnas_lightning.cli.config import CONFIG_PATH
 from advnas_lightning.cli.errors import explain
+from advnas_lightning.cli.loading import read_settings
+from advnas_lightning.cli.trust import MADE, without_strangers
 from advnas_lightning.diagnose.__main__ import main
-from advnas_lightning.diagnose.loading import read_settings
-from advnas_lightning.diagnose.trust import MADE, without_strangers
 from tests.support.command_line import SMALL_TOY, launch
 from tests.support.refusals import one_line
 

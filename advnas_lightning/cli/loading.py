@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -12,17 +13,41 @@ from omegaconf import DictConfig, OmegaConf
 from advnas_lightning.callbacks.intact import intact_checkpoint
 from advnas_lightning.cli.config import Config
 from advnas_lightning.cli.run import build_strategy
-from advnas_lightning.diagnose.folders import checkpoint_in
-from advnas_lightning.diagnose.trust import without_strangers
+from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import read_yaml
-from advnas_lightning.runs import RunFolder
+from advnas_lightning.runs import RunFolder, checkpoint_in
 
-__all__ = ["load", "read_settings"]
+__all__ = ["SavedRun", "load", "read_settings"]
 
 
-def load(path: str | Path, *, trust: bool = False) -> tuple[SearchStrategy, LightningDataModule]:
-    """The search as a checkpoint of its run has saved it, and its data.
+class SavedRun(NamedTuple):
+    """What the folder of a run has.
+
+    Attributes:
+        search: The search as a checkpoint has saved it.
+        data: Its data, set up for a fit.
+        config: The configuration of the run.
+        checkpoint: The checkpoint's file.
+
+    Example:
+        >>> SavedRun._fields
+        ('search', 'data', 'config', 'checkpoint')
+    """
+
+    search: SearchStrategy
+    data: LightningDataModule
+    config: DictConfig
+    checkpoint: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder of the run."""
+        return RunFolder(self.checkpoint.resolve().parents[1])
+
+
+def load(path: str | Path, *, trust: bool = False) -> SavedRun:
+    """The search as a checkpoint of its run has saved it, its data, and its configuration.
 
     The configuration in the folder of the run names the classes that are made. A folder from somebody else may name any
     function, so that by default only this package's classes and PyTorch's optimizers are made.
@@ -39,7 +64,7 @@ def load(path: str | Path, *, trust: bool = False) -> tuple[SearchStrategy, Ligh
     checkpoint = intact_checkpoint(checkpoint_in(path))
     settings = RunFolder(checkpoint.resolve().parents[1]).config
     if not settings.is_file():
-        raise ValueError(f"ckpt_path={path} is of no run's folder: {settings} is missing")
+        raise ValueError(f"{path} is of no run's folder: {settings} is missing")
     # The configuration of an older run lacks newer settings.
     config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings))
     assert isinstance(config, DictConfig)
@@ -50,7 +75,7 @@ def load(path: str | Path, *, trust: bool = False) -> tuple[SearchStrategy, Ligh
     data.setup("fit")
     search = build_strategy(config, data)
     search.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    return search, data
+    return SavedRun(search, data, config, checkpoint)
 
 
 def read_settings(path: Path) -> DictConfig:

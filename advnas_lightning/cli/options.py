@@ -1,0 +1,129 @@
+"""The options KEY=VALUE of the commands beside a run, which are read before anything that takes long to import."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advnas_lightning.texts import plain
+
+__all__ = ["HELP", "Option", "help_page", "read_options"]
+
+HELP = frozenset({"--help", "-h", "help"})
+RUN = "RUN"  # the name of an option that may be given by its value alone
+
+
+class Option(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        default: Its value if it is not given.
+        value: What stands for its value in the help.
+        meaning: What it does.
+
+    Example:
+        >>> Option(200, "N", "the number of draws").default
+        200
+    """
+
+    default: Any
+    value: str
+    meaning: str
+
+
+def help_page(usage: str, about: str, examples: str, options: Mapping[str, Option]) -> str:
+    """What ``--help`` of a command prints.
+
+    Args:
+        usage: The form of the command.
+        about: What the command does.
+        examples: Some command lines, one in each line.
+        options: The options by name.
+
+    Example:
+        >>> print(help_page("advnas wait N=…", "Waits.", "  advnas wait", {"N": Option(3, "NUMBER", "the seconds")}))
+        usage: advnas wait N=…
+        <BLANKLINE>
+        Waits.
+        <BLANKLINE>
+        examples:
+          advnas wait
+        <BLANKLINE>
+        options:
+          N=NUMBER              the seconds (default: 3)
+          --help                print this
+    """
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 98), "", "examples:", examples.rstrip("\n"), "", "options:"]
+    for name, option in options.items():
+        meaning = option.meaning
+        if option.default not in (None, False):
+            meaning += f" (default: {option.default})"
+        first, *others = textwrap.wrap(meaning, 74)
+        left = RUN if name == RUN else f"{name}={option.value}"
+        lines += [f"  {left:<21} {first}"] if len(left) <= 21 else [f"  {left}", f"{'':<24}{first}"]
+        lines += [f"{'':<24}{line}" for line in others]
+    return "\n".join([*lines, f"  {'--help':<21} print this"])
+
+
+def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, run: str = "") -> dict[str, Any]:
+    """Read options of the form KEY=VALUE, as in the rest of the package.
+
+    Args:
+        arguments: The arguments of the command line.
+        known: The options that there are. If there is one of the name ``RUN``, an argument without ``=`` is its value.
+        run: The option that takes a run's folder, where that cannot be given by its value alone.
+
+    Returns:
+        The value of every option.
+
+    Raises:
+        ValueError: If a key is unknown, or if a value cannot be read.
+
+    Example:
+        >>> options = {"RUN": Option(None, "RUN", "the run"), "draws": Option(200, "N", "the number of draws")}
+        >>> read_options(["outputs/toy", "draws=3"], options)
+        {'RUN': 'outputs/toy', 'draws': 3}
+        >>> read_options(["draw=3"], options)
+        Traceback (most recent call last):
+            ...
+        ValueError: draw=3 is unknown: did you mean draws=3?
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    options = {name: option.default for name, option in known.items()}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        is_run = key not in known and not key.startswith("-") and (not equals or Path(argument).exists())
+        if RUN in known and is_run:
+            if options[RUN] is not None:
+                raise ValueError(f"{plain(argument)}: one run is looked at, and {plain(options[RUN])} is given already")
+            options[RUN] = argument
+            continue
+        if key not in known or key == RUN or not equals:
+            raise ValueError(_unknown(key, equals, value, known, run))
+        try:
+            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument])) if value else {key: None}
+        except (OmegaConfBaseException, YAMLError) as error:
+            reason = plain(" ".join(str(error).split()))
+            raise ValueError(f"{plain(argument)} cannot be read: {reason}") from None
+        options[key] = read[key]
+    return options
+
+
+def _unknown(key: str, equals: str, value: str, known: Mapping[str, Option], run: str) -> str:
+    """The message about an option that there is not."""
+    if key in known and key != RUN:
+        return f"{key} has no value: give {key}={known[key].value}"
+    shown = plain(f"{key}{equals}{value}")
+    if not equals and ("/" in key or Path(key).exists()) and run:
+        return f"{shown} is unknown: give {run}={shown} if it is a run"
+    names = [name for name in known if name != RUN]
+    meant = get_close_matches(key.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.6)
+    if meant:
+        return f"{shown} is unknown: did you mean {meant[0]}={plain(value) if equals else known[meant[0]].value}?"
+    return f"{shown} is unknown: give {', '.join(f'{name}=…' for name in names)}"
