@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from advnas_lightning.cost.meters import METERS, Meter
+from advnas_lightning.cost.meters import METERS, UNITS, Meter
 from advnas_lightning.cost.table import CostTable, check_cost_of
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
@@ -81,6 +81,51 @@ def measure(kind: str | Meter, model: nn.Module, evaluator: NetworkRunner, batch
         with torch.random.fork_rng(), evaluator.no_trace(), torch.no_grad():
             found = meter_candidates(kind, model, evaluator.space, partial(evaluator.run, batch))
     return found.of_first(evaluator.ranks.broadcast)  # each process has timings of its own
+
+
+def measure_costs(
+    kinds: Sequence[str | Meter], model: nn.Module, evaluator: NetworkRunner, batch: Any
+) -> dict[str, CostTable]:
+    """Measure several costs of every candidate, by name.
+
+    Args:
+        kinds: Keys of ``UNITS``, and functions of a candidate and its inputs, each once.
+        model: The network.
+        evaluator: The evaluator that runs the network, such as the attribute ``evaluator`` of a search.
+        batch: A batch of an architecture step, on the network's device.
+
+    Raises:
+        ValueError: A kind is unknown or given twice, or as :func:`measure` raises it.
+
+    Example:
+        >>> from advnas_lightning import AdvantageNAS
+        >>> from advnas_lightning.objectives import Regression
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
+        >>> search = AdvantageNAS(net, architecture_optimizer=torch.optim.Adam, objective=Regression())
+        >>> batch = torch.zeros(4, 8), torch.zeros(4, 2)
+        >>> tables = measure_costs(["params", "macs"], net, search.evaluator, batch)
+        >>> {name: table.edges["edge"] for name, table in tables.items()}
+        {'params': {'linear': 72.0, 'skip': 0.0}, 'macs': {'linear': 64.0, 'skip': 0.0}}
+    """
+    names = [name_of(kind) for kind in kinds]
+    for name, kind in zip(names, kinds, strict=True):
+        if not callable(kind) and kind not in UNITS:
+            raise ValueError(f"the cost {kind!r} is unknown: use {', '.join(UNITS)}, or a function")
+        if names.count(name) > 1:
+            raise ValueError(f"the cost {name} is given twice: give each one once")
+    return {name: measure(kind, model, evaluator, batch) for name, kind in zip(names, kinds, strict=True)}
+
+
+def name_of(kind: str | Meter) -> str:
+    """The name of a cost: its kind, or the dotted path of a user's function.
+
+    Example:
+        >>> name_of("macs"), name_of(count_candidates)
+        ('macs', 'advnas_lightning.cost.measuring.count_candidates')
+    """
+    if isinstance(kind, str):
+        return kind
+    return f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', type(kind).__name__)}"
 
 
 def count_candidates(model: nn.Module, space: SearchSpace) -> CostTable:
