@@ -1,0 +1,1 @@
+"""Ranks architectures of one trained search by their losses with the shared weights."""
