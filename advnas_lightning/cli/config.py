@@ -45,6 +45,7 @@ class Config:
     retrain: bool = False  # after a search its result is trained from scratch, as a run in the folder retrained
     retraining: bool = False  # strategy=fixed sets this: it trains a found architecture and searches nothing
     cost: str | None = None  # is params, macs, latency, memory, a file of costs, or a function's dotted path
+    cost_file: str | None = None  # is a file with the costs of that kind, which are then not measured
     cost_penalty: float | None = None  # is λ, the weight with which the cost is added to the loss
     cost_budget: float | None = None  # keeps the cost below this value, in the cost's unit, in place of a penalty
     cost_rate: float = 0.003  # is the step size of λ's dual ascent to the budget

@@ -45,7 +45,8 @@ settings that matter (--cfg job prints all of them with their values):
   strategy.NAME=VALUE            an option of the strategy, see below
   retrain=false                  whether to train what was found from scratch when the search is over
   cost=null                      params, macs, latency, memory: adds what an architecture costs to the loss,
-                                 with the weight cost_penalty=X or below the budget cost_budget=X
+                                 with the weight cost_penalty=X or below the budget cost_budget=X; cost_file=FILE
+                                 takes the cost from a file of advnas cost measure
   beta_decay=0                   the final factor of beta-decay, which keeps theta small; it rises over the search
   offload=false                  whether to keep the candidates' weights in host memory
   ckpt_path=null                 last: go on from the newest checkpoint in the run's own folder; or a folder or file

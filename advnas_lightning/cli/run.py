@@ -145,6 +145,8 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
             a file nor a function.
     """
     options = {"penalty": config.cost_penalty, "budget": config.cost_budget}
+    if config.cost is None and config.cost_file is not None:
+        raise ValueError(f"cost_file={config.cost_file} may have several costs: say which, as in cost=latency")
     if config.cost is None:
         given = [f"cost_{name}={value}" for name, value in options.items() if value is not None]
         if given:
@@ -153,9 +155,9 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
     kind = config.cost
     if all(value is None for value in options.values()):
         raise ValueError(f"cost={kind} alone changes nothing: add cost_penalty=0.1, or cost_budget=B in its unit")
-    if kind not in UNITS and not Path(kind).exists() and "." in kind:
+    if config.cost_file is None and kind not in UNITS and not Path(kind).exists() and "." in kind:
         try:
             kind = get_method(kind)
         except (ImportError, ValueError) as error:
             raise ValueError(f"cost={kind} is neither a file nor a function: {str(error).splitlines()[0]}") from None
-    return ArchitectureCost(kind, rate=config.cost_rate, damping=config.cost_damping, **options)
+    return ArchitectureCost(kind, rate=config.cost_rate, damping=config.cost_damping, file=config.cost_file, **options)

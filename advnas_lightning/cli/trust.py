@@ -51,7 +51,8 @@ def without_strangers(config: DictConfig, source: Path) -> DictConfig:
             raise _refusal(source, f"makes {shortened(repr(stranger), 80)} ({key})")
         OmegaConf.update(resolved, key, content, merge=False, force_add=True)
     cost = config.get("cost")
-    if cost is not None and cost not in UNITS and not Path(cost).is_file():
+    is_named = cost in UNITS or config.get("cost_file") is not None  # the name of a cost in that file
+    if cost is not None and not is_named and not Path(cost).is_file():
         raise _refusal(source, f"measures by {shortened(repr(cost), 80)} (cost)")
     return resolved
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from advnas_lightning import functional
+from advnas_lightning.cost.files import read_table
 from advnas_lightning.cost.measuring import NetworkRunner, count_candidates, measure
 from advnas_lightning.cost.meters import UNITS, Meter
 from advnas_lightning.cost.table import MOST, CostTable, within
@@ -73,11 +74,12 @@ class ArchitectureCost(nn.Module):
             of convolutions and matrix products by torch's counter. ``"latency"`` is the median of repeated timings of
             each candidate in its place, after a warm-up. ``"memory"`` is that of activations. A function of a candidate
             and its inputs that returns a number gives a cost of one's own; c_0 is then 0. The path of a run's
-            ``costs.json`` gives the costs that the run measured.
+            ``costs.json`` gives the costs that the run measured, if the file has those of one kind.
         penalty: The factor λ of a penalty.
         budget: The bound B of a budget, in the cost's own unit.
         rate: The rate of the dual ascent, in the loss's units.
         damping: The factor by which the excess counts in λ at once, in the loss's units; 0 is plain dual ascent.
+        file: The path of a file that has the costs of ``kind``, perhaps beside others. Nothing is measured then.
 
     Raises:
         ValueError: An argument is invalid, or not exactly one of ``penalty`` and ``budget`` is given.
@@ -96,6 +98,7 @@ class ArchitectureCost(nn.Module):
         budget: float | None = None,
         rate: float = 0.003,
         damping: float = 10.0,
+        file: str | Path | None = None,
     ) -> None:
         super().__init__()
         if (penalty is None) == (budget is None):
@@ -105,8 +108,13 @@ class ArchitectureCost(nn.Module):
                 check_positive(f"cost: {name}", value, zero=name != "rate", most=MOST)
         self.budget = None if budget is None else float(check_positive("cost: budget", budget))
         self.kind, self.rate, self.damping = kind, float(rate), float(damping)
-        is_named = isinstance(kind, str | Path) and (kind in UNITS or in_run(kind, COSTS).is_file())
-        if not callable(kind) and not is_named:
+        self.file = file  # the one that has the costs
+        if file is None and isinstance(kind, str | Path) and kind not in UNITS:
+            self.file = kind
+        has_file = self.file is not None and in_run(self.file, COSTS).is_file()
+        if file is not None and not (isinstance(kind, str) and has_file):
+            raise ValueError(f"cost={kind!r}, cost_file={str(file)!r}: give a cost's name, and a file that has it")
+        if file is None and not (callable(kind) or has_file or (isinstance(kind, str) and kind in UNITS)):
             raise ValueError(
                 f"cost={str(kind)!r} is unknown: use {', '.join(UNITS)}, a function, or the path of a file"
             )
@@ -156,8 +164,9 @@ class ArchitectureCost(nn.Module):
         if self._space is not None:
             raise ValueError("this ArchitectureCost belongs to a search already: give each search one of its own")
         self._space = space
-        if not callable(self.kind) and self.kind not in UNITS:
-            self._know(CostTable.load(in_run(self.kind, COSTS), space))
+        if self.file is not None:
+            name = None if self.file is self.kind else str(self.kind)
+            self._know(read_table(in_run(self.file, COSTS), space, name))
 
     # -- what a search needs of a term of its objective ----------------------------------------------------------------
 
@@ -324,9 +333,9 @@ class ArchitectureCost(nn.Module):
         if state["costs"] is None:
             return
         saved = CostTable.read(state["costs"], self.space)
-        other_file = not callable(self.kind) and self.kind not in UNITS and saved != self._known
+        other_file = self.file is not None and saved != self._known
         if saved.kind != self.name or other_file:
-            ours = f"other ones, of {self.kind}" if other_file else f"those of cost={self.name}"
+            ours = f"other ones, of {self.file}" if other_file else f"those of cost={self.name}"
             raise ValueError(
                 f"the checkpoint has the costs of cost={saved.kind}, and this search has {ours}: go on with the ones"
                 " that it had, or start anew"

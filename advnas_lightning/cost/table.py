@@ -1,20 +1,18 @@
-"""The costs of a network's candidates, and the file of costs."""
+"""The costs of a network's candidates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advnas_lightning.cost.meters import UNITS
-from advnas_lightning.reading import read_json
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import shortened
 from advnas_lightning.validate import as_number
@@ -129,8 +127,12 @@ class CostTable:
         return {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
 
     @classmethod
-    def read(cls, content: Any, space: SearchSpace) -> CostTable:
-        """The table of a space's candidates in the content of a file.
+    def read(cls, content: Any, space: SearchSpace | None = None) -> CostTable:
+        """The table in the content of a file.
+
+        Args:
+            content: What :meth:`content` has given.
+            space: The edges and candidates to take; by default all that there are in the content.
 
         Raises:
             ValueError: The content lacks an edge or a candidate, or has a cost that is none.
@@ -140,29 +142,24 @@ class CostTable:
             >>> from advnas_lightning import MixedOp
             >>> space = SearchSpace(MixedOp("edge", {"linear": Linear(8, 8), "skip": Identity()}))
             >>> table = CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 10.0)
-            >>> CostTable.read(table.content(), space) == table
+            >>> CostTable.read(table.content(), space) == table == CostTable.read(table.content())
             True
         """
         kind, rows = _entry(content, "cost"), _entry(content, "edges")
         if kind not in (*UNITS, "own"):
             raise ValueError(f"its kind of cost is {shortened(repr(kind), 40)}")
+        wanted: Iterable[tuple[str, Iterable[str]]]
+        if space is not None:
+            wanted = zip(space.edges, space.candidates, strict=True)
+        elif isinstance(rows, dict) and rows and all(isinstance(row, dict) and row for row in rows.values()):
+            wanted = rows.items()
+        else:
+            raise ValueError("its edges have no candidates")
         edges = {
             edge: {name: check_cost_of(edge, name, _entry(_entry(rows, edge), name)) for name in names}
-            for edge, names in zip(space.edges, space.candidates, strict=True)
+            for edge, names in wanted
         }
         return cls(kind, edges, check_cost_of(None, "fixed", _entry(content, "fixed")))
-
-    @classmethod
-    def load(cls, path: Path, space: SearchSpace) -> CostTable:
-        """Read the costs of a space's candidates from a file.
-
-        Raises:
-            ValueError: The file is malformed, it lacks an edge or a candidate, or it has a cost that is none.
-        """
-        try:
-            return cls.read(read_json(path), space)
-        except ValueError as error:
-            raise ValueError(f"{path} has no costs for this network: {error}; measure them anew, cost=macs") from None
 
 
 def _entry(content: Any, key: str) -> Any:

@@ -58,6 +58,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "task.optimization.architecture_clip": _clip("θ"),
     "select": lambda value: f"selects {_words(str(value))}",
     "cost": lambda value: "no cost" if value is None else f"cost: {value}",
+    "cost_file": lambda value: "its own costs" if value is None else f"costs of {value}",
     "cost_penalty": lambda value: "no penalty" if value is None else f"penalty {value}",
     "cost_budget": lambda value: "no budget" if value is None else f"budget {value}",
     "trainer.limit_val_batches": lambda value: f"{value} validation batches",
