@@ -48,7 +48,7 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
         >>> [(round(math.exp(log_p), 2), choice) for log_p, choice in most_probable(rows)]
         [(0.54, (0, 0)), (0.36, (1, 0)), (0.06, (0, 1)), (0.04, (1, 1))]
     """
-    order = [sorted(range(len(row)), key=lambda index, row=row: (-row[index], index)) for row in log_probs]
+    order = [sorted(range(len(row)), key=row.__getitem__, reverse=True) for row in log_probs]  # which is stable
     rows = [[row[index] for index in places] for row, places in zip(log_probs, order, strict=True)]
     best = [row[0] for row in rows]
     bound = None if plan is None else _bound(rows, order, plan)
