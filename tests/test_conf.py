@@ -246,13 +246,13 @@ def test_the_grids_take_the_papers_settings() -> None:
 
 def test_the_small_cifar10_search(tmp_path: Path) -> None:
     config, data, search = cifar10(tmp_path, "experiment=cifar10_small")
-    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (16, 10, 9)
-    assert (data.batch_size, data.image_size, data.padding) == (64, 16, 2)
+    assert (config.trainer.max_epochs, search.warmup_epochs, len(edges(search, "0->1"))) == (10, 5, 3)
+    assert (data.batch_size, data.image_size, data.padding, config.threads) == (64, None, 4, 1)
     (weights, architecture), schedules = search.configure_optimizers()
-    assert weights.param_groups[0]["lr"] == 0.03
+    assert weights.param_groups[0]["lr"] == 0.1
     group = architecture.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.005, 0.0006)
-    assert [each["scheduler"].T_max for each in schedules] == [16, 6]
+    assert (group["lr"], group["weight_decay"]) == (0.003, 0.003)
+    assert [each["scheduler"].T_max for each in schedules] == [10, 5]
 
 
 def test_paper_epochs_and_schedules() -> None:

@@ -495,7 +495,7 @@ def test_the_small_experiment_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert read(run, "summary.json")["architecture_steps"] == 3
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     cells = {tuple(name.split(".")[2:4]) for name in weights if name.startswith("model.stages.")}
-    assert cells == set(itertools.product("012", repeat=2))  # three in each of three stages
+    assert cells == set(itertools.product("012", "0"))  # one in each of three stages
 
 
 @pytest.mark.parametrize("strategy", slow_but(["advantage", "parsec", "darts"], ["advantage"]))
