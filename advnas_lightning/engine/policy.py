@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -35,6 +36,7 @@ class ArchitecturePolicy(SharedHyperparameters):
 
     Attributes:
         searches: Whether θ ever moves.
+        has_independent_edges: Whether p(a) is the product of the edges' own probabilities.
         default_select: The genotype that a search selects by default.
         needs_gate_grad: Whether an architecture step takes ∂L/∂a; without it, its passes keep no graph.
         draws: How many architectures an architecture step evaluates, all on one minibatch.
@@ -49,6 +51,7 @@ class ArchitecturePolicy(SharedHyperparameters):
     """
 
     searches: ClassVar[bool] = True
+    has_independent_edges: ClassVar[bool] = True
     default_select: ClassVar[Selection] = "argmax"
     needs_gate_grad: bool = True
     draws: int = 1
@@ -184,6 +187,19 @@ class ArchitecturePolicy(SharedHyperparameters):
                 " architecture_optimizer, clip with architecture_clip, or lower the cost's penalty if there is one"
             )
         return torch.multinomial(probs, 1, generator=self.generator).squeeze(1).tolist()
+
+    def draw_choices(self, count: int, seed: int) -> list[tuple[int, ...]]:
+        """Draw a ~ p so many times, by a seed that is no part of the search: its own next draws stay the same."""
+        own, self.generator = self.generator, torch.Generator().manual_seed(seed)
+        try:
+            return [tuple(self.draw()) for _ in range(count)]
+        finally:
+            self.generator = own
+
+    def log_prob(self, choices: Sequence[Sequence[int]]) -> list[float]:
+        """The logarithm of the probability p(a) of each choice."""
+        rows = self.log_probs.detach().tolist()
+        return [math.fsum(row[index] for row, index in zip(rows, choice, strict=True)) for choice in choices]
 
     def one_hot(self, choice: Sequence[int]) -> Architecture:
         """The architecture that runs ``choice`` alone."""

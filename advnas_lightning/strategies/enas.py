@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,8 @@ class ENAS(REINFORCE):
         (1, 180)
     """
 
+    has_independent_edges: ClassVar[bool] = False
+
     def __init__(
         self,
         model: nn.Module,
@@ -139,6 +141,14 @@ class ENAS(REINFORCE):
     def most_probable_choice(self) -> list[int]:
         """The most probable candidate of each edge, given those of the earlier edges."""
         return self.controller.draw(1, None)[0].tolist()
+
+    @torch.no_grad()
+    def log_prob(self, choices: Sequence[Sequence[int]]) -> list[float]:
+        """The logarithm of the probability p(a) = Π_e p(a_e | a_<e) of each choice."""
+        drawn = torch.tensor([list(choice) for choice in choices], device=self.device)  # [N, E]
+        log_p: Tensor = self.controller(drawn)  # [N, E, J]
+        found: list[float] = log_p.gather(2, drawn.unsqueeze(2)).sum((1, 2)).tolist()
+        return found
 
     @property
     def log_probs(self) -> Tensor:

@@ -1,0 +1,213 @@
+"""Which architectures are scored, and how scores become a ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from advnas_lightning.cost.plan import Choice, CostPlan
+from advnas_lightning.cost.table import CostTable
+from advnas_lightning.ranking.blend import blend
+from advnas_lightning.ranking.enumeration import Rows, most_probable
+from advnas_lightning.ranking.evolution import Evolution, random_choices
+from advnas_lightning.ranking.result import RankedArchitecture, Ranking
+from advnas_lightning.ranking.scoring import Score
+from advnas_lightning.ranking.trust import Trust
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.validate import check_int, check_seed
+
+__all__ = ["Distribution", "Settings", "rank_architectures"]
+
+DRAWS = 20  # for each architecture that is asked for, where they can only be drawn
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The architectures of a search, and how probable they are.
+
+    Attributes:
+        space: The edges and their candidates.
+        log_prob: Gives the logarithm of the probability of each choice.
+        draw: Draws a number of choices by a seed.
+        rows: The logarithm of p by edge and candidate, where edges are independent; otherwise ``None``.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp, RandomSearch
+        >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
+        >>> uniform = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]])
+        >>> uniform.counts
+        [2]
+    """
+
+    space: SearchSpace
+    log_prob: Callable[[Sequence[Choice]], list[float]]
+    draw: Callable[[int, int], list[Choice]]
+    rows: Rows | None
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of candidates of each edge."""
+        return [len(row) for row in self.space.candidates]
+
+    def probable(self, number: int | None, plan: CostPlan | None, seed: int) -> list[Choice]:
+        """The most probable architectures within the budgets, the first ones first.
+
+        Where edges depend on each other, they are the most probable ones of many draws.
+
+        Args:
+            number: How many; ``None`` for all.
+            plan: The costs and budgets, if there are any.
+            seed: The seed of the draws, where edges depend on each other.
+        """
+        if self.rows is not None:
+            return [choice for _, choice in islice(most_probable(self.rows, plan), number)]
+        if number is None or number >= self.space.size:
+            uniform = [[0.0] * count for count in self.counts]  # the order does not matter if all are taken
+            found = [choice for _, choice in most_probable(uniform, plan)]
+        else:
+            drawn = dict.fromkeys(self.draw(DRAWS * number, seed))
+            found = [choice for choice in drawn if plan is None or plan.allows(choice)]
+        values = dict(zip(found, self.log_prob(found), strict=True)) if found else {}
+        return sorted(found, key=lambda choice: (-values[choice], choice))[:number]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which architectures a ranking scores.
+
+    Attributes:
+        top: The number of the most probable architectures; ``None`` for all.
+        sample: The number of architectures that are drawn with equal chances, which tell how far losses are to be
+            trusted.
+        evolution: How new architectures are made of the best ones, if they are to be.
+        seed: The seed of the draws.
+
+    Raises:
+        ValueError: A number is out of its range.
+
+    Example:
+        >>> Settings(top=20).sample
+        50
+    """
+
+    top: int | None = 100
+    sample: int = 50
+    evolution: Evolution | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.top is not None:
+            check_int("top", self.top, least=1)
+        check_int("sample", self.sample, least=0)
+        check_seed("seed", self.seed)
+
+
+def rank_architectures(
+    distribution: Distribution,
+    score: Callable[[Sequence[Choice]], Sequence[Score]],
+    settings: Settings,
+    *,
+    tables: Mapping[str, CostTable] | None = None,
+    budgets: Sequence[Mapping[str, float]] = (),
+    named: Mapping[str, Choice] | None = None,
+    known: Callable[[Genotype], Mapping[str, float]] = lambda genotype: {},
+) -> Ranking:
+    """Score the most probable architectures and others, and put them in the order of their scores.
+
+    With budgets, those that are within none of them are not scored, and ``settings.top`` counts within each budget.
+
+    Args:
+        distribution: The architectures, and how probable they are.
+        score: Gives the scores of choices, each once, and remembers them.
+        settings: Which architectures are scored.
+        tables: The costs of the candidates by name.
+        budgets: The budgets, each of one cost or of several ones together.
+        named: What the search itself has found, by kind. It is scored if it is within a budget.
+        known: Gives what is known of an architecture from elsewhere.
+
+    Raises:
+        ValueError: No architecture is within a budget.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp, RandomSearch
+        >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
+        >>> space = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]])
+        >>> def score(choices):
+        ...     return [Score(float(index), (float(index), float(index)), {}) for index, in choices]
+        >>> [row.genotype["edge"] for row in rank_architectures(space, score, Settings())]
+        ['skip', 'relu']
+    """
+    tables, named = tables or {}, named or {}
+    plans = [CostPlan(tables, each) for each in budgets]
+    for plan in plans:
+        plan.refuse()
+
+    def allows(choice: Choice) -> bool:
+        return not plans or any(plan.allows(choice) for plan in plans)
+
+    chosen: dict[Choice, str] = {}
+    each_plan: list[CostPlan | None] = [*plans] or [None]
+    for within in each_plan:
+        found = distribution.probable(settings.top, within, settings.seed)
+        if within is not None and not found:
+            raise ValueError(_none_found(within, distribution.rows is not None))
+        _add(chosen, found, "probable" if distribution.rows is not None else "drawn")
+    _add(chosen, filter(allows, named.values()), "found")
+    if len(chosen) < distribution.space.size:
+        drawn = random_choices(settings.sample, distribution.counts, allows=allows, seed=settings.seed)
+        _add(chosen, drawn, "sample")
+    if settings.evolution is not None:
+        for within in each_plan:
+            start = [choice for choice in chosen if within is None or within.allows(choice)]
+            made = settings.evolution.run(
+                start,
+                distribution.counts,
+                lambda choices: _rate(distribution, choices, score(choices)),
+                allows=allows if within is None else within.allows,
+                seed=settings.seed,
+            )
+            _add(chosen, made, "evolution")
+    choices = list(chosen)
+    scores = score(choices)
+    log_probs = distribution.log_prob(choices)
+    values = dict(zip(choices, _rate(distribution, choices, scores), strict=True))
+    by_choice = dict(zip(choices, zip(scores, log_probs, strict=True), strict=True))
+    ordered = sorted(choices, key=lambda choice: (-values[choice], -by_choice[choice][1], choice))
+    rows = []
+    for rank, choice in enumerate(ordered, start=1):
+        own, log_prob = by_choice[choice]
+        genotype = distribution.space.genotype(choice)
+        costs = {name: table.of(choice) for name, table in tables.items()}
+        rows.append(
+            RankedArchitecture(
+                rank, genotype, choice, values[choice], own.loss, own.halves, own.metrics, log_prob, costs,
+                known(genotype), chosen[choice],
+            )
+        )  # fmt: skip
+    trust = Trust.of(log_probs, [own.loss for own in scores], [own.halves for own in scores])
+    return Ranking(rows, trust, tables, tuple(budgets), named)
+
+
+def _add(chosen: dict[Choice, str], more: Iterable[Choice], source: str) -> None:
+    for choice in more:
+        chosen.setdefault(choice, source)
+
+
+def _rate(distribution: Distribution, choices: Sequence[Choice], scores: Sequence[Score]) -> list[float]:
+    return blend(
+        distribution.log_prob(choices),
+        [score.loss for score in scores],
+        [score.halves[0] for score in scores],
+        [score.halves[1] for score in scores],
+    )
+
+
+def _none_found(plan: CostPlan, was_complete: bool) -> str:
+    budgets = " and ".join(f"{kind}={budget:g}" for kind, budget in plan.budgets.items())
+    if was_complete:
+        return f"no architecture is within the budget {budgets}: raise it"
+    return f"none of the draws is within the budget {budgets}: raise it, or draw more with a larger top="
