@@ -33,6 +33,8 @@ from advnas_lightning.engine.trainer_options import check_model
 from advnas_lightning.engine.validation import Validation
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.other_lightning import refuse_other_package
+from advnas_lightning.ranking.of_search import rank
+from advnas_lightning.ranking.result import Ranking
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_int, check_positive
@@ -228,6 +230,16 @@ class SearchStrategy(SearchHooks):
         ``torch.load(path)["hyper_parameters"]``.
         """
         return self.genotype(self.selected).apply(self.model)
+
+    def rank(self, dataloaders: Any = None, *, datamodule: Any = None, **options: Any) -> Ranking:
+        """Rank architectures by their losses with the shared weights, and by their probabilities; after the fit.
+
+        Args:
+            dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches.
+            datamodule: The data module, as in ``Trainer.validate``.
+            options: Those of :func:`advnas_lightning.ranking.rank`, such as ``top``, ``budgets`` and ``jobs``.
+        """
+        return rank(self, dataloaders, datamodule=datamodule, **options)
 
     # -- the two steps -------------------------------------------------------------------------------------------------
 

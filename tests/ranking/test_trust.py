@@ -1,0 +1,78 @@
+"""How far losses are trusted, and how they are blended with probabilities."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from advnas_lightning.ranking.blend import blend
+from advnas_lightning.ranking.trust import Trust, reliability, spearman
+
+
+def test_the_rank_correlation_is_that_of_torchmetrics() -> None:
+    draws = random.Random(0)
+    for _ in range(20):
+        first = [float(draws.randint(0, 6)) for _ in range(15)]
+        second = [value + draws.gauss(0, 3) for value in first]
+        expected = spearman_corrcoef(torch.tensor(first).double(), torch.tensor(second).double())
+        assert spearman(first, second) == pytest.approx(float(expected), abs=1e-6)
+    assert spearman([1.0], [2.0]) is None
+    assert spearman([1.0, math.nan], [2.0, 3.0]) is None
+
+
+def test_the_reliability_of_a_mean_of_two_halves_is_its_correlation_with_another_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(200_000, generator=generator)
+    a, b, c, d = true + 1.5 * torch.randn(4, 200_000, generator=generator)
+    halves = float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+    whole = float(torch.corrcoef(torch.stack([a + b, c + d]))[0, 1])
+    assert reliability(halves) == pytest.approx(whole, abs=0.01)
+
+
+def test_losses_that_say_nothing_are_warned_of() -> None:
+    draws = random.Random(1)
+    log_probs = [draws.gauss(0, 1) for _ in range(60)]
+    true = [-value for value in log_probs]
+    good = Trust.of(log_probs, true, [(loss + draws.gauss(0, 0.1), loss) for loss in true])
+    assert good.warnings() == []
+    assert good.halves is not None
+    assert good.halves > 0.9
+    noise = [draws.gauss(0, 1) for _ in range(60)]
+    bad = Trust.of(log_probs, noise, [(loss, draws.gauss(0, 1)) for loss in noise])
+    assert len(bad.warnings()) == 2
+    assert "raise batches=" in bad.warnings()[0]
+    assert "advnas refine" in bad.warnings()[1]
+    assert "too few" in Trust.of([0.0], [1.0], [(1.0, 1.0)]).warnings()[0]
+    assert all(line.endswith(".") for line in [*good.lines(), *bad.lines()])
+
+
+def test_twice_the_standard_deviation_is_what_unrelated_losses_stay_below() -> None:
+    draws = random.Random(2)
+    above = 0
+    for _ in range(400):
+        first, second = ([draws.random() for _ in range(40)] for _ in range(2))
+        found = spearman(first, second)
+        assert found is not None
+        above += found > Trust(40, None, None).chance
+    assert above / 400 == pytest.approx(0.023, abs=0.02)
+
+
+def test_of_equal_losses_the_more_probable_is_better_and_the_other_way_round() -> None:
+    even = [1.0, 2.0, 3.0, 4.0]
+    scores = blend([-1.0, -2.0, -1.0, -2.0], [1.0, 1.0, 2.0, 2.0], even, even)
+    assert scores.index(max(scores)) == 0
+    assert scores.index(min(scores)) == 3
+    assert blend([-1.0] * 4, even, even, even) == sorted(blend([-1.0] * 4, even, even, even), reverse=True)
+
+
+def test_losses_without_reliability_do_not_count_and_nan_comes_last() -> None:
+    scores = blend([-3.0, -2.0, -1.0], [0.1, 0.2, 0.3], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+    assert scores == sorted(scores)
+    scores = blend([-1.0, -2.0, -math.inf], [math.nan, 0.2, 0.3], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert scores[0] == -math.inf
+    assert all(map(math.isfinite, scores[1:]))
+    assert blend([0.0], [math.inf], [0.0], [0.0]) == [-math.inf]
