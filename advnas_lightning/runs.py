@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
+BATCH = "batch.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
 LAST = "last.ckpt"
 HYDRA = ".hydra"  # Hydra's own folder
@@ -139,6 +140,11 @@ class RunFolder:
     def costs(self) -> Path:
         """The costs of the candidates, as they were measured."""
         return self.path / COSTS
+
+    @property
+    def batch(self) -> Path:
+        """The shapes and types of a batch, without its contents."""
+        return self.path / BATCH
 
     @property
     def picture(self) -> Path:

@@ -6,6 +6,7 @@ one of these functions. HTML is escaped by Jinja, after :func:`plain`.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import unicodedata
@@ -124,6 +125,23 @@ def spaced(number: int) -> str:
         return f"{number:,}".replace(",", " ")
     digits, power = f"{Decimal(number):.1e}".split("e")
     return f"{digits} × 10^{int(power)}"
+
+
+def readable(number: float, digits: int = 3) -> str:
+    """A large number in thousands, millions or more, with a few digits.
+
+    Args:
+        number: The number.
+        digits: How many of its digits count.
+
+    Example:
+        >>> [readable(number) for number in (15_647_400, 27_200, 12.345, 0.00123, 3e12)]
+        ['15.6 M', '27.2 k', '12.3', '0.00123', '3 T']
+    """
+    for size, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= abs(number) < math.inf:
+            return f"{number / size:.{digits}g} {sign}"
+    return f"{number:.{digits}g}"
 
 
 def shortened(text: str, most: int) -> str:

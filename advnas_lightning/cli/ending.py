@@ -24,7 +24,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.report.palette import STRATEGIES
-from advnas_lightning.texts import rich, shortened, writable
+from advnas_lightning.texts import readable, rich, shortened, writable
 
 MOST = 60  # edges in the table
 TELLING = ("task", "experiment", "preset")  # overrides that a later line has to repeat
@@ -121,23 +121,6 @@ def strategy_title(name: str) -> str:
         ('GDAS', 'mine')
     """
     return STRATEGIES[name].title if name in STRATEGIES else name
-
-
-def readable(number: float, digits: int = 3) -> str:
-    """A large number in thousands, millions or more, with a few digits.
-
-    Args:
-        number: The number.
-        digits: How many of its digits count.
-
-    Example:
-        >>> [readable(number) for number in (15_647_400, 27_200, 12.345, 0.00123, 3e12)]
-        ['15.6 M', '27.2 k', '12.3', '0.00123', '3 T']
-    """
-    for size, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= abs(number) < math.inf:
-            return f"{number / size:.{digits}g} {sign}"
-    return f"{number:.{digits}g}"
 
 
 def notes(summary: Mapping[str, Any], strategy: SearchStrategy) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -18,7 +19,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import read_yaml
 from advnas_lightning.runs import RunFolder, checkpoint_in
 
-__all__ = ["SavedRun", "load", "read_settings"]
+__all__ = ["SavedRun", "load", "read_settings", "saved_settings", "saved_state"]
 
 
 class SavedRun(NamedTuple):
@@ -61,21 +62,44 @@ def load(path: str | Path, *, trust: bool = False) -> SavedRun:
         ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
             other classes.
     """
+    config, checkpoint = saved_settings(path, trust=trust)
+    data: LightningDataModule = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    search = build_strategy(config, data)
+    search.load_state_dict(saved_state(checkpoint))
+    return SavedRun(search, data, config, checkpoint)
+
+
+def saved_settings(
+    path: str | Path, *, trust: bool, without: Mapping[str, Any] | None = None
+) -> tuple[DictConfig, Path]:
+    """The configuration of a run, and its newest intact checkpoint.
+
+    Args:
+        path: The folder of the run, or the checkpoint in it.
+        trust: Whether the configuration may name whatever there is.
+        without: Settings that are not needed, with the values that they get instead.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
+            classes that are not trusted.
+    """
     checkpoint = intact_checkpoint(checkpoint_in(path))
     settings = RunFolder(checkpoint.resolve().parents[1]).config
     if not settings.is_file():
         raise ValueError(f"{path} is of no run's folder: {settings} is missing")
     # The configuration of an older run lacks newer settings.
-    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings))
+    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings), dict(without or {}))
     assert isinstance(config, DictConfig)
-    if not trust:
-        config = without_strangers(config, settings)
-    data: LightningDataModule = instantiate(config.task.data)
-    data.prepare_data()
-    data.setup("fit")
-    search = build_strategy(config, data)
-    search.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    return SavedRun(search, data, config, checkpoint)
+    return config if trust else without_strangers(config, settings), checkpoint
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a search in its checkpoint."""
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return state
 
 
 def read_settings(path: Path) -> DictConfig:

@@ -14,6 +14,7 @@ from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from advnas_lightning.callbacks.batch_file import BatchFile
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
 from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
@@ -56,7 +57,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     data.setup("fit")
     strategy = build_strategy(config, data)
     watch = Stopwatch()
-    callbacks = [watch, saving, GenotypeFile(files.genotype)]
+    callbacks = [watch, saving, GenotypeFile(files.genotype), BatchFile(files.batch, data_arguments(data))]
     callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -120,13 +121,29 @@ def parallel_job(folder: Path) -> str:
     return "" if alone else os.path.relpath(folder, settings.sweep.dir)
 
 
-def build_strategy(config: DictConfig, data: LightningDataModule) -> SearchStrategy:
-    """Build the strategy, with the task's network, objective and optimizers."""
-    model = instantiate(config.task.model, **getattr(data, "model_arguments", {}))
+def data_arguments(data: Any) -> dict[str, dict[str, Any]]:
+    """What the data say about the network and the objective that they need, such as the number of classes.
+
+    Example:
+        >>> data_arguments(LightningDataModule())
+        {'model_arguments': {}, 'objective_arguments': {}}
+    """
+    return {name: dict(getattr(data, name, {})) for name in ("model_arguments", "objective_arguments")}
+
+
+def build_strategy(config: DictConfig, data: Any) -> SearchStrategy:
+    """Build the strategy, with the task's network, objective and optimizers.
+
+    Args:
+        config: The composed configuration.
+        data: The data module, or another object with what :func:`data_arguments` reads.
+    """
+    arguments = data_arguments(data)
+    model = instantiate(config.task.model, **arguments["model_arguments"])
     strategy: SearchStrategy = instantiate(
         config.strategy,
         model=model,
-        objective=instantiate(config.task.objective, **getattr(data, "objective_arguments", {})),
+        objective=instantiate(config.task.objective, **arguments["objective_arguments"]),
         cost=build_cost(config),
         beta_decay=config.beta_decay,
         offload=config.offload,

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from advnas_lightning import Genotype
-from advnas_lightning.cli.ending import readable
 from advnas_lightning.cost import count_macs
 from advnas_lightning.tasks.cifar10 import NASBench201
+from advnas_lightning.texts import readable
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, launch, read, write_images
 from tests.support.ends_of_runs import assert_same_end, steps

@@ -119,6 +119,7 @@ def test_a_run_leaves_what_the_contract_says(
         "metrics.csv",
         "checkpoints",
         "architecture.png",
+        "batch.json",
         ".hydra",
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
@@ -356,7 +357,7 @@ def test_a_cifar10_run_is_scored_by_a_table(
     run = only_run(folder)
     assert run.parent == folder / "outputs" / "cifar10" / "advantage"
     assert {path.name for path in run.iterdir()} == {
-        "genotype.json", "summary.json", "metrics.csv", "checkpoints", "architecture.png", ".hydra"
+        "genotype.json", "summary.json", "metrics.csv", "checkpoints", "architecture.png", "batch.json", ".hydra"
     }  # fmt: skip
     genotype, summary = read(run, "genotype.json"), read(run, "summary.json")
     assert list(genotype["argmax"]) == list(genotype["process_best"]) == EDGES
