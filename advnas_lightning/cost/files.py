@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,33 @@ def write_costs(path: Path, found: Mapping[str, Measurement]) -> None:
     alone = [each for each in found.values() if not each.measured] if len(found) == 1 else []
     entries = {name: {**each.table.content(), "measured": dict(each.measured)} for name, each in found.items()}
     write_json(path, alone[0].table.content() if alone else {"costs": entries})
+
+
+def keep_measured(path: Path, table: CostTable) -> None:
+    """Write what a search has measured, and keep what ``advnas cost measure`` has added to the file meanwhile.
+
+    Args:
+        path: The file. One that is broken or of another network is replaced.
+        table: What the search has measured.
+    """
+    kept: dict[str, Measurement] = {}
+    with suppress(OSError, ValueError):
+        found = read_costs(path)
+        kept = {name: each for name, each in found.items() if each.measured and has_edges_of(each.table, table)}
+    write_costs(path, {table.kind: Measurement(table), **kept})
+
+
+def has_edges_of(table: CostTable, other: CostTable) -> bool:
+    """Whether two tables are of the same edges and candidates.
+
+    Example:
+        >>> ours = CostTable("macs", {"edge": {"a": 1.0, "b": 0.0}}, 0.0)
+        >>> has_edges_of(ours, CostTable("params", {"edge": {"a": 7.0, "b": 1.0}}, 3.0))
+        True
+    """
+    return [(edge, list(row)) for edge, row in table.edges.items()] == [
+        (edge, list(row)) for edge, row in other.edges.items()
+    ]
 
 
 def _measurement(entry: Any, space: SearchSpace | None) -> Measurement:

@@ -229,6 +229,26 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
     return table.filled("own" if callable(meter) else meter, fixed)
 
 
+def measure_whole(kind: str, network: nn.Module, run: Callable[[], Outcome]) -> float:
+    """The cost of a whole network without a choice, to compare with the sum over its candidates.
+
+    Args:
+        kind: A key of ``UNITS``.
+        network: A plain network, such as the result of ``genotype.apply(model)``.
+        run: A function that runs it, including the loss, on one batch.
+
+    Example:
+        >>> net = nn.Linear(8, 2)
+        >>> measure_whole("macs", net, lambda: Outcome(net(torch.zeros(4, 8)).sum(), size=4))
+        16.0
+    """
+    if kind == "params":
+        return float(sum(parameter.numel() for parameter in network.parameters()))
+    with torch.random.fork_rng(), torch.no_grad():
+        terms = run().size if kind == "macs" else 1
+        return METERS[kind](_Network(network, run)) / terms
+
+
 class _Rows:
     """A table that is being filled."""
 

@@ -51,6 +51,12 @@ WRONG = {
     "ckpt_path=nowhere": "there is no checkpoint nowhere",
     "-m strategy=advantage,gdass": "strategy=gdass is unknown: did you mean gdas?",
     "-m strategy=advantage,gdas strategy.gamma=0.1": "strategy.gamma is no setting of strategy=gdas",
+    "cost mesure RUN": "say what to do, in advnas cost measure RUN or advnas cost show RUN, not mesure",
+    "cost measure": "give the folder of a run: advnas cost measure RUN",
+    "cost measure nowhere": "nowhere: there is no such folder or checkpoint",
+    "cost measure . device=gpu": "error: . has no folder checkpoints",
+    "cost measure . kind=macs": "kind=macs is unknown: did you mean kinds=macs?",
+    "cost show nowhere": "there are no costs at nowhere: advnas cost measure RUN measures them",
     "task/training=search": "no chosen group has task/training",
 }
 

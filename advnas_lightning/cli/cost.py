@@ -1,0 +1,178 @@
+"""The command ``advnas cost``: measures what the candidates of a run cost on this machine, and shows it.
+
+PyTorch is imported after the options are read, so that ``--help`` and a wrong option are answered at once.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from advnas_lightning.cli.checks import suggestion
+from advnas_lightning.cli.options import HELP, Option, help_page, read_options
+from advnas_lightning.runs import COSTS, checkpoint_in, in_run
+from advnas_lightning.texts import encodable, plain
+from advnas_lightning.validate import check_bool, check_int
+
+KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+MEASURE = {
+    "RUN": Option(None, "RUN", "the folder of the run, or a checkpoint in it; the data of the run need not be here"),
+    "kinds": Option(",".join(KINDS), "a,b,…", "what to measure, also my_module.my_function of a candidate and its"
+                    " inputs"),
+    "device": Option("cpu", "cpu|cuda|mps", "where the network runs; cuda:1 is the second GPU"),
+    "output": Option(None, "FILE", "the file to write, or to add to (default: costs.json in the run's folder)"),
+    "batch_size": Option(None, "N", "the number of samples of a batch (default: that of the run)"),
+    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
+    "check": Option(0, "K", "compare K random architectures as whole networks with the sums of their candidates"),
+    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
+                    " it only this package's classes and PyTorch's optimizers are made"),
+}  # fmt: skip
+SHOW = {
+    "RUN": Option(None, "RUN|FILE", "the folder of a run, or a file of costs"),
+    "cost_budget": Option(None, "{KIND: B, …}", "budgets by the kind of cost, each in its own unit, such as"
+                          ' "{macs: 20e6, latency: 8}"'),
+}  # fmt: skip
+ABOUT = {
+    "measure": "Measures what each candidate of a run's network costs, here and now: copy the folder of the run to the"
+    " machine on which the network will be used. Prints a table, and writes costs.json, which cost=latency"
+    " cost_file=FILE gives to another search.",
+    "show": "Shows the costs in a file: the cheapest and the dearest architecture, those that the run has found, and"
+    " whether some architecture is within your budgets.",
+}
+USAGE = {
+    "measure": "advnas cost measure RUN [OPTION=VALUE ...]",
+    "show": "advnas cost show RUN|FILE [OPTION=VALUE ...]",
+}
+EXAMPLES = {
+    "measure": "  advnas cost measure RUN\n"
+    "  advnas cost measure RUN kinds=latency device=cuda batch_size=1 output=gpu.json check=20\n",
+    "show": '  advnas cost show RUN\n  advnas cost show gpu.json cost_budget="{latency: 8}"\n',
+}
+OPTIONS = {"measure": MEASURE, "show": SHOW}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: The arguments; by default those of the process.
+
+    Raises:
+        SystemExit: With status 1, after one line of explanation, if the input is bad.
+
+    Example:
+        >>> main(["show", "nowhere.json"])
+        Traceback (most recent call last):
+            ...
+        SystemExit: 1
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    what, given = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if HELP & set(arguments):
+        print("\n\n".join(help_text(each) for each in OPTIONS if what not in OPTIONS or each == what))
+        return
+    try:
+        if what not in OPTIONS:
+            raise ValueError(
+                f"say what to do, in advnas cost measure RUN or advnas cost show RUN, not {plain(what) or 'nothing'}"
+            )
+        options = read_settings(what, given)
+    except (OSError, ValueError) as error:
+        _stop(str(error))
+    try:
+        if what == "measure":
+            from advnas_lightning.cli.cost_measuring import measure_run
+
+            measure_run(options)
+        else:
+            from advnas_lightning.cli.cost_showing import show_file
+
+            show_file(options["RUN"], options["cost_budget"])
+    except Exception as error:
+        from advnas_lightning.cli.errors import explain
+
+        line = explain(error)
+        if line is None:
+            raise
+        _stop(line)
+
+
+def help_text(what: str) -> str:
+    """What ``--help`` prints about one of the two.
+
+    Example:
+        >>> help_text("show").splitlines()[0]
+        'usage: advnas cost show RUN|FILE [OPTION=VALUE ...]'
+    """
+    return help_page(USAGE[what], ABOUT[what], EXAMPLES[what], OPTIONS[what])
+
+
+def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Read the options.
+
+    Args:
+        what: A key of ``OPTIONS``.
+        arguments: What follows it on the command line.
+
+    Raises:
+        OSError: If there is no such run or file.
+        ValueError: If an option is unknown or invalid.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> run = Path(mkdtemp())
+        >>> (run / "checkpoints").mkdir()
+        >>> read_settings("measure", [str(run), "kinds=latency,macs"])["kinds"]
+        ['latency', 'macs']
+        >>> read_settings("measure", [str(run), "device=gpu"])
+        Traceback (most recent call last):
+            ...
+        ValueError: device=gpu is unknown: use cpu, cuda or mps
+    """
+    options = read_options(arguments, OPTIONS[what])
+    if options["RUN"] is None:
+        raise ValueError(f"give the folder of a run: {USAGE[what]}")
+    if what == "show":
+        path = in_run(options["RUN"], COSTS)
+        if not path.is_file():
+            raise FileNotFoundError(f"there are no costs at {path}: advnas cost measure RUN measures them")
+        _check_budgets(options["cost_budget"])
+        return options
+    checkpoint_in(options["RUN"])
+    options["kinds"] = _kinds(options["kinds"])
+    if not isinstance(options["device"], str) or not DEVICE.fullmatch(options["device"]):
+        raise ValueError(f"device={options['device']} is unknown: use cpu, cuda or mps")
+    for name, least in {"batch_size": 1, "threads": 1, "check": 0}.items():
+        if options[name] is not None or name == "check":
+            check_int(name, options[name], least=least)
+    if options["check"] == 1:
+        raise ValueError("check=1: one architecture tells nothing of how costs add up: give at least 2")
+    check_bool("trust", options["trust"])
+    output = options["output"]
+    if output is not None and (Path(str(output)).is_dir() or not Path(str(output)).parent.is_dir()):
+        raise ValueError(f"output={output}: give the path of a file, in a folder that is there")
+    return options
+
+
+def _kinds(given: Any) -> list[str]:
+    names = [str(each).strip() for each in (given if isinstance(given, list) else str(given or "").split(","))]
+    for name in names:
+        if name not in KINDS and "." not in name:
+            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {suggestion(name, KINDS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"kinds has {name} twice: give each one once")
+    return names
+
+
+def _check_budgets(budgets: Any) -> None:
+    if budgets is not None and not isinstance(budgets, dict):
+        raise ValueError(f'cost_budget={plain(str(budgets))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"')
+
+
+def _stop(line: str) -> NoReturn:
+    print(f"error: {encodable(line, sys.stderr)}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,245 @@
+"""The command ``advnas cost``: measuring from the folder of a run alone, and showing what a file has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advnas_lightning import Genotype
+from advnas_lightning.cli.cost import KINDS, MEASURE, main
+from advnas_lightning.cost import UNITS, CostTable, count_macs, count_parameters
+from advnas_lightning.cost.files import Measurement, read_costs, write_costs
+from advnas_lightning.report.__main__ import main as report
+from advnas_lightning.tasks.cifar10 import NASBench201
+from tests.support.callbacks import crash_at
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
+from tests.support.ends_of_runs import steps
+
+NETWORK = NASBench201(classes=3, cells=1, channels=2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the folder ``run`` of a search, whose images are gone."""
+    folder = tmp_path_factory.mktemp("search")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_images(folder / "images")
+        launch(patch, *SMALL_CIFAR10, "cost=macs", "cost_penalty=0.1", "hydra.run.dir=run")
+    shutil.rmtree(folder / "images")
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with a copy of that run alone."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which the command refuses its arguments."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_the_kinds_of_the_command_are_those_of_the_package() -> None:
+    assert tuple(UNITS) == KINDS
+    assert MEASURE["kinds"].default == ",".join(UNITS)
+
+
+def test_a_folder_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_search = read(here / "run", "costs.json")
+    main(["measure", "run", "output=all.json", "threads=1", "check=4"])
+    shown = capsys.readouterr().out
+    content = read(here, "all.json")["costs"]
+    assert list(content) == list(KINDS)
+    assert {"edges": content["macs"]["edges"], "fixed": content["macs"]["fixed"]} == {
+        "edges": by_search["edges"], "fixed": by_search["fixed"]
+    }  # fmt: skip
+    found = read_costs(here / "all.json")
+    for cell in (
+        Genotype(read(here / "run", "genotype.json")["argmax"]),
+        Genotype(dict.fromkeys(by_search["edges"], "nor_conv_3x3")),
+    ):
+        network = cell.apply(NETWORK)
+        choice = [list(row).index(cell[edge]) for edge, row in found["macs"].table.edges.items()]
+        assert found["macs"].table.of(choice) == count_macs(network, torch.zeros(1, 3, 8, 8))
+        assert found["params"].table.of(choice) == sum(each.numel() for each in network.parameters())
+    for kind, each in found.items():
+        assert {"device", "device_name", "threads", "torch", "batch", "date", "check"} == each.measured.keys()
+        assert (each.measured["threads"], each.measured["batch"]) == (1, [[6, 3, 8, 8], [6]])
+        assert len(each.measured["check"]["whole"]) == 4
+        assert kind in shown
+    assert all(found[kind].measured["check"]["error"] == 0 for kind in ("params", "macs"))
+    assert "the sums over the candidates are those of 4 whole networks" in shown
+    assert re.search(r"^cost +cheapest +dearest +argmax +process-best$", shown, re.MULTILINE)
+    assert shown.splitlines()[-1] == "all.json"
+    assert read(here / "run", "costs.json") == by_search
+
+
+def test_what_is_measured_joins_what_there_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["measure", "run", "kinds=params,tests.support.measured.own"])
+    assert "replaced" not in capsys.readouterr().out
+    content = read(here / "run", "costs.json")["costs"]
+    assert list(content) == ["macs", "params", "tests.support.measured.own"]
+    assert content["macs"]["measured"] == {}
+    assert content["tests.support.measured.own"]["cost"] == "own"
+    assert content["tests.support.measured.own"]["edges"]["0->1"]["skip_connect"] == 3  # one in each of three cells
+    main(["measure", "run", "kinds=macs"])
+    assert "replaced in run/costs.json: macs, measured by a search" in capsys.readouterr().out
+    again = read(here / "run", "costs.json")["costs"]
+    assert again["macs"]["measured"]["device"] == "cpu"
+    assert again["params"] == content["params"]
+
+
+def test_the_size_of_the_batch_can_be_chosen(here: Path) -> None:
+    main(["measure", "run", "kinds=macs,memory", "batch_size=2", "output=two.json"])
+    main(["measure", "run", "kinds=macs,memory", "output=six.json"])
+    two, six = (read_costs(here / name) for name in ("two.json", "six.json"))
+    assert two["memory"].measured["batch"] == [[2, 3, 8, 8], [2]]
+    assert two["macs"].table == six["macs"].table  # of one image
+    assert two["memory"].table.edges["0->1"]["nor_conv_3x3"] < six["memory"].table.edges["0->1"]["nor_conv_3x3"]
+
+
+def test_a_search_takes_one_of_the_costs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["measure", "run", "kinds=latency"])
+    write_images(here / "images")
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *SMALL_CIFAR10, "cost=run/costs.json", "cost_penalty=0.1")
+    assert (
+        "run/costs.json has the costs macs, latency: say which, as in cost=macs cost_file=" in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *SMALL_CIFAR10, "cost_file=run/costs.json", "cost_penalty=0.1")
+    assert "may have several costs: say which, as in cost=latency" in capsys.readouterr().err
+    arguments = ["cost=latency", "cost_file=run/costs.json", "cost_penalty=0.1", "hydra.run.dir=with"]
+    launch(monkeypatch, *SMALL_CIFAR10, *arguments)
+    content = read(here / "with", "costs.json")
+    assert (content["cost"], content["edges"]) == (
+        "latency",
+        read(here / "run", "costs.json")["costs"]["latency"]["edges"],
+    )
+
+
+def test_a_run_that_goes_on_keeps_what_was_measured_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(here / "images")
+    arguments = [*SMALL_CIFAR10, "cost=macs", "cost_penalty=0.1", "hydra.run.dir=crashed"]
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments, "checkpoint.every_n_steps=1", crash_at(steps(here / "run") - 1))
+    main(["measure", "crashed", "kinds=params"])
+    params = read(here / "crashed", "costs.json")["costs"]["params"]
+    launch(monkeypatch, *arguments, "ckpt_path=last")
+    content = read(here / "crashed", "costs.json")["costs"]
+    assert list(content) == ["macs", "params"]
+    assert content["params"] == params
+    assert content["macs"]["edges"] == read(here / "run", "costs.json")["edges"]
+
+
+def test_a_run_without_a_description_needs_its_data_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = read(here / "run", "batch.json")
+    (here / "run" / "batch.json").unlink()
+    line = refused(capsys, "measure", "run", "kinds=params", "output=costs.json")
+    assert "run/batch.json is missing, as in a run of an older version, and without it the data are needed: " in line
+    write_images(here / "images")
+    main(["measure", "run", "kinds=params", "output=costs.json"])
+    again = read(here / "run", "batch.json")
+    shapes = [[each["shape"] for each in content["batch"]["tuple"]] for content in (kept, again)]
+    assert shapes[0] == shapes[1] == [[6, 3, 8, 8], [6]]
+    assert again["model_arguments"] == kept["model_arguments"] == {"classes": 3}
+    shutil.rmtree(here / "images")
+    main(["measure", "run", "kinds=params", "output=costs.json"])
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb"])
+def test_every_task_can_be_measured_without_its_data(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = SMALL_TOY
+    if task == "ptb":
+        write_ptb(tmp_path / "texts")
+        arguments = [*SMALL_PTB, "task.data.root=texts"]
+    launch(monkeypatch, *arguments, "task.epochs=1", "hydra.run.dir=run")
+    shutil.rmtree(tmp_path / "texts", ignore_errors=True)
+    main(["measure", "run", "kinds=params,macs,latency,memory", "threads=1"])
+    found = read_costs(tmp_path / "run" / "costs.json")
+    assert list(found) == list(KINDS)
+    assert found["macs"].table.largest > 0
+    if task == "ptb":
+        line = refused(capsys, "measure", "run", "batch_size=2")
+        assert "batch_size=2: the batch has the number" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["measure", "run", "device=cuda:99"], "device=cuda:99: PyTorch finds no such device here: use device=cpu"),
+        (["measure", "run", "kinds=no.such"], "kinds has no.such, which is no function: No module named 'no'"),
+        (["measure", "run", "output=other.json"], "other.json has the costs of another network: name another file"),
+        (["measure", "run", "output=broken.json"], "broken.json has no costs for this network: it is no JSON"),
+        (["show", "broken.json"], "broken.json has no costs for this network: it is no JSON"),
+        (["show", "run", "cost_budget={mac: 3}"], "there is a budget of 'mac', .* those of macs: did you mean macs"),
+        (["show", "run", "cost_budget={macs: -3}"], "budget: macs=-3 must be a finite number above 0, in multiply-acc"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_the_files(
+    arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_costs(here / "other.json", {"own": Measurement(CostTable("own", {"a": {"x": 1.0}}, 0.0), {"threads": 1})})
+    (here / "broken.json").write_text("{")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert re.search(says, refused(capsys, *arguments))
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_a_batch_of_somebody_elses_class_is_not_made_without_trust(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = here / "run" / "batch.json"
+    content: Any = json.loads(path.read_text())
+    content["batch"] = {"named": "tests.support.measured:own", "entries": []}
+    path.write_text(json.dumps(content))
+    assert "which may run any code: trust=true allows it" in refused(capsys, "measure", "run")
+
+
+def test_show_has_a_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["show", "run"])
+    shown = capsys.readouterr().out
+    assert "macs: multiply-accumulates per term of the loss" in shown
+    assert "all measured by a search" in shown
+    assert re.search(r"^beside the edges ", shown, re.MULTILINE)
+    cell = Genotype(read(here / "run", "genotype.json")["argmax"])
+    cost = count_macs(cell.apply(NETWORK), torch.zeros(1, 3, 8, 8)) / 1000
+    assert re.search(rf"^macs .* {cost:.4g} k", shown, re.MULTILINE)
+    main(["measure", "run", "kinds=params,macs", "output=both.json"])
+    cheap = count_parameters(Genotype(dict.fromkeys(cell, "skip_connect")).apply(NETWORK))
+    capsys.readouterr()
+    main(["show", "both.json", f"cost_budget={{params: {cheap}, macs: 1}}"])
+    shown = capsys.readouterr().out
+    assert re.search(r"^params .* (yes|no) *$", shown, re.MULTILINE)
+    assert re.search(r"^macs .* 1 +no *$", shown, re.MULTILINE)
+    assert "No architecture is within all budgets." in shown
+    assert "argmax" not in shown  # the file is in no run's folder
+
+
+def test_a_report_takes_runs_with_several_costs(here: Path) -> None:
+    main(["measure", "run", "kinds=params"])
+    report(["run", "--output", "report"])
+    assert "advantage" in (here / "report" / "report.html").read_text().lower()
