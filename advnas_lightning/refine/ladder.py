@@ -1,0 +1,144 @@
+"""The ladder of a refinement: which architectures were trained, how far, and with which scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from advnas_lightning.space.genotype import Genotype
+
+__all__ = ["Ladder", "State", "Trial"]
+
+State = Literal["complete", "pruned", "failed", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The training of one architecture.
+
+    Attributes:
+        number: Its place among all trainings, from 0.
+        genotype: The architecture.
+        state: Whether it is ``complete``, was ``pruned`` before its end because others were better, has ``failed``
+            because a loss was not finite, or is ``unfinished``.
+        scores: The score at each rung that it has reached, by the number of epochs.
+        proposed_by: Who has proposed the architecture, such as ``argmax`` or ``neighbour of 3``.
+        round: 0 for a finalist. A neighbour has the round of the architecture that it is a neighbour of, plus 1.
+        seconds: How long it has trained.
+        begun: The number of epochs to which it has been or is being trained.
+
+    Example:
+        >>> trial = Trial(0, Genotype({"edge": "skip"}), "pruned", {1: 0.5, 2: 0.6}, "argmax", 0, 9.0, 2)
+        >>> trial.last
+        2
+    """
+
+    number: int
+    genotype: Genotype
+    state: State
+    scores: Mapping[int, float]
+    proposed_by: str
+    round: int
+    seconds: float
+    begun: int
+
+    @property
+    def last(self) -> int:
+        """The number of epochs of the last rung that it has reached; 0 for none."""
+        return max(self.scores, default=0)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All trainings of a refinement.
+
+    Attributes:
+        trials: The trainings in the order in which they began.
+        rungs: The numbers of epochs after which each training is scored.
+        maximize: Whether the highest score is the best one, and not the lowest.
+        metric: The name of the score.
+
+    Example:
+        >>> edges = [Genotype({"edge": name}) for name in ("skip", "tanh", "relu")]
+        >>> scores = [{1: 0.2, 2: 0.3}, {1: 0.3, 2: 0.5}, {1: 0.1}]
+        >>> states = ["complete", "complete", "pruned"]
+        >>> rows = zip(range(3), edges, states, scores, strict=True)
+        >>> ladder = Ladder([Trial(*row, "draw", 0, 1.0, 2) for row in rows], (1, 2), maximize=True)
+        >>> dict(ladder.winner.genotype), [trial.number for trial in ladder.path]
+        ({'edge': 'tanh'}, [0, 1])
+        >>> {trial.number: round(gap, 6) for trial, gap in zip(ladder.trials, ladder.gaps().values())}
+        {0: -0.2, 1: 0.0, 2: -0.2}
+    """
+
+    trials: Sequence[Trial]
+    rungs: tuple[int, ...]
+    maximize: bool
+    metric: str = "score"
+
+    @property
+    def path(self) -> list[Trial]:
+        """The trainings that were the best complete one, in the order in which their architectures were proposed."""
+        path: list[Trial] = []
+        for trial in self.trials:
+            if trial.state == "complete" and (not path or self.is_better(trial, path[-1])):
+                path.append(trial)
+        return path
+
+    @property
+    def winner(self) -> Trial | None:
+        """The best complete training, and of equal ones the first; ``None`` if none is complete."""
+        return self.path[-1] if self.path else None
+
+    def is_better(self, one: Trial, other: Trial) -> bool:
+        """Whether a complete training has a better score than another one."""
+        last = self.rungs[-1]
+        return self.sign * one.scores[last] > self.sign * other.scores[last]
+
+    @property
+    def sign(self) -> int:
+        """1 where the highest score is the best one, otherwise −1."""
+        return 1 if self.maximize else -1
+
+    def gaps(self) -> dict[Genotype, float]:
+        """How much better than the winner each architecture was at the last rung that it has reached.
+
+        Scores of different rungs are not comparable, but these differences are. An architecture without a score is left
+        out, and so are all of them as long as there is no winner.
+        """
+        best = self.winner
+        if best is None:
+            return {}
+        return {
+            trial.genotype: self.sign * (trial.scores[trial.last] - best.scores[trial.last])
+            for trial in self.trials
+            if trial.scores
+        }
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that all trainings together have taken, or have begun."""
+        return sum(trial.begun for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that all trainings together have taken."""
+        return math.fsum(trial.seconds for trial in self.trials)
+
+    def content(self) -> dict[str, Any]:
+        """The ladder in plain values, for JSON."""
+        best = self.winner
+        return {
+            "metric": self.metric,
+            "best": "highest" if self.maximize else "lowest",
+            "rungs": list(self.rungs),
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 3),
+            "winner": None if best is None else best.number,
+            "path": [trial.number for trial in self.path],
+            "trials": [
+                {**asdict(trial), "genotype": trial.genotype.edges, "seconds": round(trial.seconds, 3)}
+                for trial in self.trials
+            ],
+        }

@@ -1,0 +1,287 @@
+"""The procedure on a table of made-up values: it finds a local optimum, within its budget, whatever interrupts it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from advnas_lightning.refine.book import TrialBook, is_pruned
+from advnas_lightning.refine.climb import Budget, climb
+from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.neighbours import RIDGE, neighbours, predict
+from advnas_lightning.space.genotype import Genotype
+from tests.support.climbing import (
+    CANDIDATES,
+    FINALISTS,
+    RUNGS,
+    VALUES,
+    facts,
+    is_local_optimum,
+    neighbours_of,
+    refined,
+    score,
+    unfinished,
+)
+from tests.support.refining import needs_storage
+
+ROOT = Path(__file__).parents[2]
+
+
+class Interrupted(Exception):
+    """Stands for the end of a process."""
+
+
+def test_the_neighbours_are_those_of_the_whole_table() -> None:
+    for genotype in VALUES:
+        assert set(neighbours(genotype, CANDIDATES)) == set(neighbours_of(genotype))
+
+
+def test_the_regression_is_that_on_the_features_themselves() -> None:
+    rng = np.random.default_rng(0)
+    everything = list(VALUES)
+    known = {everything[i]: float(rng.normal()) for i in rng.choice(len(everything), 7, replace=False)}
+
+    def features(genotype: Genotype) -> list[float]:
+        single = [genotype[edge] == name for edge, row in CANDIDATES.items() for name in row]
+        edges = list(CANDIDATES)
+        pairs = [
+            genotype[a] == x and genotype[b] == y
+            for i, a in enumerate(edges)
+            for b in edges[:i]
+            for x in CANDIDATES[a]
+            for y in CANDIDATES[b]
+        ]
+        return [float(each) for each in (*single, *pairs)]
+
+    x = np.array([features(genotype) for genotype in known])
+    y = np.array(list(known.values()))
+    # The normal equations of ridge regression, whose number of unknowns is that of the features.
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean()))
+    direct = [y.mean() + float(features(each) @ weights) for each in everything]
+    assert predict(known, everything) == pytest.approx(direct, abs=1e-9)
+
+
+@pytest.mark.parametrize("rungs", [(4,), (1, 2, 4), (2, 6)])
+def test_what_is_refined_is_a_local_optimum(rungs: tuple[int, ...]) -> None:
+    ladder, end = refined(None, rungs=rungs)
+    assert end == "optimum"
+    assert ladder.winner is not None
+    assert is_local_optimum(ladder.winner.genotype)
+    tried = Counter(trial.genotype for trial in ladder.trials)
+    assert set(tried.values()) == {1}
+    assert set(tried) >= {*FINALISTS, *neighbours_of(ladder.winner.genotype)}
+    assert [trial.genotype for trial in ladder.trials[:2]] == list(FINALISTS)
+
+
+def test_the_lowest_score_may_be_the_best() -> None:
+    book = TrialBook(None, CANDIDATES, (1, 2), maximize=False)
+    ladder, _ = climb(book, FINALISTS, CANDIDATES, lambda *arguments: -score(*arguments))
+    same, _ = refined(None, rungs=(1, 2))
+    assert [trial.genotype for trial in ladder.trials] == [trial.genotype for trial in same.trials]
+    assert [trial.state for trial in ladder.trials] == [trial.state for trial in same.trials]
+
+
+def test_a_neighbour_is_of_the_winner_of_its_time_and_has_the_next_round() -> None:
+    ladder, _ = refined(None)
+    assert ladder.path[-1] == ladder.winner
+    for trial in ladder.trials[len(FINALISTS) :]:
+        of = ladder.trials[int(trial.proposed_by.removeprefix("neighbour of "))]
+        assert of in ladder.path
+        assert trial.genotype in set(neighbours_of(of.genotype))
+        assert trial.round == of.round + 1
+    assert max(trial.round for trial in ladder.trials) >= 2
+
+
+def test_without_neighbours_the_finalists_alone_are_trained() -> None:
+    ladder, end = refined(None, around=False)
+    assert (len(ladder.trials), end) == (2, "finalists")
+
+
+def test_halving_prunes_as_the_paper_says() -> None:
+    ladder, _ = refined(None)
+    states = Counter(trial.state for trial in ladder.trials)
+    assert states["pruned"] > 3
+    assert states["complete"] > 1
+    for trial in ladder.trials:
+        before = ladder.trials[: trial.number + 1]
+        for place, rung in enumerate(RUNGS[:-1]):
+            if rung not in trial.scores:
+                break
+            values = sorted((each.scores[rung] for each in before if rung in each.scores), reverse=True)
+            goes_on = trial.scores[rung] >= values[max(len(values) // 2, 1) - 1]  # among the best half, or the best
+            assert goes_on == (RUNGS[place + 1] in trial.scores)
+        assert trial.state == ("complete" if RUNGS[-1] in trial.scores else "pruned")
+
+
+def test_the_answer_of_the_pruner_does_not_depend_on_the_order() -> None:
+    trials = [
+        Trial(i, genotype, "unfinished", {1: VALUES[genotype]}, "draw", 0, 0.0, 1) for i, genotype in enumerate(VALUES)
+    ]
+    alive = {each.number for each in trials if not is_pruned(each, Ladder(trials, (1, 2), maximize=True))}
+    best = sorted(trials, key=lambda each: -each.scores[1])[: len(trials) // 2]
+    assert alive == {each.number for each in best}
+
+
+def test_a_training_that_is_not_finite_has_failed_and_is_never_the_winner() -> None:
+    def train(genotype: Genotype, folder: Path, epochs: int) -> float:
+        if genotype == next(iter(FINALISTS)):
+            return math.nan
+        if genotype["first"] == "c":
+            raise FloatingPointError("the loss is not finite")
+        return score(genotype, folder, epochs)
+
+    ladder, _ = refined(None, train)
+    failed = [trial for trial in ladder.trials if trial.state == "failed"]
+    assert ladder.trials[0] in failed
+    assert len(failed) > 1
+    assert ladder.winner is not None
+    assert ladder.winner.genotype["first"] != "c"
+
+
+@pytest.mark.parametrize("epochs", [4, 9, 13])
+def test_the_budget_of_epochs_is_never_exceeded(epochs: int) -> None:
+    spent = []
+
+    def train(genotype: Genotype, folder: Path, rung: int) -> float:
+        spent.append((genotype, rung))
+        return score(genotype, folder, rung)
+
+    ladder, end = refined(None, train, budget=Budget(epochs=epochs))
+    assert end == "budget"
+    longest = {genotype: max(rung for other, rung in spent if other == genotype) for genotype, _ in spent}
+    assert sum(longest.values()) == ladder.epochs <= epochs
+    assert ladder.winner is not None
+
+
+def test_the_budget_of_minutes_ends_it() -> None:
+    def train(genotype: Genotype, folder: Path, rung: int) -> float:
+        time.sleep(0.02)
+        return score(genotype, folder, rung)
+
+    ladder, end = refined(None, train, budget=Budget(minutes=0.15 / 60))
+    assert end == "budget"
+    assert len(ladder.trials) < len(refined(None)[0].trials)
+
+
+def test_a_budget_below_one_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="epochs=3 is less than one whole training: give at least 4"):
+        refined(None, budget=Budget(epochs=3))
+
+
+@needs_storage
+def test_more_budget_goes_on_where_it_ended(tmp_path: Path) -> None:
+    whole, _ = refined(None)
+    first, _ = refined(tmp_path, budget=Budget(epochs=9))
+    assert len(first.trials) < len(whole.trials)
+    pruned = {trial.number for trial in first.trials if trial.state == "pruned"}
+    again, end = refined(tmp_path, budget=Budget(epochs=9))
+    assert (facts(again), end) == (facts(first), "budget")
+    last, end = refined(tmp_path)
+    assert (facts(last), end) == (facts(whole), "optimum")
+    assert pruned <= {trial.number for trial in last.trials if trial.state == "pruned"}
+
+
+@needs_storage
+def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> None:
+    whole, _ = refined(None)
+    rungs = sum(len(trial.scores) for trial in whole.trials)
+    for stop in range(0, rungs, 3):
+        count = 0
+
+        def train(genotype: Genotype, folder: Path, epochs: int, stop: int = stop) -> float:
+            nonlocal count
+            if count == stop:
+                raise Interrupted
+            count += 1
+            return score(genotype, folder, epochs)
+
+        folder = tmp_path / str(stop)
+        with pytest.raises(Interrupted):
+            refined(folder, train)
+        assert len(unfinished(TrialBook(folder, CANDIDATES, RUNGS, maximize=True).ladder())) == 1
+        assert facts(refined(folder)[0]) == facts(whole)
+
+
+@needs_storage
+@pytest.mark.parametrize("method", ["begin", "report", "finish", "add"])
+def test_a_process_that_ends_between_two_notes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole, _ = refined(None)
+    real = getattr(TrialBook, method)
+    for before in (True, False):
+        calls = 0
+
+        def noted(book: TrialBook, *arguments: object, before: bool = before, **keywords: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == 5 and before:
+                raise Interrupted
+            result = real(book, *arguments, **keywords)
+            if calls == 5:
+                raise Interrupted
+            return result
+
+        monkeypatch.setattr(TrialBook, method, noted)
+        with pytest.raises(Interrupted):
+            refined(tmp_path / str(before))
+        monkeypatch.setattr(TrialBook, method, real)
+        assert facts(refined(tmp_path / str(before))[0]) == facts(whole)
+
+
+def start(folder: Path, seconds: float, name: str) -> subprocess.Popen[bytes]:
+    line = [sys.executable, "-m", "tests.support.climbing", str(folder), str(seconds), name]
+    return subprocess.Popen(line, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def calls(folder: Path) -> list[list[str]]:
+    file = folder.parent / "calls.txt"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(folder: Path, number: int) -> None:
+    for _ in range(1200):
+        if len(calls(folder)) >= number:
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was trained")
+
+
+@needs_storage
+def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "refine"
+    process = start(folder, 0.05, "killed")
+    wait_for(folder, 4)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    ladder, _ = refined(folder)
+    assert facts(ladder) == facts(refined(None)[0])
+
+
+@needs_storage
+def test_two_processes_share_the_work_and_one_outlives_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "refine"
+    both = [start(folder, 0.1, name) for name in ("one", "two")]
+    wait_for(folder, 5)
+    both[0].send_signal(signal.SIGKILL)
+    assert both[1].wait(timeout=120) == 0
+    both[0].wait()
+    done = calls(folder)
+    assert {name for name, *_ in done} == {"one", "two"}
+    # Only the rung at which the killed one was may have been trained twice.
+    assert sum(count - 1 for count in Counter(tuple(rest) for _, *rest in done).values()) <= 1
+    ladder, end = refined(folder)
+    assert end == "optimum"
+    assert not unfinished(ladder)
+    assert ladder.winner is not None
+    assert is_local_optimum(ladder.winner.genotype)
+    assert max(Counter(trial.genotype for trial in ladder.trials).values()) == 1
