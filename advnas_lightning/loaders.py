@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric.utilities.data import sized_len
@@ -16,6 +17,34 @@ from advnas_lightning import rng
 
 KEYS = ("weights", "architecture")
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class Keeper(Protocol):
+    """Keeps the newest batches of an epoch.
+
+    Attributes:
+        size: How many of them.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import Fixed, MixedOp
+        >>> edge = MixedOp("edge", {"relu": nn.ReLU(), "tanh": nn.Tanh()})
+        >>> keeper: Keeper = Fixed(edge, genotype={"edge": "relu"}).calibration
+        >>> keeper.size
+        0
+    """
+
+    size: int
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it keeps any."""
+
+    def begin_epoch(self) -> None:
+        """Drop those of the epoch before."""
+
+    def keep(self, batch: Any) -> None:
+        """Take a batch as the loader has given it."""
 
 
 class SearchLoader(CombinedLoader):
@@ -65,6 +94,7 @@ class SearchLoader(CombinedLoader):
         self.searching: Callable[[], bool] = lambda: True
         self.between_batches: Callable[[], None] = lambda: None  # is called before each batch but an epoch's first one
         self.seed: Callable[[], int] = lambda: 0  # gives the running epoch's seed of the architecture loader
+        self.keeper: Keeper | None = None  # gets the batches of the loader that an epoch is one pass over
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
         self._passes: dict[str, _Pass] = {}
@@ -139,6 +169,8 @@ class SearchLoader(CombinedLoader):
         return {"index": self._index, "passes": {key: each.place() for key, each in self._passes.items()}, "rng": None}
 
     def __iter__(self) -> SearchLoader:
+        if self.keeper is not None:
+            self.keeper.begin_epoch()
         self._epoch = self._alternate() if self.alternate else self._pair()
         self._index = 0 if self._place is None else self._place["index"]
         self._passes = {}
@@ -172,7 +204,8 @@ class SearchLoader(CombinedLoader):
         """
         for key, pass_place in place["passes"].items():
             with rng.kept():
-                self._passes[key] = _Pass.again(self.iterables[key], pass_place, f"the {key} loader")
+                keeper = self._keeper_of(key)
+                self._passes[key] = _Pass.again(self.iterables[key], pass_place, f"the {key} loader", keeper)
         if place["rng"] is None:
             return self._next_one()
         with rng.kept():  # this batch was fetched before the state that training continues with was recorded
@@ -195,11 +228,18 @@ class SearchLoader(CombinedLoader):
             raise TypeError("this loader has no length")
         return int(length)
 
+    @property
+    def _leader(self) -> str:
+        """The loader that an epoch is one pass over."""
+        return "weights" if "weights" in self.iterables else "architecture"
+
+    def _keeper_of(self, key: str) -> Keeper | None:
+        return self.keeper if key == self._leader and self.keeper is not None and self.keeper.is_on else None
+
     def _length(self) -> float:
-        leader = "weights" if "weights" in self.iterables else "architecture"
-        length = sized_len(self.iterables[leader])
+        length = sized_len(self.iterables[self._leader])
         # Lightning sets the limits, in the order of the loaders.
-        limit = self.limits[list(self.iterables).index(leader)] if self.limits else float("inf")
+        limit = self.limits[list(self.iterables).index(self._leader)] if self.limits else float("inf")
         return min(float("inf") if length is None else length, limit)
 
     def reset(self) -> None:
@@ -212,7 +252,7 @@ class SearchLoader(CombinedLoader):
         """The running pass over a loader; if there is none, a new one."""
         if key not in self._passes:
             seed = rng.mixed(self.seed(), self._index) if key == "architecture" else None
-            self._passes[key] = _Pass(self.iterables[key], seed)
+            self._passes[key] = _Pass(self.iterables[key], seed, self._keeper_of(key))
         return self._passes[key]
 
     def _pair(self) -> Iterator[dict[str, Any]]:
@@ -251,13 +291,16 @@ class _Pass:
         loader: The loader.
         seed: The seed of the random numbers that the pass draws. Without one it draws from the global generators, as
             Lightning's own training does.
+        keeper: Gets each batch. The newest ones can then be loaded again with all random numbers in them.
     """
 
-    def __init__(self, loader: Iterable[Any], seed: int | None = None) -> None:
+    def __init__(self, loader: Iterable[Any], seed: int | None = None, keeper: Keeper | None = None) -> None:
         self.start: dict[str, Any] = {"rng": rng.collect()} if seed is None else {"seed": seed}
         self.start["generators"] = _states(loader)
         self.taken = 0
-        self._loader, self._seed = loader, seed
+        self._loader, self._seed, self._keeper = loader, seed, keeper
+        draws = keeper is not None and seed is None and not getattr(loader, "num_workers", 0)
+        self._states: deque[dict[str, Any]] = deque(maxlen=keeper.size if keeper is not None and draws else 0)
         with self._own_numbers(0):
             self._batches = iter(loader)
 
@@ -268,17 +311,21 @@ class _Pass:
         return self
 
     def __next__(self) -> Any:
+        if self._states.maxlen:
+            self._states.append(rng.collect())
         with self._own_numbers(self.taken + 1):
             batch = next(self._batches)
+        if self._keeper is not None:
+            self._keeper.keep(batch)
         self.taken += 1
         return batch
 
     def place(self) -> dict[str, Any]:
         """What :meth:`again` needs to repeat this pass up to the current batch."""
-        return {**self.start, "taken": self.taken}
+        return {**self.start, "taken": self.taken, "states": list(self._states)}
 
     @classmethod
-    def again(cls, loader: Iterable[Any], place: dict[str, Any], name: str) -> _Pass:
+    def again(cls, loader: Iterable[Any], place: dict[str, Any], name: str, keeper: Keeper | None = None) -> _Pass:
         """A new pass over the loader, moved to the place of an earlier one.
 
         Raises:
@@ -287,10 +334,13 @@ class _Pass:
         if "rng" in place:
             rng.restore(place["rng"])
         _set_states(loader, place["generators"])
-        running = cls(loader, place.get("seed"))
+        running, states = cls(loader, place.get("seed"), keeper), place.get("states", [])
         if hasattr(loader, "load_state_dict"):
             running.taken = place["taken"]
         while running.taken < place["taken"]:
+            left = place["taken"] - running.taken
+            if left <= len(states):
+                rng.restore(states[-left])
             if next(running, running) is running:
                 raise ValueError(
                     f"{name} ends after {running.taken} batches, and the checkpoint was saved after {place['taken']}"

@@ -165,6 +165,7 @@ EVERY: list[Row] = [
     ("warmup_epochs", -1, COUNT),
     ("max_bad_steps", 0, SIZE),
     ("beta_decay", -1, FROM_ZERO),
+    ("calibrate", -1, COUNT),
     ("offload", "gpu", check_bool),
     ("select", "best", one_of("argmax", "process_best")),
     ("seed", -(2**63) - 1, check_seed),

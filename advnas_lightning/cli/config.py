@@ -51,6 +51,7 @@ class Config:
     cost_rate: float = 0.003  # is the step size of λ's dual ascent to the budget
     cost_damping: float = 10.0  # damps the swings of that ascent
     beta_decay: float = 0.0  # is the final λ of β-decay, which keeps θ small; 0: none
+    calibrate: int = 10  # training batches on which running statistics are computed for what is evaluated; 0: none
     offload: bool = False  # keeps the candidates' parameters and their optimizer's state in host memory
     ckpt_path: str | None = None  # resumes from a checkpoint or a run's folder; last: from this run's own, if any
     optimized_metric: str | None = None  # is the name of the result that a run returns to a sweeper that optimizes

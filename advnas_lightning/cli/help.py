@@ -48,6 +48,8 @@ settings that matter (--cfg job prints all of them with their values):
                                  with the weight cost_penalty=X or below the budget cost_budget=X; cost_file=FILE
                                  takes the cost from a file of advnas cost measure
   beta_decay=0                   the final factor of beta-decay, which keeps theta small; it rises over the search
+  calibrate=10                   training batches on which running statistics, such as BatchNorm's, are computed for
+                                 the architecture that is evaluated; 0 leaves them as they are
   offload=false                  whether to keep the candidates' weights in host memory
   ckpt_path=null                 last: go on from the newest checkpoint in the run's own folder; or a folder or file
   checkpoint.every_n_minutes=5   how often to save within an epoch

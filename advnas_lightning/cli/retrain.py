@@ -28,7 +28,7 @@ def retrain(folder: Path, command: str) -> None:
     search = HydraConfig.instance().cfg
     assert isinstance(search, DictConfig)
     # strategy=fixed does not take the options of the search.
-    of_search = r"[+~]*(strategy|retrain|cost(_\w+)?|beta_decay)\b"
+    of_search = r"[+~]*(strategy|retrain|cost(_\w+)?|beta_decay|calibrate)\b"
     line = [each for each in search.hydra.overrides.task if not re.match(of_search, each)]
     genotype = str(files.genotype).replace("'", r"\'")
     line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]

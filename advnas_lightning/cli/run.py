@@ -151,6 +151,7 @@ def build_strategy(config: DictConfig, data: Any) -> SearchStrategy:
         objective=instantiate(config.task.objective, **arguments["objective_arguments"]),
         cost=build_cost(config),
         beta_decay=config.beta_decay,
+        calibrate=config.calibrate,
         offload=config.offload,
         select=config.select,
         seed=config.seed,

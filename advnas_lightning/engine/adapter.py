@@ -168,7 +168,8 @@ class Adapter:
         """Call a hook that changes or moves batches: while training, for the batch of each kind of step."""
         method = getattr(self.module, hook)
         with self.in_hook():
-            if not self.module.trainer.training:
+            trainer = attached_trainer(self.module)  # there is none where a loaded search is calibrated
+            if trainer is None or not trainer.training:
                 return method(batch, *arguments, **keywords)
             changed = {}
             for role, part in batch.items():

@@ -101,18 +101,19 @@ class Evaluator:
         self._idle: set[str] | None = None  # the edges that no evaluation so far has run
 
     @contextmanager
-    def no_trace(self, architecture: Architecture | None = None) -> Iterator[None]:
+    def no_trace(self, architecture: Architecture | None = None, trace: Trace | None = None) -> Iterator[None]:
         """A context after which the network, and all that it keeps, is as it was before: see :class:`Trace`.
 
         Random numbers are drawn from a seed of its own, so that the steps around it draw as if it were not there.
 
         Args:
             architecture: What runs; without it, any candidate may run.
+            trace: Another one than that of evaluations: it learns from what other passes change.
         """
         before, self.is_evaluating = self.is_evaluating, True
         running = None if architecture is None else self.space.running(architecture)
         try:
-            with rng.seeded(self.seed()), self.trace.removed(running):
+            with rng.seeded(self.seed()), (trace or self.trace).removed(running):
                 yield
         finally:
             self.is_evaluating = before

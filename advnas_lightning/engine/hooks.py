@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from advnas_lightning import rng
 from advnas_lightning.cost.budget import ArchitectureCost
 from advnas_lightning.engine.adapter import Adapter
+from advnas_lightning.engine.calibration import Calibration
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.environment import Ranks, single_precision
 from advnas_lightning.engine.lightning_private import attached_trainer, wrap_train_loaders
@@ -72,6 +73,7 @@ class SearchHooks(ArchitecturePolicy):
     schedule_steps: ScheduleSteps
     rate_finding: RateFinding | None = None
     _validation: Validation
+    calibration: Calibration
     _loader: SearchLoader | None = None
 
     def outcome(self, batch: Any) -> Outcome:
@@ -236,6 +238,7 @@ class SearchHooks(ArchitecturePolicy):
         loader.searching = lambda: self.searches_in(epochs.current.processed)
         loader.seed = lambda: rng.mixed(self.seed, epochs.current.processed)
         loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
+        loader.keeper = self.calibration
         self._loader = loader
         self._resumption.restore_loader(loader)
         return loader

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]  # a package's below it
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import (
@@ -23,8 +24,11 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Metada
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from omegaconf import Container
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torchmetrics import Metric
+
+NormalizationLayer = _NormBase  # what BatchNorm and InstanceNorm of all kinds have in common, which has no public name
 
 
 def attached_trainer(module: LightningModule) -> Trainer | None:
@@ -48,6 +52,30 @@ def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
     source = trainer.fit_loop._data_source
     request = source.dataloader
     source.dataloader = lambda: wrap(request())  # type: ignore[method-assign]
+
+
+def training_batch(search: LightningModule, batch: Any) -> Any:
+    """A batch of a weight step's loader as a training step gets it: converted, changed by hooks, and on the device.
+
+    Lightning's loops do it, and they call the first hook by a private name. Without a Trainer the module's hooks are
+    called.
+    """
+    trainer, device = search._trainer, search.device
+    if trainer is None:
+        batch = search.transfer_batch_to_device(search.on_before_batch_transfer(batch, 0), device, 0)
+        return search.on_after_batch_transfer(batch, 0)
+    batch = trainer.precision_plugin.convert_input({"weights": batch})
+    batch = search._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, device=device, dataloader_idx=0)["weights"]
+
+
+def copied_batch(batch: Any, device: torch.device) -> Any:
+    """A batch in containers of its own, with tensors of its own where they are on a device already.
+
+    Lightning's hooks and a module's steps may change a batch, and the function that Lightning moves batches with is
+    public in a package that it needs, but not in Lightning.
+    """
+    return apply_to_collection(batch, Tensor, lambda each: each.clone() if each.device == device else each)
 
 
 def reload_train_loaders(trainer: Trainer) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -14,8 +14,10 @@ from advnas_lightning.cost.budget import ArchitectureCost, check_cost
 from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
 from advnas_lightning.engine.beta_decay import BetaDecay
+from advnas_lightning.engine.calibration import DEFAULT, Calibration
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
+from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer, compiled_module
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
@@ -30,6 +32,7 @@ from advnas_lightning.engine.steps import ArchitectureStep, Term, WeightStep
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
+from advnas_lightning.engine.training_pass import TrainingPass
 from advnas_lightning.engine.validation import Validation
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.other_lightning import refuse_other_package
@@ -40,7 +43,7 @@ from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_int, check_positive
 
 
-class SearchStrategy(SearchHooks):
+class SearchStrategy(FoundNetwork):
     """Alternates weight steps and architecture steps (Algorithm 1) by manual optimization.
 
     A strategy overrides :meth:`sample` (which architecture to draw) and :meth:`theta_gradient` (what came back, as a
@@ -78,6 +81,9 @@ class SearchStrategy(SearchHooks):
         offload: Keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
             those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
         select: The genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
+        calibrate: The number of training batches on which running statistics, such as BatchNorm's, are computed anew
+            for the architecture that is evaluated or derived, see
+            :class:`~advnas_lightning.engine.calibration.Calibration`; 0 for none. The training is the same with any.
         seed: The seed of the random draws.
 
     Raises:
@@ -114,6 +120,7 @@ class SearchStrategy(SearchHooks):
         beta_decay: float = 0.0,
         offload: bool = False,
         select: Selection | None = None,
+        calibrate: int = DEFAULT,
         seed: int = 0,
     ) -> None:
         if self.searches and architecture_optimizer is None:
@@ -141,6 +148,7 @@ class SearchStrategy(SearchHooks):
         self.accumulate = check_int("accumulate", accumulate, least=1)
         self.warmup_epochs = check_int("warmup_epochs", warmup_epochs, least=0)
         self.max_bad_steps = check_int("max_bad_steps", max_bad_steps, least=1)
+        self.calibrate = check_int("calibrate", calibrate, least=0)
         self.model, self.cost, self.offloaded = self.network_to_train(model), cost, offloaded
         self._ddp_params_and_buffers_to_ignore = [] if offloaded is None else offloaded.names(self)
         self.objective = Objective() if objective is None else objective
@@ -167,7 +175,7 @@ class SearchStrategy(SearchHooks):
         self.ranks, self.means = Ranks(trainer), EpochMeans()
         apart = [self.best, self.objective, *([] if cost is None else [cost])]
         keeps_something = not type(self).__module__.startswith("advnas_lightning.")  # its author may use it in loss
-        self.trace = Trace(self, apart) if keeps_something else Trace(self.model)
+        self.trace, trace_of_passes = (Trace(self, apart) if keeps_something else Trace(self.model) for _ in range(2))
         precision = Precision(trainer)
         self.evaluator = Evaluator(
             space,
@@ -186,7 +194,10 @@ class SearchStrategy(SearchHooks):
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)
         self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
-        self._validation = Validation(self.objective, trainer, self.evaluated_architecture)
+        passes = TrainingPass(self, self.outcome, self.evaluator, trace_of_passes, self.objective)
+        self.calibration = Calibration(self.model, space, passes, passes.no_trace, size=self.calibrate)
+        begins = self.calibration.begin
+        self._validation = Validation(self.objective, trainer, self.evaluated_architecture, begins)
         if isinstance(self.trainee, Adapter):
             paused, hooks = self._resumption.paused, self.trainee.loop_hooks
             self.rate_finding = RateFinding(self.trainee.module, weights, optimizers, paused, hooks)
@@ -204,32 +215,6 @@ class SearchStrategy(SearchHooks):
     def outcome(self, batch: Any) -> Outcome:
         """The loss of the bound network, with what the metrics need."""
         return as_outcome(self.loss(batch), batch, self.trainee.loss_name)
-
-    def forward(self, *inputs: Any) -> Any:
-        """The network with the selected architecture and the shared weights."""
-        with self.space.bind(self.one_hot(self.selected_choice())):
-            return self.model(*inputs)
-
-    @contextmanager
-    def bound(self) -> Iterator[None]:
-        """Bind what is evaluated or the arg max, unless an architecture is bound: hooks may call the network."""
-        if self.space.is_bound:
-            yield
-            return
-        evaluated = self._validation.architecture
-        if evaluated is None:
-            evaluated = self.one_hot(self.most_probable_choice())  # a budget takes too long for every hook
-        with self.space.bind(evaluated):
-            yield
-
-    def derive(self) -> nn.Module:
-        """The selected architecture as a plain network with the shared weights: no MixedOp.
-
-        That of a checkpoint is ``AdvantageNAS.load_from_checkpoint(path, model=…, architecture_optimizer=…).derive()``.
-        The model is made as for the search. What a module has kept by ``save_hyperparameters`` is in
-        ``torch.load(path)["hyper_parameters"]``.
-        """
-        return self.genotype(self.selected).apply(self.model)
 
     def rank(self, dataloaders: Any = None, *, datamodule: Any = None, **options: Any) -> Ranking:
         """Rank architectures by their losses with the shared weights, and by their probabilities; after the fit.
@@ -265,6 +250,7 @@ class SearchStrategy(SearchHooks):
         """Take a weight step and an architecture step, each on its batch if there is one."""
         last = self.trainer.is_last_batch
         self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
+        self.calibration.note_modes()
         self.trainee.begin(batch_idx)
         if "weights" in batch and self.trains_weights:
             self.weight_step(batch["weights"])

@@ -19,6 +19,7 @@ class Validation:
         objective: Has the metrics.
         trainer: Gives the Trainer, or ``None`` where there is none.
         choose: Gives the architecture to evaluate, within a fit or not.
+        begins: Is called when an evaluation begins.
 
     Example:
         >>> import torch
@@ -29,8 +30,14 @@ class Validation:
         {'val/loss/dataloader_idx_0': tensor(1.), 'val/loss/dataloader_idx_1': tensor(3.)}
     """
 
-    def __init__(self, objective: Objective, trainer: Callable[[], Any], choose: Callable[..., Architecture]) -> None:
-        self._objective, self._trainer, self._choose = objective, trainer, choose
+    def __init__(
+        self,
+        objective: Objective,
+        trainer: Callable[[], Any],
+        choose: Callable[..., Architecture],
+        begins: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._objective, self._trainer, self._choose, self._begins = objective, trainer, choose, begins
         self._of: dict[int | None, Objective] = {}  # the metrics of each loader
         self._architecture: Architecture | None = None
 
@@ -39,6 +46,7 @@ class Validation:
         """What is evaluated; ``None`` while nothing is."""
         trainer = self._trainer()
         if trainer is None or not (trainer.evaluating or trainer.predicting):
+            self._architecture = None
             return None
         if self._architecture is None:
             self._architecture = self._choose(fitting=trainer.state.fn == "fit")
@@ -49,6 +57,7 @@ class Validation:
         self._of.clear()
         self._objective.reset()
         self._architecture = None
+        self._begins()
 
     def add(self, outcome: Outcome, loader: int | None = None) -> None:
         """Add a batch.

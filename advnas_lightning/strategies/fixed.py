@@ -27,6 +27,7 @@ class Fixed(SearchStrategy):
         select: The genotype of that file to train: ``"argmax"``, ``"process_best"``, ``"ranked"`` or ``"refined"``. By
             default it is the one that the run selected.
         offload: This changes nothing, since there are no candidates left.
+        calibrate: This changes nothing, since the running statistics are those of one network.
 
     Raises:
         ValueError: There is no genotype, its file is unreadable, or it does not fit the model.
@@ -49,12 +50,13 @@ class Fixed(SearchStrategy):
         genotype: Genotype | Mapping[str, str] | str | Path | None = None,
         select: Found | None = None,
         offload: bool = False,
+        calibrate: int = 0,
         **kwargs: Any,
     ) -> None:
         if genotype is None:
             raise ValueError("genotype=None: say what to train with strategy.genotype=RUN")
         self._genotype = Genotype.read(genotype, select) if isinstance(genotype, str | Path) else Genotype(genotype)
-        super().__init__(model, **kwargs)
+        super().__init__(model, calibrate=0, **kwargs)
 
     def network_to_train(self, model: nn.Module) -> nn.Module:
         """The found network, which has no MixedOps."""
@@ -69,7 +71,7 @@ class Fixed(SearchStrategy):
         """0 for the given candidates and −∞ for all others, ``[E, J]``."""
         return self.one_hot(self._choice).gates.log()
 
-    def derive(self) -> nn.Module:
+    def derive(self, batches: Any = None) -> nn.Module:
         """The trained network itself."""
         return self.model
 

@@ -92,7 +92,7 @@ def test_a_search_at_rest_is_plain_training(kind: type[Keeping], name: str, fit:
         pytest.skip("its step switches off the gradient of a weight that second-order DARTS asks for")
     strategy, options = STRATEGIES[name]
     plain = Genotype({"edge": "one"}).apply(make(kind, equal=True))
-    search = strategy(make(kind, equal=True), **{**AT_REST, **options})
+    search = strategy(make(kind, equal=True), calibrate=0, **{**AT_REST, **options})
     expected = trained(fit, plain, data(1))
     _, *rest = trained(fit, search, {"weights": data(1), "architecture": data(2, 3)})
     for ours, theirs in zip((kept(search.derive()), *rest), expected, strict=True):

@@ -255,7 +255,7 @@ def test_a_module_can_ask_whether_it_is_in_an_architecture_step(fit: Fit) -> Non
         def on_train_batch_end(self, *_: Any) -> None:
             self.ask()
 
-    fit(search_of(make(Asking)), pair(2, 2), loader(9, 1), num_sanity_val_steps=0)
+    fit(search_of(make(Asking), calibrate=0), pair(2, 2), loader(9, 1), num_sanity_val_steps=0)
     assert asked == 2 * [False, True, False] + [False]
 
 

@@ -61,7 +61,7 @@ class Noting(Classifier):
 @pytest.mark.usefixtures("_switches_back")
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_is_on_in_both_kinds_of_step(switch: str, train: Make) -> None:
-    search = search_of(make(Noting))
+    search = search_of(make(Noting), calibrate=0)
     train(search, **{switch: True})
     assert (search.weight_steps, search.architecture_steps) == (12, 12)
     assert len(search.model.noted["train"]) == 24
@@ -130,7 +130,7 @@ PRECISIONS = {
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_that_lightning_has_on_a_cpu(precision: str, train: Make) -> None:
-    search = search_of(make(Noting))
+    search = search_of(make(Noting), calibrate=0)
     trainer = train(search, precision=precision)
     noted = [each["dtypes"] for step in search.model.noted.values() for each in step]
     assert set(noted) == {PRECISIONS[precision]}

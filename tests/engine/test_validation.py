@@ -142,7 +142,8 @@ def test_a_module_is_evaluated_with_what_is_selected(select: str, evaluate: Any,
     search = search_of(Looking(), select=select, seed=2)
     fit(search, pair(), data, max_epochs=3)
     assert search.genotype("argmax") != search.genotype("process_best")
-    (x, _), network = next(iter(data)), search.genotype("argmax").apply(search.model).eval()
+    with search.calibrated(search.one_hot(search.argmax_choice())):
+        (x, _), network = next(iter(data)), search.genotype("argmax").apply(search.model).eval()
     assert torch.equal(search.model.validated[-2], network(x))
     assert torch.equal(search.model.validated[-1], network(inputs))
     network = search.derive().eval()
