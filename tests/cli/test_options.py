@@ -22,6 +22,7 @@ def test_a_run_is_given_by_its_path_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_options(["a=b", "draws=7"], KNOWN) == {"RUN": "a=b", "draws": 7, "costs": None}
     assert read_options(["costs={macs: 2e6}", "outputs/toy"], KNOWN)["costs"] == {"macs": 2e6}
     assert read_options(["draws="], KNOWN)["draws"] is None
+    assert read_options(["RUN"], KNOWN)["RUN"] == "RUN"  # a folder of that name
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,7 @@ def test_a_run_is_given_by_its_path_alone(tmp_path: Path, monkeypatch: pytest.Mo
         (["a", "b"], "b: one run is looked at, and a is given already"),
         (["draw=3"], "draw=3 is unknown: did you mean draws=3?"),
         (["--draws=3"], "--draws=3 is unknown: did you mean draws=3?"),
+        (["RUN=a"], "RUN=a is unknown: give draws=…, costs=…"),
         (["draws"], "draws has no value: give draws=N"),
         (["gamma=3"], "gamma=3 is unknown: give draws=…, costs=…"),
         (["costs={"], "costs={ cannot be read: "),

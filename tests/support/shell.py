@@ -16,7 +16,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from advnas_lightning.cli.checks import check_settings
+from advnas_lightning.cli.cost import OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
+from advnas_lightning.cli.options import read_options
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
@@ -28,6 +30,7 @@ PLACEHOLDER_DATA = {"cifar10": "task.data.root=images", "ptb": "task.data.root=t
 # What a command has that cannot be run in a test, and why. It is composed all the same.
 NOT_RUN = {
     "trainer=gpu": "wants a GPU",
+    "device=cuda": "wants a GPU",
     "trainer=ddp": "starts processes, as tests/engine/test_ddp.py does",
     "hydra/sweeper=optuna": "has an extra of its own, and tests/cli/test_command.py",
     "launcher=submitit_slurm": "wants a cluster",
@@ -107,6 +110,8 @@ class Shell:
                 self._report(arguments)
             case ["advnas", "diagnose", *arguments]:
                 self._diagnose(arguments)
+            case ["advnas", "cost", *arguments]:
+                self._cost(arguments)
             case ["advnas", "table", *arguments]:
                 self._table(arguments)
             case ["advnas", "--help" | "--version"]:
@@ -192,6 +197,14 @@ class Shell:
             arguments = [*arguments, "draws=2", *([] if "task=linear" in arguments else ["exact_draws=2"])]
         self._command(["diagnose", *arguments])
 
+    def _cost(self, arguments: list[str]) -> None:
+        read_cost_settings(*arguments)
+        if not self.really or any(word in NOT_RUN for word in arguments):
+            return
+        if "RUN" in arguments and not (self.folder / "RUN" / "costs.json").exists():
+            self._write_run("cifar10")
+        self._command(["cost", *arguments])
+
     def _table(self, arguments: list[str]) -> None:
         match arguments:
             case ["convert", source, _]:
@@ -217,6 +230,11 @@ class Shell:
             runpy.run_path(str(self.folder / path), run_name="__main__")
         else:
             assert (self.folder / path).exists(), f"no block above is {path}"
+
+
+def read_cost_settings(what: str, *arguments: str) -> None:
+    """The options of ``advnas cost`` are known. Whether there is such a run or file is not looked at."""
+    read_options(arguments, OPTIONS[what])
 
 
 def check_install(arguments: list[str]) -> None:
