@@ -98,8 +98,8 @@ def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, run: 
     options = {name: option.default for name, option in known.items()}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        is_run = (key not in known or key == RUN) and not key.startswith("-") and (not equals or Path(argument).exists())
-        if RUN in known and is_run:
+        is_option = (key in known and key != RUN) or key.startswith("-")
+        if RUN in known and not is_option and (not equals or Path(argument).exists()):
             if options[RUN] is not None:
                 raise ValueError(f"{plain(argument)}: one run is looked at, and {plain(options[RUN])} is given already")
             options[RUN] = argument
