@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,9 +153,11 @@ class TrialBook:
         return False
 
     def let_go(self, number: int) -> None:
-        """Let another process go on with a training, if this one holds it."""
+        """Let another process go on with a training that this one holds. One that has ended loses its checkpoints."""
         lock = self._held.pop(number, None)
         if lock is not None:
+            if self.trial(number).state != "unfinished":
+                shutil.rmtree(self.place(number), ignore_errors=True)
             lock.release()
 
     def _read(self, trial: FrozenTrial) -> Trial:

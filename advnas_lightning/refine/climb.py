@@ -15,7 +15,7 @@ from advnas_lightning.refine.neighbours import Candidates, most_promising, neigh
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.validate import check_int, check_positive
 
-__all__ = ["Budget", "Proposal", "Train", "check_rungs", "climb", "next_proposal"]
+__all__ = ["Budget", "Proposal", "Train", "check_rungs", "check_task", "climb", "next_proposal"]
 
 #: Trains an architecture up to a number of epochs in all, going on from what it has left in a folder before, and gives
 #: its score. The scores of one architecture are asked for in the order of the rungs.
@@ -106,6 +106,34 @@ def check_rungs(rungs: tuple[int, ...]) -> tuple[int, ...]:
     return rungs
 
 
+def check_task(
+    finalists: Mapping[Genotype, str], candidates: Candidates, budget: Budget, rungs: tuple[int, ...]
+) -> None:
+    """Check that there is something to train, and that the budget is enough for one training.
+
+    Args:
+        finalists: Who proposes each finalist.
+        candidates: The names of the candidates of each edge.
+        budget: How much may be trained.
+        rungs: The numbers of epochs after which a training is scored.
+
+    Raises:
+        ValueError: There is no finalist, or one of them does not fit the candidates; or the budget is too small.
+
+    Example:
+        >>> check_task({Genotype({"edge": "skip"}): "argmax"}, {"edge": ["skip"]}, Budget(epochs=3), (1, 2, 4))
+        Traceback (most recent call last):
+            ...
+        ValueError: epochs=3 is less than one whole training: give at least 4
+    """
+    if not finalists:
+        raise ValueError("there is no finalist: give at least one architecture")
+    for genotype in finalists:
+        check_genotype(genotype, candidates)
+    if budget.epochs is not None and budget.epochs < rungs[-1]:
+        raise ValueError(f"epochs={budget.epochs} is less than one whole training: give at least {rungs[-1]}")
+
+
 def next_proposal(
     ladder: Ladder, finalists: Mapping[Genotype, str], candidates: Candidates, *, around: bool = True
 ) -> Proposal | None:
@@ -184,7 +212,7 @@ def climb(
         ({'first': 'c', 'second': 'c'}, 'optimum')
     """
     budget = budget or Budget()
-    _check(finalists, candidates, budget, book.rungs)
+    check_task(finalists, candidates, budget, book.rungs)
     while True:
         with book.turn():
             number = _take(book, finalists, candidates, around=around, budget=budget)
@@ -198,7 +226,8 @@ def climb(
             try:
                 _work(book, number, train, budget, on_change)
             finally:
-                book.let_go(number)
+                with book.turn():
+                    book.let_go(number)
 
 
 def _take(
@@ -264,12 +293,3 @@ def _next_rung(trial: Trial, rungs: tuple[int, ...]) -> int | None:
 def _more(trial: Trial, rungs: tuple[int, ...]) -> int:
     """The epochs to the next rung that have not been begun yet."""
     return max((_next_rung(trial, rungs) or 0) - max(trial.begun, trial.last), 0)
-
-
-def _check(finalists: Mapping[Genotype, str], candidates: Candidates, budget: Budget, rungs: tuple[int, ...]) -> None:
-    if not finalists:
-        raise ValueError("there is no finalist: give at least one architecture")
-    for genotype in finalists:
-        check_genotype(genotype, candidates)
-    if budget.epochs is not None and budget.epochs < rungs[-1]:
-        raise ValueError(f"epochs={budget.epochs} is less than one whole training: give at least {rungs[-1]}")

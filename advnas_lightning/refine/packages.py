@@ -1,4 +1,4 @@
-"""The options of a refinement, which are read before anything that takes long to import."""
+"""Whether the packages are there that keep the trainings of a refinement; importing them would take long."""
 
 from __future__ import annotations
 

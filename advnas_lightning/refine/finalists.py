@@ -1,0 +1,50 @@
+"""The finalists of a search: what it has found, what a ranking has on top, and some draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.validate import check_int
+
+__all__ = ["finalists_of"]
+
+
+def finalists_of(
+    search: SearchStrategy, *, ranked: Iterable[Genotype] = (), draws: int = 0, seed: int = 0
+) -> dict[Genotype, str]:
+    """The architectures between which trainings of their own are to decide, each once, and who proposes it.
+
+    They are the arg max and the process-best architecture of the search, then those of a ranking, then draws of the
+    search's distribution p, all in this order.
+
+    Args:
+        search: The search.
+        ranked: The architectures on top of a ranking, the best first.
+        draws: The number of draws.
+        seed: The seed of the draws. The search's own next draws stay the same.
+
+    Raises:
+        ValueError: ``draws`` is no whole number from 0 on.
+
+    Example:
+        >>> from torch.optim import Adam
+        >>> from torch import nn
+        >>> from advnas_lightning import AdvantageNAS, MixedOp
+        >>> edge = MixedOp("edge", {"skip": nn.Identity(), "tanh": nn.Tanh(), "relu": nn.ReLU()})
+        >>> search = AdvantageNAS(edge, architecture_optimizer=Adam)
+        >>> ranked = [Genotype({"edge": name}) for name in ("skip", "tanh", "relu")]
+        >>> found = finalists_of(search, ranked=ranked)
+        >>> next(iter(found.values())), len(found)
+        ('argmax', 3)
+    """
+    check_int("draws", draws, least=0)
+    found = {search.genotype(): "argmax"}
+    if search.process_best is not None:
+        found.setdefault(search.process_best, "process_best")
+    for place, genotype in enumerate(ranked, start=1):
+        found.setdefault(genotype, f"ranked {place}")
+    for place, choice in enumerate(search.draw_choices(draws, seed), start=1):
+        found.setdefault(search.space.genotype(choice), f"draw {place}")
+    return found

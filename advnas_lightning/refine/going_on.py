@@ -1,0 +1,42 @@
+"""The settings that a refinement was begun with, so that it goes on with no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from advnas_lightning.reading import read_json
+from advnas_lightning.runs import differences, flatten, write_json
+
+__all__ = ["keep_settings"]
+
+SETTINGS = "settings.json"
+
+
+def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new refinement, or compare them with those that it was begun with.
+
+    Args:
+        folder: The folder of the refinement, which the caller holds.
+        settings: What decides the scores, in plain values.
+
+    Raises:
+        ValueError: It was begun with other settings.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> keep_settings(folder, {"rungs": [1, 2]})
+        >>> keep_settings(folder, {"rungs": [1, 3]})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: ... was begun with other settings (rungs is [1, 2], not [1, 3]): give these, or another folder
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        write_json(path, settings)
+        return
+    found = differences(dict(flatten(read_json(path))), dict(flatten(settings)))
+    if found:
+        raise ValueError(f"{folder} was begun with other settings ({'; '.join(found)}): give these, or another folder")

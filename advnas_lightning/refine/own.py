@@ -1,0 +1,104 @@
+"""Refinement in Python, for networks and modules of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advnas_lightning.refine.book import TrialBook
+from advnas_lightning.refine.climb import Budget, check_rungs, check_task, climb
+from advnas_lightning.refine.going_on import keep_settings
+from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.packages import missing_package
+from advnas_lightning.refine.training import RungTraining
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.strategies import Fixed
+
+__all__ = ["refine"]
+
+
+def refine(
+    make_model: Callable[[], nn.Module],
+    finalists: Mapping[Genotype, str] | Iterable[Genotype],
+    *,
+    folder: str | Path,
+    metric: str = "val/loss",
+    maximize: bool = False,
+    rungs: Sequence[int] = (1, 2, 4),
+    neighbours: bool = True,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    datamodule: Any = None,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    trainer: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    on_change: Callable[[Ladder], None] = lambda ladder: None,
+    **training: Any,
+) -> Ladder:
+    """Train the finalists of a search by themselves, and then neighbours of the best one until none is better.
+
+    Each architecture is trained as :class:`~advnas_lightning.Fixed` trains it, with fresh weights, and is scored on
+    validation data after each rung. Successive halving ends trainings early that are worse than others were at the same
+    rung. Test data are never asked for.
+
+    The folder keeps all scores in an Optuna study. The same call goes on where a killed one was, and what is trained is
+    not trained again. Calls in several processes with the same folder share the work.
+
+    Args:
+        make_model: Makes the searchable network, or the LightningModule with one, with fresh weights. It may be smaller
+            than the one that will be used in the end, but should keep its depth.
+        finalists: The architectures, in the order in which they are trained; or who proposes each of them, as
+            :func:`~advnas_lightning.refine.finalists_of` gives it.
+        folder: The folder of this refinement.
+        metric: The name of the score among the validation metrics.
+        maximize: Whether the highest score is the best one.
+        rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
+        neighbours: Whether architectures that differ from the best one in one edge are trained, too.
+        minutes: The largest number of minutes of training.
+        epochs: The largest number of epochs of all trainings together.
+        datamodule: The data module, as in ``Trainer.fit``. Its data are those of a search.
+        train_dataloaders: The training loaders, as in ``Trainer.fit``.
+        val_dataloaders: The validation loaders, as in ``Trainer.fit``.
+        trainer: Arguments of the Trainer, such as ``{"accelerator": "gpu"}``.
+        seed: The seed of the initial weights and of the data's order, which is the same for all architectures.
+        on_change: Is called with the ladder when a training begins or has a new score.
+        training: Arguments of :class:`~advnas_lightning.Fixed`, such as ``objective`` and ``weight_optimizer``. A
+            LightningModule has what it needs for itself.
+
+    Returns:
+        All trainings, of which ``winner`` is the best one; ``None`` where the budget ended before any was complete.
+
+    Raises:
+        ValueError: Optuna is missing, an argument is invalid, or the folder was begun with other settings.
+    """
+    missing = missing_package()
+    if missing is not None:
+        raise ValueError(missing)
+    steps = check_rungs(tuple(rungs))
+    given = finalists if isinstance(finalists, Mapping) else {each: "finalist" for each in finalists}
+    space = SearchSpace(make_model())
+    candidates = dict(zip(space.edges, map(list, space.candidates), strict=True))
+    train = RungTraining(
+        lambda genotype: Fixed(make_model(), genotype=genotype, **training),
+        epochs=steps[-1],
+        metric=metric,
+        datamodule=datamodule,
+        train_dataloaders=train_dataloaders,
+        val_dataloaders=val_dataloaders,
+        trainer=trainer,
+        seed=seed,
+    )
+    budget = Budget(minutes, epochs)
+    check_task(given, candidates, budget, steps)
+    train.check(next(iter(given)))  # before anything is written
+    book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
+    with book.turn():
+        decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "seed": seed}
+        keep_settings(Path(folder), {**decided, "candidates": candidates})
+    ladder, _ = climb(book, given, candidates, train, around=neighbours, budget=budget, on_change=on_change)
+    return ladder

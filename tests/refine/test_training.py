@@ -1,0 +1,124 @@
+"""Training from rung to rung is the training that plain PyTorch does, and asks for no test data."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningDataModule, seed_everything
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader
+
+from advnas_lightning import Fixed
+from advnas_lightning.objectives import Classification
+from advnas_lightning.refine.training import RungTraining
+from advnas_lightning.space.genotype import Genotype
+from tests.support.refining import CLASSES, points
+from tests.support.refusals import one_line
+from tests.support.small_search import GENOTYPE, SmallNet
+
+RUNGS = (1, 2, 4)
+FOUND = Genotype(GENOTYPE)
+
+
+class Points(LightningDataModule):
+    """Points in the order in which they are, or shuffled. Whoever asks for test data fails."""
+
+    def __init__(self, *, shuffle: bool = False) -> None:
+        super().__init__()
+        self.shuffle = shuffle
+
+    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
+        both = {"weights": points(32, 0), "architecture": points(32, 1)}
+        return {role: DataLoader(data, batch_size=8, shuffle=self.shuffle) for role, data in both.items()}
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(points(32, 1), batch_size=8)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        raise AssertionError("test data were asked for")
+
+
+def make(genotype: Genotype, *, dropout: float = 0.0) -> Fixed:
+    return Fixed(
+        SmallNet(dropout=dropout),
+        genotype=genotype,
+        objective=Classification(CLASSES),
+        weight_optimizer=partial(torch.optim.SGD, lr=0.2, momentum=0.9),
+        weight_scheduler=partial(CosineAnnealingLR, T_max=RUNGS[-1]),
+    )
+
+
+def plain_losses() -> list[float]:
+    """The validation loss after each epoch of a training that is written down here."""
+    seed_everything(5, verbose=False)
+    network: nn.Module = FOUND.apply(SmallNet(dropout=0.0))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
+    schedule = CosineAnnealingLR(optimizer, T_max=RUNGS[-1])
+    losses = []
+
+    def loss_of(batch: list[Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+    for _ in range(RUNGS[-1]):
+        network.train()
+        for batch in Points().train_dataloader()["weights"]:
+            optimizer.zero_grad()
+            loss_of(batch).backward()
+            optimizer.step()
+        schedule.step()
+        network.eval()
+        with torch.no_grad():
+            losses.append(float(torch.stack([loss_of(batch) for batch in Points().val_dataloader()]).mean()))
+    return losses
+
+
+def training(**options: Any) -> RungTraining:
+    settings = {"epochs": RUNGS[-1], "metric": "val/loss", "seed": 5, "trainer": {"accelerator": "cpu"}}
+    return RungTraining(options.pop("make", make), **{**settings, "datamodule": Points(), **options})
+
+
+def test_the_rungs_of_a_training_are_those_of_plain_pytorch(tmp_path: Path) -> None:
+    plain = plain_losses()
+    train = training()
+    for rung in RUNGS:
+        assert train(FOUND, tmp_path, rung) == pytest.approx(plain[rung - 1], rel=1e-5)
+    assert len(set(plain)) == 4
+
+
+def test_a_training_goes_on_from_its_checkpoint_in_another_process(tmp_path: Path) -> None:
+    options = {"make": partial(make, dropout=0.3), "datamodule": Points(shuffle=True), "metric": "val/accuracy"}
+    scores = [training(**options)(FOUND, tmp_path / "one", rung) for rung in RUNGS]
+    train = training(**options)
+    again = [train(FOUND, tmp_path / "other", rung) for rung in RUNGS[:2]]
+    assert [*again, training(**options)(FOUND, tmp_path / "other", RUNGS[2])] == scores
+
+
+def test_a_rung_that_is_reached_already_is_scored_again(tmp_path: Path) -> None:
+    train = training(datamodule=Points(shuffle=True))
+    score = train(FOUND, tmp_path, 2)
+    assert training(datamodule=Points(shuffle=True))(FOUND, tmp_path, 2) == score
+
+
+def test_an_unknown_metric_is_one_line_with_those_that_there_are(tmp_path: Path) -> None:
+    with one_line("metric=accuracy is not validated: use val/loss, val/accuracy"):
+        training(metric="accuracy")(FOUND, tmp_path, 1)
+    with one_line("metric=accuracy is not validated: use val/loss, val/accuracy"):
+        training(metric="accuracy").check(FOUND)
+
+
+def test_a_training_that_diverges_raises_what_a_refinement_takes_as_failed(tmp_path: Path) -> None:
+    def diverging(genotype: Genotype) -> Fixed:
+        made = make(genotype)
+        made.max_bad_steps = 1
+        made.optimizations["weights"].factory = partial(torch.optim.SGD, lr=1e30)
+        return made
+
+    train = training(make=diverging)
+    train(FOUND, tmp_path, 1)
+    with pytest.raises(FloatingPointError):
+        train(FOUND, tmp_path, 4)
