@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.genotype_file import write_found
 from advnas_lightning.texts import encodable
 
@@ -116,6 +117,10 @@ class SummaryCallback(Callback):
     def score(self, search: SearchStrategy) -> str:
         """What the display shows beside the losses while it searches, of the architecture that it would report now."""
         return ""
+
+    def known(self, genotype: Genotype) -> dict[str, float]:
+        """What is known of an architecture from elsewhere, by name, such as its accuracy in a benchmark."""
+        return {}
 
     def right(self, search: SearchStrategy) -> dict[str, bool]:
         """Whether the choice of the selected architecture is right, by edge; empty where nobody knows that."""

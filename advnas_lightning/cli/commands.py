@@ -1,4 +1,4 @@
-"""The commands beside a run: ``advnas report``, ``advnas diagnose``, ``advnas cost``, ``advnas table``."""
+"""The commands beside a run: ``advnas report``, ``advnas diagnose``, ``advnas rank`` and others."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "report": Command("advnas_lightning.report.__main__", "Figures, tables and a page from what runs left."),
     "diagnose": Command("advnas_lightning.diagnose.__main__", "How good the strategies' gradients are at a search."),
-    "cost": Command(
-        "advnas_lightning.cli.cost", "Measures what a run's candidates cost on this machine, and shows it."
-    ),
+    "rank": Command("advnas_lightning.cli.rank", "The best architectures of a search, also within budgets."),
     "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
 }
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning import LightningDataModule, LightningModule, Trainer
 
 from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
-from advnas_lightning.loaders import BATCH_HOOKS
 
 __all__ = ["with_validation_batches"]
 
@@ -61,9 +59,22 @@ def with_validation_batches(
     if attached is not None and attached.training:
         raise ValueError("architectures are ranked after a fit, and this search is in one: rank them when it is over")
     modes = {module: module.training for module in search.modules()}
-    collector = _Collector(search, use)
+    found: list[Any] = []
+    results: list[Result] = []
+
+    def collect(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx == 0:
+            found.append(batch)
+
+    def end() -> None:
+        if found:
+            results.append(use(found))
+
+    methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
+    methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
+    given = _Batches(dataloaders) if isinstance(dataloaders, list | tuple) else dataloaders
     try:
-        with rng.seeded(SEED), _quiet(), warnings.catch_warnings():
+        with rng.seeded(SEED), _quiet(), warnings.catch_warnings(), _instead(search, methods):
             warnings.filterwarnings("ignore", module="lightning")  # about an evaluation, which is none here
             trainer = Trainer(
                 accelerator=device.type if device.type != "cuda" else "gpu",
@@ -76,16 +87,33 @@ def with_validation_batches(
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            given = _Batches(dataloaders) if isinstance(dataloaders, list | tuple) else dataloaders
-            trainer.validate(collector, given, verbose=False, datamodule=datamodule)
+            trainer.validate(search, given, verbose=False, datamodule=datamodule)
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
         search.trainer = attached
         for module, training in modes.items():
             module.training = training
-    if not collector.found:
+    if not found:
         raise ValueError("the data has no validation batch to rank architectures by")
-    return collector.result[0]
+    return results[0]
+
+
+def _nothing() -> None:
+    """In the place of a hook."""
+
+
+@contextmanager
+def _instead(search: LightningModule, methods: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Let a module have other methods, as attributes of its own."""
+    own = {name: vars(search)[name] for name in methods if name in vars(search)}
+    try:
+        for name, method in methods.items():
+            setattr(search, name, method)
+        yield
+    finally:
+        for name in methods:
+            vars(search).pop(name, None)
+        vars(search).update(own)
 
 
 @contextmanager
@@ -111,29 +139,3 @@ class _Batches:
 
     def __len__(self) -> int:
         return len(self._batches)
-
-
-class _Collector(LightningModule, Generic[Result]):
-    """Goes through the validation batches of a search as its own validation does, but takes no step."""
-
-    def __init__(self, search: LightningModule, use: Callable[[list[Any]], Result]) -> None:
-        super().__init__()
-        self.search = search
-        self.found: list[Any] = []
-        self.result: list[Result] = []
-        self._use = use
-        for name in (*BATCH_HOOKS, "prepare_data", "val_dataloader"):  # Lightning calls these on the validated module
-            if is_overridden(name, search):
-                setattr(self, name, getattr(search, name))
-
-    def configure_callbacks(self) -> list[Callback]:
-        found: Any = self.search.configure_callbacks()
-        return list(found)
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if dataloader_idx == 0:
-            self.found.append(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        if self.found:
-            self.result.append(self._use(self.found))

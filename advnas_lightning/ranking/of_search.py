@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from advnas_lightning.cost.measuring import measure_costs
@@ -31,7 +32,6 @@ __all__ = ["BATCHES", "rank"]
 
 BATCHES = 16
 Budgets = Mapping[str, float] | Sequence[Mapping[str, float]]
-Costs = Sequence[str | Meter] | Mapping[str, CostTable]
 
 
 def rank(
@@ -44,7 +44,8 @@ def rank(
     sample: int = 50,
     evolution: Evolution | None = None,
     seed: int = 0,
-    costs: Costs = (),
+    costs: Sequence[str | Meter] = (),
+    tables: Mapping[str, CostTable] | None = None,
     budgets: Budgets = (),
     training_batches: Any = None,
     jobs: int = 1,
@@ -70,7 +71,8 @@ def rank(
         sample: The number of architectures that are drawn with equal chances, to judge how far to trust the losses.
         evolution: How new architectures are made of the best ones, if they are to be.
         seed: The seed of these draws.
-        costs: The kinds of costs to measure, on the first batch; or tables of costs by name.
+        costs: The kinds of costs to measure, on the first batch.
+        tables: Costs that are known, by name. What the cost of the search has measured is known too.
         budgets: The largest costs that are allowed, by the name of the cost; or several such budgets.
         training_batches: Training batches for the running statistics; by default those that the search has kept.
         jobs: The number of processes. Each of several uses one thread; one process gives the same digits with
@@ -104,7 +106,8 @@ def rank(
 
     def use(found: list[Any]) -> Ranking:
         calibrating = _training_batches(search, training_batches)
-        tables = dict(costs) if isinstance(costs, Mapping) else _measured(search, costs, found)
+        measured = measure_costs(costs, search.model, search.evaluator, found[0]) if costs else {}
+        every = {**_own_cost(search), **(tables or {}), **measured}
         key = content_key(
             search.space.edges, search.space.candidates, search.model.state_dict(), found, calibrating, str(precision)
         )
@@ -117,7 +120,7 @@ def rank(
                 distribution,
                 lambda choices: _scores(choices, file, workers, on_progress),
                 settings,
-                tables=tables,
+                tables=every,
                 budgets=each,
                 named=_found(search),
                 known=known,
@@ -179,15 +182,21 @@ def _training_batches(search: Any, given: Any) -> list[Any]:
     calibration = getattr(search, "calibration", None)
     if calibration is None or not calibration.is_on:
         return []
-    return list(search.calibration.batches if given is None else search.calibration.take(given))
+    if given is not None:
+        return list(search.calibration.take(given))
+    if search.calibration.is_on and not search.calibration.batches:
+        rank_zero_warn(
+            "the architectures are ranked with the running statistics of all of them together, because there are no"
+            " training batches to compute those of each: give training_batches=loader"
+        )
+    return list(search.calibration.batches)
 
 
-def _measured(search: Any, kinds: Sequence[str | Meter], batches: Sequence[Any]) -> dict[str, CostTable]:
-    found = measure_costs(kinds, search.model, search.evaluator, batches[0]) if kinds else {}
-    if search.cost is not None and search.cost.is_measured:
-        table = search.cost.result()
-        found.setdefault(table.kind, table)
-    return found
+def _own_cost(search: Any) -> dict[str, CostTable]:
+    if search.cost is None or not search.cost.is_measured:
+        return {}
+    table: CostTable = search.cost.result()
+    return {table.kind: table}
 
 
 def _rows(search: Any) -> list[list[float]]:

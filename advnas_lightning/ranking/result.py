@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -160,14 +160,15 @@ class Ranking(Sequence[RankedArchitecture]):
         """The whole ranking as JSON, as ``advnas rank`` writes it."""
         return json.dumps(self.content(), indent=2)
 
-    def table(self, most: int = SHOWN) -> list[list[str]]:
+    def table(self, most: int = SHOWN, *, also: Collection[int] = ()) -> list[list[str]]:
         """The rows as texts, the titles first.
 
         Args:
             most: The largest number of rows. What the search itself has found follows if it is not among them.
+            also: The ranks of other rows that follow.
         """
         named = {choice: kind.replace("_", "-") for kind, choice in reversed(list(self.named.items()))}
-        shown = list(self.rows[:most]) + [row for row in self.rows[most:] if row.choice in named]
+        shown = list(self.rows[:most]) + [row for row in self.rows[most:] if row.choice in named or row.rank in also]
         reference = self.named.get("argmax", self.rows[0].choice if self.rows else ())
         names = {
             part: list(dict.fromkeys(name for row in self.rows for name in getattr(row, part)))

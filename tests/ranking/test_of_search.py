@@ -28,6 +28,7 @@ from advnas_lightning.ranking.workers import Workers
 from tests.support.small_search import CLASSES, FEATURES, GENOTYPE, SAME_ENGINE, STRATEGIES, SmallNet
 
 Batch = tuple[Tensor, Tensor]
+pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics of all")
 
 
 def batches_of(sizes: Sequence[int] = (8, 8, 8, 3), seed: int = 5) -> list[Batch]:
@@ -100,6 +101,25 @@ def test_losses_and_metrics_are_those_of_the_derived_networks_in_eval_mode() -> 
         assert row.log_prob == pytest.approx(math.log(math.prod(p[edge][name] for edge, name in row.genotype.items())))
     assert [row.rank for row in ranking] == list(range(1, 9))
     assert [row.score for row in ranking] == sorted((row.score for row in ranking), reverse=True)
+
+
+def test_running_statistics_are_those_of_each_architecture_on_training_batches() -> None:
+    search, batches, training = made(), batches_of(), batches_of((9, 9, 7), seed=8)
+    for row in search.rank(batches, top=None, training_batches=training):
+        network = row.genotype.apply(search.model).eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.reset_running_stats()
+                module.momentum = None
+                module.train()
+        with torch.no_grad():
+            for x, _ in training:
+                network(x)
+            network.eval()
+            loss = sum(float(F.cross_entropy(network(x), y, reduction="sum")) for x, y in batches) / 27
+        assert row.loss == pytest.approx(loss, rel=1e-5)
+    with pytest.warns(UserWarning, match="give training_batches=loader"):
+        search.rank(batches, top=1)
 
 
 def test_the_most_probable_come_first_and_a_sample_and_what_was_found_beside_them() -> None:
@@ -243,7 +263,7 @@ def test_scores_are_read_again_but_not_those_of_other_weights_or_batches(tmp_pat
 def test_the_best_within_a_budget_is_the_best_of_those_within_it() -> None:
     search, batches = made(seed=2), batches_of()
     tables = measure_costs(["params", "macs"], search.model, search.evaluator, batches[0])
-    everything = search.rank(batches, top=None, costs=tables)
+    everything = search.rank(batches, top=None, tables=tables)
     costs = sorted({row.costs["params"] for row in everything})
     for budget in costs:
         ranking = search.rank(batches, top=None, sample=0, costs=["params"], budgets={"params": budget})
@@ -251,7 +271,7 @@ def test_the_best_within_a_budget_is_the_best_of_those_within_it() -> None:
         assert {row.choice for row in ranking} == {row.choice for row in allowed}
         assert ranking.best.costs["params"] <= budget
         assert everything.within({"params": budget}).best.choice == allowed[0].choice
-    both = search.rank(batches, top=1, sample=0, costs=tables, budgets=[{"params": costs[0]}, {"params": costs[-1]}])
+    both = search.rank(batches, top=1, sample=0, tables=tables, budgets=[{"params": costs[0]}, {"params": costs[-1]}])
     probable = sorted(everything, key=lambda row: -row.log_prob)
     cheap = [row for row in probable if row.costs["params"] == costs[0]]
     assert {row.choice for row in both} >= {cheap[0].choice, probable[0].choice}
@@ -264,9 +284,9 @@ def test_budgets_that_cannot_be_met_are_one_line_with_the_cheapest() -> None:
     tables = measure_costs(["params", "macs"], search.model, search.evaluator, batches[0])
     cheapest = CostPlan(tables).tables["params"].cheapest
     with pytest.raises(ValueError, match=rf"params=1 is below what the cheapest architecture costs, {cheapest:.0f}"):
-        search.rank(batches, costs=tables, budgets={"params": 1})
+        search.rank(batches, tables=tables, budgets={"params": 1})
     with pytest.raises(ValueError, match=r"budget of 'latency'"):
-        search.rank(batches, costs=tables, budgets={"latency": 1})
+        search.rank(batches, tables=tables, budgets={"latency": 1})
 
 
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:
@@ -274,7 +294,7 @@ def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> N
     table = measure_costs(["params"], search.model, search.evaluator, batches[0])
     budget = sorted({CostPlan(table).of(choice)["params"] for choice in product(range(4), range(2))})[1]
     ranking = search.rank(
-        batches, top=1, sample=0, costs=table, budgets={"params": budget}, evolution=Evolution(8, population=4)
+        batches, top=1, sample=0, tables=table, budgets={"params": budget}, evolution=Evolution(8, population=4)
     )
     allowed = [choice for choice in product(range(4), range(2)) if table["params"].of(choice) <= budget]
     assert {row.choice for row in ranking} <= set(allowed)

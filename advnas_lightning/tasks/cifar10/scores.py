@@ -69,6 +69,11 @@ class CellScores(SummaryCallback):
         found = self._scores(_kinds(search)[search.selected])
         return f"{found[self.column]:.2f} % {IMAGES[self.column]}" if self.column in found else ""
 
+    def known(self, genotype: Genotype) -> dict[str, float]:
+        """The accuracy of a cell in the benchmark, if the table has it."""
+        found = self._scores(genotype)
+        return {self.column: found[self.column]} if self.column in found else {}
+
     def summary(self, search: SearchStrategy) -> dict[str, Any]:
         """Each cell as a text, with its scores, its rank, and the size of the benchmark's network with it."""
         summary: dict[str, Any] = {}

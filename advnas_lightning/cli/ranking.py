@@ -1,0 +1,250 @@
+"""Ranks the architectures of a run, and writes and prints what was found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from advnas_lightning import rng
+from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.cli.ending import TELLING
+from advnas_lightning.cli.loading import SavedRun, load
+from advnas_lightning.cli.process import keep_memory, program, quiet, quoted
+from advnas_lightning.cli.supernet import train_supernet
+from advnas_lightning.cost.files import read_costs
+from advnas_lightning.cost.meters import UNITS
+from advnas_lightning.cost.table import CostTable
+from advnas_lightning.folder_lock import FolderLock
+from advnas_lightning.ranking.evolution import Evolution
+from advnas_lightning.ranking.figure import draw_ranking
+from advnas_lightning.ranking.result import Ranking, columns
+from advnas_lightning.reading import Unreadable, read_yaml
+from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run, write_json
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.genotype_file import add_genotype
+from advnas_lightning.texts import encodable, listed, plain, writable
+
+FOLDER, RESULT, SCORES = "ranking", "ranking.json", "scores.jsonl"
+Known = Callable[[Genotype], Mapping[str, float]]
+
+
+def rank_run(options: Mapping[str, Any]) -> None:
+    """Rank as the options of ``advnas rank`` say.
+
+    Args:
+        options: The value of each option, as :func:`~advnas_lightning.cli.rank_options.read_settings` gives them.
+
+    Raises:
+        ValueError: The run cannot be loaded, or its architectures cannot be ranked so.
+    """
+    torch.set_num_threads(options["threads"])
+    keep_memory()
+    quiet()
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: PyTorch finds no GPU here: use device=cpu")
+    run = load(options["RUN"], trust=options["trust"])
+    folder = run.folder.path / FOLDER
+    with FolderLock(folder):
+        before = _digest(run.checkpoint)
+        ranking = _ranking(run, options, folder)
+        if _digest(run.checkpoint) != before:
+            raise ValueError(
+                f"{run.folder.path} has gone on meanwhile, and this ranking is of its old state: rank anew"
+            )
+        _write(ranking, run.folder, folder)
+    _show(ranking, options, run.folder)
+
+
+def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking:
+    search = run.search
+    if options["supernet_epochs"]:
+        train_supernet(run, options["supernet_epochs"], folder, trust=options["trust"], device=options["device"])
+    search.to(options["device"])
+    evolution = None
+    if options["generations"]:
+        names = ("generations", "population", "tournament", "mutation")
+        evolution = Evolution(**{name: options[name] for name in names})
+    known, notes = _known(run, trust=options["trust"])
+    for note in notes:
+        print(encodable(f"note: {note}", sys.stderr), file=sys.stderr)
+    tables = _tables(run, options)
+    budgets = _budgets(options["budgets"], tables)
+    wanted = dict.fromkeys([*options["cost"], *(kind for each in budgets for kind in each)])
+    to_measure = [kind for kind in wanted if kind not in tables and kind in UNITS]
+    with rng.seeded(0):
+        training = _training_batches(run, options["calibrate"])
+    with _progress() as on_progress:
+        return search.rank(
+            datamodule=run.data,
+            batches=options["batches"],
+            top=options["top"],
+            sample=options["sample"],
+            evolution=evolution,
+            seed=options["seed"],
+            costs=to_measure,
+            tables=tables,
+            budgets=budgets,
+            training_batches=training,
+            jobs=options["jobs"],
+            scores=folder / SCORES,
+            known=known,
+            on_progress=on_progress,
+            precision=run.config.trainer.get("precision"),
+        )
+
+
+def _tables(run: SavedRun, options: Mapping[str, Any]) -> dict[str, CostTable]:
+    """The costs that are known: of the run, and of the file that was named."""
+    found: dict[str, CostTable] = {}
+    if run.search.cost is not None and run.search.cost.is_measured:
+        table = run.search.cost.result()
+        found[table.kind] = table
+    files = [run.folder.costs] if run.folder.costs.is_file() else []
+    files += [] if options["costs"] is None else [in_run(str(options["costs"]), COSTS)]
+    for path in files:
+        found |= {name: each.table for name, each in read_costs(path, run.search.space).items()}
+    return found
+
+
+def _budgets(given: Sequence[Mapping[str | None, float]], tables: Mapping[str, CostTable]) -> list[dict[str, float]]:
+    """The budgets with their kinds.
+
+    Raises:
+        ValueError: A budget is of no kind, and the known costs do not tell which one is meant.
+    """
+    if any(None in each for each in given) and len(tables) != 1:
+        have = f", and the known ones are {listed(tables)}" if tables else ""
+        raise ValueError(f"budget of which cost{have}? Say cost=params, or cost_budget={{KIND: B}}")
+    return [{next(iter(tables)) if kind is None else kind: value for kind, value in each.items()} for each in given]
+
+
+def _training_batches(run: SavedRun, count: int | None) -> list[Any]:
+    """The first batches of the weight steps, for running statistics."""
+    loaders = run.data.train_dataloader()
+    loaders = getattr(loaders, "iterables", loaders)  # those of a SearchLoader
+    loader: Any = loaders.get("weights", loaders.get("architecture")) if isinstance(loaders, dict) else loaders
+    wanted = int(getattr(run.search, "calibrate", 0)) if count is None else count
+    return list(islice(loader, wanted)) if wanted else []
+
+
+def _known(run: SavedRun, *, trust: bool) -> tuple[Known, list[str]]:
+    """What the callbacks of the task know of an architecture, and a note on each that may not be made."""
+    found, notes = [], []
+    for name, settings in (run.config.task.get("callbacks") or {}).items():
+        content = _resolved(settings, run.folder)
+        target = str(content.get("_target_"))
+        if not trust:
+            if not target.startswith("advnas_lightning.") or not issubclass(get_class(target), SummaryCallback):
+                continue
+            files = [value for key, value in content.items() if key != "_target_" and _may_run_code(value)]
+            if files:
+                notes.append(f"task.callbacks.{name} would read {plain(str(files[0]))}: trust=true allows it")
+                continue
+        callback = instantiate(content)
+        if isinstance(callback, SummaryCallback):
+            found.append(callback)
+    return lambda genotype: {key: value for each in found for key, value in each.known(genotype).items()}, notes
+
+
+def _resolved(settings: Any, run: RunFolder) -> dict[Any, Any]:
+    """The settings of a callback, in which the choices of the run's groups are filled in, as Hydra does in a run."""
+    try:
+        choices = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["choices"]
+    except (KeyError, OSError, TypeError, Unreadable):
+        choices = {}
+    for key, value in OmegaConf.to_container(settings, resolve=False).items():  # type: ignore[union-attr]
+        if isinstance(value, str) and "${hydra:" in value:
+            settings[key] = re.sub(
+                r"\$\{hydra:runtime\.choices\.(\w+)\}", lambda match: str(choices.get(match[1])), value
+            )
+    content = OmegaConf.to_container(settings, resolve=True)
+    assert isinstance(content, dict)
+    return content
+
+
+def _may_run_code(value: Any) -> bool:
+    """Whether a file may be a pickle of another package's objects, as NATS-Bench's own files are."""
+    return isinstance(value, str) and Path(value).exists() and Path(value).suffix != ".csv"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("architectures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(ranking: Ranking, run: RunFolder, folder: Path) -> None:
+    """Write the files. The genotype comes last, so that it is there only with all others."""
+    write_json(run.path / RESULT, ranking.content())
+    draw_ranking(ranking, run.path)
+    for budgets in ranking.budgets:
+        write_json(folder / best_file(budgets), dict(ranking.within(budgets).rows[0].genotype))
+    add_genotype(run.path, "ranked", ranking.best.genotype)
+
+
+def best_file(budgets: Mapping[str, float]) -> str:
+    """The name of the file that has the best genotype within a budget alone.
+
+    Example:
+        >>> best_file({"macs": 2e7, "params": 4e5})
+        'best-macs-2e+07-params-400000.json'
+    """
+    return f"best-{'-'.join(f'{kind}-{value:.12g}' for kind, value in budgets.items())}.json"
+
+
+def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder) -> None:
+    """Print the table, the plan and the best of each budget, how far to trust them, and what to do next."""
+    best = {ranking.within(each).rows[0].rank for each in ranking.budgets}
+    print(writable(columns(ranking.table(options["show"], also=best))))
+    print()
+    for budgets in ranking.budgets:
+        row = ranking.within(budgets).rows[0]
+        words = ", ".join(f"{kind} {value:.6g}" for kind, value in budgets.items())
+        print(f"best within {words}: rank {row.rank}, in {os.path.relpath(run.path / FOLDER / best_file(budgets))}")
+    for line in ranking.trust.lines():
+        print(line)
+    for line in ranking.trust.warnings():
+        print(f"warning: {line}")
+    print(f"files: {os.path.relpath(run.path / RESULT)}, ranking.png, ranking.svg")
+    print(f"next: {next_line(run)}")
+
+
+def next_line(run: RunFolder) -> str:
+    """What to type to train the architecture that is ranked first.
+
+    Args:
+        run: The folder of the run.
+    """
+    try:
+        overrides = read_yaml(run.path / OVERRIDES)
+        kept = [str(each) for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", str(each))]
+    except (OSError, Unreadable, TypeError):
+        kept = []
+    place = quoted(os.path.relpath(run.path))
+    return shlex.join([*program(sys.argv), "strategy=fixed", f"strategy.genotype={place}", "select=ranked", *kept])

@@ -1,0 +1,295 @@
+"""``advnas rank`` from the command line: a run's folder is ranked, goes on after a kill, and is never changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from advnas_lightning import Genotype
+from advnas_lightning.cli.rank import main
+from advnas_lightning.cli.rank_options import KINDS, OPTIONS, read_settings
+from advnas_lightning.cost.meters import UNITS
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
+
+QUICK = ["top=6", "sample=6", "batches=2"]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The folder of a finished run, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def checkpoints(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+
+
+def ranked(run: Path) -> Any:
+    return read(run, "ranking.json")
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+def test_a_run_of_each_task_is_ranked(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ptb(tmp_path / "text")
+    write_images(tmp_path / "images")
+    small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
+    launch(monkeypatch, *small, "hydra.run.dir=run")
+    run = tmp_path / "run"
+    before, found = checkpoints(run), read(run, "genotype.json")
+    capsys.readouterr()
+    main(["run", *QUICK])
+    printed = capsys.readouterr()
+    assert printed.err == ""  # no progress bar where there is no terminal
+    lines = printed.out.splitlines()
+    assert lines[0].split()[:3] == ["rank", "score", "loss"]
+    assert any(line.endswith("argmax") for line in lines)
+    assert lines[-1].startswith("next: ")
+    assert "strategy=fixed strategy.genotype=run select=ranked" in lines[-1]
+    content = ranked(run)
+    names = {"toy": [], "ptb": ["perplexity"], "cifar10": ["accuracy"]}[task]
+    assert all(isinstance(row[name], float) for row in content["architectures"] for name in ["loss", "score", *names])
+    assert read(run, "genotype.json") == {**found, "ranked": content["architectures"][0]["genotype"]}
+    assert Genotype.load(run, select="ranked") == Genotype(content["architectures"][0]["genotype"])
+    assert checkpoints(run) == before
+    for name in ("ranking.png", "ranking.svg"):
+        assert (run / name).stat().st_size > 5000
+    with Image.open(run / "ranking.png") as picture:
+        assert picture.getpixel((3, 3))[:3] == (255, 255, 255)
+    launch(monkeypatch, *small, "strategy=fixed", "strategy.genotype=run", "select=ranked", "hydra.run.dir=trained")
+    assert read(tmp_path / "trained", "genotype.json")["argmax"] == content["architectures"][0]["genotype"]
+
+
+def test_a_budget_is_measured_and_one_that_cannot_be_met_is_refused(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", *QUICK, "cost=macs,latency"])
+    costs = [row["cost/macs"] for row in ranked(toy)["architectures"]]
+    assert len(set(costs)) == 1  # the toy task's filters cost alike, and so does every architecture
+    main(["run", *QUICK, "cost=macs", f"budget={1.01 * costs[0]}"])
+    assert [each["rank"] for each in ranked(toy)["budgets"]] == [1]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["run", *QUICK, "cost=macs", f"budget={costs[0] / 2},{costs[0]}"])
+    error = capsys.readouterr().err
+    assert f"is below what the cheapest architecture costs, {costs[0]:.12g}" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_costs_of_a_file_and_several_budgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images")
+    launch(monkeypatch, *SMALL_CIFAR10, "hydra.run.dir=run")
+    main(["run", "top=30", "sample=30", "batches=2", "cost=params"])
+    everything = ranked(tmp_path / "run")["architectures"]
+    costs = sorted({row["cost/params"] for row in everything})
+    main(["run", "top=10", "sample=0", "batches=2", "cost=params", f"budget={costs[1]},{costs[5]}"])
+    capsys.readouterr()
+    content = ranked(tmp_path / "run")
+    files = [tmp_path / "run" / "ranking" / f"best-params-{budget:.12g}.json" for budget in (costs[1], costs[5])]
+    for entry, file in zip(content["budgets"], files, strict=True):
+        within = [row for row in content["architectures"] if row["cost/params"] <= entry["budget"]["params"]]
+        assert len(within) >= 10
+        assert entry["genotype"] == within[0]["genotype"] == dict(Genotype.load(file))
+    assert Genotype.load("run", select="ranked") == Genotype(content["budgets"][0]["genotype"])
+    names = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    edges = {
+        edge: {name: float(place) for place, name in enumerate(names)} for edge in content["budgets"][0]["genotype"]
+    }
+    Path("other.json").write_text(json.dumps({"cost": "latency", "unit": "", "fixed": 1.0, "edges": edges}))
+    main(["run", "top=10", "sample=0", "batches=2", "costs=other.json", "budget=4"])
+    capsys.readouterr()
+    assert ranked(tmp_path / "run")["budgets"][0]["budget"] == {"latency": 4}
+    main(["run", "top=10", "sample=0", "batches=2", "costs=other.json",
+          f"cost_budget={{latency: 6, params: {costs[9]}}}"])  # fmt: skip
+    (both,) = ranked(tmp_path / "run")["budgets"]
+    best = next(row for row in ranked(tmp_path / "run")["architectures"] if row["rank"] == both["rank"])
+    assert best["cost/latency"] <= 6
+    assert best["cost/params"] <= costs[9]
+
+
+def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "advnas_lightning", "rank", "run", "top=30", "sample=0", "batches=2"]
+    scores = toy / "ranking" / "scores.jsonl"
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if scores.is_file() and scores.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = scores.read_bytes()
+    kept = before.count(b"\n")
+    assert kept >= 3
+    if not (toy / "ranking.json").exists():
+        assert "ranked" not in read(toy, "genotype.json")
+    subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+    whole = before[: before.rfind(b"\n") + 1]
+    assert scores.read_bytes().startswith(whole)  # nothing was computed twice
+    first = (toy / "ranking.json").read_bytes()
+    assert len({json.loads(each)["architecture"].__repr__() for each in scores.read_text().splitlines()}) == len(
+        scores.read_text().splitlines()
+    )
+    scores.unlink()
+    subprocess.run([*line, "jobs=2"], cwd=tmp_path, check=True, capture_output=True)
+    assert (toy / "ranking.json").read_bytes() == first
+
+
+def test_scores_of_an_older_supernet_are_not_used(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["run", *QUICK])
+    first, lines = ranked(toy), len((toy / "ranking" / "scores.jsonl").read_text().splitlines())
+    last = toy / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    name = next(name for name in content["state_dict"] if name.startswith("model."))
+    content["state_dict"][name] *= 1.5
+    torch.save(content, last)
+    main(["run", *QUICK])
+    assert len((toy / "ranking" / "scores.jsonl").read_text().splitlines()) == 2 * lines
+    assert ranked(toy) != first
+    with pytest.warns(UserWarning, match="ranked came from this search before it went on"):
+        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last", "trainer.max_epochs=3")
+    assert "ranked" not in read(toy, "genotype.json")
+
+
+def test_the_supernet_is_trained_further_once_and_the_run_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images")
+    launch(monkeypatch, *SMALL_CIFAR10, "hydra.run.dir=run")
+    run = tmp_path / "run"
+    before = checkpoints(run)
+    main(["run", *QUICK])
+    young = ranked(run)
+    capsys.readouterr()
+    main(["run", *QUICK, "supernet_epochs=2"])
+    assert "training the supernet further" in capsys.readouterr().err
+    trained = ranked(run)
+    saved = (run / "ranking" / "supernet-2.pt").read_bytes()
+    main(["run", *QUICK, "supernet_epochs=2"])
+    assert "training the supernet further" not in capsys.readouterr().err
+    assert ranked(run) == trained
+    assert (run / "ranking" / "supernet-2.pt").read_bytes() == saved
+    assert checkpoints(run) == before
+    losses = [{json.dumps(row["genotype"]): row["loss"] for row in each["architectures"]} for each in (young, trained)]
+    shared = losses[0].keys() & losses[1].keys()
+    assert shared
+    assert all(losses[0][name] != losses[1][name] for name in shared)
+    main(["run", *QUICK])
+    assert ranked(run) == young
+
+
+def test_the_help_explains_every_option_and_needs_no_pytorch() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; from advnas_lightning.cli.main import main;"
+        " sys.argv = ['advnas', 'rank', '--help']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: advnas rank RUN [OPTION=VALUE ...]")
+    assert all(f"\n  {name}" in done.stdout for name in OPTIONS)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert set(KINDS) == set(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give the folder of a run: advnas rank RUN"),
+        (["nowhere"], "nowhere: there is no such folder or checkpoint"),
+        (["."], ". has no folder checkpoints: give the folder of one run"),
+        (["run", "tops=3"], "tops=3 is unknown: did you mean top=3?"),
+        (["run", "top=few"], "top=few must be a whole number of at least 1, or all"),
+        (["run", "top=0"], "top=0 must be a whole number of at least 1"),
+        (["run", "batches=1"], "batches=1 must be a whole number of at least 2"),
+        (["run", "jobs=0"], "jobs=0 must be a whole number of at least 1"),
+        (["run", "cost=flops"], "cost=flops is unknown: use params, macs, latency, memory, or costs=FILE"),
+        (["run", "budget=3"], "budget=3 of which cost? Say cost=params"),
+        (["run", "cost=params", "budget=few"], "budget='few' must be a finite number above 0"),
+        (["run", "cost=params,macs", "budget=3"], "budget=3 of which cost? Say cost_budget="),
+        (["run", "cost_budget=3"], "cost_budget=3: give the kinds too"),
+        (["run", "cost=params", "budget=3", "cost_budget={params: 3}"], "are two ways to say the same"),
+        (["run", "costs=none.json"], "costs=none.json: there is no such file"),
+        (["run", "device=tpu"], "device=tpu is unknown: use cpu or cuda"),
+        (["run", "mutation=2"], "mutation=2 must be a finite number above 0 and at most 1"),
+    ],
+)
+def test_bad_options_have_one_line(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 1
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_task_without_weights_and_a_fixed_network_are_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", *QUICK, "supernet_epochs=1"])
+    assert "the task of this run trains no weights" in capsys.readouterr().err
+    launch(monkeypatch, *SMALL_TOY, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=fixed")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["fixed"])
+    assert "Fixed has one architecture, so there is nothing to rank" in capsys.readouterr().err
+
+
+def test_options_are_read_as_they_are_typed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    options = read_settings([str(tmp_path), "cost=macs", "budget=2e6,3e6", "top=all"])
+    assert options["budgets"] == [{"macs": 2e6}, {"macs": 3e6}]
+    assert options["top"] is None
+    options = read_settings([str(tmp_path), "cost_budget={macs: 20e6, latency: 8}"])
+    assert options["budgets"] == [{"macs": 20e6, "latency": 8}]
+    (tmp_path / "costs.json").touch()
+    assert read_settings([str(tmp_path), "budget=2"])["budgets"] == [{None: 2}]
+
+
+def test_no_worker_outlives_a_killed_command(toy: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "advnas_lightning", "rank", "run", "top=5000", "sample=0", "batches=2", "jobs=2"]
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    scores, deadline = toy / "ranking" / "scores.jsonl", time.monotonic() + 120
+    while not scores.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.is_file():
+        process.kill()
+        pytest.skip("this system does not tell of child processes")
+    workers = list(map(int, children.read_text().split()))
+    process.kill()
+    process.wait()
+    assert len(workers) == 2
+    for worker in workers:
+        while time.monotonic() < deadline:
+            try:
+                if Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z":  # it has ended, and nobody has asked
+                    break
+                os.kill(worker, 0)
+            except (ProcessLookupError, FileNotFoundError):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("a worker still runs")
