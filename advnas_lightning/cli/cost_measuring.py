@@ -38,6 +38,7 @@ from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import RunFolder
+from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.texts import plain
 
 # The found network has no cost of its own, and its weights are where it runs.
@@ -51,7 +52,8 @@ def measure_run(options: Mapping[str, Any]) -> None:
         options: The value of each option.
 
     Raises:
-        ValueError: There is no such device, the run cannot be loaded, or the file is of another network.
+        ValueError: There is no such device, the run cannot be loaded, it is no search, or the file is of another
+            network.
     """
     device = usable_device(options["device"])
     if options["threads"] is not None:
@@ -60,6 +62,10 @@ def measure_run(options: Mapping[str, Any]) -> None:
     folder = RunFolder(checkpoint.resolve().parents[1])
     meters = {name: name if name in UNITS else _own_meter(name) for name in options["kinds"]}
     search, batch = _search_and_batch(config, folder, trust=options["trust"], batch_size=options["batch_size"])
+    if not mixed_ops(search.model):
+        raise ValueError(f"{options['RUN']} trains one architecture, which has no candidates: give the run of a search")
+    if options["check"] and not isinstance(search.trainee, PlainModel):
+        raise ValueError("check: the network is a LightningModule with a loss of its own: leave check out")
     search.load_state_dict({name: value for name, value in saved_state(checkpoint).items() if not _of_cost(name)})
     output = Path(os.path.relpath(folder.costs)) if options["output"] is None else Path(str(options["output"]))
     before = _already_there(output, search)
@@ -126,15 +132,10 @@ def check_sums(kind: str, table: CostTable, search: SearchStrategy, batch: Any, 
     Args:
         kind: The kind of the cost.
         table: The costs of the candidates.
-        search: The search, in the mode in which they were measured.
+        search: The search, in the mode in which they were measured, with an objective.
         batch: The batch on which they were measured.
         count: The number of architectures; fewer where the space has no more.
-
-    Raises:
-        ValueError: The network trains itself, so that its loss cannot be run with another network.
     """
-    if not isinstance(search.trainee, PlainModel):
-        raise ValueError("check: the network is a LightningModule with a loss of its own: leave check out")
     generator, space = random.Random(0), search.space
     choices: dict[Sequence[int], None] = {}
     while len(choices) < min(count, space.size):

@@ -95,7 +95,7 @@ def measure_costs(
         batch: A batch of an architecture step, on the network's device.
 
     Raises:
-        ValueError: A kind is unknown or given twice, or as :func:`measure` raises it.
+        ValueError: A kind is unknown or given twice, or cannot be measured in this network.
 
     Example:
         >>> from advnas_lightning import AdvantageNAS

@@ -219,6 +219,84 @@ def test_a_batch_of_somebody_elses_class_is_not_made_without_trust(
     assert "which may run any code: trust=true allows it" in refused(capsys, "measure", "run")
 
 
+MODULE = """
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+from advnas_lightning import MixedOp
+
+class Data(LightningDataModule):
+    def prepare_data(self):
+        open("needed").close()
+
+    def loader(self):
+        return DataLoader([{"x": torch.ones(8), "y": torch.tensor(i % 3)} for i in range(12)], batch_size=6)
+
+    val_dataloader = test_dataloader = loader
+
+    def train_dataloader(self):
+        return {"weights": self.loader(), "architecture": self.loader()}
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.edge, self.head = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 3)
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self.head(self.edge(batch["x"])), batch["y"])
+        self.log("mine", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx))
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+TASK = """
+epochs: 1
+threads: 1
+data: {_target_: own_task.Data}
+model: {_target_: own_task.Net}
+objective: null
+optimization:
+  architecture_optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: 0.01}
+callbacks: {}
+"""
+
+
+def test_a_task_of_ones_own_that_trains_itself_is_measured_with_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_task.py").write_text(MODULE)
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "own.yaml").write_text(TASK)
+    (tmp_path / "needed").touch()
+    launch(monkeypatch, "--config-dir", "conf", "task=own", "hydra.run.dir=run")
+    (tmp_path / "needed").unlink()
+    assert "makes 'own_task.Data' (task.data), which may run any code: trust=true" in refused(capsys, "measure", "run")
+    assert "a LightningModule with a loss of its own: leave check out" in refused(
+        capsys, "measure", "run", "trust=true", "check=2"
+    )
+    main(["measure", "run", "trust=true"])
+    found = read_costs(tmp_path / "run" / "costs.json")
+    assert found["params"].table == CostTable("params", {"edge": {"linear": 72.0, "skip": 0.0}}, 27.0)
+    assert found["macs"].table == CostTable("macs", {"edge": {"linear": 64.0, "skip": 0.0}}, 24.0)
+
+
+def test_a_run_of_one_architecture_has_no_candidates(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(here / "images")
+    launch(monkeypatch, *SMALL_CIFAR10, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=fixed")
+    assert "fixed trains one architecture, which has no candidates" in refused(capsys, "measure", "fixed")
+
+
 def test_show_has_a_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["show", "run"])
     shown = capsys.readouterr().out
