@@ -28,6 +28,9 @@ COMMANDS = {
     "report": Command("advnas_lightning.report.__main__", "Figures, tables and a page from what runs left."),
     "diagnose": Command("advnas_lightning.diagnose.__main__", "How good the strategies' gradients are at a search."),
     "rank": Command("advnas_lightning.cli.rank", "The best architectures of a search, also within budgets."),
+    "cost": Command(
+        "advnas_lightning.cli.cost", "What a run's candidates cost on this machine: measures and shows it."
+    ),
     "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
 }
 

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -81,10 +82,12 @@ def measure_run(options: Mapping[str, Any]) -> None:
     }
     found = {}
     for name, meter in meters.items():
+        print(f"measuring {plain(name)}", file=sys.stderr, flush=True)
         search.train(name == "memory")  # which is what a backward pass needs
         table = measure(meter, search.model, search.evaluator, batch)
         check = {}
         if options["check"] and name in UNITS:
+            print(f"comparing with whole networks: {name}", file=sys.stderr, flush=True)
             check = {"check": check_sums(name, table, search, batch, options["check"]).content()}
         found[name] = Measurement(table, {**how, **check})
     for name in sorted(before.keys() & found.keys()):

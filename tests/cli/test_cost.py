@@ -49,6 +49,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line with which the command refuses its arguments."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 1
