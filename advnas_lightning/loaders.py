@@ -98,6 +98,7 @@ class SearchLoader(CombinedLoader):
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
         self._passes: dict[str, _Pass] = {}
+        self._last: dict[str, Any] | None = None  # where the last pass has ended that the keeper has batches of
         self._before_fetch: dict[str, Any] | None = None  # is set only where Lightning fetches ahead
         self._place: dict[str, Any] | None = None  # the place that the next batch continues from
         self._goes_on = False  # whether the next batch is the first one after go_on_from
@@ -151,6 +152,7 @@ class SearchLoader(CombinedLoader):
         return {
             "generators": {key: _states(loader) for key, loader in self.iterables.items()},
             "running": self._running(used or 0) if has_begun or used is not None else None,
+            "last": self._end_of_pass() if used is None else None,
         }
 
     def go_on_from(self, place: dict[str, Any]) -> None:
@@ -161,7 +163,21 @@ class SearchLoader(CombinedLoader):
         """
         for key, loader in self.iterables.items():
             _set_states(loader, place["generators"].get(key, []))
-        self._place, self._goes_on = place["running"], True
+        self._place, self._goes_on, self._last = place["running"], True, place.get("last")
+
+    def load_last(self) -> None:
+        """Load the batches of the last epoch once more, for the keeper: after a search has gone on behind it."""
+        keeper, place, loader = self._keeper_of(self._leader), self._last, self.iterables[self._leader]
+        if keeper is not None and place is not None:
+            states = _states(loader)
+            with rng.kept():
+                _Pass.again(loader, place, f"the {self._leader} loader", keeper)
+            _set_states(loader, states)
+
+    def _end_of_pass(self) -> dict[str, Any] | None:
+        if self._leader in self._passes and self._keeper_of(self._leader) is not None:
+            return self._passes[self._leader].place()
+        return self._last
 
     def _running(self, used: int) -> dict[str, Any]:
         if self._before_fetch is not None and self._index == used + 1:
@@ -244,6 +260,7 @@ class SearchLoader(CombinedLoader):
 
     def reset(self) -> None:
         """Drop the running epoch and shut down its worker processes."""
+        self._last = self._end_of_pass()
         self._epoch = None
         self._passes = {}
         super().reset()

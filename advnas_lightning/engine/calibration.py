@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from advnas_lightning.engine.evaluation import SkippedStep
+from advnas_lightning.engine.fingerprint import fingerprint
 from advnas_lightning.engine.lightning_private import NormalizationLayer, copied_batch
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 
@@ -43,6 +44,7 @@ class Calibration:
         run: Runs the bound network on a training batch, which is as a loader gives it.
         no_trace: A context after which everything is as before, given the architecture that runs.
         size: How many batches are used; 0 for no calibration.
+        reload: Tries to load the batches again, where a search has gone on and there are none.
 
     Attributes:
         batches: The newest training batches of the epoch, as the loader gave them. They lie in host memory.
@@ -67,9 +69,10 @@ class Calibration:
         no_trace: Callable[[Architecture], AbstractContextManager[None]],
         *,
         size: int,
+        reload: Callable[[], None] = lambda: None,
     ) -> None:
         self._model, self._space, self._run, self._no_trace = model, space, run, no_trace
-        self.size = size
+        self.size, self._reload = size, reload
         self.batches: deque[Any] = deque(maxlen=size)
         self._kept = 0  # how many batches were ever kept
         self._layers = self._find()
@@ -201,9 +204,13 @@ class Calibration:
         if not self._is_sure:
             self._drop_old()
             self._is_sure = True
-        if architecture.choice not in self._found and self.batches:
+        if architecture.choice in self._found:
+            return self._found[architecture.choice]
+        if warns and not self.batches:
+            self._reload()
+        if self.batches:
             self._found[architecture.choice] = self.statistics(architecture, self.batches)
-        elif architecture.choice not in self._found and warns and not self._has_warned and self._moving():
+        elif warns and not self._has_warned and self._moving():
             self._has_warned = True
             rank_zero_warn(
                 "the normalization layers have the running statistics of all architectures together, because there are"
@@ -317,33 +324,6 @@ def applied(statistics: Statistics) -> Iterator[None]:
         for layer, buffers in own.items():
             for name, value in buffers.items():
                 setattr(layer, name, value)
-
-
-def fingerprint(model: nn.Module) -> list[int]:
-    """Numbers that differ, as good as always, when a parameter or a buffer of a network has other contents.
-
-    They are sums over each tensor's memory, which are the same on every device.
-
-    Args:
-        model: The network.
-
-    Example:
-        >>> fingerprint(nn.BatchNorm1d(2, affine=False))
-        [0, 4575657222473777152, 0]
-    """
-    sums: dict[torch.device, list[Tensor]] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
-        if is_plain:
-            sums.setdefault(tensor.device, []).append(_sum_of_memory(tensor))
-    return [number for each in sums.values() for number in torch.stack(each).tolist()]
-
-
-def _sum_of_memory(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    flat = flat if flat.storage_offset() % 8 == 0 else flat.clone()
-    whole = len(flat) // 8 * 8  # words of 8 bytes are summed up 500 times as fast as bytes
-    return flat[:whole].view(torch.int64).sum() + flat[whole:].sum(dtype=torch.int64)
 
 
 def _buffers(layer: NormalizationLayer) -> dict[str, Tensor]:

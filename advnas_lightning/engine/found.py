@@ -57,6 +57,11 @@ class FoundNetwork(SearchHooks):
         trainer = attached_trainer(self)  # within a fit there are batches from its first one on
         return self.calibration.evaluating(architecture, warns=trainer is None or trainer.state.fn != "fit")
 
+    def load_training_batches(self) -> None:
+        """Load those again that were the newest ones, in a search that has gone on after its last epoch."""
+        if self._loader is not None:
+            self._loader.load_last()
+
     @contextmanager
     def calibrated(self, architecture: Architecture, batches: Any = None) -> Iterator[None]:
         """A context in which the network runs an architecture with running statistics of its own.

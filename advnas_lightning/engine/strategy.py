@@ -195,7 +195,9 @@ class SearchStrategy(FoundNetwork):
         self._resumption = Resumption(self, self.means)
         self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
         passes = TrainingPass(self, self.outcome, self.evaluator, trace_of_passes, self.objective)
-        self.calibration = Calibration(self.model, space, passes, passes.no_trace, size=self.calibrate)
+        self.calibration = Calibration(
+            self.model, space, passes, passes.no_trace, size=self.calibrate, reload=self.load_training_batches
+        )
         begins = self.calibration.begin
         self._validation = Validation(self.objective, trainer, self.evaluated_architecture, begins)
         if isinstance(self.trainee, Adapter):

@@ -256,7 +256,7 @@ def test_the_process_best_and_prediction_have_their_own() -> None:
         expected = torch.stack([F.cross_entropy(each, y) for each, (_, y) in zip(outputs, val(), strict=True)]).mean()
     (found,) = trainer.test(search, val(), verbose=False)
     assert found["test/loss"] == pytest.approx(float(expected), abs=1e-6)
-    predicted = trainer.predict(search, DataLoader(Fixed2D(3 * SIZE, 3).images, SIZE))
+    predicted = trainer.predict(search, DataLoader(Fixed2D(3 * SIZE, 3).images, batch_size=SIZE))
     for ours, theirs in zip(predicted or [], outputs, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -314,6 +314,21 @@ def test_a_search_that_goes_on_within_an_epoch_validates_alike(crash: int, tmp_p
     again = search_of(seeded(dropout=0.3), calibrate=4)
     assert_equal(validated(again, ckpt=tmp_path / "last.ckpt"), expected)
     assert_equal(again.derive().state_dict(), whole.derive().state_dict())
+
+
+def test_a_search_that_goes_on_after_its_end_has_the_batches_again(tmp_path: Path) -> None:
+    search = search_of(seeded(dropout=0.3), calibrate=4)
+    fit(search, LastCheckpoint(tmp_path), data=loaders(kind=Noisy))
+    again, data = search_of(seeded(dropout=0.3), calibrate=4), loaders(kind=Noisy)
+    fit(again, data=data, ckpt=tmp_path / "last.ckpt")
+    assert not again.calibration.batches
+    other = search.one_hot([1, 1])
+    numbers = torch.get_rng_state()
+    ours, theirs = (list(each.calibrated_statistics(other).values()) for each in (again, search))
+    for one, another in zip(ours, theirs, strict=True):
+        assert_equal(dict(one), dict(another))
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert len(again.calibration.batches) == 4
 
 
 def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
