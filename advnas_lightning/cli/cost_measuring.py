@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import random
@@ -10,12 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 from torch import nn
@@ -196,16 +196,15 @@ def _already_there(output: Path, search: SearchStrategy) -> dict[str, Measuremen
 
 
 def _own_meter(name: str) -> Any:
-    logging.getLogger("hydra").addHandler(logging.NullHandler())  # or it prints what is told in one line below
-    try:
-        return get_method(name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"kinds has {name}, which is no function: {_last_line(error)}") from None
+    module, _, function = name.rpartition(".")
+    try:  # not by Hydra, which writes what is wrong into its log as well
+        found = getattr(import_module(module), function)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(f"kinds has {name}, which is no function: {' '.join(str(error).split())}") from None
+    if not callable(found):
+        raise ValueError(f"kinds has {name}, which is no function, but a {type(found).__name__}")
+    return found
 
 
 def _of_cost(name: str) -> bool:
     return name.startswith("cost.")
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[-1]

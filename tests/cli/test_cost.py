@@ -193,6 +193,9 @@ def test_every_task_can_be_measured_without_its_data(
     [
         (["measure", "run", "device=cuda:99"], "device=cuda:99: PyTorch finds no such device here: use device=cpu"),
         (["measure", "run", "kinds=no.such"], "kinds has no.such, which is no function: No module named 'no'"),
+        (["measure", "run", "kinds=torch.cost"], "kinds has torch.cost, which is no function: .* no attribute 'cost'"),
+        (["measure", "run", "kinds=torch.__version__"], "kinds has torch.__version__, which is no function, but a "),
+        (["measure", "run", "kinds=.x"], "kinds has .x, which is no function: "),
         (["measure", "run", "output=other.json"], "other.json has the costs of another network: name another file"),
         (["measure", "run", "output=broken.json"], "broken.json has no costs for this network: it is no JSON"),
         (["show", "broken.json"], "broken.json has no costs for this network: it is no JSON"),
