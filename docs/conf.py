@@ -28,7 +28,7 @@ nitpicky = True  # a reference that leads nowhere is a warning, and a warning is
 nitpick_ignore_regex = [  # nothing is downloaded at build time, so names of other libraries lead nowhere
     (r"py:.*", r"(torch|nn|lightning|torchmetrics|omegaconf|collections|pathlib|typing|rich|numpy|matplotlib)\..*"),
     (r"py:.*", r"(Path|Any|AbstractContextManager|Tensor|MisconfigurationException|optional)"),
-    (r"py:class", r"([\w.]+\.)?(\w+Factory|\w+Algorithm|Selection|ZeroOpRule|Meter|Data|Run)"),  # names of types
+    (r"py:class", r"([\w.]+\.)?(\w+Factory|\w+Algorithm|Selection|Found|ZeroOpRule|Meter|Data|Run)"),  # names of types
     (r"py:class", r"([\w.]+\.)?(NetworkRunner|Ranks|Precision|Trace|MicroBatches)"),  # parts that nobody needs by name
 ]
 

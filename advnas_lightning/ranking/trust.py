@@ -78,8 +78,8 @@ class Trust:
 
     @property
     def chance(self) -> float:
-        """Two standard deviations of the rank correlation of as many unrelated values: 2/√(n − 1)."""
-        return CLEAR / math.sqrt(max(self.count - 1, 1))
+        """What unrelated values stay below as a rule, which is two standard deviations of their rank correlation."""
+        return CLEAR / math.sqrt(max(self.count - 1, 1))  # the variance is 1/(n − 1)
 
     def lines(self) -> list[str]:
         """Each agreement in a line that says what it means."""

@@ -19,6 +19,7 @@ from advnas_lightning.cli.checks import check_settings
 from advnas_lightning.cli.cost import OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
 from advnas_lightning.cli.options import read_options
+from advnas_lightning.cli.rank_options import OPTIONS as RANK_OPTIONS
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
@@ -112,6 +113,8 @@ class Shell:
                 self._diagnose(arguments)
             case ["advnas", "cost", *arguments]:
                 self._cost(arguments)
+            case ["advnas", "rank", *arguments]:
+                self._rank(arguments)
             case ["advnas", "table", *arguments]:
                 self._table(arguments)
             case ["advnas", "--help" | "--version"]:
@@ -204,6 +207,14 @@ class Shell:
         if "RUN" in arguments and not (self.folder / "RUN" / "costs.json").exists():
             self._write_run("cifar10")
         self._command(["cost", *arguments])
+
+    def _rank(self, arguments: list[str]) -> None:
+        given = read_options(arguments, RANK_OPTIONS)
+        if not self.really or any(word in NOT_RUN for word in arguments):
+            return
+        if not (self.folder / "RUN").exists():
+            self._write_run("cifar10" if given["cost"] or given["cost_budget"] else "toy")
+        self._command(["rank", *arguments, "top=3", "sample=2", "batches=2"])
 
     def _table(self, arguments: list[str]) -> None:
         match arguments:
