@@ -61,14 +61,18 @@ def with_validation_batches(
     modes = {module: module.training for module in search.modules()}
     found: list[Any] = []
     results: list[Result] = []
+    interrupts: list[KeyboardInterrupt] = []
 
     def collect(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx == 0:
             found.append(batch)
 
     def end() -> None:
-        if found:
-            results.append(use(found))
+        try:
+            if found:
+                results.append(use(found))
+        except KeyboardInterrupt as error:  # the Trainer would end the process
+            interrupts.append(error)
 
     methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
     methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
@@ -93,6 +97,8 @@ def with_validation_batches(
         search.trainer = attached
         for module, training in modes.items():
             module.training = training
+    if interrupts:
+        raise interrupts[0]
     if not found:
         raise ValueError("the data has no validation batch to rank architectures by")
     return results[0]

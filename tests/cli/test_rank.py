@@ -153,6 +153,32 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_
     assert (toy / "ranking.json").read_bytes() == first
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_says_how_to_go_on(toy: Path, tmp_path: Path, jobs: int) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "advnas_lightning",
+        "rank",
+        "run",
+        "top=9000",
+        "sample=0",
+        "batches=2",
+        f"jobs={jobs}",
+    ]
+    process = subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    scores, deadline = toy / "ranking" / "scores.jsonl", time.monotonic() + 120
+    while not scores.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    printed = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert printed == ("", "error: interrupted; the same line goes on where it was\n")
+    assert "ranked" not in read(toy, "genotype.json")
+
+
 def test_scores_of_an_older_supernet_are_not_used(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(["run", *QUICK])
     first, lines = ranked(toy), len((toy / "ranking" / "scores.jsonl").read_text().splitlines())
