@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from advnas_lightning.space.genotype_file import add_genotype
 from advnas_lightning.texts import encodable, listed, plain, writable
 
 FOLDER, RESULT, SCORES = "ranking", "ranking.json", "scores.jsonl"
+# Options that decide how a ranking is made, but not what it finds; budgets are a part of the result.
+INCIDENTAL = ("RUN", "jobs", "threads", "device", "show", "trust", "budget", "cost_budget", "budgets")
 Known = Callable[[Genotype], Mapping[str, float]]
 
 
@@ -58,15 +60,25 @@ def rank_run(options: Mapping[str, Any]) -> None:
         raise ValueError("device=cuda: PyTorch finds no GPU here: use device=cpu")
     run = load(options["RUN"], trust=options["trust"])
     folder = run.folder.path / FOLDER
-    with FolderLock(folder):
+    with _kept_if_used(folder), FolderLock(folder):
         before = _digest(run.checkpoint)
         ranking = _ranking(run, options, folder)
         if _digest(run.checkpoint) != before:
             raise ValueError(
                 f"{run.folder.path} has gone on meanwhile, and this ranking is of its old state: rank anew"
             )
-        _write(ranking, run.folder, folder)
+        _write(ranking, run.folder, folder, {**_deciding(options), "checkpoint_sha256": before})
     _show(ranking, options, run.folder)
+
+
+@contextmanager
+def _kept_if_used(folder: Path) -> Iterator[None]:
+    """A context after which a folder is gone if nothing was written into it, as where a ranking is refused."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking:
@@ -199,9 +211,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(ranking: Ranking, run: RunFolder, folder: Path) -> None:
+def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide a ranking, as values for JSON."""
+    given = {name: value for name, value in options.items() if name not in INCIDENTAL}
+    return {**given, "top": "all" if given["top"] is None else given["top"]}
+
+
+def _write(ranking: Ranking, run: RunFolder, folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the files. The genotype comes last, so that it is there only with all others."""
-    write_json(run.path / RESULT, ranking.content())
+    write_json(run.path / RESULT, {"settings": dict(settings), **ranking.content()})
     draw_ranking(ranking, run.path)
     for budgets in ranking.budgets:
         write_json(folder / best_file(budgets), dict(ranking.within(budgets).rows[0].genotype))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from advnas_lightning.ranking.trust import reliability, spearman
+from advnas_lightning.ranking.trust import spearman
 
 __all__ = ["blend"]
 
@@ -15,30 +15,31 @@ __all__ = ["blend"]
 def blend(
     log_probs: Sequence[float], losses: Sequence[float], first: Sequence[float], second: Sequence[float]
 ) -> list[float]:
-    """The score of each architecture, the highest of the best: z(log p) + w z(−loss).
+    """The score of each architecture, the highest of the best: z(log p) + w z(−loss), with 0 ≤ w ≤ 1.
 
-    z standardises over the architectures. The probabilities are what all draws of the search have said. The loss of one
-    architecture on some batches is a measurement, whose weight w is its reliability, from 0 to 1. It is computed from
-    the agreement of the losses on two halves of the batches.
+    z standardises over the architectures. The probabilities are what all draws of the search have said, and a loss is a
+    measurement of one architecture with weights that all share. Its weight w is how far the losses agree with the
+    probabilities: their rank correlation, or 0 if that is negative. Losses that contradict the search do not count, and
+    those that order the architectures as it does decide between architectures of nearly equal probability. Where all
+    probabilities are equal, the losses alone decide.
 
     Args:
         log_probs: The logarithms of the probabilities.
         losses: The losses. One that is not finite makes the score −∞.
-        first: The losses on one half of the batches.
-        second: The losses on the other half.
+        first: The losses on one half of the batches, which this rule does not use.
+        second: The losses on the other half, which it does not use either.
 
     Example:
         >>> [round(score, 3) for score in blend([-1.0, -1.0], [0.5, 0.25], [0.5, 0.2], [0.5, 0.3])]
         [-1.0, 1.0]
     """
-    loss = np.array(losses, dtype=np.float64)
+    loss, log_p = np.array(losses, dtype=np.float64), np.array(log_probs, dtype=np.float64)
     finite = np.isfinite(loss)
-    if not finite.any():
-        return [-np.inf] * len(loss)
-    weight = reliability(spearman(list(np.array(first)[finite]), list(np.array(second)[finite])))
     scores = np.full(len(loss), -np.inf)
-    scores[finite] = _standardised(np.array(log_probs, dtype=np.float64)[finite])
-    scores[finite] += (1.0 if weight is None else weight) * _standardised(-loss[finite])
+    if finite.any():
+        agreement = spearman(log_p[finite].tolist(), (-loss[finite]).tolist())
+        weight = 1.0 if agreement is None else max(0.0, agreement)
+        scores[finite] = _standardised(log_p[finite]) + weight * _standardised(-loss[finite])
     found: list[float] = scores.tolist()
     return found
 

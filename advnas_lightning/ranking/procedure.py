@@ -16,10 +16,12 @@ from advnas_lightning.ranking.scoring import Score
 from advnas_lightning.ranking.trust import Trust
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.texts import spaced
 from advnas_lightning.validate import check_int, check_seed
 
 __all__ = ["Distribution", "Settings", "rank_architectures"]
 
+MOST = 1_000_000  # architectures of a space of which all may be scored
 DRAWS = 20  # for each architecture that is asked for, where they can only be drawn
 
 
@@ -129,7 +131,7 @@ def rank_architectures(
         known: Gives what is known of an architecture from elsewhere.
 
     Raises:
-        ValueError: No architecture is within a budget.
+        ValueError: No architecture is within a budget, or all are asked for and there are too many.
 
     Example:
         >>> from torch import nn
@@ -142,6 +144,10 @@ def rank_architectures(
         ['skip', 'relu']
     """
     tables, named = tables or {}, named or {}
+    if settings.top is None and distribution.space.size > MOST:
+        raise ValueError(
+            f"top=all: the space has {spaced(distribution.space.size)} architectures, too many to score: give a number"
+        )
     plans = [CostPlan(tables, each) for each in budgets]
     for plan in plans:
         plan.refuse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -62,6 +63,8 @@ def test_a_run_of_each_task_is_ranked(
     assert lines[-1].startswith("next: ")
     assert "strategy=fixed strategy.genotype=run select=ranked" in lines[-1]
     content = ranked(run)
+    digest = hashlib.sha256(before["last.ckpt"]).hexdigest()
+    assert content["settings"].items() >= {"top": 6, "sample": 6, "batches": 2, "checkpoint_sha256": digest}.items()
     names = {"toy": [], "ptb": ["perplexity"], "cifar10": ["accuracy"]}[task]
     assert all(isinstance(row[name], float) for row in content["architectures"] for name in ["loss", "score", *names])
     assert read(run, "genotype.json") == {**found, "ranked": content["architectures"][0]["genotype"]}
@@ -281,6 +284,10 @@ def test_a_task_without_weights_and_a_fixed_network_are_refused(
     with pytest.raises(SystemExit):
         main(["fixed"])
     assert "Fixed has one architecture, so there is nothing to rank" in capsys.readouterr().err
+    assert not (tmp_path / "fixed" / "ranking").exists()
+    with pytest.raises(SystemExit):
+        main(["run", "top=all"])
+    assert "top=all: the space has 10 000 000 000 architectures" in capsys.readouterr().err
 
 
 def test_options_are_read_as_they_are_typed(tmp_path: Path) -> None:
