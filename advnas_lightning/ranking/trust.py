@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Trust", "reliability", "spearman"]
+__all__ = ["Trust", "spearman"]
 
-LEAST_HALVES = 0.5  # with this agreement of two halves, a third of the differences of their mean is chance
+# The mean of two halves that agree by r has the reliability 2r/(1 + r) (Spearman–Brown): with 1/2, a third is chance.
+LEAST_HALVES = 0.5
 CLEAR = 2.0  # standard deviations of the rank correlation of unrelated values
 FEW = 10  # architectures, of which no agreement tells anything
 
@@ -29,16 +30,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     if len(a) < 2 or np.isnan(a).any() or np.isnan(b).any() or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
-
-
-def reliability(halves: float | None) -> float | None:
-    """The reliability of the mean of two halves, from 0 to 1, of their agreement r: 2r/(1 + r) (Spearman–Brown).
-
-    Example:
-        >>> reliability(0.5), reliability(-0.2)
-        (0.6666666666666666, 0.0)
-    """
-    return None if halves is None else max(0.0, 2 * halves / (1 + halves))
 
 
 @dataclass(frozen=True)

@@ -158,17 +158,10 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_says_how_to_go_on(toy: Path, tmp_path: Path, jobs: int) -> None:
-    line = [
-        sys.executable,
-        "-m",
-        "advnas_lightning",
-        "rank",
-        "run",
-        "top=9000",
-        "sample=0",
-        "batches=2",
-        f"jobs={jobs}",
-    ]
+    options = ["run", "top=9000", "sample=0", "batches=2", f"jobs={jobs}"]
+    # Where the tests run in the background of a shell, a new process would ignore Ctrl-C.
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    line = [sys.executable, "-c", f"{script}; from advnas_lightning.cli.rank import main; main({options})"]
     process = subprocess.Popen(
         line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
