@@ -15,6 +15,7 @@ from typing import Any
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
 BATCH = "batch.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
+RANKING, REFINEMENT = "ranking.json", "refine.json"
 LAST = "last.ckpt"
 HYDRA = ".hydra"  # Hydra's own folder
 CONFIG, CHOICES, OVERRIDES = f"{HYDRA}/config.yaml", f"{HYDRA}/hydra.yaml", f"{HYDRA}/overrides.yaml"
@@ -28,9 +29,12 @@ INCIDENTAL = (
     "logger",
     "offload",
     "optimized_metric",
+    "refine",
+    "refine_minutes",
     "task.callbacks",
     "task.data.num_workers",
     "task.data.root",
+    "task.refine",
     "task.table",
     "task.threads",
     "threads",
@@ -165,6 +169,11 @@ class RunFolder:
     def config(self) -> Path:
         """The full configuration of the run."""
         return self.path / CONFIG
+
+    @property
+    def refinement(self) -> Path:
+        """The short trainings that have decided between what the search has found."""
+        return self.path / REFINEMENT
 
     @property
     def retrained(self) -> RunFolder:

@@ -16,12 +16,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.config import Config, Saving
 from advnas_lightning.cli.signatures import Signature, signature
+from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.runs import flatten
+from advnas_lightning.validate import check_one_of, check_positive
 
 # What a run reads of these parts of the configuration. Anything else in them is read if an interpolation names it.
 READ = {
     "": (*(each.name for each in fields(Config)), "hydra"),
-    "task.": ("callbacks", "data", "epochs", "model", "objective", "optimization", "retrain_epochs", "threads"),
+    "task.": (
+        "callbacks",
+        "data",
+        "epochs",
+        "model",
+        "objective",
+        "optimization",
+        "refine",
+        "retrain_epochs",
+        "threads",
+    ),
     "checkpoint.": tuple(each.name for each in fields(Saving)),
 }
 # The extras that the choices of groups need: the modules of which one must be there.
@@ -65,6 +77,7 @@ def check_settings(config: DictConfig) -> None:
         _check_call("task.optimization", values["task"].get("optimization", {}), strategy)
         _check_call("", {key: config.get(key) for key in ("select", "offload", "seed")}, strategy)
     _check_trainer(values["trainer"])
+    _check_refinement(config)
 
 
 def missing_extra(group: str, choice: str) -> str | None:
@@ -207,3 +220,19 @@ def _check_trainer(arguments: Mapping[str, Any]) -> None:
     wants_gpu = arguments.get("accelerator") in ("gpu", "cuda")
     if wants_gpu and sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
         raise ValueError(f"trainer.accelerator={arguments['accelerator']}: this machine has no GPU: use trainer=cpu")
+
+
+def _check_refinement(config: DictConfig) -> None:
+    """Refuse a refinement that is of no known kind, that has nothing to refine, or that lacks its packages."""
+    if config.refine is None:
+        if config.refine_minutes is not None:
+            raise ValueError(f"refine_minutes={config.refine_minutes} of what? Say refine=neighbours, or finalists")
+        return
+    check_one_of("refine", config.refine, ("finalists", "neighbours"))
+    if config.refine_minutes is not None:
+        check_positive("refine_minutes", config.refine_minutes)
+    if config.retraining:
+        raise ValueError(f"refine={config.refine}: strategy=fixed has one architecture, so there is nothing to refine")
+    missing = missing_package()
+    if missing is not None:
+        raise ValueError(missing)

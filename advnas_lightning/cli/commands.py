@@ -31,6 +31,9 @@ COMMANDS = {
     "cost": Command(
         "advnas_lightning.cli.cost", "What a run's candidates cost on this machine: measures and shows it."
     ),
+    "refine": Command(
+        "advnas_lightning.cli.refine", "Trains what a search has found, and its neighbours, for a short time."
+    ),
     "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
 }
 

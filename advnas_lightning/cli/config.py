@@ -43,6 +43,8 @@ class Config:
     seed: int = 0  # decides the initial weights, the data's order, dropout and the draws
     select: str | None = None  # the genotype to select or retrain; null: the strategy's default
     retrain: bool = False  # after a search its result is trained from scratch, as a run in the folder retrained
+    refine: str | None = None  # finalists or neighbours: after a search short trainings decide, as in advnas refine
+    refine_minutes: float | None = None  # is the largest number of minutes of these trainings
     retraining: bool = False  # strategy=fixed sets this: it trains a found architecture and searches nothing
     cost: str | None = None  # is params, macs, latency, memory, a file of costs, or a function's dotted path
     cost_file: str | None = None  # is a file with the costs of that kind, which are then not measured

@@ -44,6 +44,8 @@ settings that matter (--cfg job prints all of them with their values):
   task.optimization.architecture_optimizer.lr=X     their learning rate; weight_optimizer.lr that of the weights
   strategy.NAME=VALUE            an option of the strategy, see below
   retrain=false                  whether to train what was found from scratch when the search is over
+  refine=null                    neighbours or finalists: short trainings decide after the search, for at most
+                                 refine_minutes=X, as advnas refine does
   cost=null                      params, macs, latency, memory: adds what an architecture costs to the loss,
                                  with the weight cost_penalty=X or below the budget cost_budget=X; cost_file=FILE
                                  takes the cost from a file of advnas cost measure

@@ -48,8 +48,12 @@ def job(config: DictConfig) -> float | None:
         with FolderLock(folder) if is_job and is_first_process() else nullcontext():
             if not (is_job and files.has_summary):
                 run(config, folder, line)
+            if config.refine and not config.retraining:
+                from advnas_lightning.cli.refine_found import refine_found  # which needs the extra refine
+
+                refine_found(config, folder)
             if config.retrain and not config.retraining:
-                retrain(folder, line)
+                retrain(folder, line, "refined" if config.refine else None)
             return _result(config, files)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning itself exits with the status of success

@@ -60,7 +60,7 @@ def help_page(usage: str, about: str, examples: str, options: Mapping[str, Optio
     for name, option in options.items():
         meaning = option.meaning
         if option.default not in (None, False):
-            meaning += f" (default: {option.default})"
+            meaning += f" (default: {'true' if option.default is True else option.default})"
         first, *others = textwrap.wrap(meaning, 74)
         left = RUN if name == RUN else f"{name}={option.value}"
         lines += [f"  {left:<21} {first}"] if len(left) <= 21 else [f"  {left}", f"{'':<24}{first}"]

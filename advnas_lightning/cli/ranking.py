@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advnas_lightning import rng
-from advnas_lightning.callbacks.summary import SummaryCallback
-from advnas_lightning.cli.ending import TELLING
+from advnas_lightning.cli.known import known_of_run, training_line
 from advnas_lightning.cli.loading import SavedRun, load
-from advnas_lightning.cli.process import keep_memory, program, quiet, quoted
+from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.supernet import train_supernet
 from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.meters import UNITS
@@ -32,16 +27,13 @@ from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.ranking.evolution import Evolution
 from advnas_lightning.ranking.figure import draw_ranking
 from advnas_lightning.ranking.result import Ranking, columns
-from advnas_lightning.reading import Unreadable, read_yaml
-from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run, write_json
-from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.runs import COSTS, RANKING, RunFolder, in_run, write_json
 from advnas_lightning.space.genotype_file import add_genotype
-from advnas_lightning.texts import encodable, listed, plain, writable
+from advnas_lightning.texts import encodable, listed, writable
 
-FOLDER, RESULT, SCORES = "ranking", "ranking.json", "scores.jsonl"
+FOLDER, SCORES = "ranking", "scores.jsonl"
 # Options that decide how a ranking is made, but not what it finds; budgets are a part of the result.
 INCIDENTAL = ("RUN", "jobs", "threads", "device", "show", "trust", "budget", "cost_budget", "budgets")
-Known = Callable[[Genotype], Mapping[str, float]]
 
 
 def rank_run(options: Mapping[str, Any]) -> None:
@@ -90,7 +82,7 @@ def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking
     if options["generations"]:
         names = ("generations", "population", "tournament", "mutation")
         evolution = Evolution(**{name: options[name] for name in names})
-    known, notes = _known(run, trust=options["trust"])
+    known, notes = known_of_run(run.config, run.folder, trust=options["trust"])
     for note in notes:
         print(encodable(f"note: {note}", sys.stderr), file=sys.stderr)
     tables = _tables(run, options)
@@ -153,46 +145,6 @@ def _training_batches(run: SavedRun, count: int | None) -> list[Any]:
     return list(islice(loader, wanted)) if wanted else []
 
 
-def _known(run: SavedRun, *, trust: bool) -> tuple[Known, list[str]]:
-    """What the callbacks of the task know of an architecture, and a note on each that may not be made."""
-    found, notes = [], []
-    for name, settings in (run.config.task.get("callbacks") or {}).items():
-        content = _resolved(settings, run.folder)
-        target = str(content.get("_target_"))
-        if not trust:
-            if not target.startswith("advnas_lightning.") or not issubclass(get_class(target), SummaryCallback):
-                continue
-            files = [value for key, value in content.items() if key != "_target_" and _may_run_code(value)]
-            if files:
-                notes.append(f"task.callbacks.{name} would read {plain(str(files[0]))}: trust=true allows it")
-                continue
-        callback = instantiate(content)
-        if isinstance(callback, SummaryCallback):
-            found.append(callback)
-    return lambda genotype: {key: value for each in found for key, value in each.known(genotype).items()}, notes
-
-
-def _resolved(settings: Any, run: RunFolder) -> dict[Any, Any]:
-    """The settings of a callback, in which the choices of the run's groups are filled in, as Hydra does in a run."""
-    try:
-        choices = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["choices"]
-    except (KeyError, OSError, TypeError, Unreadable):
-        choices = {}
-    for key, value in OmegaConf.to_container(settings, resolve=False).items():  # type: ignore[union-attr]
-        if isinstance(value, str) and "${hydra:" in value:
-            settings[key] = re.sub(
-                r"\$\{hydra:runtime\.choices\.(\w+)\}", lambda match: str(choices.get(match[1])), value
-            )
-    content = OmegaConf.to_container(settings, resolve=True)
-    assert isinstance(content, dict)
-    return content
-
-
-def _may_run_code(value: Any) -> bool:
-    """Whether a file may be a pickle of another package's objects, as NATS-Bench's own files are."""
-    return isinstance(value, str) and Path(value).exists() and Path(value).suffix != ".csv"
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A progress bar on the standard error, if that is a terminal."""
@@ -219,7 +171,7 @@ def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(ranking: Ranking, run: RunFolder, folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the files. The genotype comes last, so that it is there only with all others."""
-    write_json(run.path / RESULT, {"settings": dict(settings), **ranking.content()})
+    write_json(run.path / RANKING, {"settings": dict(settings), **ranking.content()})
     draw_ranking(ranking, run.path)
     for budgets in ranking.budgets:
         write_json(folder / best_file(budgets), dict(ranking.within(budgets).rows[0].genotype))
@@ -249,20 +201,5 @@ def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder) -> None:
         print(line)
     for line in ranking.trust.warnings():
         print(f"warning: {line}")
-    print(f"files: {os.path.relpath(run.path / RESULT)}, ranking.png, ranking.svg")
-    print(f"next: {next_line(run)}")
-
-
-def next_line(run: RunFolder) -> str:
-    """What to type to train the architecture that is ranked first.
-
-    Args:
-        run: The folder of the run.
-    """
-    try:
-        overrides = read_yaml(run.path / OVERRIDES)
-        kept = [str(each) for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", str(each))]
-    except (OSError, Unreadable, TypeError):
-        kept = []
-    place = quoted(os.path.relpath(run.path))
-    return shlex.join([*program(sys.argv), "strategy=fixed", f"strategy.genotype={place}", "select=ranked", *kept])
+    print(f"files: {os.path.relpath(run.path / RANKING)}, ranking.png, ranking.svg")
+    print(f"next: {training_line(run, 'ranked')}")

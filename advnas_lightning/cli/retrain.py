@@ -16,22 +16,25 @@ from advnas_lightning.cli.run import run
 from advnas_lightning.runs import RunFolder
 
 
-def retrain(folder: Path, command: str) -> None:
+def retrain(folder: Path, command: str, select: str | None = None) -> None:
     """Train the result of a search from scratch, as the same command line with ``strategy=fixed`` would.
 
     Args:
         folder: The folder of the search. The training is a run of its own in the folder ``retrained`` in it.
         command: What to type to go on, should the training be interrupted.
+        select: Which of the architectures in ``genotype.json``; by default as the command line says.
     """
     files = RunFolder(folder)
     training = files.retrained.path
     search = HydraConfig.instance().cfg
     assert isinstance(search, DictConfig)
     # strategy=fixed does not take the options of the search.
-    of_search = r"[+~]*(strategy|retrain|cost(_\w+)?|beta_decay|calibrate)\b"
+    of_search = r"[+~]*(strategy|retrain|refine(_\w+)?|cost(_\w+)?|beta_decay|calibrate)\b"
     line = [each for each in search.hydra.overrides.task if not re.match(of_search, each)]
     genotype = str(files.genotype).replace("'", r"\'")
     line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]
+    if select is not None:
+        line = [*(each for each in line if not each.startswith("select=")), f"select={select}"]
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_sweep_config(search, line)
     with open_dict(config):

@@ -220,9 +220,13 @@ def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a job is done, its retraining included."""
+    """Whether a job is done, its refinement and its retraining included."""
     run = RunFolder(folder)
-    return run.has_summary and (not _saved_config(folder).get("retrain") or run.retrained.has_summary)
+    if not run.has_summary:
+        return False
+    config = _saved_config(folder)
+    is_refined = not config.get("refine") or run.refinement.exists()
+    return is_refined and (not config.get("retrain") or run.retrained.has_summary)
 
 
 def _saved_config(folder: Path) -> DictConfig:

@@ -15,7 +15,7 @@ from advnas_lightning.refine.neighbours import Candidates, most_promising, neigh
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.validate import check_int, check_positive
 
-__all__ = ["Budget", "Proposal", "Train", "check_rungs", "check_task", "climb", "next_proposal"]
+__all__ = ["Budget", "Proposal", "Train", "check_task", "climb", "next_proposal"]
 
 #: Trains an architecture up to a number of epochs in all, going on from what it has left in a folder before, and gives
 #: its score. The scores of one architecture are asked for in the order of the rungs.
@@ -77,33 +77,6 @@ class Proposal(NamedTuple):
     genotype: Genotype
     by: str
     round: int
-
-
-def check_rungs(rungs: tuple[int, ...]) -> tuple[int, ...]:
-    """Check the numbers of epochs after which a training is scored. Each is η times the one before, as in the paper.
-
-    Args:
-        rungs: The numbers of epochs.
-
-    Raises:
-        ValueError: They are not whole numbers above 0 that grow by one whole factor of 2 or more.
-
-    Example:
-        >>> check_rungs((1, 2, 4)), check_rungs((12,))
-        ((1, 2, 4), (12,))
-        >>> check_rungs((1, 2, 3))
-        Traceback (most recent call last):
-            ...
-        ValueError: rungs=1,2,3: give whole numbers of epochs, each the same factor times the one before, such as 1,2,4
-    """
-    whole = bool(rungs) and all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in rungs)
-    factor = rungs[1] // rungs[0] if whole and len(rungs) > 1 else 2
-    if not whole or factor < 2 or any(each != rungs[0] * factor**place for place, each in enumerate(rungs)):
-        shown = ",".join(map(str, rungs))
-        raise ValueError(
-            f"rungs={shown}: give whole numbers of epochs, each the same factor times the one before, such as 1,2,4"
-        )
-    return rungs
 
 
 def check_task(

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from advnas_lightning.refine.book import TrialBook
-from advnas_lightning.refine.climb import Budget, check_rungs, check_task, climb
+from advnas_lightning.refine.climb import Budget, check_task, climb
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder
 from advnas_lightning.refine.packages import missing_package
+from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import SearchSpace

@@ -20,6 +20,7 @@ from advnas_lightning.cli.cost import OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
 from advnas_lightning.cli.options import read_options
 from advnas_lightning.cli.rank_options import OPTIONS as RANK_OPTIONS
+from advnas_lightning.cli.refine_options import OPTIONS as REFINE_OPTIONS
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
@@ -111,6 +112,8 @@ class Shell:
                 self._report(arguments)
             case ["advnas", "diagnose", *arguments]:
                 self._diagnose(arguments)
+            case ["advnas", "refine", *arguments]:
+                self._refine(arguments)
             case ["advnas", "cost", *arguments]:
                 self._cost(arguments)
             case ["advnas", "rank", *arguments]:
@@ -215,6 +218,14 @@ class Shell:
         if not (self.folder / "RUN").exists():
             self._write_run("cifar10" if given["cost"] or given["cost_budget"] else "toy")
         self._command(["rank", *arguments, "top=3", "sample=2", "batches=2"])
+
+    def _refine(self, arguments: list[str]) -> None:
+        read_options(arguments, REFINE_OPTIONS)
+        if not self.really:
+            return
+        table = "oracle=table" in arguments
+        self._write_run("cifar10" if table or any("channels" in each for each in arguments) else "toy")
+        self._command(["refine", *arguments, *([] if table else ["epochs=8"])])
 
     def _table(self, arguments: list[str]) -> None:
         match arguments:

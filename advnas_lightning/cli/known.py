@@ -1,0 +1,90 @@
+"""What the commands after a search know of its run: scores from elsewhere, and what to type next."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from advnas_lightning.callbacks.summary import SummaryCallback
+from advnas_lightning.cli.ending import TELLING
+from advnas_lightning.cli.process import program, quoted
+from advnas_lightning.reading import Unreadable, read_yaml
+from advnas_lightning.runs import CHOICES, OVERRIDES, RunFolder
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.texts import plain
+
+__all__ = ["Known", "known_of_run", "training_line"]
+
+Known = Callable[[Genotype], Mapping[str, float]]
+
+
+def known_of_run(config: DictConfig, run: RunFolder, *, trust: bool) -> tuple[Known, list[str]]:
+    """What the callbacks of the task know of an architecture, and a note on each that may not be made.
+
+    Args:
+        config: The configuration of the run.
+        run: The folder of the run.
+        trust: Whether to make whatever callback it names.
+    """
+    found, notes = [], []
+    for name, settings in (config.task.get("callbacks") or {}).items():
+        content = _resolved(settings, run)
+        target = str(content.get("_target_"))
+        if not trust:
+            if not target.startswith("advnas_lightning.") or not issubclass(get_class(target), SummaryCallback):
+                continue
+            files = [value for key, value in content.items() if key != "_target_" and _may_run_code(value)]
+            if files:
+                notes.append(f"task.callbacks.{name} would read {plain(str(files[0]))}: trust=true allows it")
+                continue
+        callback = instantiate(content)
+        if isinstance(callback, SummaryCallback):
+            found.append(callback)
+    return lambda genotype: {key: value for each in found for key, value in each.known(genotype).items()}, notes
+
+
+def _resolved(settings: Any, run: RunFolder) -> dict[Any, Any]:
+    """The settings of a callback, in which the choices of the run's groups are filled in, as Hydra does in a run."""
+    try:
+        choices = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["choices"]
+    except (KeyError, OSError, TypeError, Unreadable):
+        choices = {}
+    for key, value in OmegaConf.to_container(settings, resolve=False).items():  # type: ignore[union-attr]
+        if isinstance(value, str) and "${hydra:" in value:
+            settings[key] = re.sub(
+                r"\$\{hydra:runtime\.choices\.(\w+)\}", lambda match: str(choices.get(match[1])), value
+            )
+    content = OmegaConf.to_container(settings, resolve=True)
+    assert isinstance(content, dict)
+    return content
+
+
+def _may_run_code(value: Any) -> bool:
+    """Whether a file may be a pickle of another package's objects, as NATS-Bench's own files are."""
+    return isinstance(value, str) and Path(value).exists() and Path(value).suffix != ".csv"
+
+
+def training_line(run: RunFolder, select: str | None = None, *, genotype: Path | None = None) -> str:
+    """What to type to train an architecture that a command has found in a run.
+
+    Args:
+        run: The folder of the run.
+        select: Which one in the run's ``genotype.json``, such as ``"ranked"``.
+        genotype: The file that has it alone, if it is in none of the run's.
+    """
+    try:
+        overrides = read_yaml(run.path / OVERRIDES)
+        kept = [str(each) for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", str(each))]
+    except (OSError, Unreadable, TypeError):
+        kept = []
+    place = quoted(os.path.relpath(run.path if genotype is None else genotype))
+    chosen = [] if select is None else [f"select={select}"]
+    return shlex.join([*program(sys.argv), "strategy=fixed", f"strategy.genotype={place}", *chosen, *kept])

@@ -1,0 +1,142 @@
+"""The options of ``advnas refine``, which are read before anything that takes long to import."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from advnas_lightning.cli.options import Option, help_page, read_options
+from advnas_lightning.refine.packages import missing_package
+from advnas_lightning.refine.rungs import check_rungs
+from advnas_lightning.runs import checkpoint_in
+from advnas_lightning.texts import plain
+from advnas_lightning.validate import check_bool, check_int, check_one_of, check_positive, check_seed
+
+__all__ = ["OPTIONS", "help_text", "read_settings"]
+
+OPTIONS = {
+    "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
+    "minutes": Option(None, "X", "the largest number of minutes of training; the same line with more minutes goes on"),
+    "epochs": Option(None, "N", "the largest number of epochs of all trainings together"),
+    "top": Option(None, "N", "the number of finalists from the top of the run's ranking.json (default: 5, if advnas"
+                  " rank has written one)"),
+    "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities"),
+    "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
+                         " edge"),
+    "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
+                    " the one before (default: the task's)"),
+    "proxy": Option(None, "[KEY=VALUE,…]", "the settings of the run that are smaller in these trainings (default: the"
+                    " task's); none for the full training"),
+    "weights": Option("fresh", "fresh|inherited", "begin each training with fresh weights, or with the shared ones of"
+                      " the search"),
+    "metric": Option(None, "NAME", "the score, of the validation on images or tokens that the weights do not learn from"
+                     " (default: the task's)"),
+    "best": Option(None, "highest|lowest", "which score is the best one (default: the task's)"),
+    "oracle": Option(None, "table", "in place of trainings: the benchmark's accuracies after 12 epochs, from the run's"
+                     " task.table"),
+    "jobs": Option(1, "N", "the number of processes that share the trainings"),
+    "threads": Option(None, "N", "the number of CPU threads of each process (default: the run's, or the cores divided"
+                      " by jobs=)"),
+    "seed": Option(0, "N", "the seed of the initial weights and of the data's order, and of the draws"),
+    "output": Option(None, "DIR", "the folder of the trainings and of the files (default: the folder refine in the"
+                     " run's, and the run's folder for the files)"),
+    "show": Option(10, "N", "the number of rows of the printed table"),
+    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
+                    " it only this package's classes and PyTorch's optimizers are made"),
+}  # fmt: skip
+EXAMPLES = """\
+  advnas refine RUN minutes=60 jobs=2
+  advnas refine RUN neighbours=false top=20
+  advnas refine RUN rungs=2,4,8 proxy="[task.model.channels=8]"
+  advnas refine RUN oracle=table
+"""
+LEAST = {"epochs": 1, "top": 0, "draws": 0, "jobs": 1, "threads": 1, "show": 1}
+
+
+def help_text() -> str:
+    """What ``--help`` prints.
+
+    Example:
+        >>> print(help_text().splitlines()[0])
+        usage: advnas refine RUN [OPTION=VALUE ...]
+    """
+    about = (
+        "Trains what a search has found, each architecture by itself and for a short time, and then what differs from"
+        " the best one in one edge, the most promising first, until none is better or the budget is spent. Trainings"
+        " that fall behind are ended early. Prints a table, writes refine.json, refine.png and refine.svg, and adds the"
+        " winner to genotype.json as refined. The same line goes on where it was. Test data are not used."
+    )
+    return help_page("advnas refine RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
+
+
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read options of the form KEY=VALUE, as in the rest of the package.
+
+    Args:
+        arguments: The arguments of the command line.
+
+    Returns:
+        The value of every option of ``OPTIONS``.
+
+    Raises:
+        ValueError: If a key is unknown, if a value is invalid, if there is no run, or if Optuna is missing.
+
+    Example:
+        >>> read_settings(["minuts=3"])
+        Traceback (most recent call last):
+            ...
+        ValueError: minuts=3 is unknown: did you mean minutes=3?
+        >>> read_settings([])
+        Traceback (most recent call last):
+            ...
+        ValueError: which run? Give its folder: advnas refine RUN
+    """
+    options = read_options(arguments, OPTIONS)
+    if options["RUN"] is None:
+        raise ValueError("which run? Give its folder: advnas refine RUN")
+    for name, least in LEAST.items():
+        if options[name] is not None:
+            check_int(name, options[name], least=least)
+    if options["minutes"] is not None:
+        check_positive("minutes", options["minutes"])
+    for name in ("neighbours", "trust"):
+        check_bool(name, options[name])
+    check_seed("seed", options["seed"])
+    check_one_of("weights", options["weights"], ("fresh", "inherited"))
+    for name, allowed in {"best": ("highest", "lowest"), "oracle": ("table",)}.items():
+        if options[name] is not None:
+            check_one_of(name, options[name], allowed)
+    rungs = _numbers(options["rungs"])
+    options["rungs"] = None if rungs is None else check_rungs(rungs)
+    options["proxy"] = _overrides(options["proxy"])
+    if options["oracle"] is not None:
+        given = [name for name in ("rungs", "proxy", "metric", "best") if options[name] is not None]
+        if given:
+            raise ValueError(f"{given[0]}= has no effect with oracle=table, which trains nothing: leave it out")
+    missing = missing_package()
+    if missing is not None:
+        raise ValueError(missing)
+    checkpoint_in(options["RUN"])
+    return options
+
+
+def _numbers(value: Any) -> tuple[Any, ...] | None:
+    """The values of a list, of which whole numbers are read as such."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return tuple(int(each) if each.strip().isdigit() else each for each in value.split(","))
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _overrides(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    found = value if isinstance(value, list) else [] if value == "none" else shlex.split(str(value).replace(",", " "))
+    for each in found:
+        if not isinstance(each, str) or "=" not in each:
+            raise ValueError(
+                f"proxy has {plain(str(each))}: give a list of settings, as in proxy=[task.model.channels=8]"
+            )
+    return list(found)

@@ -1,0 +1,219 @@
+"""Refines what a run has found, and writes and prints what came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import LightningDataModule
+
+from advnas_lightning.cli.known import known_of_run, training_line
+from advnas_lightning.cli.loading import saved_state
+from advnas_lightning.cli.process import keep_memory, quiet
+from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
+from advnas_lightning.cli.refine_settings import Plan, read_plan
+from advnas_lightning.cli.run import build_strategy
+from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.ranking.result import columns
+from advnas_lightning.reading import Unreadable, read_json
+from advnas_lightning.refine.book import TrialBook
+from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
+from advnas_lightning.refine.figure import draw_ladder
+from advnas_lightning.refine.finalists import finalists_of
+from advnas_lightning.refine.going_on import keep_settings
+from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.oracle import table_oracle
+from advnas_lightning.refine.table import ladder_table
+from advnas_lightning.refine.training import RungTraining
+from advnas_lightning.runs import GENOTYPE, RANKING, REFINEMENT, RunFolder, write_json
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.genotype_file import add_genotype
+from advnas_lightning.strategies import Fixed
+from advnas_lightning.tasks.cifar10.nasbench201 import open_table
+from advnas_lightning.texts import counted, encodable, writable
+
+TOP = 5  # finalists of a ranking
+ENDS = {
+    "optimum": "no neighbour of the winner is better",
+    "finalists": "all finalists have been trained",
+    "budget": "the budget is spent; the same line with more of it goes on",
+}
+
+
+def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, shows: bool = True) -> None:
+    """Refine as the options of ``advnas refine`` say.
+
+    Args:
+        options: The value of each option, as :func:`~advnas_lightning.cli.refine_options.read_settings` gives them.
+        arguments: The command line, for further processes.
+        shows: Whether the trainings and the table are shown.
+
+    Raises:
+        ValueError: The run cannot be loaded, or what it has found cannot be refined so.
+    """
+    plan = read_plan(options)
+    threads = _threads(options, plan)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_memory()
+    quiet()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if is_further():
+        end_with_first()
+    written = plan.checkpoint.stat().st_mtime_ns
+    search, data = _load(plan)
+    candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
+    finalists = finalists_of(
+        search, ranked=_ranked(plan.run, options["top"]), draws=options["draws"], seed=options["seed"]
+    )
+    budget = Budget(options["minutes"], options["epochs"], options["jobs"])
+    check_task(finalists, candidates, budget, plan.rungs)
+    train = _training(plan, search, data, next(iter(finalists)))
+    book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
+    with book.turn():
+        keep_settings(plan.folder, {**plan.decided, "candidates": candidates})
+    task = partial(climb, book, finalists, candidates, train, around=options["neighbours"], budget=budget)
+    if is_further():
+        task(on_change=_Progress())
+        return
+    with sharing(arguments, options["jobs"], threads or 1):
+        task(on_change=_Progress() if shows else lambda ladder: None)
+    ladder, end = task()  # with what the other processes have found
+    _finish(ladder, end, plan, options, written, shows=shows)
+
+
+def _load(plan: Plan) -> tuple[SearchStrategy, LightningDataModule]:
+    """The search, and the data of the trainings."""
+    data: LightningDataModule = instantiate(plan.training.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    search = build_strategy(plan.config, data)
+    search.load_state_dict(saved_state(plan.checkpoint))
+    return search, data
+
+
+def _ranked(run: RunFolder, top: int | None) -> list[Genotype]:
+    """The architectures on top of the run's ranking, if there is one.
+
+    Raises:
+        ValueError: There is none, although some of its architectures are asked for, or it cannot be read.
+    """
+    path = run.path / RANKING
+    if not path.exists():
+        if top:
+            raise ValueError(f"top={top}: there is no {path}: run advnas rank first, or leave top= out")
+        return []
+    try:
+        rows = read_json(path)["architectures"]
+        return [Genotype(row["genotype"]) for row in rows[: TOP if top is None else top]]
+    except (KeyError, TypeError, Unreadable) as error:
+        raise ValueError(f"{path} is no ranking ({error}): run advnas rank again, or give top=0") from None
+
+
+def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, first: Genotype) -> Train:
+    """What trains an architecture, checked on the first one; or what looks it up."""
+    if plan.oracle:
+        source = plan.config.task.get("table")
+        if source is None:
+            raise ValueError("oracle=table needs the run's task.table: this run has none")
+        return table_oracle(open_table(source), str(source))
+    config = plan.training
+
+    def make(genotype: Genotype) -> Fixed:
+        model = search.model if plan.inherited else instantiate(config.task.model, **_arguments(data, "model"))
+        return Fixed(
+            model,
+            genotype=genotype,
+            objective=instantiate(config.task.objective, **_arguments(data, "objective")),
+            seed=config.seed,
+            **instantiate(config.task.optimization, _convert_="all"),
+        )
+
+    train = RungTraining(
+        make,
+        epochs=plan.rungs[-1],
+        metric=plan.metric,
+        datamodule=data,
+        seed=plan.seed,
+        trainer=plan.trainer,
+    )
+    train.check(first)
+    return train
+
+
+def _arguments(data: LightningDataModule, what: str) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(data, f"{what}_arguments", {})
+    return found
+
+
+def _threads(options: Mapping[str, Any], plan: Plan) -> int | None:
+    """The number of threads of this process; ``None`` for PyTorch's own choice."""
+    if options["threads"] is not None:
+        return int(options["threads"])
+    if options["jobs"] > 1:
+        return max((os.cpu_count() or 1) // int(options["jobs"]), 1)
+    return None if plan.config.threads is None else int(plan.config.threads)
+
+
+class _Progress:
+    """Shows what a training has just reached, in a line on the standard error."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, ladder: Ladder) -> None:
+        """Show the newest training, unless the last line was the same."""
+        text = _progress(ladder)
+        if text != self._last:
+            print(encodable(text, sys.stderr), file=sys.stderr, flush=True)
+        self._last = text
+
+
+def _progress(ladder: Ladder) -> str:
+    trial = max(ladder.trials, key=lambda each: (each.state == "unfinished", each.number), default=None)
+    if trial is None:
+        return "…"
+    best = "" if ladder.winner is None else f"; best {ladder.winner.scores[ladder.rungs[-1]]:.4g}"
+    reached = f"{trial.scores[trial.last]:.4g} after {trial.last} of {ladder.rungs[-1]}" if trial.last else "begins"
+    spent = f"{counted(ladder.epochs, 'epoch')}, {ladder.seconds / 60:.1f} minutes"
+    return f"… training {trial.number} ({trial.proposed_by}): {reached}{best}; in all {spent}"
+
+
+def _finish(ladder: Ladder, end: End, plan: Plan, options: Mapping[str, Any], written: int, *, shows: bool) -> None:
+    """Write the files, the genotype last, and print the table and what to do next."""
+    best = ladder.winner
+    if best is None:
+        failed = sum(trial.state == "failed" for trial in ladder.trials)
+        why = f"{failed} trainings failed" if failed else "the budget was spent before one was complete"
+        raise ValueError(f"there is no winner, because {why}: go on with a larger budget, or see {plan.folder}")
+    if plan.checkpoint.stat().st_mtime_ns != written:
+        raise ValueError(f"{plan.run.path} has gone on meanwhile, and these finalists are old: refine anew")
+    place = plan.run.path if options["output"] is None else plan.folder
+    known, notes = known_of_run(plan.config.copy(), plan.run, trust=plan.trust)
+    for note in notes:
+        print(encodable(f"note: {note}", sys.stderr), file=sys.stderr)
+    content = ladder.content()
+    for row, trial in zip(content["trials"], ladder.trials, strict=True):
+        row["known"] = dict(known(trial.genotype))
+    write_json(place / REFINEMENT, {"end": end, **plan.decided, **content})
+    draw_ladder(ladder, place)
+    if options["output"] is None:
+        add_genotype(plan.run.path, "refined", best.genotype)
+        following = training_line(plan.run, "refined")
+    else:
+        write_json(place / GENOTYPE, dict(best.genotype))
+        following = training_line(plan.run, genotype=place / GENOTYPE)
+    if not shows:
+        return
+    print(writable(columns(ladder_table(ladder, most=options["show"], known=known))))
+    print()
+    spent = f"{counted(len(ladder.trials), 'training')}, {counted(ladder.epochs, 'epoch')}"
+    print(f"{spent}, {ladder.seconds / 60:.1f} minutes: {ENDS[end]}")
+    print(f"files: {os.path.relpath(place / REFINEMENT)}, refine.png, refine.svg")
+    print(f"next: {following}")

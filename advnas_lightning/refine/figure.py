@@ -1,0 +1,114 @@
+"""The ladder of a refinement as a figure: the scores of all trainings against the epochs that were spent."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.table import difference
+from advnas_lightning.report.plots import RC_PARAMS
+from advnas_lightning.runs import replacing
+from advnas_lightning.texts import shortened
+
+__all__ = ["draw_ladder"]
+
+BEST, OTHER, PRUNED = "#D55E00", "#0077BB", "#A9B1BA"
+LABEL = 34  # signs
+
+
+def draw_ladder(ladder: Ladder, folder: Path, name: str = "refine") -> None:
+    """Draw the scores of all trainings, and write the figure as PNG and SVG.
+
+    Args:
+        ladder: The trainings.
+        folder: The folder of the files.
+        name: The name of the files, without its ending.
+    """
+    with mpl.rc_context(RC_PARAMS):
+        figure = plot_ladder(ladder)
+        for ending in ("png", "svg"):
+            with replacing(folder / f"{name}.{ending}") as unfinished:
+                figure.savefig(unfinished, dpi=160, format=ending)
+
+
+def plot_ladder(ladder: Ladder) -> Figure:
+    """The figure. Each training is a line from its first rung to its last one, beside the training before it.
+
+    Args:
+        ladder: The trainings.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    starts = [0, *accumulate(trial.begun for trial in ladder.trials)]
+    path = {trial.number for trial in ladder.path}
+    kinds = {"on the winner's path": BEST, "complete": OTHER, "ended early": PRUNED}
+    drawn = set()
+    for trial, start in zip(ladder.trials, starts, strict=False):
+        if not trial.scores:
+            continue
+        kind = (
+            "on the winner's path"
+            if trial.number in path
+            else "complete"
+            if trial.state == "complete"
+            else "ended early"
+        )
+        x = [start + epochs for epochs in trial.scores]
+        wide = kind != "ended early"
+        axes.plot(
+            x, list(trial.scores.values()), color=kinds[kind], linewidth=1.8 if wide else 0.9,
+            marker="o", markersize=4.5 if trial.number in path else 2.5, zorder=3 if wide else 2,
+            label=None if kind in drawn else kind,
+        )  # fmt: skip
+        drawn.add(kind)
+    _draw_path(ladder, axes, starts)
+    axes.set(xlabel="epochs of all trainings", ylabel=ladder.metric)
+    axes.set_title(_title(ladder), loc="left", fontsize=10.5, fontweight="bold")
+    axes.margins(x=0.03, y=0.12)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if handles:
+        shown = [kind for kind in kinds if kind in handles]
+        figure.legend([handles[kind] for kind in shown], shown, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_path(ladder: Ladder, axes: Axes, starts: list[int]) -> None:
+    """The score of the winner so far as a step line, and what each of its steps has changed."""
+    path, last = ladder.path, ladder.rungs[-1]
+    if not path:
+        return
+    x = [starts[trial.number] + last for trial in path]
+    y = [trial.scores[last] for trial in path]
+    axes.step([*x, starts[-1]], [*y, y[-1]], where="post", color=BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    above = ladder.sign
+    for place, trial in enumerate(path):
+        if 0 < place < len(path) - 1 and x[place + 1] - x[place] < 0.12 * starts[-1]:
+            continue  # the next label would cover this one
+        right = x[place] > 0.6 * starts[-1]
+        axes.annotate(
+            _step(ladder, trial), (x[place], y[place]), xytext=(4 if right else -4, 8 * above),
+            textcoords="offset points", fontsize=7.5, color=BEST, ha="right" if right else "left",
+            va="bottom" if above > 0 else "top", zorder=4,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+
+
+def _step(ladder: Ladder, trial: Trial) -> str:
+    """What a step of the path is: who proposed a finalist, and what a neighbour has changed."""
+    prefix = "neighbour of "
+    if not trial.proposed_by.startswith(prefix):
+        return trial.proposed_by
+    of = ladder.trials[int(trial.proposed_by.removeprefix(prefix))]
+    return shortened(difference(trial.genotype, of.genotype), LABEL)
+
+
+def _title(ladder: Ladder) -> str:
+    complete = sum(trial.state == "complete" for trial in ladder.trials)
+    better = "higher" if ladder.maximize else "lower"
+    return f"{len(ladder.trials)} trainings, {complete} of them to the end ({better} is better)"
