@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,30 @@ def test_no_worker_outlives_a_killed_command(toy: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         else:
             pytest.fail("a worker still runs")
+
+
+def test_a_table_of_the_task_adds_its_accuracies_unless_its_file_may_run_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images")
+    operations = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    cells = ("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*names) for names in product(operations, repeat=6))
+    rows = [f"{cell},{50 + place / 100}" for place, cell in enumerate(cells)]
+    Path("TABLE.csv").write_text("\n".join(["arch,cifar10_test", *rows]) + "\n")
+    launch(monkeypatch, *SMALL_CIFAR10, "task.table=TABLE.csv", "hydra.run.dir=run")
+    capsys.readouterr()
+    main(["run", *QUICK, "generations=2", "population=4"])
+    assert "cifar10_test" in capsys.readouterr().out.splitlines()[0]
+    accuracies = {row.rpartition(",")[0]: float(row.rpartition(",")[2]) for row in rows}
+    content = ranked(tmp_path / "run")["architectures"]
+    assert {row["source"] for row in content} >= {"probable", "evolution"}
+    for row in content:
+        assert row["known/cifar10_test"] == accuracies[Genotype(row["genotype"]).to_nasbench201()]
+    settings = tmp_path / "run" / ".hydra" / "config.yaml"
+    settings.write_text(settings.read_text().replace("TABLE.csv", "TABLE.pickle.pbz2"))
+    Path("TABLE.pickle.pbz2").write_bytes(b"would run code")
+    main(["run", *QUICK])
+    printed = capsys.readouterr()
+    assert printed.err == "note: task.callbacks.scores would read TABLE.pickle.pbz2: trust=true allows it\n"
+    assert "cifar10_test" not in printed.out.splitlines()[0]
