@@ -233,6 +233,10 @@ def _check_refinement(config: DictConfig) -> None:
         check_positive("refine_minutes", config.refine_minutes)
     if config.retraining:
         raise ValueError(f"refine={config.refine}: strategy=fixed has one architecture, so there is nothing to refine")
+    if (config.trainer.get("devices"), config.trainer.get("num_nodes") or 1) != (1, 1):
+        raise ValueError(
+            f"refine={config.refine} trains in one process, and this run has several: use advnas refine RUN afterwards"
+        )
     missing = missing_package()
     if missing is not None:
         raise ValueError(missing)

@@ -22,7 +22,7 @@ from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.ranking.result import columns
 from advnas_lightning.reading import Unreadable, read_json
-from advnas_lightning.refine.book import TrialBook
+from advnas_lightning.refine.book import TrialBook, turn_in
 from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_of
@@ -75,9 +75,9 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     budget = Budget(options["minutes"], options["epochs"], options["jobs"])
     check_task(finalists, candidates, budget, plan.rungs)
     train = _training(plan, search, data, next(iter(finalists)))
-    book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
-    with book.turn():
+    with turn_in(plan.folder):
         keep_settings(plan.folder, {**plan.decided, "candidates": candidates})
+    book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
     task = partial(climb, book, finalists, candidates, train, around=options["neighbours"], budget=budget)
     if is_further():
         task(on_change=_Progress())

@@ -20,7 +20,7 @@ from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.refine.ladder import Ladder, State, Trial
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["NAME", "TrialBook", "is_pruned"]
+__all__ = ["NAME", "TrialBook", "is_pruned", "turn_in"]
 
 NAME = "refine"  # of the study
 JOURNAL, DATABASE = "optuna.log", "optuna.db"  # of Optuna 4 and later, and of Optuna 2
@@ -31,6 +31,32 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
+
+
+@contextmanager
+def turn_in(folder: Path) -> Iterator[None]:
+    """A context in which no other process has its turn in a folder. It waits until none has.
+
+    Args:
+        folder: The folder, which is made if it is not there.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> with turn_in(Path(mkdtemp())):
+        ...     print("alone")
+        alone
+    """
+    lock = FolderLock(folder)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except ValueError:  # another process has its turn
+            time.sleep(WAIT)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class TrialBook:
@@ -72,13 +98,14 @@ class TrialBook:
         optuna.logging.set_verbosity(logging.WARNING)
         with self.turn():
             self._storage = _storage(folder)
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=NAME,
-                direction="maximize" if maximize else "minimize",
-                load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(seed=0),  # which nothing is left to
-            )
+            sampler = optuna.samplers.RandomSampler(seed=0)  # which nothing is left to
+            try:
+                self._study = optuna.load_study(study_name=NAME, storage=self._storage, sampler=sampler)
+            except KeyError:
+                direction = "maximize" if maximize else "minimize"
+                self._study = optuna.create_study(
+                    study_name=NAME, storage=self._storage, sampler=sampler, direction=direction
+                )
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -86,17 +113,8 @@ class TrialBook:
         if self.folder is None:
             yield
             return
-        lock = FolderLock(self.folder)
-        while True:
-            try:
-                lock.acquire()
-                break
-            except ValueError:  # another process has its turn
-                time.sleep(WAIT)
-        try:
+        with turn_in(self.folder):
             yield
-        finally:
-            lock.release()
 
     def ladder(self) -> Ladder:
         """All trainings so far."""

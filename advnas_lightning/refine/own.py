@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from advnas_lightning.refine.book import TrialBook
+from advnas_lightning.refine.book import TrialBook, turn_in
 from advnas_lightning.refine.climb import Budget, check_task, climb
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder
@@ -97,9 +97,9 @@ def refine(
     budget = Budget(minutes, epochs)
     check_task(given, candidates, budget, steps)
     train.check(next(iter(given)))  # before anything is written
-    book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
-    with book.turn():
+    with turn_in(Path(folder)):
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "seed": seed}
         keep_settings(Path(folder), {**decided, "candidates": candidates})
+    book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
     ladder, _ = climb(book, given, candidates, train, around=neighbours, budget=budget, on_change=on_change)
     return ladder

@@ -102,6 +102,7 @@ class RungTraining:
 
     def _make_trainer(self, epochs: int, **settings: Any) -> Trainer:
         given = {
+            "devices": 1,
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,

@@ -194,7 +194,7 @@ def test_more_budget_goes_on_where_it_ended(tmp_path: Path) -> None:
 def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> None:
     whole, _ = refined(None)
     rungs = sum(len(trial.scores) for trial in whole.trials)
-    for stop in range(0, rungs, 3):
+    for stop in (0, 1, 5, rungs - 1):
         count = 0
 
         def train(genotype: Genotype, folder: Path, epochs: int, stop: int = stop) -> float:
@@ -238,8 +238,8 @@ def test_a_process_that_ends_between_two_notes_changes_nothing(
         assert facts(refined(tmp_path / str(before))[0]) == facts(whole)
 
 
-def start(folder: Path, seconds: float, name: str) -> subprocess.Popen[bytes]:
-    line = [sys.executable, "-m", "tests.support.climbing", str(folder), str(seconds), name]
+def start(folder: Path, seconds: float, name: str, processes: int) -> subprocess.Popen[bytes]:
+    line = [sys.executable, "-m", "tests.support.climbing", str(folder), str(seconds), name, str(processes)]
     return subprocess.Popen(line, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -248,19 +248,21 @@ def calls(folder: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(folder: Path, number: int) -> None:
-    for _ in range(1200):
-        if len(calls(folder)) >= number:
+def wait_for(folder: Path, *names: str, number: int) -> None:
+    """Wait until each of these processes has trained so many rungs."""
+    for _ in range(600):
+        counts = Counter(name for name, *_ in calls(folder))
+        if all(counts[name] >= number for name in names):
             return
         time.sleep(0.05)
-    raise AssertionError("nothing was trained")
+    raise AssertionError(f"too little was trained: {calls(folder)}")
 
 
 @needs_storage
 def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "refine"
-    process = start(folder, 0.05, "killed")
-    wait_for(folder, 4)
+    process = start(folder, 0.1, "killed", 1)
+    wait_for(folder, "killed", number=4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     ladder, _ = refined(folder)
@@ -270,8 +272,8 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
 @needs_storage
 def test_two_processes_share_the_work_and_one_outlives_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "refine"
-    both = [start(folder, 0.1, name) for name in ("one", "two")]
-    wait_for(folder, 5)
+    both = [start(folder, 0.3, name, 2) for name in ("one", "two")]
+    wait_for(folder, "one", "two", number=2)
     both[0].send_signal(signal.SIGKILL)
     assert both[1].wait(timeout=120) == 0
     both[0].wait()

@@ -314,6 +314,7 @@ def test_a_run_refines_what_it_has_found_and_then_trains_that(tmp_path: Path, mo
         (["refine_minutes=3"], "refine_minutes=3.0 of what? Say refine=neighbours, or finalists"),
         (["refine=neighbours", "refine_minutes=0"], "refine_minutes=0"),
         (["refine=neighbours", "strategy=fixed", "strategy.genotype=x"], "so there is nothing to refine"),
+        (["refine=neighbours", "trainer=ddp"], "trains in one process, and this run has several: use advnas refine"),
     ],
 )
 def test_a_wrong_setting_is_refused_at_once(
@@ -347,6 +348,26 @@ def test_without_optuna_the_command_and_the_setting_say_what_to_install(
 def test_a_process_that_fails_is_noticed(run: Path) -> None:
     with one_line("1 of the 2 processes failed"), sharing(["run", "minuts=3"], 2, 1):
         pass
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_with_the_same_trainings(run: Path) -> None:
+    main(["run", "output=whole", "draws=1"])
+    line = [sys.executable, "-m", "advnas_lightning", "refine", "run", "output=killed", "draws=1"]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for _ in range(4):
+        assert process.stderr.readline().startswith("… training ")
+    process.kill()
+    process.communicate()
+    assert not Path("killed", "refine.json").exists()
+    main(["run", "output=killed", "draws=1"])
+    whole, killed = (read(Path(name), "refine.json") for name in ("whole", "killed"))
+    for content in (whole, killed):
+        del content["seconds"]
+        for trial in content["trials"]:
+            del trial["seconds"]
+    assert killed == whole
 
 
 @pytest.mark.slow

@@ -67,12 +67,15 @@ def unfinished(ladder: Ladder) -> list[Trial]:
     return [trial for trial in ladder.trials if trial.state == "unfinished"]
 
 
-if __name__ == "__main__":  # FOLDER SECONDS: every rung takes some time, and notes the process that has trained it
+if __name__ == "__main__":  # FOLDER SECONDS NAME PROCESSES: every rung takes some time, and notes who has trained it
 
     def slow(genotype: Genotype, folder: Path, epochs: int) -> float:
         time.sleep(float(sys.argv[2]))
-        with Path(sys.argv[1], "..", "calls.txt").open("a") as file:
+        with Path(sys.argv[1]).with_name("calls.txt").open("a") as file:
             file.write(f"{sys.argv[3]} {''.join(genotype.values())} {epochs}\n")
         return score(genotype, folder, epochs)
 
+    Path(sys.argv[1]).with_name(f"ready-{sys.argv[3]}").touch()
+    while len(list(Path(sys.argv[1]).parent.glob("ready-*"))) < int(sys.argv[4]):  # they begin together
+        time.sleep(0.01)
     refined(Path(sys.argv[1]), slow)
