@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import traceback
@@ -255,6 +256,20 @@ def checkpoint_in(path: str | Path) -> Path:
     if path.name == CHECKPOINTS:
         return path / LAST
     raise FileNotFoundError(f"{path} has no folder {CHECKPOINTS}: give the folder of one run")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "file")
+        >>> _ = path.write_text("whole")
+        >>> sha256(path)[:8]
+        '5d5766cf'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

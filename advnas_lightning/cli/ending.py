@@ -166,6 +166,8 @@ def next_lines(summary: Mapping[str, Any], strategy: SearchStrategy, folder: Pat
     if is_search and trains and not retrain_follows:
         line = [*command, "strategy=fixed", f"strategy.genotype={place}", *kept]
         found["retrain"] = shlex.join(line)
+    if is_search and trains:
+        found["refine"] = shlex.join([*command, "refine", place])
     found["report"] = shlex.join([*command, "report", os.path.relpath(folder)])
     if strategy.searches:
         found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={place}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.ranking.evolution import Evolution
 from advnas_lightning.ranking.figure import draw_ranking
 from advnas_lightning.ranking.result import Ranking, columns
-from advnas_lightning.runs import COSTS, RANKING, RunFolder, in_run, write_json
+from advnas_lightning.runs import COSTS, RANKING, RunFolder, in_run, sha256, write_json
 from advnas_lightning.space.genotype_file import add_genotype
 from advnas_lightning.texts import encodable, listed, writable
 
@@ -53,9 +52,9 @@ def rank_run(options: Mapping[str, Any]) -> None:
     run = load(options["RUN"], trust=options["trust"])
     folder = run.folder.path / FOLDER
     with _kept_if_used(folder), FolderLock(folder):
-        before = _digest(run.checkpoint)
+        before = sha256(run.checkpoint)
         ranking = _ranking(run, options, folder)
-        if _digest(run.checkpoint) != before:
+        if sha256(run.checkpoint) != before:
             raise ValueError(
                 f"{run.folder.path} has gone on meanwhile, and this ranking is of its old state: rank anew"
             )
@@ -156,11 +155,6 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from advnas_lightning.cli.loading import saved_settings
 from advnas_lightning.reading import Unreadable, read_yaml
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS
 from advnas_lightning.refine.rungs import check_rungs
-from advnas_lightning.runs import CHOICES, RunFolder, flatten
+from advnas_lightning.runs import CHOICES, RunFolder, flatten, sha256
 from advnas_lightning.texts import plain
 
 __all__ = ["Plan", "read_plan"]
@@ -76,8 +75,7 @@ class Plan:
         """What decides the scores, in plain values."""
         weights: dict[str, Any] = {"weights": "inherited" if self.inherited else "fresh"}
         if self.inherited:
-            with self.checkpoint.open("rb") as file:
-                weights["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+            weights["checkpoint"] = sha256(self.checkpoint)
         return {
             "scores": "table" if self.oracle else "trainings",
             "metric": self.metric,

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +28,11 @@ from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_of
 from advnas_lightning.refine.going_on import keep_settings
-from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.ladder import Ladder, State, Trial
 from advnas_lightning.refine.oracle import table_oracle
 from advnas_lightning.refine.table import ladder_table
 from advnas_lightning.refine.training import RungTraining
-from advnas_lightning.runs import GENOTYPE, RANKING, REFINEMENT, RunFolder, write_json
+from advnas_lightning.runs import GENOTYPE, RANKING, REFINEMENT, RunFolder, sha256, write_json
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.genotype_file import add_genotype
 from advnas_lightning.strategies import Fixed
@@ -70,7 +71,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     search, data = _load(plan)
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
     finalists = finalists_of(
-        search, ranked=_ranked(plan.run, options["top"]), draws=options["draws"], seed=options["seed"]
+        search, ranked=_ranked(plan.run, plan.checkpoint, options["top"]), draws=options["draws"], seed=options["seed"]
     )
     budget = Budget(options["minutes"], options["epochs"], options["jobs"])
     check_task(finalists, candidates, budget, plan.rungs)
@@ -98,19 +99,25 @@ def _load(plan: Plan) -> tuple[SearchStrategy, LightningDataModule]:
     return search, data
 
 
-def _ranked(run: RunFolder, top: int | None) -> list[Genotype]:
+def _ranked(run: RunFolder, checkpoint: Path, top: int | None) -> list[Genotype]:
     """The architectures on top of the run's ranking, if there is one.
 
     Raises:
-        ValueError: There is none, although some of its architectures are asked for, or it cannot be read.
+        ValueError: There is none, although some of its architectures are asked for; it cannot be read; or it is of
+            another state of the search.
     """
     path = run.path / RANKING
     if not path.exists():
         if top:
             raise ValueError(f"top={top}: there is no {path}: run advnas rank first, or leave top= out")
         return []
+    if top == 0:
+        return []
     try:
-        rows = read_json(path)["architectures"]
+        content = read_json(path)
+        rows, ranked = content["architectures"], content["settings"]["checkpoint_sha256"]
+        if ranked != sha256(checkpoint):
+            raise ValueError(f"{path} is of another state of the search: run advnas rank again, or give top=0")
         return [Genotype(row["genotype"]) for row in rows[: TOP if top is None else top]]
     except (KeyError, TypeError, Unreadable) as error:
         raise ValueError(f"{path} is no ranking ({error}): run advnas rank again, or give top=0") from None
@@ -162,27 +169,28 @@ def _threads(options: Mapping[str, Any], plan: Plan) -> int | None:
 
 
 class _Progress:
-    """Shows what a training has just reached, in a line on the standard error."""
+    """Shows on the standard error what each training reaches, in a line of its own."""
 
     def __init__(self) -> None:
-        self._last = ""
+        self._shown: dict[int, tuple[int, State]] | None = None  # the epochs and the state of each training
 
     def __call__(self, ladder: Ladder) -> None:
-        """Show the newest training, unless the last line was the same."""
-        text = _progress(ladder)
-        if text != self._last:
-            print(encodable(text, sys.stderr), file=sys.stderr, flush=True)
-        self._last = text
+        """Show the trainings that have changed, but not those that had ended before this process began."""
+        now = {trial.number: (trial.last, trial.state) for trial in ladder.trials}
+        if self._shown is None:
+            self._shown = {number: seen for number, seen in now.items() if seen[1] != "unfinished"}
+        for trial in ladder.trials:
+            if self._shown.get(trial.number) != now[trial.number]:
+                print(encodable(_progress(trial, ladder), sys.stderr), file=sys.stderr, flush=True)
+        self._shown = now
 
 
-def _progress(ladder: Ladder) -> str:
-    trial = max(ladder.trials, key=lambda each: (each.state == "unfinished", each.number), default=None)
-    if trial is None:
-        return "…"
-    best = "" if ladder.winner is None else f"; best {ladder.winner.scores[ladder.rungs[-1]]:.4g}"
+def _progress(trial: Trial, ladder: Ladder) -> str:
     reached = f"{trial.scores[trial.last]:.4g} after {trial.last} of {ladder.rungs[-1]}" if trial.last else "begins"
+    ended = {"pruned": ", ended early", "failed": ", failed"}.get(trial.state, "")
+    best = "" if ladder.winner is None else f"; best {ladder.winner.scores[ladder.rungs[-1]]:.4g}"
     spent = f"{counted(ladder.epochs, 'epoch')}, {ladder.seconds / 60:.1f} minutes"
-    return f"… training {trial.number} ({trial.proposed_by}): {reached}{best}; in all {spent}"
+    return f"… training {trial.number} ({trial.proposed_by}): {reached}{ended}{best}; in all {spent}"
 
 
 def _finish(ladder: Ladder, end: End, plan: Plan, options: Mapping[str, Any], written: int, *, shows: bool) -> None:

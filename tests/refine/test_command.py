@@ -18,6 +18,7 @@ from advnas_lightning.cli import refining
 from advnas_lightning.cli.refine import main
 from advnas_lightning.cli.refine_jobs import sharing
 from advnas_lightning.cli.refine_options import OPTIONS
+from advnas_lightning.runs import sha256, write_json
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10 import CIFAR10
 from advnas_lightning.tasks.cifar10.tables import CELL, OPERATIONS
@@ -167,12 +168,33 @@ def test_the_top_of_a_ranking_is_among_the_finalists(run: Path) -> None:
         {"genotype": dict(zip(["input->1", "input->2", "input->3"], each, strict=True))}
         for each in product(names, repeat=3)
     ]
-    (run / "ranking.json").write_text(json.dumps({"architectures": rows}))
+    settings = {"checkpoint_sha256": sha256(run / "checkpoints" / "last.ckpt")}
+    write_json(run / "ranking.json", {"settings": settings, "architectures": rows})
     main(["run", "neighbours=false", "top=4"])
     trials = read(run, "refine.json")["trials"]
     assert {"ranked 1", "ranked 4"} <= {trial["proposed_by"] for trial in trials}
     assert all(row["genotype"] in [trial["genotype"] for trial in trials] for row in rows[:4])
     assert len(trials) <= 6
+
+
+def test_the_ranking_of_another_state_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(run / "ranking.json", {"settings": {"checkpoint_sha256": "0"}, "architectures": []})
+    before = contents(run)
+    with pytest.raises(SystemExit):
+        main(["run"])
+    assert "is of another state of the search: run advnas rank again, or give top=0" in capsys.readouterr().err
+    assert contents(run) == before
+    main(["run", "top=0", "neighbours=false"])
+    assert read(run, "refine.json")["end"] == "finalists"
+
+
+def test_each_training_has_lines_of_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "neighbours=false"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(set(lines)) == len(lines)
+    assert [line for line in lines if "begins" in line]
+    main(["run"])
+    assert not any("(argmax)" in line for line in capsys.readouterr().err.splitlines())
 
 
 def test_the_budget_may_be_raised(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
