@@ -30,7 +30,7 @@ def share_done(trainer: Trainer, batches: int) -> float | None:
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):  # type: ignore[attr-defined]
-        left = timer.time_remaining()
+        elapsed, left = timer.time_elapsed(), timer.time_remaining()  # in this order the share never falls
         if left is not None:
-            shares.append(timer.time_elapsed() / max(timer.time_elapsed() + left, 1e-9))
+            shares.append(elapsed / max(elapsed + left, 1e-9))
     return min(max(shares), 1.0) if shares else None

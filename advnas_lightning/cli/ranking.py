@@ -177,7 +177,7 @@ def best_file(budgets: Mapping[str, float]) -> str:
 
     Example:
         >>> best_file({"macs": 2e7, "params": 4e5})
-        'best-macs-2e+07-params-400000.json'
+        'best-macs-20000000-params-400000.json'
     """
     return f"best-{'-'.join(f'{kind}-{value:.12g}' for kind, value in budgets.items())}.json"
 

@@ -108,10 +108,10 @@ class ArchitectureCost(nn.Module):
                 check_positive(f"cost: {name}", value, zero=name != "rate", most=MOST)
         self.budget = None if budget is None else float(check_positive("cost: budget", budget))
         self.kind, self.rate, self.damping = kind, float(rate), float(damping)
-        self.file = file  # the one that has the costs
+        self._file = file  # the one that has the costs
         if file is None and isinstance(kind, str | Path) and kind not in UNITS:
-            self.file = kind
-        has_file = self.file is not None and in_run(self.file, COSTS).is_file()
+            self._file = kind
+        has_file = self._file is not None and in_run(self._file, COSTS).is_file()
         if file is not None and not (isinstance(kind, str) and has_file):
             raise ValueError(f"cost={kind!r}, cost_file={str(file)!r}: give a cost's name, and a file that has it")
         if file is None and not (callable(kind) or has_file or (isinstance(kind, str) and kind in UNITS)):
@@ -164,9 +164,9 @@ class ArchitectureCost(nn.Module):
         if self._space is not None:
             raise ValueError("this ArchitectureCost belongs to a search already: give each search one of its own")
         self._space = space
-        if self.file is not None:
-            name = None if self.file is self.kind else str(self.kind)
-            self._know(read_table(in_run(self.file, COSTS), space, name))
+        if self._file is not None:
+            name = None if self._file is self.kind else str(self.kind)
+            self._know(read_table(in_run(self._file, COSTS), space, name))
 
     # -- what a search needs of a term of its objective ----------------------------------------------------------------
 
@@ -333,9 +333,9 @@ class ArchitectureCost(nn.Module):
         if state["costs"] is None:
             return
         saved = CostTable.read(state["costs"], self.space)
-        other_file = self.file is not None and saved != self._known
+        other_file = self._file is not None and saved != self._known
         if saved.kind != self.name or other_file:
-            ours = f"other ones, of {self.file}" if other_file else f"those of cost={self.name}"
+            ours = f"other ones, of {self._file}" if other_file else f"those of cost={self.name}"
             raise ValueError(
                 f"the checkpoint has the costs of cost={saved.kind}, and this search has {ours}: go on with the ones"
                 " that it had, or start anew"
