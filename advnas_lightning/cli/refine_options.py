@@ -24,6 +24,7 @@ OPTIONS = {
     "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities"),
     "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
                          " edge"),
+    "repeats": Option(1, "N", "how often each of the five best architectures is trained again, with other seeds"),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
                     " the one before (default: the task's)"),
     "proxy": Option(None, "[KEY=VALUE,…]", "the settings of the run that are smaller in these trainings (default: the"
@@ -51,7 +52,7 @@ EXAMPLES = """\
   advnas refine RUN rungs=2,4,8 proxy="[task.model.channels=8]"
   advnas refine RUN oracle=table
 """
-LEAST = {"epochs": 1, "top": 0, "draws": 0, "jobs": 1, "threads": 1, "show": 1}
+LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "jobs": 1, "threads": 1, "show": 1}
 
 
 def help_text() -> str:

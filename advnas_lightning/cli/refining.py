@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_of
 from advnas_lightning.refine.going_on import keep_settings
-from advnas_lightning.refine.ladder import Ladder, State, Trial
+from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.oracle import table_oracle
 from advnas_lightning.refine.table import ladder_table
+from advnas_lightning.refine.ties import decide
 from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.runs import GENOTYPE, RANKING, REFINEMENT, RunFolder, sha256, write_json
 from advnas_lightning.space.genotype import Genotype
@@ -45,6 +46,7 @@ ENDS = {
     "finalists": "all finalists have been trained",
     "budget": "the budget is spent; the same line with more of it goes on",
 }
+ENDED = {"pruned": ", ended early", "failed": ", failed"}
 
 
 def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, shows: bool = True) -> None:
@@ -78,15 +80,22 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     train = _training(plan, search, data, next(iter(finalists)))
     with turn_in(plan.folder):
         keep_settings(plan.folder, {**plan.decided, "candidates": candidates})
+    repeats = 0 if plan.oracle else options["repeats"]  # a table has no seeds
+
+    def prior(genotype: Genotype) -> float:
+        return search.log_prob([search.space.choice(genotype)])[0]
+
     book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
-    task = partial(climb, book, finalists, candidates, train, around=options["neighbours"], budget=budget)
+    task = partial(
+        climb, book, finalists, candidates, train, around=options["neighbours"], repeats=repeats, budget=budget
+    )
     if is_further():
         task(on_change=_Progress())
         return
     with sharing(arguments, options["jobs"], threads or 1):
         task(on_change=_Progress() if shows else lambda ladder: None)
     ladder, end = task()  # with what the other processes have found
-    _finish(ladder, end, plan, options, written, shows=shows)
+    _finish(ladder, end, plan, options, written, prior, shows=shows)
 
 
 def _load(plan: Plan) -> tuple[SearchStrategy, LightningDataModule]:
@@ -172,13 +181,13 @@ class _Progress:
     """Shows on the standard error what each training reaches, in a line of its own."""
 
     def __init__(self) -> None:
-        self._shown: dict[int, tuple[int, State]] | None = None  # the epochs and the state of each training
+        self._shown: dict[int, tuple[int, str]] | None = None  # the epochs and the words of each training
 
     def __call__(self, ladder: Ladder) -> None:
         """Show the trainings that have changed, but not those that had ended before this process began."""
-        now = {trial.number: (trial.last, trial.state) for trial in ladder.trials}
+        now = {trial.number: (trial.last, ENDED.get(trial.state, "")) for trial in ladder.trials}
         if self._shown is None:
-            self._shown = {number: seen for number, seen in now.items() if seen[1] != "unfinished"}
+            self._shown = {trial.number: now[trial.number] for trial in ladder.trials if trial.state != "unfinished"}
         for trial in ladder.trials:
             if self._shown.get(trial.number) != now[trial.number]:
                 print(encodable(_progress(trial, ladder), sys.stderr), file=sys.stderr, flush=True)
@@ -187,29 +196,39 @@ class _Progress:
 
 def _progress(trial: Trial, ladder: Ladder) -> str:
     reached = f"{trial.scores[trial.last]:.4g} after {trial.last} of {ladder.rungs[-1]}" if trial.last else "begins"
-    ended = {"pruned": ", ended early", "failed": ", failed"}.get(trial.state, "")
     best = "" if ladder.winner is None else f"; best {ladder.winner.scores[ladder.rungs[-1]]:.4g}"
     spent = f"{counted(ladder.epochs, 'epoch')}, {ladder.seconds / 60:.1f} minutes"
-    return f"… training {trial.number} ({trial.proposed_by}): {reached}{ended}{best}; in all {spent}"
+    return (
+        f"… training {trial.number} ({trial.proposed_by}): {reached}{ENDED.get(trial.state, '')}{best}; in all {spent}"
+    )
 
 
-def _finish(ladder: Ladder, end: End, plan: Plan, options: Mapping[str, Any], written: int, *, shows: bool) -> None:
+def _finish(
+    ladder: Ladder,
+    end: End,
+    plan: Plan,
+    options: Mapping[str, Any],
+    written: int,
+    prior: Callable[[Genotype], float],
+    *,
+    shows: bool,
+) -> None:
     """Write the files, the genotype last, and print the table and what to do next."""
-    best = ladder.winner
-    if best is None:
+    decision = decide(ladder, prior)
+    if decision is None:
         failed = sum(trial.state == "failed" for trial in ladder.trials)
         why = f"{failed} trainings failed" if failed else "the budget was spent before one was complete"
         raise ValueError(f"there is no winner, because {why}: go on with a larger budget, or see {plan.folder}")
     if plan.checkpoint.stat().st_mtime_ns != written:
         raise ValueError(f"{plan.run.path} has gone on meanwhile, and these finalists are old: refine anew")
-    place = plan.run.path if options["output"] is None else plan.folder
+    place, best = plan.run.path if options["output"] is None else plan.folder, decision.winner
     known, notes = known_of_run(plan.config.copy(), plan.run, trust=plan.trust)
     for note in notes:
         print(encodable(f"note: {note}", sys.stderr), file=sys.stderr)
     content = ladder.content()
     for row, trial in zip(content["trials"], ladder.trials, strict=True):
         row["known"] = dict(known(trial.genotype))
-    write_json(place / REFINEMENT, {"end": end, **plan.decided, **content})
+    write_json(place / REFINEMENT, {"end": end, **plan.decided, **content, **decision.content()})
     draw_ladder(ladder, place)
     if options["output"] is None:
         add_genotype(plan.run.path, "refined", best.genotype)
@@ -219,9 +238,15 @@ def _finish(ladder: Ladder, end: End, plan: Plan, options: Mapping[str, Any], wr
         following = training_line(plan.run, genotype=place / GENOTYPE)
     if not shows:
         return
-    print(writable(columns(ladder_table(ladder, most=options["show"], known=known))))
+    print(writable(columns(ladder_table(ladder, most=options["show"], winner=best, known=known))))
     print()
     spent = f"{counted(len(ladder.trials), 'training')}, {counted(ladder.epochs, 'epoch')}"
     print(f"{spent}, {ladder.seconds / 60:.1f} minutes: {ENDS[end]}")
+    if decision.deviation is not None:
+        tied = f"{len(decision.tied)} of {len(decision.means)}"
+        print(
+            f"with other seeds the score of an architecture deviates by {decision.deviation:.2g}; {tied} are within one"
+            " standard error of the best mean, and the one of them that the search finds most probable is taken"
+        )
     print(f"files: {os.path.relpath(place / REFINEMENT)}, refine.png, refine.svg")
     print(f"next: {following}")

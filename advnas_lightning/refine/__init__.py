@@ -9,11 +9,19 @@ if TYPE_CHECKING:
     from advnas_lightning.refine.finalists import finalists_of
     from advnas_lightning.refine.ladder import Ladder, Trial
     from advnas_lightning.refine.own import refine
+    from advnas_lightning.refine.ties import Decision, decide
 
-__all__ = ["Ladder", "Trial", "finalists_of", "refine"]
+__all__ = ["Decision", "Ladder", "Trial", "decide", "finalists_of", "refine"]
 
 # A name is imported when it is first used, so that the command answers without PyTorch.
-_PLACES = {"finalists_of": "finalists", "Ladder": "ladder", "Trial": "ladder", "refine": "own"}
+_PLACES = {
+    "finalists_of": "finalists",
+    "Ladder": "ladder",
+    "Trial": "ladder",
+    "refine": "own",
+    "Decision": "ties",
+    "decide": "ties",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -125,7 +125,7 @@ class TrialBook:
         """One of the trainings."""
         return next(trial for trial in self.ladder().trials if trial.number == number)
 
-    def add(self, genotype: Genotype, proposed_by: str, round_: int) -> int:
+    def add(self, genotype: Genotype, proposed_by: str, round_: int, repeat: int = 0) -> int:
         """Add a training of an architecture, and give its number."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # as Optuna 2 calls it
@@ -134,7 +134,13 @@ class TrialBook:
                     state=TrialState.RUNNING,
                     params={edge: genotype[edge] for edge in self._distributions},
                     distributions=dict(self._distributions),
-                    user_attrs={"proposed_by": proposed_by, "round": round_, "begun": 0, "seconds": 0.0},
+                    user_attrs={
+                        "proposed_by": proposed_by,
+                        "round": round_,
+                        "repeat": repeat,
+                        "begun": 0,
+                        "seconds": 0.0,
+                    },
                 )
             )
         return len(self._study.get_trials(deepcopy=False)) - 1
@@ -189,6 +195,7 @@ class TrialBook:
             noted["round"],
             noted["seconds"],
             noted["begun"],
+            noted.get("repeat", 0),
         )
 
     def _open(self, number: int) -> optuna.trial.Trial:
@@ -201,8 +208,8 @@ def is_pruned(trial: Trial, ladder: Ladder) -> bool:
 
     Optuna's pruner for it lets those go on that are among the best 1/η of all that have a score at the same rung, and
     always the best one, where the rungs grow by the factor η (Li et al. 2020, ASHA). It is asked in a study in memory
-    that gets all scores again: in the study of the book it would remember that it was asked, and a process that is
-    killed before it has noted the answer could not ask again.
+    that gets all scores of first trainings again: in the study of the book it would remember that it was asked, and a
+    process that is killed before it has noted the answer could not ask again.
 
     Args:
         trial: The training.
@@ -222,7 +229,7 @@ def is_pruned(trial: Trial, ladder: Ladder) -> bool:
     direction = "maximize" if ladder.maximize else "minimize"
     study = optuna.create_study(direction=direction, pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
     asked = False
-    for each in (*(other for other in ladder.trials if other.number != trial.number), trial):
+    for each in (*(other for other in ladder.first if other.number != trial.number), trial):
         again = study.ask()
         for epochs, score in each.scores.items():
             again.report(score, epochs)

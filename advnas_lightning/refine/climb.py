@@ -12,14 +12,16 @@ from typing import Literal, NamedTuple
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import Candidates, most_promising, neighbours
+from advnas_lightning.refine.ties import next_repeat
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.validate import check_int, check_positive
 
 __all__ = ["Budget", "Proposal", "Train", "check_task", "climb", "next_proposal"]
 
 #: Trains an architecture up to a number of epochs in all, going on from what it has left in a folder before, and gives
-#: its score. The scores of one architecture are asked for in the order of the rungs.
-Train = Callable[[Genotype, Path, int], float]
+#: its score. The scores of one training are asked for in the order of the rungs. The last argument says which of the
+#: architecture's trainings it is, from 0: each has a seed of its own.
+Train = Callable[[Genotype, Path, int, int], float]
 POLL = 0.5  # seconds between two looks at what other processes have found
 End = Literal["optimum", "budget", "finalists"]
 
@@ -68,6 +70,7 @@ class Proposal(NamedTuple):
         genotype: The architecture.
         by: Who proposes it.
         round: The round that it belongs to, see :class:`~advnas_lightning.refine.ladder.Trial`.
+        repeat: Which of the architecture's trainings it is, from 0.
 
     Example:
         >>> Proposal(Genotype({"edge": "skip"}), "argmax", 0).round
@@ -77,6 +80,7 @@ class Proposal(NamedTuple):
     genotype: Genotype
     by: str
     round: int
+    repeat: int = 0
 
 
 def check_task(
@@ -108,15 +112,17 @@ def check_task(
 
 
 def next_proposal(
-    ladder: Ladder, finalists: Mapping[Genotype, str], candidates: Candidates, *, around: bool = True
+    ladder: Ladder, finalists: Mapping[Genotype, str], candidates: Candidates, *, around: bool = True, repeats: int = 0
 ) -> Proposal | None:
-    """The architecture to train next: the next finalist, or else the winner's most promising neighbour.
+    """The architecture to train next: the next finalist, or the winner's most promising neighbour, or one once more.
 
     Args:
         ladder: The trainings so far.
         finalists: Who proposes each finalist, in order.
         candidates: The names of the candidates of each edge.
         around: Whether neighbours are tried.
+        repeats: How often the best architectures are trained again, see
+            :func:`~advnas_lightning.refine.ties.next_repeat`.
 
     Returns:
         The proposal; ``None`` if there is nothing to train as long as there is no other winner.
@@ -127,19 +133,22 @@ def next_proposal(
         'argmax'
         >>> trial = Trial(0, Genotype({"edge": "skip"}), "complete", {1: 0.5}, "argmax", 0, 1.0, 1)
         >>> next_proposal(Ladder([trial], (1,), maximize=True), finalists, candidates)
-        Proposal(genotype=Genotype(edges={'edge': 'tanh'}), by='neighbour of 0', round=1)
+        Proposal(genotype=Genotype(edges={'edge': 'tanh'}), by='neighbour of 0', round=1, repeat=0)
     """
     tried = {trial.genotype for trial in ladder.trials}
     for genotype, by in finalists.items():
         if genotype not in tried:
             return Proposal(genotype, by, 0)
     best = ladder.winner
-    if not around or best is None:
+    if around and best is not None:
+        left = [each for each in neighbours(best.genotype, candidates) if each not in tried]
+        if left:
+            return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
+    found = next_repeat(ladder, repeats)
+    if found is None:
         return None
-    left = [each for each in neighbours(best.genotype, candidates) if each not in tried]
-    if not left:
-        return None
-    return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
+    trial, repeat = found
+    return Proposal(trial.genotype, f"repeat of {trial.number}", trial.round, repeat)
 
 
 def climb(
@@ -149,6 +158,7 @@ def climb(
     train: Train,
     *,
     around: bool = True,
+    repeats: int = 0,
     budget: Budget | None = None,
     on_change: Callable[[Ladder], None] = lambda ladder: None,
 ) -> tuple[Ladder, End]:
@@ -156,7 +166,8 @@ def climb(
 
     As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. Successive halving
     ends trainings early that are worse than others were at the same rung. So this is first-improvement hill climbing,
-    in which a regression over all trainings so far chooses the next neighbour.
+    in which a regression over all trainings so far chooses the next neighbour. At last the best architectures are
+    trained again, with other seeds.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 
@@ -166,6 +177,7 @@ def climb(
         candidates: The names of the candidates of each edge.
         train: Trains an architecture to a rung, and gives its score.
         around: Whether neighbours are tried.
+        repeats: How often each of the best architectures is trained again.
         budget: How much may be trained.
         on_change: Is called with the ladder when a training begins or has a new score.
 
@@ -179,7 +191,7 @@ def climb(
     Example:
         >>> candidates = {"first": ["a", "b", "c"], "second": ["a", "b", "c"]}
         >>> book = TrialBook(None, candidates, (1,), maximize=True)
-        >>> value = lambda genotype, folder, epochs: sum(map(ord, genotype.values()))
+        >>> value = lambda genotype, *_: sum(map(ord, genotype.values()))
         >>> ladder, end = climb(book, {Genotype({"first": "a", "second": "a"}): "argmax"}, candidates, value)
         >>> dict(ladder.winner.genotype), end
         ({'first': 'c', 'second': 'c'}, 'optimum')
@@ -188,7 +200,7 @@ def climb(
     check_task(finalists, candidates, budget, book.rungs)
     while True:
         with book.turn():
-            number = _take(book, finalists, candidates, around=around, budget=budget)
+            number = _take(book, finalists, candidates, around=around, repeats=repeats, budget=budget)
             ladder = book.ladder()
         on_change(ladder)
         if number == "wait":
@@ -204,7 +216,13 @@ def climb(
 
 
 def _take(
-    book: TrialBook, finalists: Mapping[Genotype, str], candidates: Candidates, *, around: bool, budget: Budget
+    book: TrialBook,
+    finalists: Mapping[Genotype, str],
+    candidates: Candidates,
+    *,
+    around: bool,
+    repeats: int,
+    budget: Budget,
 ) -> int | Literal["wait"] | End:
     """Hold a training to work on: one that nobody works on, or else a new one. Otherwise say why there is none."""
     ladder = book.ladder()
@@ -218,7 +236,7 @@ def _take(
         else:
             book.let_go(trial.number)
             return "budget"
-    proposal = next_proposal(ladder, finalists, candidates, around=around)
+    proposal = next_proposal(ladder, finalists, candidates, around=around, repeats=repeats)
     if proposal is None:
         return "wait" if busy else "optimum" if around and ladder.winner is not None else "finalists"
     if not budget.allows(ladder, book.rungs[0]):
@@ -238,7 +256,8 @@ def _work(book: TrialBook, number: int, train: Train, budget: Budget, on_change:
             if rung is None:
                 book.finish(number, "complete")
                 return
-            if trial.last and trial.begun <= trial.last and is_pruned(trial, ladder):
+            is_scored = trial.last and trial.begun <= trial.last
+            if is_scored and trial.repeat == 0 and is_pruned(trial, ladder):
                 book.finish(number, "pruned")
                 return
             if not budget.allows(ladder, _more(trial, book.rungs)):
@@ -246,7 +265,7 @@ def _work(book: TrialBook, number: int, train: Train, budget: Budget, on_change:
             book.begin(number, rung)
         started = time.monotonic()
         try:
-            score = float(train(trial.genotype, book.place(number), rung))
+            score = float(train(trial.genotype, book.place(number), rung, trial.repeat))
         except FloatingPointError:  # a loss was not finite
             score = math.nan
         seconds = time.monotonic() - started

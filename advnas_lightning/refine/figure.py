@@ -18,7 +18,7 @@ from advnas_lightning.texts import shortened
 
 __all__ = ["draw_ladder"]
 
-BEST, OTHER, PRUNED = "#D55E00", "#0077BB", "#A9B1BA"
+BEST, OTHER, AGAIN, PRUNED = "#D55E00", "#0077BB", "#009E73", "#A9B1BA"
 LABEL = 34  # signs
 
 
@@ -47,18 +47,12 @@ def plot_ladder(ladder: Ladder) -> Figure:
     axes = figure.add_subplot()
     starts = [0, *accumulate(trial.begun for trial in ladder.trials)]
     path = {trial.number for trial in ladder.path}
-    kinds = {"on the winner's path": BEST, "complete": OTHER, "ended early": PRUNED}
+    kinds = {"on the winner's path": BEST, "complete": OTHER, "trained again": AGAIN, "ended early": PRUNED}
     drawn = set()
     for trial, start in zip(ladder.trials, starts, strict=False):
         if not trial.scores:
             continue
-        kind = (
-            "on the winner's path"
-            if trial.number in path
-            else "complete"
-            if trial.state == "complete"
-            else "ended early"
-        )
+        kind = _kind(trial, path)
         x = [start + epochs for epochs in trial.scores]
         wide = kind != "ended early"
         axes.plot(
@@ -74,8 +68,16 @@ def plot_ladder(ladder: Ladder) -> Figure:
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
         shown = [kind for kind in kinds if kind in handles]
-        figure.legend([handles[kind] for kind in shown], shown, loc="outside lower center", ncols=3)
+        figure.legend([handles[kind] for kind in shown], shown, loc="outside lower center", ncols=4)
     return figure
+
+
+def _kind(trial: Trial, path: set[int]) -> str:
+    if trial.number in path:
+        return "on the winner's path"
+    if trial.repeat:
+        return "trained again"
+    return "complete" if trial.state == "complete" else "ended early"
 
 
 def _draw_path(ladder: Ladder, axes: Axes, starts: list[int]) -> None:

@@ -28,6 +28,7 @@ class Trial:
         round: 0 for a finalist. A neighbour has the round of the architecture that it is a neighbour of, plus 1.
         seconds: How long it has trained.
         begun: The number of epochs to which it has been or is being trained.
+        repeat: 0 for the first training of its architecture; further ones have other seeds.
 
     Example:
         >>> trial = Trial(0, Genotype({"edge": "skip"}), "pruned", {1: 0.5, 2: 0.6}, "argmax", 0, 9.0, 2)
@@ -43,6 +44,7 @@ class Trial:
     round: int
     seconds: float
     begun: int
+    repeat: int = 0
 
     @property
     def last(self) -> int:
@@ -78,17 +80,25 @@ class Ladder:
     metric: str = "score"
 
     @property
+    def first(self) -> list[Trial]:
+        """The first training of each architecture."""
+        return [trial for trial in self.trials if trial.repeat == 0]
+
+    @property
     def path(self) -> list[Trial]:
-        """The trainings that were the best complete one, in the order in which their architectures were proposed."""
+        """The first trainings that were the best complete one, in the order in which they were proposed."""
         path: list[Trial] = []
-        for trial in self.trials:
+        for trial in self.first:
             if trial.state == "complete" and (not path or self.is_better(trial, path[-1])):
                 path.append(trial)
         return path
 
     @property
     def winner(self) -> Trial | None:
-        """The best complete training, and of equal ones the first; ``None`` if none is complete."""
+        """The best complete first training, and of equal ones the first; ``None`` if none is complete.
+
+        Its neighbours are tried. Which architecture wins in the end, :func:`~advnas_lightning.refine.decide` says.
+        """
         return self.path[-1] if self.path else None
 
     def is_better(self, one: Trial, other: Trial) -> bool:
@@ -112,7 +122,7 @@ class Ladder:
             return {}
         return {
             trial.genotype: self.sign * (trial.scores[trial.last] - best.scores[trial.last])
-            for trial in self.trials
+            for trial in self.first
             if trial.scores
         }
 

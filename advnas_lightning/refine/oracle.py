@@ -32,7 +32,7 @@ def table_oracle(table: Table, source: str = "the table") -> Train:
     if COLUMN not in table.columns:
         raise ValueError(f"{source} has no column {COLUMN}: convert NATS-Bench's own files with advnas table")
 
-    def score(genotype: Genotype, folder: Path, epochs: int) -> float:
+    def score(genotype: Genotype, folder: Path, epochs: int, repeat: int = 0) -> float:
         scores = table.scores(genotype)
         if COLUMN not in scores:
             raise ValueError(f"{source} has no cell {genotype.to_nasbench201()}")

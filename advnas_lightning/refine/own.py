@@ -18,6 +18,7 @@ from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.strategies import Fixed
+from advnas_lightning.validate import check_int
 
 __all__ = ["refine"]
 
@@ -31,6 +32,7 @@ def refine(
     maximize: bool = False,
     rungs: Sequence[int] = (1, 2, 4),
     neighbours: bool = True,
+    repeats: int = 0,
     minutes: float | None = None,
     epochs: int | None = None,
     datamodule: Any = None,
@@ -60,6 +62,8 @@ def refine(
         maximize: Whether the highest score is the best one.
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
         neighbours: Whether architectures that differ from the best one in one edge are trained, too.
+        repeats: How often each of the five best architectures is trained again, with other seeds. Then
+            :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.
         minutes: The largest number of minutes of training.
         epochs: The largest number of epochs of all trainings together.
         datamodule: The data module, as in ``Trainer.fit``. Its data are those of a search.
@@ -72,7 +76,8 @@ def refine(
             LightningModule has what it needs for itself.
 
     Returns:
-        All trainings, of which ``winner`` is the best one; ``None`` where the budget ended before any was complete.
+        All trainings, of which ``winner`` is the best first one, or ``None`` where the budget ended before one was
+        complete.
 
     Raises:
         ValueError: Optuna is missing, an argument is invalid, or the folder was begun with other settings.
@@ -82,6 +87,7 @@ def refine(
         raise ValueError(missing)
     steps = check_rungs(tuple(rungs))
     given = finalists if isinstance(finalists, Mapping) else {each: "finalist" for each in finalists}
+    check_int("repeats", repeats, least=0)
     space = SearchSpace(make_model())
     candidates = dict(zip(space.edges, map(list, space.candidates), strict=True))
     train = RungTraining(
@@ -101,5 +107,6 @@ def refine(
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "seed": seed}
         keep_settings(Path(folder), {**decided, "candidates": candidates})
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
-    ladder, _ = climb(book, given, candidates, train, around=neighbours, budget=budget, on_change=on_change)
+    options: dict[str, Any] = {"around": neighbours, "repeats": repeats, "budget": budget, "on_change": on_change}
+    ladder, _ = climb(book, given, candidates, train, **options)
     return ladder

@@ -47,6 +47,7 @@ def ladder_table(
     ladder: Ladder,
     *,
     most: int,
+    winner: Trial | None = None,
     known: Callable[[Genotype], Mapping[str, float]] = lambda genotype: {},
 ) -> list[list[str]]:
     """The rows of the table as texts, the titles first. The best trainings come first, and all finalists are there.
@@ -54,6 +55,7 @@ def ladder_table(
     Args:
         ladder: The trainings.
         most: The largest number of rows beside the finalists.
+        winner: The first training of the architecture that wins; by default the best one.
         known: What is known of an architecture from elsewhere, such as its accuracy in a benchmark.
 
     Example:
@@ -66,8 +68,8 @@ def ladder_table(
         ['0', 'argmax', '0.5', '0.6', 'winner', '1.0', 'edge: skip']
         ['1', 'neighbour of 0', '0.4', '', 'pruned', '0.5', 'edge: tanh']
     """
-    trials = ordered(ladder)
-    shown = [trial for place, trial in enumerate(trials) if place < most or trial.round == 0]
+    trials, best = ordered(ladder), winner or ladder.winner
+    shown = [trial for place, trial in enumerate(trials) if place < most or trial.round == 0 or trial == best]
     values = {trial.number: known(trial.genotype) for trial in shown}
     names = list(dict.fromkeys(name for each in values.values() for name in each))
     rungs = [f"{rung} epoch{'' if rung == 1 else 's'}" for rung in ladder.rungs]
@@ -79,7 +81,7 @@ def ladder_table(
                 str(trial.number),
                 trial.proposed_by,
                 *(f"{trial.scores[rung]:.4g}" if rung in trial.scores else "" for rung in ladder.rungs),
-                "winner" if trial == ladder.winner else trial.state,
+                "winner" if trial == best else trial.state,
                 f"{trial.seconds / 60:.1f}",
                 *(f"{values[trial.number][name]:.4g}" if name in values[trial.number] else "" for name in names),
                 "" if reference is None else _words(trial.genotype, reference),

@@ -23,8 +23,8 @@ class RungTraining:
     """Trains an architecture to a number of epochs, and gives its validation metric.
 
     After each rung it leaves a checkpoint in the folder of the training, from which the next rung goes on. The seed is
-    the same for all architectures, and is set again at each rung. So a training that was interrupted ends as it would
-    have ended. Test data are never asked for.
+    the same for the first training of each architecture, and is set again at each rung. So a training that was
+    interrupted ends as it would have ended. Test data are never asked for.
 
     The Trainer's ``max_epochs`` is that of the last rung throughout. So a learning rate that falls over the training
     falls over all rungs.
@@ -80,14 +80,20 @@ class RungTraining:
         """
         self._score(self._make(genotype), self._make_trainer(0, limit_val_batches=1))
 
-    def __call__(self, genotype: Genotype, folder: Path, epochs: int) -> float:
+    def __call__(self, genotype: Genotype, folder: Path, epochs: int, repeat: int = 0) -> float:
         """Train to a rung, going on from the checkpoint in the folder if there is one, and give the score.
+
+        Args:
+            genotype: The architecture.
+            folder: The folder of the training.
+            epochs: The number of epochs of the rung.
+            repeat: Which of the architecture's trainings it is, from 0. It is added to the seed.
 
         Raises:
             ValueError: There is no such metric.
             FloatingPointError: The losses of several steps in a row were not finite.
         """
-        seed_everything(self._seed, verbose=False)
+        seed_everything(self._seed + repeat, verbose=False)
         strategy, trainer, file = self._make(genotype), self._make_trainer(epochs), folder / LAST
         checkpoint = intact_checkpoint(file) if file.exists() else None
         with warnings.catch_warnings():

@@ -132,7 +132,7 @@ def test_the_answer_of_the_pruner_does_not_depend_on_the_order() -> None:
 
 
 def test_a_training_that_is_not_finite_has_failed_and_is_never_the_winner() -> None:
-    def train(genotype: Genotype, folder: Path, epochs: int) -> float:
+    def train(genotype: Genotype, folder: Path, epochs: int, repeat: int) -> float:
         if genotype == next(iter(FINALISTS)):
             return math.nan
         if genotype["first"] == "c":
@@ -151,7 +151,7 @@ def test_a_training_that_is_not_finite_has_failed_and_is_never_the_winner() -> N
 def test_the_budget_of_epochs_is_never_exceeded(epochs: int) -> None:
     spent = []
 
-    def train(genotype: Genotype, folder: Path, rung: int) -> float:
+    def train(genotype: Genotype, folder: Path, rung: int, repeat: int) -> float:
         spent.append((genotype, rung))
         return score(genotype, folder, rung)
 
@@ -163,7 +163,7 @@ def test_the_budget_of_epochs_is_never_exceeded(epochs: int) -> None:
 
 
 def test_the_budget_of_minutes_ends_it() -> None:
-    def train(genotype: Genotype, folder: Path, rung: int) -> float:
+    def train(genotype: Genotype, folder: Path, rung: int, repeat: int) -> float:
         time.sleep(0.02)
         return score(genotype, folder, rung)
 
@@ -197,7 +197,7 @@ def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> 
     for stop in (0, 1, 5, rungs - 1):
         count = 0
 
-        def train(genotype: Genotype, folder: Path, epochs: int, stop: int = stop) -> float:
+        def train(genotype: Genotype, folder: Path, epochs: int, repeat: int, stop: int = stop) -> float:
             nonlocal count
             if count == stop:
                 raise Interrupted

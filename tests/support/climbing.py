@@ -26,7 +26,7 @@ VALUES = {
 }
 
 
-def score(genotype: Genotype, folder: Path, epochs: int) -> float:
+def score(genotype: Genotype, folder: Path, epochs: int, repeat: int = 0) -> float:
     """A score that gets better with the epochs."""
     return VALUES[genotype] - 10 / epochs
 
@@ -56,11 +56,12 @@ def refined(
     *,
     rungs: tuple[int, ...] = RUNGS,
     around: bool = True,
+    repeats: int = 0,
     budget: Budget | None = None,
     on_change: Callable[[Ladder], None] = lambda ladder: None,
 ) -> tuple[Ladder, str]:
     book = TrialBook(folder, CANDIDATES, rungs, maximize=True)
-    return climb(book, FINALISTS, CANDIDATES, train, around=around, budget=budget, on_change=on_change)
+    return climb(book, FINALISTS, CANDIDATES, train, around=around, repeats=repeats, budget=budget, on_change=on_change)
 
 
 def unfinished(ladder: Ladder) -> list[Trial]:
@@ -69,7 +70,7 @@ def unfinished(ladder: Ladder) -> list[Trial]:
 
 if __name__ == "__main__":  # FOLDER SECONDS NAME PROCESSES: every rung takes some time, and notes who has trained it
 
-    def slow(genotype: Genotype, folder: Path, epochs: int) -> float:
+    def slow(genotype: Genotype, folder: Path, epochs: int, repeat: int) -> float:
         time.sleep(float(sys.argv[2]))
         with Path(sys.argv[1]).with_name("calls.txt").open("a") as file:
             file.write(f"{sys.argv[3]} {''.join(genotype.values())} {epochs}\n")
