@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from advnas_lightning.cli.checks import suggestion
-from advnas_lightning.cli.options import HELP, Option, help_page, read_options
+from advnas_lightning.cli.options import COST_KINDS, HELP, Option, help_page, read_options
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
 from advnas_lightning.texts import encodable, plain
 from advnas_lightning.validate import check_bool, check_int
 
-KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 MEASURE = {
     "RUN": Option(None, "RUN", "the folder of the run, or a checkpoint in it; the data of the run need not be here"),
-    "kinds": Option(",".join(KINDS), "a,b,…", "what to measure, also my_module.my_function of a candidate and its"
+    "kinds": Option(",".join(COST_KINDS), "a,b,…", "what to measure, also my_module.my_function of a candidate and its"
                     " inputs"),
     "device": Option("cpu", "cpu|cuda|mps", "where the network runs; cuda:1 is the second GPU"),
     "output": Option(None, "FILE", "the file to write, or to add to (default: costs.json in the run's folder)"),
@@ -161,8 +160,8 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
 def _kinds(given: Any) -> list[str]:
     names = [str(each).strip() for each in (given if isinstance(given, list) else str(given or "").split(","))]
     for name in names:
-        if name not in KINDS and "." not in name:
-            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {suggestion(name, KINDS)}")
+        if name not in COST_KINDS and "." not in name:
+            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {suggestion(name, COST_KINDS)}")
         if names.count(name) > 1:
             raise ValueError(f"kinds has {name} twice: give each one once")
     return names

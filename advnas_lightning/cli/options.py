@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from advnas_lightning.texts import plain
 
-__all__ = ["HELP", "Option", "help_page", "read_options"]
+__all__ = ["COST_KINDS", "HELP", "Option", "help_page", "read_options"]
 
 HELP = frozenset({"--help", "-h", "help"})
+COST_KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
 RUN = "RUN"  # the name of an option that may be given by its value alone
 
 

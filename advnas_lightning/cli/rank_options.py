@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import Option, help_page, read_options
+from advnas_lightning.cli.options import COST_KINDS, Option, help_page, read_options
 from advnas_lightning.runs import COSTS, checkpoint_in
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
 
-__all__ = ["KINDS", "OPTIONS", "help_text", "read_settings"]
+__all__ = ["OPTIONS", "help_text", "read_settings"]
 
-KINDS = ("params", "macs", "latency", "memory")  # the costs that can be measured; a test compares them with cost.UNITS
 OPTIONS = {
     "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
     "top": Option(100, "N", "the number of the most probable architectures to score, within each budget; or all"),
@@ -22,8 +21,8 @@ OPTIONS = {
     "batches": Option(16, "N", "the number of validation batches, at least 2"),
     "budget": Option(None, "B,B,…", "the largest cost that is allowed, of the one kind in cost=; of several budgets"
                      " each gets its best architecture"),
-    "cost": Option(None, "KIND,…", f"what to measure: {', '.join(KINDS)}; without it, the costs in the run's costs.json"
-                   " are shown"),
+    "cost": Option(None, "KIND,…", f"what to measure: {', '.join(COST_KINDS)}; without it, the costs in the run's"
+                   " costs.json are shown"),
     "cost_budget": Option(None, "{KIND: B}", "budgets of several costs that hold together, as in"
                           ' cost_budget="{macs: 20e6, latency: 8}"'),
     "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
@@ -133,8 +132,8 @@ def _kinds(given: Any) -> list[str]:
     names = [] if given is None else given if isinstance(given, list) else str(given).split(",")
     names = [str(name).strip() for name in names]
     for name in names:
-        if name not in KINDS:
-            raise ValueError(f"cost={plain(name)} is unknown: use {', '.join(KINDS)}, or costs=FILE")
+        if name not in COST_KINDS:
+            raise ValueError(f"cost={plain(name)} is unknown: use {', '.join(COST_KINDS)}, or costs=FILE")
     return list(dict.fromkeys(names))
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from advnas_lightning import Genotype
-from advnas_lightning.cli.cost import KINDS, MEASURE, main
+from advnas_lightning.cli.cost import MEASURE, main
+from advnas_lightning.cli.options import COST_KINDS
 from advnas_lightning.cost import UNITS, CostTable, count_macs, count_parameters
 from advnas_lightning.cost.files import Measurement, read_costs, write_costs
 from advnas_lightning.report.__main__ import main as report
@@ -59,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_kinds_of_the_command_are_those_of_the_package() -> None:
-    assert tuple(UNITS) == KINDS
+    assert tuple(UNITS) == COST_KINDS
     assert MEASURE["kinds"].default == ",".join(UNITS)
 
 
@@ -68,7 +69,7 @@ def test_a_folder_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]
     main(["measure", "run", "output=all.json", "threads=1", "check=4"])
     shown = capsys.readouterr().out
     content = read(here, "all.json")["costs"]
-    assert list(content) == list(KINDS)
+    assert list(content) == list(COST_KINDS)
     assert {"edges": content["macs"]["edges"], "fixed": content["macs"]["fixed"]} == {
         "edges": by_search["edges"], "fixed": by_search["fixed"]
     }  # fmt: skip
@@ -181,7 +182,7 @@ def test_every_task_can_be_measured_without_its_data(
     shutil.rmtree(tmp_path / "texts", ignore_errors=True)
     main(["measure", "run", "kinds=params,macs,latency,memory", "threads=1"])
     found = read_costs(tmp_path / "run" / "costs.json")
-    assert list(found) == list(KINDS)
+    assert list(found) == list(COST_KINDS)
     assert found["macs"].table.largest > 0
     if task == "ptb":
         line = refused(capsys, "measure", "run", "batch_size=2")
