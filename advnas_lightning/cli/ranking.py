@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advnas_lightning import rng
+from advnas_lightning.cli.cost_showing import WIDTH
 from advnas_lightning.cli.known import known_of_run, training_line
 from advnas_lightning.cli.loading import SavedRun, load
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.supernet import train_supernet
 from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.meters import UNITS
+from advnas_lightning.cost.plan import CostPlan
+from advnas_lightning.cost.plan_table import plan_table
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.ranking.evolution import Evolution
@@ -183,7 +186,13 @@ def best_file(budgets: Mapping[str, float]) -> str:
 
 
 def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder) -> None:
-    """Print the table, the plan and the best of each budget, how far to trust them, and what to do next."""
+    """Print what the costs allow, the table, the best of each budget, how far to trust them, and what to do next."""
+    if ranking.tables:
+        console = Console()
+        console = console if console.is_terminal else Console(width=WIDTH)
+        for budgets in ranking.budgets or ({},):
+            console.print(plan_table(CostPlan(ranking.tables, budgets), ranking.named))
+            print()
     best = {ranking.within(each).rows[0].rank for each in ranking.budgets}
     print(writable(columns(ranking.table(options["show"], also=best))))
     print()

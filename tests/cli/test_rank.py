@@ -103,8 +103,12 @@ def test_costs_of_a_file_and_several_budgets(
     main(["run", "top=30", "sample=30", "batches=2", "cost=params"])
     everything = ranked(tmp_path / "run")["architectures"]
     costs = sorted({row["cost/params"] for row in everything})
+    assert "can be met" not in capsys.readouterr().out  # there is no budget yet
     main(["run", "top=10", "sample=0", "batches=2", "cost=params", f"budget={costs[1]},{costs[5]}"])
-    capsys.readouterr()
+    plan = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("cost ", "params "))]
+    assert [line[0] for line in plan] == ["cost", "params"] * 2  # for each of the two budgets
+    assert all({"cheapest", "dearest", "argmax"} <= set(line) for line in plan[::2])
+    assert all(line[-1] == "yes" for line in plan[1::2])
     content = ranked(tmp_path / "run")
     files = [tmp_path / "run" / "ranking" / f"best-params-{budget:.12g}.json" for budget in (costs[1], costs[5])]
     for entry, file in zip(content["budgets"], files, strict=True):
