@@ -12,9 +12,7 @@ from advnas_lightning.ranking.trust import spearman
 __all__ = ["blend"]
 
 
-def blend(
-    log_probs: Sequence[float], losses: Sequence[float], first: Sequence[float], second: Sequence[float]
-) -> list[float]:
+def blend(log_probs: Sequence[float], losses: Sequence[float]) -> list[float]:
     """The score of each architecture, the highest of the best: z(log p) + w z(−loss), with 0 ≤ w ≤ 1.
 
     z standardises over the architectures. The probabilities are what all draws of the search have said, and a loss is a
@@ -26,11 +24,9 @@ def blend(
     Args:
         log_probs: The logarithms of the probabilities.
         losses: The losses. One that is not finite makes the score −∞.
-        first: The losses on one half of the batches, which this rule does not use.
-        second: The losses on the other half, which it does not use either.
 
     Example:
-        >>> [round(score, 3) for score in blend([-1.0, -1.0], [0.5, 0.25], [0.5, 0.2], [0.5, 0.3])]
+        >>> [round(score, 3) for score in blend([-1.0, -1.0], [0.5, 0.25])]
         [-1.0, 1.0]
     """
     loss, log_p = np.array(losses, dtype=np.float64), np.array(log_probs, dtype=np.float64)

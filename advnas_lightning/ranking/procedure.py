@@ -204,12 +204,7 @@ def _add(chosen: dict[Choice, str], more: Iterable[Choice], source: str) -> None
 
 
 def _rate(distribution: Distribution, choices: Sequence[Choice], scores: Sequence[Score]) -> list[float]:
-    return blend(
-        distribution.log_prob(choices),
-        [score.loss for score in scores],
-        [score.halves[0] for score in scores],
-        [score.halves[1] for score in scores],
-    )
+    return blend(distribution.log_prob(choices), [score.loss for score in scores])
 
 
 def _none_found(plan: CostPlan, was_complete: bool) -> str:
