@@ -9,12 +9,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.checks import suggestion
 from advnas_lightning.cli.options import COST_KINDS, HELP, Option, help_page, read_options
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
-from advnas_lightning.texts import encodable, plain
+from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_bool, check_int
 
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
@@ -74,15 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if HELP & set(arguments):
         print("\n\n".join(help_text(each) for each in OPTIONS if what not in OPTIONS or each == what))
         return
-    try:
+    with reading_options():
         if what not in OPTIONS:
             raise ValueError(
                 f"say what to do, in advnas cost measure RUN or advnas cost show RUN, not {plain(what) or 'nothing'}"
             )
         options = read_settings(what, given)
-    except (OSError, ValueError) as error:
-        _stop(str(error))
-    try:
+    with working():
         if what == "measure":
             from advnas_lightning.cli.cost_measuring import measure_run
 
@@ -91,13 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from advnas_lightning.cli.cost_showing import show_file
 
             show_file(options["RUN"], options["cost_budget"])
-    except Exception as error:
-        from advnas_lightning.cli.errors import explain
-
-        line = explain(error)
-        if line is None:
-            raise
-        _stop(line)
 
 
 def help_text(what: str) -> str:
@@ -170,8 +162,3 @@ def _kinds(given: Any) -> list[str]:
 def _check_budgets(budgets: Any) -> None:
     if budgets is not None and not isinstance(budgets, dict):
         raise ValueError(f'cost_budget={plain(str(budgets))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"')
-
-
-def _stop(line: str) -> NoReturn:
-    print(f"error: {encodable(line, sys.stderr)}", file=sys.stderr)
-    sys.exit(1)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import HELP
 from advnas_lightning.cli.refine_options import help_text, read_settings
-from advnas_lightning.texts import encodable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,26 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if HELP & set(arguments):
         print(help_text())
         return
-    try:
+    with reading_options():
         options = read_settings(arguments)
-    except (OSError, ValueError) as error:
-        _stop(str(error))
-    try:
+    with working(goes_on=True):
         from advnas_lightning.cli.refining import refine_run
 
         refine_run(options, arguments)
-    except KeyboardInterrupt:
-        print("error: interrupted; the same line goes on where it was", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        from advnas_lightning.cli.errors import explain
-
-        line = explain(error)
-        if line is None:
-            raise
-        _stop(line)
-
-
-def _stop(line: str) -> NoReturn:
-    print(f"error: {encodable(line, sys.stderr)}", file=sys.stderr)
-    sys.exit(1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import HELP
 from advnas_lightning.diagnose.folders import RESULT, free_folder, new_folder
 from advnas_lightning.diagnose.options import help_text, read_settings
@@ -30,26 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if HELP & set(arguments):
         print(help_text())
         return
-    try:
+    with reading_options():
         options = read_settings(arguments)
         place = _checked_place(options)
-    except (OSError, ValueError) as error:
-        _stop(str(error))
-    try:
+    with working():
         folder = _diagnose_linear(options, place) if options["task"] == "linear" else _diagnose_run(options, place)
-    except Exception as error:
-        from advnas_lightning.cli.errors import explain
-
-        line = explain(error)
-        if line is None:
-            raise
-        _stop(line)
     print(encodable(str(folder / "diagnosis.png")))
-
-
-def _stop(line: str) -> NoReturn:
-    print(f"error: {encodable(line, sys.stderr)}", file=sys.stderr)
-    sys.exit(1)
 
 
 def _checked_place(options: dict[str, Any]) -> Path:
