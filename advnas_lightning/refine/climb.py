@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import Candidates, most_promising, neighbours
-from advnas_lightning.refine.ties import next_repeat
+from advnas_lightning.refine.ties import epochs_to_keep, next_repeat
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.validate import check_int, check_positive
 
@@ -144,6 +144,16 @@ def next_proposal(
         left = [each for each in neighbours(best.genotype, candidates) if each not in tried]
         if left:
             return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
+    return proposal_of_repeat(ladder, repeats)
+
+
+def proposal_of_repeat(ladder: Ladder, repeats: int) -> Proposal | None:
+    """The repeat to train next, see :func:`~advnas_lightning.refine.ties.next_repeat`; ``None`` if all are trained.
+
+    Example:
+        >>> proposal_of_repeat(Ladder([], (1,), maximize=True), repeats=1) is None
+        True
+    """
     found = next_repeat(ladder, repeats)
     if found is None:
         return None
@@ -167,7 +177,7 @@ def climb(
     As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. Successive halving
     ends trainings early that are worse than others were at the same rung. So this is first-improvement hill climbing,
     in which a regression over all trainings so far chooses the next neighbour. At last the best architectures are
-    trained again, with other seeds.
+    trained again, with other seeds; the budget keeps as much as that needs.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 
@@ -209,7 +219,7 @@ def climb(
             return ladder, number
         else:
             try:
-                _work(book, number, train, budget, on_change)
+                _work(book, number, train, repeats, budget, on_change)
             finally:
                 with book.turn():
                     book.let_go(number)
@@ -226,27 +236,47 @@ def _take(
 ) -> int | Literal["wait"] | End:
     """Hold a training to work on: one that nobody works on, or else a new one. Otherwise say why there is none."""
     ladder = book.ladder()
-    unfinished = [trial for trial in ladder.trials if trial.state == "unfinished"]
-    busy = False
-    for trial in unfinished:
+    busy = is_short = False
+    for trial in ladder.trials:
+        if trial.state != "unfinished":
+            continue
         if not book.hold(trial.number):
             busy = True
-        elif _next_rung(trial, book.rungs) is None or budget.allows(ladder, _more(trial, book.rungs)):
+        elif _next_rung(trial, book.rungs) is None or _allows(
+            budget, ladder, _more(trial, book.rungs), trial.repeat, repeats
+        ):
             return trial.number
         else:
             book.let_go(trial.number)
-            return "budget"
+            is_short = True
     proposal = next_proposal(ladder, finalists, candidates, around=around, repeats=repeats)
-    if proposal is None:
-        return "wait" if busy else "optimum" if around and ladder.winner is not None else "finalists"
-    if not budget.allows(ladder, book.rungs[0]):
-        return "budget"
-    number = book.add(*proposal)
-    book.hold(number)
-    return number
+    if is_short or (proposal is not None and not _allows(budget, ladder, book.rungs[0], proposal.repeat, repeats)):
+        is_short = True
+        proposal = proposal_of_repeat(ladder, repeats)
+        if proposal is not None and not budget.allows(ladder, book.rungs[0]):
+            proposal = None
+    if proposal is not None:
+        number = book.add(*proposal)
+        book.hold(number)
+        return number
+    if busy:
+        return "wait"
+    return "budget" if is_short else "optimum" if around and ladder.winner is not None else "finalists"
 
 
-def _work(book: TrialBook, number: int, train: Train, budget: Budget, on_change: Callable[[Ladder], None]) -> None:
+def _allows(budget: Budget, ladder: Ladder, more: int, repeat: int, repeats: int) -> bool:
+    """Whether some more epochs may be trained. First trainings leave enough for the repeats."""
+    return budget.allows(ladder, more if repeat else more + epochs_to_keep(ladder, repeats))
+
+
+def _work(
+    book: TrialBook,
+    number: int,
+    train: Train,
+    repeats: int,
+    budget: Budget,
+    on_change: Callable[[Ladder], None],
+) -> None:
     """Train to one rung after the other, until the training is complete, pruned or failed, or the budget is spent."""
     while True:
         with book.turn():
@@ -260,7 +290,7 @@ def _work(book: TrialBook, number: int, train: Train, budget: Budget, on_change:
             if is_scored and trial.repeat == 0 and is_pruned(trial, ladder):
                 book.finish(number, "pruned")
                 return
-            if not budget.allows(ladder, _more(trial, book.rungs)):
+            if not _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, repeats):
                 return
             book.begin(number, rung)
         started = time.monotonic()

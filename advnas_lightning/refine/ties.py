@@ -12,7 +12,7 @@ from typing import Any
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["Decision", "decide", "next_repeat"]
+__all__ = ["Decision", "decide", "epochs_to_keep", "next_repeat"]
 
 FINALS = 5  # architectures that are trained again
 
@@ -67,15 +67,41 @@ def next_repeat(ladder: Ladder, repeats: int) -> tuple[Trial, int] | None:
         >>> found.number, repeat
         (1, 1)
     """
-    complete = [trial for trial in ladder.first if trial.state == "complete"]
-    last = ladder.rungs[-1]
-    finals = sorted(complete, key=lambda trial: -ladder.sign * trial.scores[last])[:FINALS]
-    trained = {(trial.genotype, trial.repeat) for trial in ladder.trials}
+    finals = _finals(ladder, FINALS)
+    begun = {(trial.genotype, trial.repeat) for trial in ladder.trials}
     for repeat in range(1, repeats + 1) if len(finals) > 1 else ():
         for trial in finals:
-            if (trial.genotype, repeat) not in trained:
+            if (trial.genotype, repeat) not in begun:
                 return trial, repeat
     return None
+
+
+def epochs_to_keep(ladder: Ladder, repeats: int) -> int:
+    """The epochs that the repeats still take if one more first training is complete, and is the best one.
+
+    Args:
+        ladder: The trainings so far.
+        repeats: The number of further trainings of each of the best architectures.
+
+    Example:
+        >>> trial = Trial(0, Genotype({"edge": "a"}), "complete", {4: 0.5}, "draw", 0, 1.0, 4)
+        >>> epochs_to_keep(Ladder([trial], (4,), maximize=True), repeats=2)
+        16
+    """
+    last = ladder.rungs[-1]
+    begun = {(trial.genotype, trial.repeat): trial.begun for trial in ladder.trials}
+    others = [
+        last - begun.get((trial.genotype, repeat), 0)
+        for trial in _finals(ladder, FINALS - 1)
+        for repeat in range(1, repeats + 1)
+    ]
+    return sum(others) + repeats * last if others else 0
+
+
+def _finals(ladder: Ladder, number: int) -> list[Trial]:
+    """The best complete first trainings, the best one first."""
+    complete = [trial for trial in ladder.first if trial.state == "complete"]
+    return sorted(complete, key=lambda trial: -ladder.sign * trial.scores[ladder.rungs[-1]])[:number]
 
 
 def decide(ladder: Ladder, prior: Callable[[Genotype], float] | None = None) -> Decision | None:

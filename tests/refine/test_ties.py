@@ -9,6 +9,7 @@ from statistics import mean, pvariance
 
 import pytest
 
+from advnas_lightning.refine.climb import Budget
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.ties import FINALS, decide
 from advnas_lightning.space.genotype import Genotype
@@ -45,6 +46,38 @@ def test_the_best_ones_are_trained_again_after_the_climb(tmp_path: Path) -> None
         assert trial.scores[RUNGS[-1]] == noisy(trial.genotype, Path(), RUNGS[-1], trial.repeat)
     same, _ = refined(tmp_path / "again", noisy, repeats=2)
     assert facts(same) == facts(ladder)
+
+
+@pytest.mark.parametrize("epochs", [20, 28, 36, 44])
+def test_the_budget_keeps_enough_for_the_repeats(epochs: int) -> None:
+    whole, _ = refined(None, noisy, repeats=1)
+    assert whole.epochs > epochs  # so that the climb is cut short
+    ladder, end = refined(None, noisy, repeats=1, budget=Budget(epochs=epochs))
+    assert end == "budget"
+    assert ladder.epochs <= epochs
+    decision = decide(ladder)
+    assert decision is not None
+    complete = [trial for trial in ladder.first if trial.state == "complete"]
+    assert len(decision.means) == min(FINALS, len(complete)) > 1
+    assert ladder.winner is not None
+    assert ladder.winner.genotype in decision.means
+
+
+@needs_storage
+def test_after_the_repeats_more_budget_goes_on_with_the_climb(tmp_path: Path) -> None:
+    whole, _ = refined(None, noisy)
+    short, _ = refined(tmp_path, noisy, repeats=1, budget=Budget(epochs=32))
+    ladder, end = refined(tmp_path, noisy, repeats=1)
+    assert end == "optimum"
+    assert facts(ladder)[: len(short.first)] != facts(whole)  # it stands where the short one has ended
+    first = {trial.genotype: dict(trial.scores) for trial in ladder.first}
+    assert first == {trial.genotype: dict(trial.scores) for trial in whole.first}
+    decision = decide(ladder)
+    assert decision is not None
+    complete = sorted(
+        (trial for trial in ladder.first if trial.state == "complete"), key=lambda trial: -trial.scores[RUNGS[-1]]
+    )
+    assert {trial.genotype for trial in complete[:FINALS]} <= set(decision.means)
 
 
 @needs_storage
