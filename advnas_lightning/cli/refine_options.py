@@ -22,6 +22,8 @@ OPTIONS = {
     "top": Option(None, "N", "the number of finalists from the top of the run's ranking.json (default: 5, if advnas"
                   " rank has written one)"),
     "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities"),
+    "finalists": Option(None, "FILE", "a JSON file with a list of architectures, each as {edge: candidate}, which are"
+                        " the finalists in place of the search's"),
     "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
                          " edge"),
     "repeats": Option(1, "N", "how often each of the five best architectures is trained again, with other seeds"),
@@ -101,6 +103,10 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
             check_int(name, options[name], least=least)
     if options["minutes"] is not None:
         check_positive("minutes", options["minutes"])
+    if options["finalists"] is not None:
+        given = [name for name in ("top", "draws") if options[name]]
+        if given:
+            raise ValueError(f"{given[0]}= has no effect with finalists=, which names all of them")
     for name in ("neighbours", "trust"):
         check_bool(name, options[name])
     check_seed("seed", options["seed"])

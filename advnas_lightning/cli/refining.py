@@ -26,7 +26,7 @@ from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.refine.book import TrialBook, turn_in
 from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
 from advnas_lightning.refine.figure import draw_ladder
-from advnas_lightning.refine.finalists import finalists_of
+from advnas_lightning.refine.finalists import finalists_in, finalists_of
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.oracle import table_oracle
@@ -72,9 +72,11 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     written = plan.checkpoint.stat().st_mtime_ns
     search, data = _load(plan)
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
-    finalists = finalists_of(
-        search, ranked=_ranked(plan.run, plan.checkpoint, options["top"]), draws=options["draws"], seed=options["seed"]
-    )
+    if options["finalists"] is not None:
+        finalists = finalists_in(Path(options["finalists"]))
+    else:
+        ranked = _ranked(plan.run, plan.checkpoint, options["top"])
+        finalists = finalists_of(search, ranked=ranked, draws=options["draws"], seed=options["seed"])
     budget = Budget(options["minutes"], options["epochs"], options["jobs"])
     check_task(finalists, candidates, budget, plan.rungs)
     train = _training(plan, search, data, next(iter(finalists)))

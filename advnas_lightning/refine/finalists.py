@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.validate import check_int
 
-__all__ = ["finalists_of"]
+__all__ = ["finalists_in", "finalists_of"]
 
 
 def finalists_of(
@@ -47,4 +49,34 @@ def finalists_of(
         found.setdefault(genotype, f"ranked {place}")
     for place, choice in enumerate(search.draw_choices(draws, seed), start=1):
         found.setdefault(search.space.genotype(choice), f"draw {place}")
+    return found
+
+
+def finalists_in(path: Path) -> dict[Genotype, str]:
+    """The architectures in a JSON file with a list of them, each once, and where in the list each one is, from 1.
+
+    Args:
+        path: The file. Each architecture is written as ``{edge: candidate}``.
+
+    Raises:
+        ValueError: There is no such file, or it has no such list.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "architectures.json")
+        >>> _ = path.write_text('[{"edge": "skip"}, {"edge": "tanh"}]')
+        >>> list(finalists_in(path).values())
+        ['listed 1', 'listed 2']
+    """
+    try:
+        content = read_json(path)
+        if not isinstance(content, list) or not content:
+            raise Unreadable("it is no list of architectures")
+        found: dict[Genotype, str] = {}
+        for place, edges in enumerate(content, start=1):
+            if not isinstance(edges, dict):
+                raise Unreadable(f"entry {place} is no architecture of the form {{edge: candidate}}")
+            found.setdefault(Genotype(edges), f"listed {place}")
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"finalists={path} cannot be read: {error}") from None
     return found

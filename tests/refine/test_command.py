@@ -122,6 +122,7 @@ def test_a_wrong_option_needs_no_pytorch() -> None:
         (["run", "weights=old"], "weights='old' is unknown: use fresh or inherited"),
         (["run", "best=most"], "best='most' is unknown: use highest or lowest"),
         (["run", "oracle=nature"], "oracle='nature' is unknown: use table"),
+        (["run", "finalists=listed.json", "draws=2"], "draws= has no effect with finalists="),
         (["run", "oracle=table", "rungs=1,2"], "rungs= has no effect with oracle=table"),
         (["run", "oracle=table"], "oracle=table needs the run's task.table: this run has none"),
         (["run", "top=3"], "ranking.json: run advnas rank first, or leave top= out"),
@@ -178,6 +179,43 @@ def test_the_top_of_a_ranking_is_among_the_finalists(run: Path) -> None:
     assert {"ranked 1", "ranked 4"} <= {trial["proposed_by"] for trial in trials}
     assert all(row["genotype"] in [trial["genotype"] for trial in trials] for row in rows[:4])
     assert len([trial for trial in trials if trial["repeat"] == 0]) <= 6
+
+
+def test_a_file_may_name_the_finalists(run: Path) -> None:
+    rows = [{f"input->{node}": each for node in (1, 2, 3)} for each in ("filter2", "filter0", "filter2")]
+    write_json(Path("listed.json"), rows)
+    main(["run", "neighbours=false", "repeats=0", "finalists=listed.json"])
+    trials = read(run, "refine.json")["trials"]
+    assert [(trial["proposed_by"], trial["genotype"]) for trial in trials] == [
+        ("listed 1", rows[0]),
+        ("listed 2", rows[1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read: "),
+        ("{}", "cannot be read: it is no list of architectures"),
+        ("[]", "cannot be read: it is no list of architectures"),
+        ('[["a"]]', "cannot be read: entry 1 is no architecture of the form {edge: candidate}"),
+        ('[{"input->1": 3}]', "cannot be read: "),
+        ('[{"input->1": "filter0"}]', "input->2"),
+        ("[", "cannot be read: "),
+    ],
+)
+def test_a_bad_file_of_finalists_is_one_line(
+    content: str | None, says: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path("listed.json").write_text(content)
+    before = contents(run)
+    with pytest.raises(SystemExit):
+        main(["run", "finalists=listed.json"])
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert says in error
+    assert contents(run) == before
 
 
 def test_the_ranking_of_another_state_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,82 @@
+"""Prints how well short trainings order given cells, for several proxies of the full training.
+
+    advnas refine RUN finalists=CELLS.json neighbours=false repeats=0 rungs=4 output=FOLDER/one
+    advnas refine RUN finalists=CELLS.json neighbours=false repeats=0 rungs=4 output=FOLDER/other proxy=[KEY=VALUE,…]
+    python -m benchmarks.refine_proxies FOLDER/* --table TABLE.csv
+
+The table has one line for each folder. It shows the settings that differ from the other folders', the mean minutes of a
+training, Spearman's rank correlations of the scores with the benchmark's validation accuracy after 12 epochs and with
+its test accuracy after 200, and that test accuracy for the cell with the best score. The last line is the benchmark's
+validation accuracy itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from advnas_lightning.ranking.trust import spearman
+from advnas_lightning.refine.oracle import COLUMN
+from advnas_lightning.runs import REFINEMENT
+from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.tasks.cifar10.nasbench201 import open_table
+from advnas_lightning.tasks.cifar10.tables import Table
+from benchmarks.refine_oracle import TEST
+
+
+def scores_of(refinement: Mapping[str, Any]) -> dict[Genotype, float]:
+    """The score at the last rung of each cell that was trained to the end, once."""
+    last = str(refinement["rungs"][-1])
+    return {
+        Genotype(trial["genotype"]): trial["scores"][last]
+        for trial in refinement["trials"]
+        if trial["state"] == "complete" and trial["repeat"] == 0
+    }
+
+
+def settings_of(refinement: Mapping[str, Any]) -> set[str]:
+    """What the trainings were, as a set of settings."""
+    return {f"rungs={refinement['rungs'][-1]}", f"weights={refinement['weights']}", *refinement["proxy"]}
+
+
+def row(name: str, minutes: float | None, scores: Mapping[Genotype, float], table: Table) -> list[str]:
+    """One line of the table, of a higher-is-better score."""
+    known = {genotype: table.scores(genotype) for genotype in scores}
+    best = max(scores, key=scores.__getitem__)
+    shown = ["" if minutes is None else f"{minutes:.1f}"]
+    for column in (COLUMN, TEST):
+        found = spearman(list(scores.values()), [known[each][column] for each in scores])
+        shown.append("" if found is None else f"{found:.2f}")
+    return [name, str(len(scores)), *shown, f"{known[best][TEST]:.2f}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.refine_proxies", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with a refine.json")
+    parser.add_argument("--table", required=True, help="the benchmark's table, as in task.table")
+    options = parser.parse_args(arguments)
+    table = open_table(options.table)
+    refinements = {each: json.loads((each / REFINEMENT).read_text()) for each in options.folders}
+    common = set.intersection(*map(settings_of, refinements.values())) if len(refinements) > 1 else set()
+    lines = [["proxy", "cells", "minutes", "12 epochs", "200 epochs", "best"]]
+    for refinement in refinements.values():
+        sign = 1 if refinement["best"] == "highest" else -1
+        scores = {genotype: sign * score for genotype, score in scores_of(refinement).items()}
+        minutes = fmean(trial["seconds"] for trial in refinement["trials"] if trial["state"] == "complete") / 60
+        name = ", ".join(sorted(settings_of(refinement) - common)) or "default"
+        lines.append(row(name, minutes, scores, table))
+    cells = {genotype: None for each in refinements.values() for genotype in scores_of(each)}
+    lines.append(row("benchmark", None, {each: table.scores(each)[COLUMN] for each in cells}, table))
+    for line in lines:
+        print("| " + " | ".join(line) + " |")
+        if line is lines[0]:
+            print("|" + " --- |" * len(line))
+
+
+if __name__ == "__main__":
+    main()
