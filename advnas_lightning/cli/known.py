@@ -1,4 +1,4 @@
-"""What the commands after a search know of its run: scores from elsewhere, and what to type next."""
+"""What the commands after a search know of its run: scores from elsewhere, costs, and what to type next."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.cli.ending import TELLING
 from advnas_lightning.cli.process import program, quoted
+from advnas_lightning.cost.files import read_costs
+from advnas_lightning.cost.table import CostTable
+from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import Unreadable, read_yaml
-from advnas_lightning.runs import CHOICES, OVERRIDES, RunFolder
+from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.texts import plain
 
-__all__ = ["Known", "known_of_run", "training_line"]
+__all__ = ["Known", "known_costs", "known_of_run", "training_line"]
 
 Known = Callable[[Genotype], Mapping[str, float]]
 
@@ -65,6 +68,29 @@ def _resolved(settings: Any, run: RunFolder) -> dict[Any, Any]:
     content = OmegaConf.to_container(settings, resolve=True)
     assert isinstance(content, dict)
     return content
+
+
+def known_costs(search: SearchStrategy, run: RunFolder, file: str | Path | None = None) -> dict[str, CostTable]:
+    """The costs that are known: those of the search, those in the run's folder, and those in a file that was named.
+
+    Args:
+        search: The search.
+        run: The folder of the run.
+        file: A file of costs, or the folder that has it.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is malformed, or it is of another network.
+    """
+    found: dict[str, CostTable] = {}
+    if search.cost is not None and search.cost.is_measured:
+        table = search.cost.result()
+        found[table.kind] = table
+    files = [run.costs] if run.costs.is_file() else []
+    files += [] if file is None else [in_run(str(file), COSTS)]
+    for path in files:
+        found |= {name: each.table for name, each in read_costs(path, search.space).items()}
+    return found
 
 
 def _may_run_code(value: Any) -> bool:

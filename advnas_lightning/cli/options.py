@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advnas_lightning.texts import plain
+from advnas_lightning.validate import check_positive
 
-__all__ = ["COST_KINDS", "HELP", "Option", "help_page", "read_options"]
+__all__ = ["COST_KINDS", "HELP", "Option", "help_page", "read_cost_budget", "read_options"]
 
 HELP = frozenset({"--help", "-h", "help"})
 COST_KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
@@ -67,6 +68,24 @@ def help_page(usage: str, about: str, examples: str, options: Mapping[str, Optio
         lines += [f"  {left:<21} {first}"] if len(left) <= 21 else [f"  {left}", f"{'':<24}{first}"]
         lines += [f"{'':<24}{line}" for line in others]
     return "\n".join([*lines, f"  {'--help':<21} print this"])
+
+
+def read_cost_budget(value: Any) -> dict[str, float]:
+    """Budgets by the kind of cost, which hold together.
+
+    Args:
+        value: What was given.
+
+    Raises:
+        ValueError: It has no kinds, or a budget is no finite number above 0.
+
+    Example:
+        >>> read_cost_budget({"macs": 20000000})
+        {'macs': 20000000}
+    """
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f'cost_budget={plain(str(value))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"')
+    return {str(kind): check_positive(f"cost_budget: {kind}", each) for kind, each in value.items()}
 
 
 def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, run: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import COST_KINDS, Option, help_page, read_options
+from advnas_lightning.cli.options import COST_KINDS, Option, help_page, read_cost_budget, read_options
 from advnas_lightning.runs import COSTS, checkpoint_in
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
@@ -142,11 +142,7 @@ def _budgets(options: Mapping[str, Any]) -> list[dict[str | None, float]]:
     if alone is not None and together is not None:
         raise ValueError("budget and cost_budget are two ways to say the same: give one of them")
     if together is not None:
-        if not isinstance(together, dict) or not together:
-            raise ValueError(
-                f'cost_budget={plain(str(together))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"'
-            )
-        return [{str(kind): check_positive(f"cost_budget: {kind}", value) for kind, value in together.items()}]
+        return [{kind: each for kind, each in read_cost_budget(together).items()}]
     if alone is None:
         return []
     if len(options["cost"]) > 1:

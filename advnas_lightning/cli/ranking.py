@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from advnas_lightning import rng
 from advnas_lightning.cli.cost_showing import WIDTH
-from advnas_lightning.cli.known import known_of_run, training_line
+from advnas_lightning.cli.known import known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import SavedRun, load
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.supernet import train_supernet
-from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.cost.plan_table import plan_table
@@ -29,7 +28,7 @@ from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.ranking.evolution import Evolution
 from advnas_lightning.ranking.figure import draw_ranking
 from advnas_lightning.ranking.result import Ranking, columns
-from advnas_lightning.runs import COSTS, RANKING, RunFolder, in_run, sha256, write_json
+from advnas_lightning.runs import RANKING, RunFolder, sha256, write_json
 from advnas_lightning.space.genotype_file import add_genotype
 from advnas_lightning.texts import encodable, listed, writable
 
@@ -87,7 +86,7 @@ def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking
     known, notes = known_of_run(run.config, run.folder, trust=options["trust"])
     for note in notes:
         print(encodable(f"note: {note}", sys.stderr), file=sys.stderr)
-    tables = _tables(run, options)
+    tables = known_costs(run.search, run.folder, options["costs"])
     budgets = _budgets(options["budgets"], tables)
     wanted = dict.fromkeys([*options["cost"], *(kind for each in budgets for kind in each)])
     to_measure = [kind for kind in wanted if kind not in tables and kind in UNITS]
@@ -111,19 +110,6 @@ def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking
             on_progress=on_progress,
             precision=run.config.trainer.get("precision"),
         )
-
-
-def _tables(run: SavedRun, options: Mapping[str, Any]) -> dict[str, CostTable]:
-    """The costs that are known: of the run, and of the file that was named."""
-    found: dict[str, CostTable] = {}
-    if run.search.cost is not None and run.search.cost.is_measured:
-        table = run.search.cost.result()
-        found[table.kind] = table
-    files = [run.folder.costs] if run.folder.costs.is_file() else []
-    files += [] if options["costs"] is None else [in_run(str(options["costs"]), COSTS)]
-    for path in files:
-        found |= {name: each.table for name, each in read_costs(path, run.search.space).items()}
-    return found
 
 
 def _budgets(given: Sequence[Mapping[str | None, float]], tables: Mapping[str, CostTable]) -> list[dict[str, float]]:

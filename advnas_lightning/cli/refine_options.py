@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import Option, help_page, read_options
+from advnas_lightning.cli.options import Option, help_page, read_cost_budget, read_options
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import checkpoint_in
@@ -26,6 +27,10 @@ OPTIONS = {
                         " the finalists in place of the search's"),
     "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
                          " edge"),
+    "cost_budget": Option(None, "{KIND: B}", "train only what is within these budgets, as in"
+                          ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
+                          " cost measure writes them"),
+    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
     "repeats": Option(1, "N", "how often each of the five best architectures is trained again, with other seeds"),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
                     " the one before (default: the task's)"),
@@ -52,6 +57,7 @@ EXAMPLES = """\
   advnas refine RUN minutes=60 jobs=2
   advnas refine RUN neighbours=false top=20
   advnas refine RUN rungs=2,4,8 proxy="[task.model.channels=8]"
+  advnas refine RUN cost_budget="{params: 0.4e6}"
   advnas refine RUN oracle=table
 """
 LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "jobs": 1, "threads": 1, "show": 1}
@@ -83,6 +89,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         The value of every option of ``OPTIONS``.
 
     Raises:
+        FileNotFoundError: If there is no such file of costs.
         ValueError: If a key is unknown, if a value is invalid, if there is no run, or if Optuna is missing.
 
     Example:
@@ -116,6 +123,12 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
             check_one_of(name, options[name], allowed)
     rungs = _numbers(options["rungs"])
     options["rungs"] = None if rungs is None else check_rungs(rungs)
+    if options["cost_budget"] is not None:
+        options["cost_budget"] = read_cost_budget(options["cost_budget"])
+    elif options["costs"] is not None:
+        raise ValueError("costs= has no effect without cost_budget=")
+    if options["costs"] is not None and not Path(str(options["costs"])).exists():
+        raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
     options["proxy"] = _overrides(options["proxy"])
     if options["oracle"] is not None:
         given = [name for name in ("rungs", "proxy", "metric", "best") if options[name] is not None]

@@ -44,6 +44,7 @@ class Plan:
         inherited: Whether the trainings begin with the shared weights.
         oracle: Whether a table stands for the trainings.
         seed: The seed of the trainings.
+        budgets: The largest costs that are allowed, by kind.
         trust: Whether to make whatever the configuration names.
 
     Example:
@@ -63,6 +64,7 @@ class Plan:
     inherited: bool
     oracle: bool
     seed: int
+    budgets: Mapping[str, float]
     trust: bool
 
     @property
@@ -72,10 +74,12 @@ class Plan:
 
     @property
     def decided(self) -> dict[str, Any]:
-        """What decides the scores, in plain values."""
-        weights: dict[str, Any] = {"weights": "inherited" if self.inherited else "fresh"}
+        """What decides the scores and the winner, in plain values."""
+        further: dict[str, Any] = {"weights": "inherited" if self.inherited else "fresh"}
         if self.inherited:
-            weights["checkpoint"] = sha256(self.checkpoint)
+            further["checkpoint"] = sha256(self.checkpoint)
+        if self.budgets:
+            further["cost_budget"] = dict(self.budgets)
         return {
             "scores": "table" if self.oracle else "trainings",
             "metric": self.metric,
@@ -83,7 +87,7 @@ class Plan:
             "rungs": list(self.rungs),
             "proxy": list(self.proxy),
             "seed": self.seed,
-            **weights,
+            **further,
         }
 
 
@@ -136,6 +140,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         inherited=inherited,
         oracle=oracle,
         seed=options["seed"],
+        budgets=options["cost_budget"] or {},
         trust=trust,
     )
 

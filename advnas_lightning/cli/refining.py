@@ -14,12 +14,13 @@ import torch
 from hydra.utils import instantiate
 from lightning import LightningDataModule
 
-from advnas_lightning.cli.known import known_of_run, training_line
+from advnas_lightning.cli.known import known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import saved_state
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
 from advnas_lightning.cli.refine_settings import Plan, read_plan
 from advnas_lightning.cli.run import build_strategy
+from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.ranking.result import columns
 from advnas_lightning.reading import Unreadable, read_json
@@ -72,11 +73,18 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     written = plan.checkpoint.stat().st_mtime_ns
     search, data = _load(plan)
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
+    costs = _costs(plan, search, options)
+
+    def allows(genotype: Genotype) -> bool:
+        return costs is None or costs.allows(search.space.choice(genotype))
+
     if options["finalists"] is not None:
-        finalists = finalists_in(Path(options["finalists"]))
+        finalists = {genotype: by for genotype, by in finalists_in(options["finalists"]).items() if allows(genotype)}
     else:
-        ranked = _ranked(plan.run, plan.checkpoint, options["top"])
-        finalists = finalists_of(search, ranked=ranked, draws=options["draws"], seed=options["seed"])
+        ranked = _ranked(plan.run, plan.checkpoint, options["top"], allows)
+        finalists = finalists_of(search, ranked=ranked, draws=options["draws"], seed=options["seed"], plan=costs)
+    if costs is not None and not finalists:
+        raise ValueError("no finalist is within cost_budget=")
     budget = Budget(options["minutes"], options["epochs"], options["jobs"])
     check_task(finalists, candidates, budget, plan.rungs)
     train = _training(plan, search, data, next(iter(finalists)))
@@ -89,7 +97,15 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
 
     book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
     task = partial(
-        climb, book, finalists, candidates, train, around=options["neighbours"], repeats=repeats, budget=budget
+        climb,
+        book,
+        finalists,
+        candidates,
+        train,
+        around=options["neighbours"],
+        allows=allows,
+        repeats=repeats,
+        budget=budget,
     )
     if is_further():
         task(on_change=_Progress())
@@ -110,8 +126,8 @@ def _load(plan: Plan) -> tuple[SearchStrategy, LightningDataModule]:
     return search, data
 
 
-def _ranked(run: RunFolder, checkpoint: Path, top: int | None) -> list[Genotype]:
-    """The architectures on top of the run's ranking, if there is one.
+def _ranked(run: RunFolder, checkpoint: Path, top: int | None, allows: Callable[[Genotype], bool]) -> list[Genotype]:
+    """The architectures on top of the run's ranking, if there is one, of those that are allowed.
 
     Raises:
         ValueError: There is none, although some of its architectures are asked for; it cannot be read; or it is of
@@ -129,9 +145,27 @@ def _ranked(run: RunFolder, checkpoint: Path, top: int | None) -> list[Genotype]
         rows, ranked = content["architectures"], content["settings"]["checkpoint_sha256"]
         if ranked != sha256(checkpoint):
             raise ValueError(f"{path} is of another state of the search: run advnas rank again, or give top=0")
-        return [Genotype(row["genotype"]) for row in rows[: TOP if top is None else top]]
+        found = [genotype for row in rows if allows(genotype := Genotype(row["genotype"]))]
+        return found[: TOP if top is None else top]
     except (KeyError, TypeError, Unreadable) as error:
         raise ValueError(f"{path} is no ranking ({error}): run advnas rank again, or give top=0") from None
+
+
+def _costs(plan: Plan, search: SearchStrategy, options: Mapping[str, Any]) -> CostPlan | None:
+    """The costs and the budgets, if there are any.
+
+    Raises:
+        ValueError: A cost is not known, or no architecture is within the budgets.
+    """
+    if not plan.budgets:
+        return None
+    tables = known_costs(search, plan.run, options["costs"])
+    for kind in plan.budgets:
+        if kind not in tables:
+            raise ValueError(f"cost_budget has {kind}, which was not measured: advnas cost measure RUN cost={kind}")
+    costs = CostPlan(tables, plan.budgets)
+    costs.refuse()
+    return costs
 
 
 def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, first: Genotype) -> Train:

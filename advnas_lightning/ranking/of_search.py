@@ -113,11 +113,9 @@ def rank(
         )
         file = ScoresFile(None if scores is None else Path(scores), key, search.space.candidates)
         scorer = Scorer(found, search.outcome, search.objective, _Readiness(search, calibrating))
-        rows = _rows(search) if search.has_independent_edges else None
-        distribution = Distribution(search.space, search.log_prob, search.draw_choices, rows)
         with Workers(scorer, jobs) as workers:
             return rank_architectures(
-                distribution,
+                distribution_of(search),
                 lambda choices: _scores(choices, file, workers, on_progress),
                 settings,
                 tables=every,
@@ -197,6 +195,23 @@ def _own_cost(search: Any) -> dict[str, CostTable]:
         return {}
     table: CostTable = search.cost.result()
     return {table.kind: table}
+
+
+def distribution_of(search: Any) -> Distribution:
+    """The architectures of a search, and how probable they are.
+
+    Args:
+        search: The search.
+
+    Example:
+        >>> from torch import nn
+        >>> from advnas_lightning import MixedOp, RandomSearch
+        >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
+        >>> distribution_of(search).probable(1, None, 0)
+        [(0,)]
+    """
+    rows = _rows(search) if search.has_independent_edges else None
+    return Distribution(search.space, search.log_prob, search.draw_choices, rows)
 
 
 def _rows(search: Any) -> list[list[float]]:

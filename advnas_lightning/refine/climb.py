@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import Candidates, most_promising, neighbours
-from advnas_lightning.refine.ties import epochs_to_keep, next_repeat
+from advnas_lightning.refine.ties import epochs_of_repeats, next_repeat
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.validate import check_int, check_positive
 
@@ -112,7 +112,13 @@ def check_task(
 
 
 def next_proposal(
-    ladder: Ladder, finalists: Mapping[Genotype, str], candidates: Candidates, *, around: bool = True, repeats: int = 0
+    ladder: Ladder,
+    finalists: Mapping[Genotype, str],
+    candidates: Candidates,
+    *,
+    around: bool = True,
+    allows: Callable[[Genotype], bool] = lambda genotype: True,
+    repeats: int = 0,
 ) -> Proposal | None:
     """The architecture to train next: the next finalist, or the winner's most promising neighbour, or one once more.
 
@@ -121,6 +127,7 @@ def next_proposal(
         finalists: Who proposes each finalist, in order.
         candidates: The names of the candidates of each edge.
         around: Whether neighbours are tried.
+        allows: Whether an architecture may be proposed as a neighbour.
         repeats: How often the best architectures are trained again, see
             :func:`~advnas_lightning.refine.ties.next_repeat`.
 
@@ -141,7 +148,7 @@ def next_proposal(
             return Proposal(genotype, by, 0)
     best = ladder.winner
     if around and best is not None:
-        left = [each for each in neighbours(best.genotype, candidates) if each not in tried]
+        left = [each for each in neighbours(best.genotype, candidates) if each not in tried and allows(each)]
         if left:
             return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
     return proposal_of_repeat(ladder, repeats)
@@ -168,6 +175,7 @@ def climb(
     train: Train,
     *,
     around: bool = True,
+    allows: Callable[[Genotype], bool] = lambda genotype: True,
     repeats: int = 0,
     budget: Budget | None = None,
     on_change: Callable[[Ladder], None] = lambda ladder: None,
@@ -177,7 +185,7 @@ def climb(
     As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. Successive halving
     ends trainings early that are worse than others were at the same rung. So this is first-improvement hill climbing,
     in which a regression over all trainings so far chooses the next neighbour. At last the best architectures are
-    trained again, with other seeds; the budget keeps as much as that needs.
+    trained again, with other seeds. A budget that is large enough keeps what that needs.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 
@@ -187,6 +195,7 @@ def climb(
         candidates: The names of the candidates of each edge.
         train: Trains an architecture to a rung, and gives its score.
         around: Whether neighbours are tried.
+        allows: Whether an architecture may be tried as a neighbour, such as whether it is within a budget.
         repeats: How often each of the best architectures is trained again.
         budget: How much may be trained.
         on_change: Is called with the ladder when a training begins or has a new score.
@@ -210,12 +219,16 @@ def climb(
     check_task(finalists, candidates, budget, book.rungs)
     while True:
         with book.turn():
-            number = _take(book, finalists, candidates, around=around, repeats=repeats, budget=budget)
+            ladder = book.ladder()
+            wanted = next_proposal(ladder, finalists, candidates, around=around, allows=allows, repeats=repeats)
+            number = _take(book, ladder, wanted, repeats, budget)
             ladder = book.ladder()
         on_change(ladder)
         if number == "wait":
             time.sleep(POLL)
-        elif isinstance(number, str):
+        elif number == "nothing":
+            return ladder, "optimum" if around and ladder.winner is not None else "finalists"
+        elif number == "budget":
             return ladder, number
         else:
             try:
@@ -226,47 +239,40 @@ def climb(
 
 
 def _take(
-    book: TrialBook,
-    finalists: Mapping[Genotype, str],
-    candidates: Candidates,
-    *,
-    around: bool,
-    repeats: int,
-    budget: Budget,
-) -> int | Literal["wait"] | End:
-    """Hold a training to work on: one that nobody works on, or else a new one. Otherwise say why there is none."""
-    ladder = book.ladder()
+    book: TrialBook, ladder: Ladder, wanted: Proposal | None, repeats: int, budget: Budget
+) -> int | Literal["wait", "budget", "nothing"]:
+    """Hold a training to work on: one that nobody works on, or else the wanted one. Otherwise say why there is none."""
     busy = is_short = False
     for trial in ladder.trials:
         if trial.state != "unfinished":
             continue
         if not book.hold(trial.number):
             busy = True
-        elif _next_rung(trial, book.rungs) is None or _allows(
-            budget, ladder, _more(trial, book.rungs), trial.repeat, repeats
-        ):
+            continue
+        rung = _next_rung(trial, book.rungs)
+        if rung is None or _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, repeats):
             return trial.number
-        else:
-            book.let_go(trial.number)
-            is_short = True
-    proposal = next_proposal(ladder, finalists, candidates, around=around, repeats=repeats)
-    if is_short or (proposal is not None and not _allows(budget, ladder, book.rungs[0], proposal.repeat, repeats)):
+        book.let_go(trial.number)
         is_short = True
-        proposal = proposal_of_repeat(ladder, repeats)
-        if proposal is not None and not budget.allows(ladder, book.rungs[0]):
-            proposal = None
-    if proposal is not None:
-        number = book.add(*proposal)
+    if is_short or (wanted is not None and not _allows(budget, ladder, book.rungs[0], wanted.repeat, repeats)):
+        is_short = True
+        wanted = proposal_of_repeat(ladder, repeats)
+    if wanted is not None and _allows(budget, ladder, book.rungs[0], wanted.repeat, repeats):
+        number = book.add(*wanted)
         book.hold(number)
         return number
-    if busy:
-        return "wait"
-    return "budget" if is_short else "optimum" if around and ladder.winner is not None else "finalists"
+    return "wait" if busy else "budget" if is_short else "nothing"
 
 
 def _allows(budget: Budget, ladder: Ladder, more: int, repeat: int, repeats: int) -> bool:
-    """Whether some more epochs may be trained. First trainings leave enough for the repeats."""
-    return budget.allows(ladder, more if repeat else more + epochs_to_keep(ladder, repeats))
+    """Whether some more epochs may be trained. First trainings leave enough for the repeats, if there is enough."""
+    if repeat or not repeats:
+        return budget.allows(ladder, more)
+    if budget.allows(ladder, more + epochs_of_repeats(ladder, repeats, further=1)):
+        return True
+    begun = any(trial.repeat for trial in ladder.trials)
+    now = epochs_of_repeats(ladder, repeats)
+    return not begun and not (now and budget.allows(ladder, now)) and budget.allows(ladder, more)
 
 
 def _work(

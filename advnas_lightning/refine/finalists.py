@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.ranking.of_search import distribution_of
 from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.validate import check_int
@@ -14,18 +16,25 @@ __all__ = ["finalists_in", "finalists_of"]
 
 
 def finalists_of(
-    search: SearchStrategy, *, ranked: Iterable[Genotype] = (), draws: int = 0, seed: int = 0
+    search: SearchStrategy,
+    *,
+    ranked: Iterable[Genotype] = (),
+    draws: int = 0,
+    seed: int = 0,
+    plan: CostPlan | None = None,
 ) -> dict[Genotype, str]:
     """The architectures between which trainings of their own are to decide, each once, and who proposes it.
 
     They are the arg max and the process-best architecture of the search, then those of a ranking, then draws of the
-    search's distribution p, all in this order.
+    search's distribution p, all in this order. With budgets, those that are over them are left out, and the most
+    probable one within them is the first.
 
     Args:
         search: The search.
         ranked: The architectures on top of a ranking, the best first.
         draws: The number of draws.
         seed: The seed of the draws. The search's own next draws stay the same.
+        plan: The costs and the budgets, if there are any.
 
     Raises:
         ValueError: ``draws`` is no whole number from 0 on.
@@ -43,16 +52,18 @@ def finalists_of(
     """
     check_int("draws", draws, least=0)
     found = {search.genotype(): "argmax"}
+    for choice in distribution_of(search).probable(1, plan, seed) if plan is not None else ():
+        found = {search.space.genotype(choice): "most probable within the budgets", **found}
     if search.process_best is not None:
         found.setdefault(search.process_best, "process_best")
     for place, genotype in enumerate(ranked, start=1):
         found.setdefault(genotype, f"ranked {place}")
     for place, choice in enumerate(search.draw_choices(draws, seed), start=1):
         found.setdefault(search.space.genotype(choice), f"draw {place}")
-    return found
+    return found if plan is None else {each: by for each, by in found.items() if plan.allows(search.space.choice(each))}
 
 
-def finalists_in(path: Path) -> dict[Genotype, str]:
+def finalists_in(path: str | Path) -> dict[Genotype, str]:
     """The architectures in a JSON file with a list of them, each once, and where in the list each one is, from 1.
 
     Args:
@@ -69,7 +80,7 @@ def finalists_in(path: Path) -> dict[Genotype, str]:
         ['listed 1', 'listed 2']
     """
     try:
-        content = read_json(path)
+        content = read_json(Path(path))
         if not isinstance(content, list) or not content:
             raise Unreadable("it is no list of architectures")
         found: dict[Genotype, str] = {}

@@ -32,6 +32,7 @@ def refine(
     maximize: bool = False,
     rungs: Sequence[int] = (1, 2, 4),
     neighbours: bool = True,
+    allows: Callable[[Genotype], bool] = lambda genotype: True,
     repeats: int = 0,
     minutes: float | None = None,
     epochs: int | None = None,
@@ -62,6 +63,7 @@ def refine(
         maximize: Whether the highest score is the best one.
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
         neighbours: Whether architectures that differ from the best one in one edge are trained, too.
+        allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
         repeats: How often each of the five best architectures is trained again, with other seeds. Then
             :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.
         minutes: The largest number of minutes of training.
@@ -107,6 +109,15 @@ def refine(
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "seed": seed}
         keep_settings(Path(folder), {**decided, "candidates": candidates})
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
-    options: dict[str, Any] = {"around": neighbours, "repeats": repeats, "budget": budget, "on_change": on_change}
-    ladder, _ = climb(book, given, candidates, train, **options)
+    ladder, _ = climb(
+        book,
+        given,
+        candidates,
+        train,
+        around=neighbours,
+        allows=allows,
+        repeats=repeats,
+        budget=budget,
+        on_change=on_change,
+    )
     return ladder

@@ -12,7 +12,7 @@ from typing import Any
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["Decision", "decide", "epochs_to_keep", "next_repeat"]
+__all__ = ["Decision", "decide", "epochs_of_repeats", "next_repeat"]
 
 FINALS = 5  # architectures that are trained again
 
@@ -76,26 +76,26 @@ def next_repeat(ladder: Ladder, repeats: int) -> tuple[Trial, int] | None:
     return None
 
 
-def epochs_to_keep(ladder: Ladder, repeats: int) -> int:
-    """The epochs that the repeats still take if one more first training is complete, and is the best one.
+def epochs_of_repeats(ladder: Ladder, repeats: int, *, further: int = 0) -> int:
+    """The epochs that the repeats still take.
 
     Args:
         ladder: The trainings so far.
         repeats: The number of further trainings of each of the best architectures.
+        further: How many more first trainings are thought to be complete and to be the best ones.
 
     Example:
         >>> trial = Trial(0, Genotype({"edge": "a"}), "complete", {4: 0.5}, "draw", 0, 1.0, 4)
-        >>> epochs_to_keep(Ladder([trial], (4,), maximize=True), repeats=2)
-        16
+        >>> ladder = Ladder([trial], (4,), maximize=True)
+        >>> epochs_of_repeats(ladder, repeats=2), epochs_of_repeats(ladder, repeats=2, further=1)
+        (0, 16)
     """
-    last = ladder.rungs[-1]
+    last, finals = ladder.rungs[-1], _finals(ladder, FINALS - further)
+    if len(finals) + further < 2:
+        return 0
     begun = {(trial.genotype, trial.repeat): trial.begun for trial in ladder.trials}
-    others = [
-        last - begun.get((trial.genotype, repeat), 0)
-        for trial in _finals(ladder, FINALS - 1)
-        for repeat in range(1, repeats + 1)
-    ]
-    return sum(others) + repeats * last if others else 0
+    left = [last - begun.get((trial.genotype, repeat), 0) for trial in finals for repeat in range(1, repeats + 1)]
+    return sum(left) + further * repeats * last
 
 
 def _finals(ladder: Ladder, number: int) -> list[Trial]:

@@ -18,6 +18,7 @@ from advnas_lightning.cli import refining
 from advnas_lightning.cli.refine import main
 from advnas_lightning.cli.refine_jobs import sharing
 from advnas_lightning.cli.refine_options import OPTIONS
+from advnas_lightning.cost.table import CostTable
 from advnas_lightning.runs import sha256, write_json
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10 import CIFAR10
@@ -190,6 +191,53 @@ def test_a_file_may_name_the_finalists(run: Path) -> None:
         ("listed 1", rows[0]),
         ("listed 2", rows[1]),
     ]
+
+
+def test_a_budget_holds_for_all_that_is_trained(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(run, "genotype.json")["argmax"]
+    edges, names = list(found), [f"filter{number}" for number in range(3)]
+    # The arg max costs 3 on each edge, and every other candidate 1.
+    rows = {edge: {name: 3.0 if name == found[edge] else 1.0 for name in names} for edge in edges}
+    write_json(Path("costs.json"), CostTable("latency", rows, 0.0).content())
+    main(["run", "cost_budget={latency: 5}", "costs=costs.json", "repeats=0"])
+    trials = read(run, "refine.json")["trials"]
+    assert trials[0]["proposed_by"] == "most probable within the budgets"
+    same = [sum(trial["genotype"][edge] == found[edge] for edge in edges) for trial in trials]
+    assert max(same) == same[0] == 1  # 3 + 1 + 1
+    winner = trials[read(run, "refine.json")["winner"]]["genotype"]
+    assert read(run, "genotype.json")["refined"] == winner
+    every = [dict(zip(edges, each, strict=True)) for each in product(names, repeat=3)]
+    near = [each for each in every if differing(each, winner) == 1]
+    allowed = [each for each in near if sum(each[edge] == found[edge] for edge in edges) <= 1]
+    assert len(allowed) < len(near)
+    assert all(each in [trial["genotype"] for trial in trials] for each in allowed)
+    with pytest.raises(SystemExit):
+        main(["run", "repeats=0"])
+    assert "was begun with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cost_budget={latency: 2}"], "the budget latency=2 is below what the cheapest architecture costs, 3 "),
+        (["cost_budget={params: 2}"], "cost_budget has params, which was not measured: advnas cost measure RUN"),
+        (["cost_budget=5"], "cost_budget=5: give the kinds too"),
+        (["cost_budget={latency: -1}"], "cost_budget: latency=-1 must be a finite number above 0"),
+        ([], "costs= has no effect without cost_budget="),
+    ],
+)
+def test_a_bad_budget_is_one_line(
+    arguments: list[str], says: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {f"input->{node}": {f"filter{number}": 1.0 for number in range(3)} for node in (1, 2, 3)}
+    write_json(Path("costs.json"), CostTable("latency", rows, 0.0).content())
+    before = contents(run)
+    with pytest.raises(SystemExit):
+        main(["run", "costs=costs.json", *arguments])
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert says in error
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize(
