@@ -52,8 +52,9 @@ DECIDING_TRAINER = (
 )
 REPEATED = ("retrain", "seed", "strategy.genotype")  # these differ between repetitions of one setting
 # A run that goes on may train longer, and what it has found may be trained. What depends on a run's length has settings
-# of its own, such as a schedule's, or is known to the strategy, such as a temperature.
-MAY_CHANGE = ("retrain", "task.epochs", "task.retrain_epochs", "trainer.max_epochs")
+# of its own, such as a schedule's, or is known to the strategy, such as a temperature. The file of a genotype may have
+# been moved; a checkpoint has the genotype itself, and does not go on with another one.
+MAY_CHANGE = ("retrain", "strategy.genotype", "task.epochs", "task.retrain_epochs", "trainer.max_epochs")
 
 
 def decides_result(key: str, *, repetitions: bool = False) -> bool:

@@ -68,7 +68,8 @@ def refuse_other_settings(config: DictConfig, checkpoint: Path) -> None:
         ValueError: They differ.
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    found = differences(saved["settings"], settings_to_keep(config)) if saved.get("settings") else []
+    kept = {key: value for key, value in (saved.get("settings") or {}).items() if key not in MAY_CHANGE}
+    found = differences(kept, settings_to_keep(config)) if kept else []
     length = saved.get("search", {}).get("settings", {}).get("max_epochs")
     if length is not None:  # the strategy depends on it
         found += differences({"trainer.max_epochs": length}, {"trainer.max_epochs": config.trainer.max_epochs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -201,6 +202,28 @@ def test_a_job_goes_on_with_its_retraining(
     assert after == before  # of the search
     launch(monkeypatch, *RETRAIN, crash, "hydra.run.dir=straight")
     assert_same_end(job / "retrained", folder / "straight" / "retrained", assert_same)
+
+
+def test_a_retraining_goes_on_in_a_folder_that_was_moved_but_not_with_another_architecture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ptb(folder / "text")
+    crash = FAILING.replace("AdvantageNAS", "Fixed")
+    arguments = ["-m", *RETRAIN, "checkpoint.every_n_steps=1", crash]
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments, f"hydra.sweep.dir={folder}/sweep")
+    (folder / "sweep").rename(folder / "moved")
+    Path("repaired").touch()
+    genotype = folder / "moved/ptb/advantage/0/genotype.json"
+    found = genotype.read_text()
+    other = dict.fromkeys(json.loads(found)["argmax"], "zero")
+    genotype.write_text(json.dumps({"selected": "argmax", "argmax": other, "process_best": None}))
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments, f"hydra.sweep.dir={folder}/moved")
+    assert "the checkpoint trains {" in capsys.readouterr().out
+    genotype.write_text(found)
+    launch(monkeypatch, *arguments, f"hydra.sweep.dir={folder}/moved")
+    assert "1 of 1 jobs have finished" in capsys.readouterr().out
 
 
 class Interrupt(Callback):
