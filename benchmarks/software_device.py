@@ -1,7 +1,8 @@
 """A device in software. Its tensors compute on the CPU, their memory is counted, and they do not mix with others.
 
 With it a machine without an accelerator can show which tensors would be on one, how much memory they would take
-together, and that the numbers stay the same. It says nothing about time.
+together, and that the numbers stay the same. It says nothing about time, but it counts
+what would let the host wait for the device.
 
     with software_device() as memory:
         network.to(DEVICE)
@@ -14,10 +15,12 @@ Its name is that of one of PyTorch's device types that has no kernels of its own
 from __future__ import annotations
 
 import gc
+import traceback
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +33,19 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("lazy", 0)
+ROOT = Path(__file__).parents[1]
 aten = torch.ops.aten
+# Operations that read a number, or whose result has a size that depends on numbers.
+WAITING = {
+    aten._local_scalar_dense.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.repeat_interleave.Tensor,
+}
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 if not hasattr(torch, DEVICE.type):  # the module is for this device what torch.cuda is for CUDA
     _module = ModuleType(f"torch.{DEVICE.type}")
     _module.synchronize = lambda: None  # type: ignore[attr-defined]
@@ -117,6 +132,8 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is Tensor.tolist:
+            if isinstance(args[0], OnDevice):
+                _note_wait("tolist")
             return _here(args[0]).tolist()
         if function is Tensor.__getitem__ and isinstance(args[1], list):
             return args[0][torch.tensor(args[1]).to(args[0].device)]
@@ -134,6 +151,8 @@ def compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     there = [isinstance(each, OnDevice) for each in tensors]
     here_args, here_kwargs = tree_map(_here, (args, kwargs))
+    if _watching and _waits(function, args, kwargs, there):
+        _note_wait(str(function).removeprefix("aten."))
     if function is aten.copy_.default:
         here_args[0].copy_(here_args[1])
         return args[0]
@@ -157,6 +176,52 @@ def _here(value: Any) -> Any:
 
 def _there(value: Any) -> Any:
     return OnDevice(value) if isinstance(value, Tensor) and not isinstance(value, OnDevice) else value
+
+
+_watching: list[Counter[str]] = []
+
+
+@contextmanager
+def count_waits() -> Iterator[Counter[str]]:
+    """A context in which it is counted what would let the host wait for the device, by its place in the code.
+
+    These are numbers that are read, results whose size depends on numbers, and copies between the host and the device
+    without ``non_blocking``.
+    """
+    counter: Counter[str] = Counter()
+    _watching.append(counter)
+    try:
+        yield counter
+    finally:
+        _watching.pop()
+
+
+def _waits(function: Any, args: Any, kwargs: dict[str, Any], there: list[bool]) -> bool:
+    """Whether an operation makes the host wait."""
+    if function in WAITING:
+        return any(there)
+    if function in INDEXING:
+        return any(there) and any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+    if function is aten._to_copy.default:
+        device = kwargs.get("device")
+        crosses = device is not None and (torch.device(device).type == DEVICE.type) != any(there)
+        return crosses and not kwargs.get("non_blocking", False)
+    if function is aten.copy_.default:
+        non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
+        return isinstance(args[0], OnDevice) != isinstance(args[1], OnDevice) and not non_blocking
+    return False
+
+
+def _note_wait(what: str) -> None:
+    """Count a wait at the innermost line that is neither PyTorch's nor in this file."""
+    if not _watching:
+        return
+    skipped = (Path(torch.__file__).parent, Path(__file__))
+    frames = reversed(traceback.extract_stack())
+    frame = next(each for each in frames if not any(Path(each.filename).is_relative_to(part) for part in skipped))
+    path = Path(frame.filename)
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else "/".join(path.parts[-3:])
+    _watching[-1][f"{name}:{frame.lineno} {frame.name}: {what}"] += 1
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from advnas_lightning import Architecture, ArchitectureCost
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.objectives import Classification
 from advnas_lightning.tasks.cifar10 import NASBench201
-from benchmarks.offload import peak
+from benchmarks.cases.offload import peak
 from tests.support.command_line import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
 from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
 from tests.support.small_search import CLASSES, FEATURES

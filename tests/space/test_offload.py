@@ -21,7 +21,7 @@ from advnas_lightning import AdvantageNAS, ArchitectureCost, MixedOp, SearchStra
 from advnas_lightning.diagnose import diagnose
 from advnas_lightning.objectives import Classification
 from advnas_lightning.space.offload import WaitingCopies
-from benchmarks.offload import peak
+from benchmarks.cases.offload import peak
 from benchmarks.software_device import DEVICE, Memory, OnDevice, on_device, software_device
 from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
 from tests.support.small_search import CLASSES, FEATURES, SAME_ENGINE, STRATEGIES, SmallNet

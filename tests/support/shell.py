@@ -21,6 +21,8 @@ from advnas_lightning.cli.main import main, quote_cells
 from advnas_lightning.cli.options import read_options
 from advnas_lightning.cli.rank_options import OPTIONS as RANK_OPTIONS
 from advnas_lightning.cli.refine_options import OPTIONS as REFINE_OPTIONS
+from benchmarks.__main__ import parser as read_suite
+from benchmarks.cases import CASES
 from tests.support.benchmark_files import CELLS, write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
@@ -126,6 +128,8 @@ class Shell:
                 self._search(arguments)
             case ["pip", "install", *arguments]:
                 check_install(arguments)
+            case ["python", "-m", "benchmarks", *arguments]:
+                assert set(read_suite().parse_args(arguments).cases) <= CASES.keys(), arguments
             case ["python", "-m", module, *_] if module.startswith("benchmarks."):
                 assert importlib.util.find_spec(module), f"there is no {module}"
             case ["python", path, *arguments]:

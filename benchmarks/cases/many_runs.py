@@ -1,15 +1,11 @@
-"""Measures the time of a report on many runs.
+"""The time of a report on many runs.
 
-    python -m benchmarks.report 1000
-
-It makes up so many finished runs in a temporary folder, of all tasks and strategies with the paper's settings, with
-whole configurations and logs. Then it runs ``python -m advnas_lightning.report`` on them, and prints the time with that
-of the imports.
+The runs are made up: finished ones of all tasks and strategies with the paper's settings, with whole configurations and
+logs.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -18,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -28,6 +23,7 @@ from advnas_lightning.cli import config  # its import registers the schemas that
 from advnas_lightning.report import palette
 from advnas_lightning.runs import CHOICES, CONFIG, HYDRA, OVERRIDES, RunFolder
 from advnas_lightning.tasks.cifar10.operations import OPERATIONS
+from benchmarks.rows import Row
 
 STRATEGIES = tuple(name for name in palette.STRATEGIES if name != "fixed")
 CELL_OPERATIONS = tuple(OPERATIONS)
@@ -84,12 +80,10 @@ def write(folder: Path, strategy: str, task: str, seed: int, texts: dict[str, st
     files.summary.write_text(json.dumps(summary, indent=2))
 
 
-def main() -> None:
-    """Make the runs, and time the report on them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=int, nargs="?", default=1000)
-    count: int = parser.parse_args().runs
-    grid = list(itertools.product(SPACES, STRATEGIES))
+def report(case: str, *, small: bool) -> list[Row]:
+    """Measure the CPU time of ``python -m advnas_lightning.report``, with that of its imports."""
+    count = 4 if small else 1000
+    grid = list(itertools.product(SPACES, STRATEGIES))[:count]
     conf = Path(config.__file__).parents[2] / "conf"
     with tempfile.TemporaryDirectory() as place, initialize_config_dir(str(conf), version_base="1.3"):
         texts = {(space, strategy): composed(strategy, *space) for space, strategy in grid}
@@ -98,13 +92,12 @@ def main() -> None:
             folder = Path(place) / "multirun" / f"{task}{'_zero' * zero_op}" / strategy / str(number)
             write(folder, strategy, task, number // len(grid), texts[(task, zero_op), strategy])
         command = [sys.executable, "-m", "advnas_lightning.report", f"{place}/multirun", "--output", f"{place}/report"]
-        start = time.monotonic()
-        subprocess.run(command, check=True)
-        wall = time.monotonic() - start
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        size = (Path(place) / "report" / "report.html").stat().st_size / 1e6
-        print(f"{wall:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, a page of {size:.1f} MB")
-
-
-if __name__ == "__main__":
-    main()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        size = (Path(place) / "report" / "report.html").stat().st_size
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [
+        Row(case, f"CPU time of a report on {count} runs", seconds, "s"),
+        Row(case, f"its page on {count} runs", size / 1e6, "MB"),
+    ]
