@@ -120,7 +120,7 @@ def next_proposal(
     allows: Callable[[Genotype], bool] = lambda genotype: True,
     repeats: int = 0,
 ) -> Proposal | None:
-    """The architecture to train next: the next finalist, or the winner's most promising neighbour, or one once more.
+    """The architecture to train next: the next finalist, or the leader's most promising neighbour, or one once more.
 
     Args:
         ladder: The trainings so far.
@@ -146,7 +146,7 @@ def next_proposal(
     for genotype, by in finalists.items():
         if genotype not in tried:
             return Proposal(genotype, by, 0)
-    best = ladder.winner
+    best = ladder.leader
     if around and best is not None:
         left = [each for each in neighbours(best.genotype, candidates) if each not in tried and allows(each)]
         if left:

@@ -101,6 +101,18 @@ class Ladder:
         """
         return self.path[-1] if self.path else None
 
+    @property
+    def leader(self) -> Trial | None:
+        """The winner; as long as there is none, the best of the trainings that have got furthest.
+
+        Several processes share the trainings. While one of them trains the first architecture to the end, the others
+        have the leader's neighbours to train.
+        """
+        begun = [trial for trial in self.first if trial.scores and trial.state == "unfinished"]
+        return self.winner or max(
+            begun, key=lambda trial: (trial.last, self.sign * trial.scores[trial.last]), default=None
+        )
+
     def is_better(self, one: Trial, other: Trial) -> bool:
         """Whether a complete training has a better score than another one."""
         last = self.rungs[-1]
@@ -112,18 +124,16 @@ class Ladder:
         return 1 if self.maximize else -1
 
     def gaps(self) -> dict[Genotype, float]:
-        """How much better than the winner each architecture was at the last rung that it has reached.
+        """How much better than the leader each architecture was at the last rung that it has reached.
 
         Scores of different rungs are not comparable, but these differences are. An architecture without a score is left
-        out, and so are all of them as long as there is no winner.
+        out, and so is one that has got further than the leader.
         """
-        best = self.winner
-        if best is None:
-            return {}
+        best = self.leader
         return {
             trial.genotype: self.sign * (trial.scores[trial.last] - best.scores[trial.last])
             for trial in self.first
-            if trial.scores
+            if best is not None and trial.last in best.scores
         }
 
     @property

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from advnas_lightning.refine.book import TrialBook, is_pruned
-from advnas_lightning.refine.climb import Budget, climb
+from advnas_lightning.refine.climb import Budget, Proposal, climb, next_proposal
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import RIDGE, neighbours, predict
 from advnas_lightning.space.genotype import Genotype
@@ -145,6 +146,20 @@ def test_a_training_that_is_not_finite_has_failed_and_is_never_the_winner() -> N
     assert len(failed) > 1
     assert ladder.winner is not None
     assert ladder.winner.genotype["first"] != "c"
+
+
+def test_while_the_first_one_is_trained_others_have_its_neighbours() -> None:
+    names = [Genotype({"edge": name}) for name in "abc"]
+    begun = [
+        Trial(0, names[0], "unfinished", {1: 0.5}, "argmax", 0, 1.0, 2),
+        Trial(1, names[1], "pruned", {1: 0.4}, "draw 1", 0, 1.0, 1),
+    ]
+    ladder = Ladder(begun, (1, 2), maximize=True)
+    assert ladder.winner is None
+    assert next_proposal(ladder, {}, {"edge": ["a", "b", "c"]}) == Proposal(names[2], "neighbour of 0", 1)
+    assert next_proposal(Ladder([], (1, 2), maximize=True), {}, {"edge": ["a", "b", "c"]}) is None
+    low = Ladder([replace(begun[0], scores={}), replace(begun[0], number=2)], (1, 2), maximize=True)
+    assert low.leader == low.trials[1]
 
 
 @pytest.mark.parametrize("epochs", [4, 9, 13])
