@@ -265,7 +265,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 def wait_for(folder: Path, *names: str, number: int) -> None:
     """Wait until each of these processes has trained so many rungs."""
-    for _ in range(600):
+    for _ in range(2400):  # two minutes: a process imports PyTorch first
         counts = Counter(name for name, *_ in calls(folder))
         if all(counts[name] >= number for name in names):
             return
