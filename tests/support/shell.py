@@ -56,6 +56,7 @@ OTHER_PROGRAMS = {
     "pytest": "runs this",
     "ruff": "is a step of .ci/run",
     "sphinx-build": "is what tests/docs/test_site.py runs",
+    "tar": "unpacks an archive",
     "tensorboard": "is a server",
     "wandb": "wants an account",
 }
