@@ -48,7 +48,8 @@ class Contest:
         bare: The loop that is written by hand, to look at what it has trained.
         kinds: What successive batches are, in turn.
         trainer: Further arguments of the Trainer.
-        verify: Is called at the end, and raises an error if the loops have done other work than the search.
+        verify: Raises an error if the loops have done other work than the search so far. It is called after the first
+            turns, because later the two drift apart by their rounding.
     """
 
     search: SearchStrategy
@@ -72,13 +73,17 @@ class Turns(Callback):
 
     Args:
         others: The steps of each loop.
+        verify: Is called once, after so many turns as do not count.
+        warm_up: The number of these turns.
 
     Attributes:
         seconds: The seconds of each step, by side.
     """
 
-    def __init__(self, others: Mapping[str, Iterator[object]]) -> None:
-        self.others = others
+    def __init__(
+        self, others: Mapping[str, Iterator[object]], verify: Callable[[], None] = lambda: None, warm_up: int = WARM_UP
+    ) -> None:
+        self.others, self.verify, self.warm_up = others, verify, warm_up
         self.seconds: dict[str, list[float]] = {side: [] for side in (OURS, *others)}
         self._last = 0.0
 
@@ -93,6 +98,8 @@ class Turns(Callback):
             started = now()
             next(steps)
             self.seconds[side].append(now() - started)
+        if len(self.seconds[OURS]) == self.warm_up:
+            self.verify()
         self._last = now()
 
 
@@ -113,9 +120,8 @@ def compare(case: str, make: Callable[[int], Contest], *, turns: int, what: str 
         what: What was measured, if it is not the kind of the step.
     """
     contest = make(turns + WARM_UP)
-    watch = Turns(contest.others)
+    watch = Turns(contest.others, contest.verify, WARM_UP * len(contest.kinds))
     contest.fit(watch)
-    contest.verify()
     memory = {side: _memory(make, side) for side in watch.seconds}
     rows = []
     for index, kind in enumerate(contest.kinds):
