@@ -35,6 +35,7 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in modules if "hydra_plugins" not in name} <= names
     assert "hydra_plugins/advnas_search_path/__init__.py" in names
+    assert "hydra_plugins/advnas_submitit_launcher/__init__.py" in names
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import advnas_lightning; print(advnas_lightning.__file__)"]

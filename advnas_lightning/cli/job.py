@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from advnas_lightning.cli.checks import suggestion
 from advnas_lightning.cli.errors import explain, wants_traceback
 from advnas_lightning.cli.process import go_on_line
+from advnas_lightning.cli.queued import saved_before_requeue
 from advnas_lightning.cli.retrain import retrain
 from advnas_lightning.cli.run import run
 from advnas_lightning.cli.sweeps import is_finished
@@ -45,7 +46,7 @@ def job(config: DictConfig) -> float | None:
     files.error.unlink(missing_ok=True)
     line = go_on_line(sys.argv, settings)
     try:
-        with FolderLock(folder) if is_job and is_first_process() else nullcontext():
+        with saved_before_requeue(), FolderLock(folder) if is_job and is_first_process() else nullcontext():
             if not (is_job and files.has_summary):
                 run(config, folder, line)
             if config.refine and not config.retraining:

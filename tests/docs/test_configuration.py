@@ -78,7 +78,11 @@ def test_the_settings_of_the_loggers_and_launchers() -> None:
     for path in [*(CONF / "logger").glob("*.yaml"), *(CONF / "launcher").glob("*.yaml")]:
         content = yaml.safe_load(path.read_text())
         launcher = content.get("hydra", {}).get("launcher", {})
-        names = [f"hydra.launcher.{key}" for key, value in launcher.items() if not isinstance(value, dict)]
+        names = [
+            f"hydra.launcher.{key}"
+            for key, value in launcher.items()
+            if not isinstance(value, dict) and key != "_target_"
+        ]
         if path.parent.name == "logger":
             fixed = {"folder", "save_dir", "version", "sub_dir"}  # where a run's files are
             names = [name for name in settings(content, "logger") if name.rpartition(".")[2] not in fixed]
