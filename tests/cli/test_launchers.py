@@ -6,14 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from tests.support.command_line import SMALL_TOY, runs
+from tests.support.command_line import SMALL_TOY, has_plugin, runs
 
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
@@ -28,11 +27,6 @@ class NoteThreads(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (Path(trainer.logger.save_dir) / "threads.txt").write_text(str(torch.get_num_threads()))
-
-
-def has_plugin(launcher: str) -> bool:
-    name = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
-    return find_spec("hydra_plugins") is not None and find_spec(name) is not None
 
 
 @pytest.mark.parametrize(

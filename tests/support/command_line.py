@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """
     monkeypatch.setattr(sys, "argv", ["advnas_lightning", *arguments, "trainer.enable_progress_bar=false"])
     main()
+
+
+def has_plugin(launcher: str) -> bool:
+    """Whether Hydra's plugin for a launcher is installed."""
+    name = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
+    return find_spec("hydra_plugins") is not None and find_spec(name) is not None
 
 
 def runs(folder: Path) -> list[Path]:

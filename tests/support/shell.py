@@ -37,7 +37,7 @@ NOT_RUN = {
     "device=cuda": "wants a GPU",
     "trainer=ddp": "starts processes, as tests/engine/test_ddp.py does",
     "hydra/sweeper=optuna": "has an extra of its own, and tests/cli/test_command.py",
-    "launcher=submitit_slurm": "wants a cluster",
+    "launcher=submitit_slurm": "wants a cluster, as tests/slurm starts one",
     "launcher=submitit_local": "has an extra of its own, and tests/cli/test_launchers.py",
     "launcher=ray": "has an extra of its own, and tests/cli/test_launchers.py",
     "logger=wandb": "has an extra of its own, and may want an account",
@@ -47,6 +47,7 @@ NOT_RUN = {
 }
 # Programs that are not ours, or do what other tests do.
 OTHER_PROGRAMS = {
+    "apt": "installs programs",
     "cat": "shows a file",
     "cd": "goes to a folder",
     "git": "is version control",
@@ -54,6 +55,7 @@ OTHER_PROGRAMS = {
     "mlflow": "is a server",
     "mypy": "is a step of .ci/run",
     "pytest": "runs this",
+    "ray": "starts servers",
     "ruff": "is a step of .ci/run",
     "sphinx-build": "is what tests/docs/test_site.py runs",
     "tar": "unpacks an archive",
@@ -110,6 +112,8 @@ class Shell:
         if words[:2] == ["python", "-m"] and words[2].startswith("advnas_lightning"):
             parts = words[2].split(".")[1:]
             words = ["advnas", *({"tasks": ["table"]}.get(parts[0], parts) if parts else []), *words[3:]]
+        if words[0] == "torchrun":
+            words = ["advnas", *words[words.index("advnas_lightning") + 1 :]]
         match words:
             case ["advnas", "report", *arguments]:
                 self._report(arguments)
