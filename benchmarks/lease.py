@@ -23,7 +23,6 @@ import time
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from advnas_lightning.folder_lock import FolderLock
@@ -76,8 +75,7 @@ def all_jobs(folder: Path, data: Path, *, seeds: int, at_a_time: int, settings: 
     """
     workers = ("-n", str(at_a_time)) if found("xdist") else ()
     pytest = (sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-rfE", "--tb=short", *workers)
-    suite = ("benchmarks", "--output", str(folder / "steps.json"), *STEPS)
-    steps = (sys.executable, "-m", *(suite if find_spec("benchmarks.__main__") else ("benchmarks.overhead", "cifar10")))
+    steps = (sys.executable, "-m", "benchmarks", "--output", str(folder / "steps.json"), *STEPS)
     jobs = [
         Job("tests", (*pytest, "tests/test_gpu.py"), minutes=4, passes=(0, 1)),  # 1: some test has failed
         Job("steps", steps, minutes=3, alone=True),
@@ -152,20 +150,20 @@ def check(jobs: Sequence[Job], options: argparse.Namespace) -> None:
     """Check that the lease can begin.
 
     Raises:
-        ValueError: An option is out of range, or packages, data or the program ``timeout`` are missing.
+        ValueError: An option is out of range, or packages or data are missing.
     """
-    if 60 * options.minutes <= options.grace + options.least:
-        needed = (options.grace + options.least) / 60
+    if not options.grace >= 3 or options.at_a_time < 1 or options.seeds < 1:
+        raise ValueError("--grace must be at least 3, and --at-a-time and --seeds at least 1")
+    needed = (options.grace + options.least) / 60
+    if not options.minutes > needed:
         raise ValueError(
             f"--minutes {options.minutes:g} is too short: above {needed:g} are needed, see --grace and --least"
         )
-    if options.at_a_time < 1 or options.seeds < 1:
-        raise ValueError("--at-a-time and --seeds must be at least 1")
     packages = [*NEEDED, *(["pytest"] if any(job.name == "tests" for job in jobs) else [])]
     missing = [package for package in packages if not found(package)]
     if missing:
         raise ValueError(
-            f"no package {', '.join(missing)} here: install it, or pack it with --package, if it is pure Python"
+            f"no package {', '.join(missing)} here: install it, or, if it is pure Python, pack it with --package"
         )
     for path in (path for job in jobs for path in job.needs if not path.exists()):
         raise ValueError(f"{path} is missing: pack it, or say with --data where {path.name} is")
@@ -184,12 +182,13 @@ def main() -> None:
     there.add_argument("--cifar10", type=Path, metavar="DIR", help="the folder of the images")
     there.add_argument("--table", type=Path, metavar="CSV", help="NAS-Bench-201's table, which scores Table 2's cells")
     there.add_argument("--lease", type=Path, metavar="FOLDER", help="the folder of an earlier lease, to go on with it")
-    only = {"nargs": "+", "default": ["*"], "metavar": "PATTERN"}
-    there.add_argument("--only", **only, help="take along the checkpoints of only these searches of it")
+    there.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="checkpoints of these searches of it"
+    )
     there.add_argument("--package", nargs="+", default=[], help="further packages beside Hydra, OmegaConf and ANTLR")
     here = commands.add_parser("run", help="run the jobs until the time is over")
     here.add_argument("--minutes", type=float, required=True, help="the length of the lease from now on")
-    here.add_argument("--only", **only, help="only the jobs of these names")
+    here.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="the jobs of these names")
     here.add_argument("--seeds", type=int, default=3, help="seeds of each search; default: 3, as in the paper")
     here.add_argument("--at-a-time", type=int, default=cores, help="jobs at a time; default: one for each core")
     here.add_argument("--grace", type=float, default=30, help="seconds for the last checkpoints; default: 30")

@@ -197,7 +197,7 @@ def installed(package: str) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{package} is not of pure Python: install it on the machine of the lease")
     for path in found.files or []:
         if ".." not in path.parts and "__pycache__" not in path.parts:  # programs, and what another Python compiled
-            yield f"site/{path}", path.locate().read_bytes()
+            yield f"site/{path}", Path(path.locate()).read_bytes()
 
 
 def texts(folder: Path | None) -> list[Path]:

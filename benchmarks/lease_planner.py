@@ -176,6 +176,7 @@ class Lease:
         lines = self._log(job).read_text(errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "it has printed nothing")
         is_late = time.monotonic() >= each.stops
+        content: dict[str, Any]
         if job.parts:
             part = next(part for part in job.parts if not self.results.has(job.name, part))
             reached = RunFolder(self.folder / job.name / job.parts[part]).results()
