@@ -32,9 +32,9 @@ from benchmarks.lease_planner import Job, Lease, gpu_name, say, sharing
 NEEDED = (
     "torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "rich", "yaml", "hydra", "omegaconf", "antlr4",
 )  # fmt: skip
-# Table 3 has no warm-up. CounterfactualNAS, which is not in the paper, needs one: half of the search, as in Table 2.
 STRATEGIES = ("advantage", "proxylessnas", "reinforce", "gdas", "parsec", "counterfactual")
 STEPS = ("cifar10-advantage", "cifar10-advantage-bf16", "cifar10-gdas", "cifar10-counterfactual", "ptb", "ptb-bf16")
+# Table 3 has no warm-up. CounterfactualNAS, which is not in the paper, needs one: half of the search, as in Table 2.
 WARM_UP = {("table3", "counterfactual"): ("task.optimization.warmup_epochs=15",)}
 
 
