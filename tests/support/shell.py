@@ -55,7 +55,7 @@ OTHER_PROGRAMS = {
     "mlflow": "is a server",
     "mypy": "is a step of .ci/run",
     "pytest": "runs this",
-    "ray": "starts servers",
+    "ray": "starts servers, as tests/cli/test_ray_cluster.py does",
     "ruff": "is a step of .ci/run",
     "sphinx-build": "is what tests/docs/test_site.py runs",
     "tar": "unpacks an archive",
