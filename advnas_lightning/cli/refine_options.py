@@ -34,6 +34,8 @@ OPTIONS = {
     "repeats": Option(1, "N", "how often each of the five best architectures is trained again, with other seeds"),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
                     " the one before (default: the task's)"),
+    "anneal": Option(None, "true|false", "let the learning rates fall to 0 up to each rung, in the place of the task's"
+                     " own schedule (default: the task's choice)"),
     "proxy": Option(None, "[KEY=VALUE,…]", "the settings of the run that are smaller in these trainings (default: the"
                     " task's); none for the full training"),
     "weights": Option("fresh", "fresh|inherited", "begin each training with fresh weights, or with the shared ones of"
@@ -114,8 +116,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         given = [name for name in ("top", "draws") if options[name]]
         if given:
             raise ValueError(f"{given[0]}= has no effect with finalists=, which names all of them")
-    for name in ("neighbours", "trust"):
-        check_bool(name, options[name])
+    for name in ("neighbours", "trust", "anneal"):
+        if options[name] is not None:
+            check_bool(name, options[name])
     check_seed("seed", options["seed"])
     check_one_of("weights", options["weights"], ("fresh", "inherited"))
     for name, allowed in {"best": ("highest", "lowest"), "oracle": ("table",)}.items():
@@ -131,7 +134,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
     options["proxy"] = _overrides(options["proxy"])
     if options["oracle"] is not None:
-        given = [name for name in ("rungs", "proxy", "metric", "best") if options[name] is not None]
+        given = [name for name in ("rungs", "anneal", "proxy", "metric", "best") if options[name] is not None]
         if given:
             raise ValueError(f"{given[0]}= has no effect with oracle=table, which trains nothing: leave it out")
     missing = missing_package()

@@ -18,11 +18,12 @@ from advnas_lightning.refine.oracle import COLUMN, EPOCHS
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import CHOICES, RunFolder, flatten, sha256
 from advnas_lightning.texts import plain
+from advnas_lightning.validate import check_bool
 
 __all__ = ["Plan", "read_plan"]
 
 FOLDER = "refine"
-DEFAULT = {"metric": "val/loss", "best": "lowest", "rungs": [1, 2, 4], "proxy": []}
+DEFAULT = {"metric": "val/loss", "best": "lowest", "rungs": [1, 2, 4], "anneal": False, "proxy": []}
 # The Trainer's settings that the trainings take over from the run.
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "limit_train_batches", "limit_val_batches")
 
@@ -40,6 +41,7 @@ class Plan:
         rungs: The numbers of epochs after which a training is scored.
         metric: The name of the score.
         maximize: Whether the highest score is the best one.
+        anneal: Whether the learning rates fall to 0 up to each rung, in the place of the task's schedule.
         proxy: The settings that are smaller.
         inherited: Whether the trainings begin with the shared weights.
         oracle: Whether a table stands for the trainings.
@@ -60,6 +62,7 @@ class Plan:
     rungs: tuple[int, ...]
     metric: str
     maximize: bool
+    anneal: bool
     proxy: Sequence[str]
     inherited: bool
     oracle: bool
@@ -85,6 +88,7 @@ class Plan:
             "metric": self.metric,
             "best": "highest" if self.maximize else "lowest",
             "rungs": list(self.rungs),
+            "anneal": self.anneal,
             "proxy": list(self.proxy),
             "seed": self.seed,
             **further,
@@ -108,7 +112,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     chosen = {name: task[name] if options[name] is None else options[name] for name in DEFAULT}
     oracle = options["oracle"] is not None
     if oracle:
-        chosen = {"metric": COLUMN, "best": "highest", "rungs": (EPOCHS,), "proxy": []}
+        chosen = {"metric": COLUMN, "best": "highest", "rungs": (EPOCHS,), "anneal": False, "proxy": []}
     rungs = check_rungs(tuple(chosen["rungs"]))
     proxy = [str(each) for each in chosen["proxy"]]
     if inherited:
@@ -136,6 +140,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         rungs=rungs,
         metric=str(chosen["metric"]),
         maximize=chosen["best"] == "highest",
+        anneal=check_bool("anneal", chosen["anneal"]),
         proxy=proxy,
         inherited=inherited,
         oracle=oracle,

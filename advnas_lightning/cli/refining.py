@@ -191,6 +191,7 @@ def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, fir
         make,
         epochs=plan.rungs[-1],
         metric=plan.metric,
+        anneal=plan.rungs if plan.anneal else (),
         datamodule=data,
         seed=plan.seed,
         trainer=plan.trainer,

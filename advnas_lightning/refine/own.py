@@ -31,6 +31,7 @@ def refine(
     metric: str = "val/loss",
     maximize: bool = False,
     rungs: Sequence[int] = (1, 2, 4),
+    anneal: bool = False,
     neighbours: bool = True,
     allows: Callable[[Genotype], bool] = lambda genotype: True,
     repeats: int = 0,
@@ -62,6 +63,7 @@ def refine(
         metric: The name of the score among the validation metrics.
         maximize: Whether the highest score is the best one.
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
+        anneal: Whether the learning rates fall to 0 by a cosine up to each rung, whatever the module's schedules say.
         neighbours: Whether architectures that differ from the best one in one edge are trained, too.
         allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
         repeats: How often each of the five best architectures is trained again, with other seeds. Then
@@ -96,6 +98,7 @@ def refine(
         lambda genotype: Fixed(make_model(), genotype=genotype, **training),
         epochs=steps[-1],
         metric=metric,
+        anneal=steps if anneal else (),
         datamodule=datamodule,
         train_dataloaders=train_dataloaders,
         val_dataloaders=val_dataloaders,
@@ -106,7 +109,7 @@ def refine(
     check_task(given, candidates, budget, steps)
     train.check(next(iter(given)))  # before anything is written
     with turn_in(Path(folder)):
-        decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "seed": seed}
+        decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "anneal": anneal, "seed": seed}
         keep_settings(Path(folder), {**decided, "candidates": candidates})
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
     ladder, _ = climb(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import UNFINISHED
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["RungTraining"]
+__all__ = ["Annealing", "RungTraining"]
 
 Make = Callable[[Genotype], SearchStrategy]
 
@@ -33,6 +34,8 @@ class RungTraining:
         make: Makes the strategy ``Fixed`` for an architecture, with fresh or with given weights.
         epochs: The number of epochs of the last rung.
         metric: The name of the score among the validation metrics, such as ``val/loss``.
+        anneal: The rungs, if the learning rates are to fall to 0 up to each of them, see :class:`Annealing`. By default
+            they are what the module's own schedules make them.
         datamodule: The data module, as in ``Trainer.fit``.
         train_dataloaders: The training loaders, as in ``Trainer.fit``.
         val_dataloaders: The validation loaders, as in ``Trainer.fit``.
@@ -62,6 +65,7 @@ class RungTraining:
         *,
         epochs: int,
         metric: str,
+        anneal: Sequence[int] = (),
         datamodule: Any = None,
         train_dataloaders: Any = None,
         val_dataloaders: Any = None,
@@ -69,6 +73,7 @@ class RungTraining:
         trainer: Mapping[str, Any] | None = None,
     ) -> None:
         self._make, self._epochs, self._metric, self._seed = make, epochs, metric, seed
+        self._callbacks = [Annealing(anneal)] if anneal else []
         self._datamodule, self._train, self._val = datamodule, train_dataloaders, val_dataloaders
         self._trainer = dict(trainer or {})
 
@@ -118,7 +123,7 @@ class RungTraining:
             **self._trainer,
             **settings,
         }
-        callbacks = [*(self._trainer.get("callbacks") or ()), _StopAt(epochs)]
+        callbacks = [*(self._trainer.get("callbacks") or ()), *self._callbacks, _StopAt(epochs)]
         return Trainer(**{**given, "max_epochs": self._epochs, "callbacks": callbacks})
 
     def _score(self, strategy: SearchStrategy, trainer: Trainer) -> float:
@@ -129,6 +134,44 @@ class RungTraining:
         if self._metric not in found:
             raise ValueError(f"metric={self._metric} is not validated: use {', '.join(found) or 'another module'}")
         return float(found[self._metric])
+
+
+class Annealing(Callback):
+    """Lets all learning rates fall to 0 by a cosine up to each rung, and start again behind it.
+
+    These are warm restarts (Loshchilov & Hutter 2017, SGDR, Eq. 5), in every batch. A score is then one of weights that
+    have settled, at each rung and not at the last one alone. What the module's own schedules say is overruled.
+
+    Args:
+        rungs: The numbers of epochs at which they have fallen.
+
+    Example:
+        >>> Annealing((1, 3)).factor(0, 5, 10), Annealing((1, 3)).factor(1, 0, 10), Annealing((1, 3)).factor(2, 0, 10)
+        (0.5, 1.0, 0.5)
+    """
+
+    def __init__(self, rungs: Sequence[int]) -> None:
+        self._rungs = tuple(rungs)
+
+    def factor(self, epoch: int, batch: int, batches: int) -> float:
+        """The learning rate of a batch, as a part of the initial one.
+
+        Args:
+            epoch: The number of whole epochs before.
+            batch: The number of batches of this epoch before.
+            batches: The number of batches of an epoch.
+        """
+        begin = max((rung for rung in (0, *self._rungs) if rung <= epoch), default=0)
+        end = min((rung for rung in self._rungs if rung > epoch), default=epoch + 1)
+        done = (epoch - begin + batch / batches) / (end - begin)
+        return round(0.5 * (1 + math.cos(math.pi * done)), 12)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the learning rates of this batch."""
+        factor = self.factor(trainer.current_epoch, batch_idx, int(trainer.num_training_batches))
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class _StopAt(Callback):

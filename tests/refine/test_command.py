@@ -121,6 +121,7 @@ def test_a_wrong_option_needs_no_pytorch() -> None:
         (["run", "jobs=0"], "jobs=0 must be a whole number of at least 1"),
         (["run", "neighbours=maybe"], "neighbours='maybe' must be"),
         (["run", "weights=old"], "weights='old' is unknown: use fresh or inherited"),
+        (["run", "anneal=maybe"], "anneal='maybe' must be true or false"),
         (["run", "best=most"], "best='most' is unknown: use highest or lowest"),
         (["run", "oracle=nature"], "oracle='nature' is unknown: use table"),
         (["run", "finalists=listed.json", "draws=2"], "draws= has no effect with finalists="),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +56,15 @@ def make(genotype: Genotype, *, dropout: float = 0.0) -> Fixed:
     )
 
 
-def plain_losses() -> list[float]:
+def plain_losses(anneal: Sequence[int] = ()) -> list[float]:
     """The validation loss after each epoch of a training that is written down here."""
     seed_everything(5, verbose=False)
     network: nn.Module = FOUND.apply(SmallNet(dropout=0.0))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
     schedule = CosineAnnealingLR(optimizer, T_max=RUNGS[-1])
+    batches = len(Points().train_dataloader()["weights"])
+    cycles = [(stop - start) * batches for start, stop in pairwise((0, *anneal))]  # in batches
+    annealed = [0.1 * (1 + math.cos(math.pi * step / cycle)) for cycle in cycles for step in range(cycle)]
     losses = []
 
     def loss_of(batch: list[Tensor]) -> Tensor:
@@ -67,10 +73,13 @@ def plain_losses() -> list[float]:
     for _ in range(RUNGS[-1]):
         network.train()
         for batch in Points().train_dataloader()["weights"]:
+            if annealed:
+                optimizer.param_groups[0]["lr"] = annealed.pop(0)
             optimizer.zero_grad()
             loss_of(batch).backward()
             optimizer.step()
-        schedule.step()
+        if not anneal:
+            schedule.step()
         network.eval()
         with torch.no_grad():
             losses.append(float(torch.stack([loss_of(batch) for batch in Points().val_dataloader()]).mean()))
@@ -82,16 +91,20 @@ def training(**options: Any) -> RungTraining:
     return RungTraining(options.pop("make", make), **{**settings, "datamodule": Points(), **options})
 
 
-def test_the_rungs_of_a_training_are_those_of_plain_pytorch(tmp_path: Path) -> None:
-    plain = plain_losses()
-    train = training()
+@pytest.mark.parametrize("anneal", [(), RUNGS])
+def test_the_rungs_of_a_training_are_those_of_plain_pytorch(anneal: Sequence[int], tmp_path: Path) -> None:
+    plain = plain_losses(anneal)
+    train = training(anneal=anneal)
     for rung in RUNGS:
         assert train(FOUND, tmp_path, rung) == pytest.approx(plain[rung - 1], rel=1e-5)
     assert len(set(plain)) == 4
+    assert plain_losses() != plain_losses(RUNGS)
 
 
-def test_a_training_goes_on_from_its_checkpoint_in_another_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("anneal", [(), RUNGS])
+def test_a_training_goes_on_from_its_checkpoint_in_another_process(anneal: Sequence[int], tmp_path: Path) -> None:
     options = {"make": partial(make, dropout=0.3), "datamodule": Points(shuffle=True), "metric": "val/accuracy"}
+    options["anneal"] = anneal
     scores = [training(**options)(FOUND, tmp_path / "one", rung) for rung in RUNGS]
     train = training(**options)
     again = [train(FOUND, tmp_path / "other", rung) for rung in RUNGS[:2]]
