@@ -23,6 +23,7 @@ from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import climb
 from advnas_lightning.refine.neighbours import neighbours
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS, table_oracle
+from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.report.plots import RC_PARAMS, SOFT
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import open_table
@@ -54,7 +55,7 @@ class Result(NamedTuple):
 def refine(start: Genotype, candidates: Candidates, score: Score, draws: random.Random) -> Iterator[Genotype]:
     """The procedure of the command advnas refine, with the random cell as its one finalist."""
     book = TrialBook(None, candidates, (EPOCHS,), maximize=True)
-    ladder, _ = climb(book, {start: "start"}, candidates, lambda genotype, *_: score(genotype))
+    ladder, _ = climb(book, Scope({start: "start"}, candidates), lambda genotype, *_: score(genotype))
     yield from (trial.genotype for trial in ladder.trials)
 
 

@@ -22,15 +22,17 @@ from advnas_lightning.cli.refine_settings import Plan, read_plan
 from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.ranking.of_search import distribution_of
 from advnas_lightning.ranking.result import columns
 from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.refine.book import TrialBook, turn_in
-from advnas_lightning.refine.climb import Budget, End, Train, check_task, climb
+from advnas_lightning.refine.climb import Budget, End, Train, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_in, finalists_of
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.oracle import table_oracle
+from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.refine.table import ladder_table
 from advnas_lightning.refine.ties import decide
 from advnas_lightning.refine.training import RungTraining
@@ -42,6 +44,7 @@ from advnas_lightning.tasks.cifar10.nasbench201 import open_table
 from advnas_lightning.texts import counted, encodable, writable
 
 TOP = 5  # finalists of a ranking
+PROBABLE = 200  # architectures of which those that are more probable than the winner are tried at last
 ENDS = {
     "optimum": "no neighbour of the winner is better",
     "finalists": "all finalists have been trained",
@@ -86,27 +89,26 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     if costs is not None and not finalists:
         raise ValueError("no finalist is within cost_budget=")
     budget = Budget(options["minutes"], options["epochs"], options["jobs"])
-    check_task(finalists, candidates, budget, plan.rungs)
+    budget.check(plan.rungs)
     train = _training(plan, search, data, next(iter(finalists)))
-    with turn_in(plan.folder):
-        keep_settings(plan.folder, {**plan.decided, "candidates": candidates})
-    repeats = 0 if plan.oracle else options["repeats"]  # a table has no seeds
 
     def prior(genotype: Genotype) -> float:
         return search.log_prob([search.space.choice(genotype)])[0]
 
-    book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
-    task = partial(
-        climb,
-        book,
+    probable = map(search.space.genotype, distribution_of(search).probable(PROBABLE, costs, plan.seed))
+    scope = Scope(
         finalists,
         candidates,
-        train,
         around=options["neighbours"],
         allows=allows,
-        repeats=repeats,
-        budget=budget,
+        repeats=0 if plan.oracle else options["repeats"],  # a table has no seeds
+        probable=list(probable) if options["neighbours"] else [],
+        prior=prior,
     )
+    with turn_in(plan.folder):
+        keep_settings(plan.folder, {**plan.decided, "candidates": candidates})
+    book = TrialBook(plan.folder, candidates, plan.rungs, maximize=plan.maximize, metric=plan.metric)
+    task = partial(climb, book, scope, train, budget=budget)
     if is_further():
         task(on_change=_Progress())
         return

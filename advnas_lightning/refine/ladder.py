@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from advnas_lightning.space.genotype import Genotype
@@ -135,6 +137,29 @@ class Ladder:
             for trial in self.first
             if best is not None and trial.last in best.scores
         }
+
+    def deviations(self) -> dict[int, float]:
+        """The standard deviation over seeds of the scores at each rung, pooled over what was trained several times.
+
+        A rung at which no architecture has several scores is left out.
+
+        Example:
+            >>> rows = enumerate([("a", 0.50), ("a", 0.56), ("b", 0.53)])
+            >>> trials = [Trial(n, Genotype({"e": g}), "complete", {1: s}, "draw", 0, 1.0, 1, n) for n, (g, s) in rows]
+            >>> {rung: round(value, 4) for rung, value in Ladder(trials, (1,), maximize=True).deviations().items()}
+            {1: 0.0424}
+        """
+        found: dict[int, float] = {}
+        for rung in self.rungs:
+            scores: dict[Genotype, list[float]] = defaultdict(list)
+            for trial in self.trials:
+                if rung in trial.scores:
+                    scores[trial.genotype].append(trial.scores[rung])
+            several = [values for values in scores.values() if len(values) > 1]
+            if several:
+                squares = [(value - fmean(values)) ** 2 for values in several for value in values]
+                found[rung] = math.sqrt(math.fsum(squares) / sum(len(values) - 1 for values in several))
+        return found
 
     @property
     def epochs(self) -> int:

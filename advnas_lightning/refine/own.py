@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from advnas_lightning.refine.book import TrialBook, turn_in
-from advnas_lightning.refine.climb import Budget, check_task, climb
+from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder
 from advnas_lightning.refine.packages import missing_package
+from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.space.genotype import Genotype
@@ -106,21 +107,12 @@ def refine(
         seed=seed,
     )
     budget = Budget(minutes, epochs)
-    check_task(given, candidates, budget, steps)
+    budget.check(steps)
+    scope = Scope(given, candidates, around=neighbours, allows=allows, repeats=repeats)
     train.check(next(iter(given)))  # before anything is written
     with turn_in(Path(folder)):
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "anneal": anneal, "seed": seed}
         keep_settings(Path(folder), {**decided, "candidates": candidates})
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
-    ladder, _ = climb(
-        book,
-        given,
-        candidates,
-        train,
-        around=neighbours,
-        allows=allows,
-        repeats=repeats,
-        budget=budget,
-        on_change=on_change,
-    )
+    ladder, _ = climb(book, scope, train, budget=budget, on_change=on_change)
     return ladder

@@ -22,7 +22,7 @@ class Decision:
     """Which architecture wins, and why.
 
     Attributes:
-        winner: The first training of the architecture that wins.
+        winner: The first training of the architecture that wins, which may have no training but repeats.
         means: The mean score of each architecture that was trained several times.
         deviation: The standard deviation of the scores of one architecture with different seeds; ``None`` without them.
         tied: The architectures whose mean is within one standard error of the best one.
@@ -142,8 +142,7 @@ def decide(ladder: Ladder, prior: Callable[[Genotype], float] | None = None) -> 
     if len(several) < 2:
         return Decision(best, {}, None, (best.genotype,))
     means = {genotype: fmean(values) for genotype, values in several.items()}
-    squares = [(value - means[genotype]) ** 2 for genotype, values in several.items() for value in values]
-    deviation = math.sqrt(math.fsum(squares) / (len(squares) - len(several)))
+    deviation = ladder.deviations()[ladder.rungs[-1]]
     top = max(means, key=lambda genotype: ladder.sign * means[genotype])
 
     def error(genotype: Genotype) -> float:
@@ -151,4 +150,4 @@ def decide(ladder: Ladder, prior: Callable[[Genotype], float] | None = None) -> 
 
     tied = tuple(each for each, mean in means.items() if ladder.sign * (means[top] - mean) <= error(each))
     chosen = top if prior is None else max(tied, key=prior)
-    return Decision(next(trial for trial in ladder.first if trial.genotype == chosen), means, deviation, tied)
+    return Decision(next(trial for trial in ladder.trials if trial.genotype == chosen), means, deviation, tied)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from advnas_lightning.refine.book import TrialBook, is_pruned
-from advnas_lightning.refine.climb import Budget, Proposal, climb, next_proposal
+from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import RIDGE, neighbours, predict
+from advnas_lightning.refine.proposals import Proposal, Scope, next_proposal
 from advnas_lightning.space.genotype import Genotype
 from tests.support.climbing import (
     CANDIDATES,
@@ -85,7 +86,7 @@ def test_what_is_refined_is_a_local_optimum(rungs: tuple[int, ...]) -> None:
 
 def test_the_lowest_score_may_be_the_best() -> None:
     book = TrialBook(None, CANDIDATES, (1, 2), maximize=False)
-    ladder, _ = climb(book, FINALISTS, CANDIDATES, lambda *arguments: -score(*arguments))
+    ladder, _ = climb(book, Scope(FINALISTS, CANDIDATES), lambda *arguments: -score(*arguments))
     same, _ = refined(None, rungs=(1, 2))
     assert [trial.genotype for trial in ladder.trials] == [trial.genotype for trial in same.trials]
     assert [trial.state for trial in ladder.trials] == [trial.state for trial in same.trials]
@@ -156,8 +157,10 @@ def test_while_the_first_one_is_trained_others_have_its_neighbours() -> None:
     ]
     ladder = Ladder(begun, (1, 2), maximize=True)
     assert ladder.winner is None
-    assert next_proposal(ladder, {}, {"edge": ["a", "b", "c"]}) == Proposal(names[2], "neighbour of 0", 1)
-    assert next_proposal(Ladder([], (1, 2), maximize=True), {}, {"edge": ["a", "b", "c"]}) is None
+    scope = Scope({names[0]: "argmax"}, {"edge": ["a", "b", "c"]})
+    assert next_proposal(ladder, scope) == Proposal(names[2], "neighbour of 0", 1)
+    without = Ladder([replace(begun[0], scores={})], (1, 2), maximize=True)
+    assert next_proposal(without, scope) is None
     low = Ladder([replace(begun[0], scores={}), replace(begun[0], number=2)], (1, 2), maximize=True)
     assert low.leader == low.trials[1]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
 from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import Budget, Train, climb
 from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.space.genotype import Genotype
 
 CANDIDATES = {"first": ["a", "b", "c"], "second": ["a", "b", "c"], "third": ["a", "b"]}
@@ -57,11 +58,14 @@ def refined(
     rungs: tuple[int, ...] = RUNGS,
     around: bool = True,
     repeats: int = 0,
+    probable: Sequence[Genotype] = (),
+    prior: Callable[[Genotype], float] | None = None,
     budget: Budget | None = None,
     on_change: Callable[[Ladder], None] = lambda ladder: None,
 ) -> tuple[Ladder, str]:
     book = TrialBook(folder, CANDIDATES, rungs, maximize=True)
-    return climb(book, FINALISTS, CANDIDATES, train, around=around, repeats=repeats, budget=budget, on_change=on_change)
+    scope = Scope(FINALISTS, CANDIDATES, around=around, repeats=repeats, probable=probable, prior=prior)
+    return climb(book, scope, train, budget=budget, on_change=on_change)
 
 
 def unfinished(ladder: Ladder) -> list[Trial]:

@@ -1,0 +1,95 @@
+"""What a search finds more probable than the winner of the short trainings, and they have not ruled out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.ties import decide
+from advnas_lightning.space.genotype import Genotype
+
+__all__ = ["next_probable"]
+
+CLEARLY_WORSE = -2.0  # standard errors
+
+
+def next_probable(
+    ladder: Ladder, probable: Sequence[Genotype], prior: Callable[[Genotype], float] | None, repeats: int
+) -> tuple[Genotype, int] | None:
+    """The most probable architecture that may be as good as the winner, and which of its trainings comes next.
+
+    The scores of the last few architectures are within the chance of a training, and a short training favours what is
+    trained fast. Of architectures that are tied, the most probable one wins (:func:`~advnas_lightning.refine.decide`).
+    So those that are more probable than the winner are tried too, the most probable one first, unless the trainings so
+    far have ruled them out. Clearly worse is a difference from the winner of more than two standard errors. An
+    architecture is ruled out if it was clearly worse itself, or if it has a candidate on an edge with which every
+    architecture so far was.
+
+    Args:
+        ladder: The trainings so far.
+        probable: Architectures of the search, the most probable one first.
+        prior: The logarithm of the probability of an architecture.
+        repeats: The number of further trainings of each of the best architectures.
+
+    Returns:
+        The architecture and the number of its training, from 1, since it has no first one that could be ended early;
+        ``None`` if nothing that is more probable is left, or if the deviation over seeds is not known or is 0.
+
+    Example:
+        >>> next_probable(Ladder([], (1,), maximize=True), [Genotype({"edge": "a"})], None, 1) is None
+        True
+    """
+    decision, deviations = decide(ladder, prior), ladder.deviations()
+    if decision is None or not decision.deviation or not all(deviations.values()):
+        return None
+    winner = decision.winner.genotype
+    known = differences(ladder, winner)
+    best: dict[tuple[str, str], float] = {}  # of the architectures with a candidate on an edge
+    for genotype, value in known.items():
+        for pair in genotype.items():
+            best[pair] = max(value, best.get(pair, value))
+    for genotype in probable:
+        if genotype == winner:
+            return None
+        own = [trial for trial in ladder.trials if trial.genotype == genotype]
+        whole = [trial for trial in own if trial.state == "complete"]
+        begun = [trial for trial in own if trial.state == "unfinished"]
+        least = min(known.get(genotype, 0.0), *(best.get(pair, 0.0) for pair in genotype.items()))
+        if genotype in decision.means or least < CLEARLY_WORSE:
+            continue
+        if len(whole) + len(begun) > repeats:
+            return None  # it is decided when these are complete
+        return genotype, 1 + max((trial.repeat for trial in own), default=0)
+    return None
+
+
+def differences(ladder: Ladder, winner: Genotype) -> dict[Genotype, float]:
+    """How much better than the winner each architecture was, in standard errors of the difference.
+
+    The scores of an architecture are those at the last rung that it has reached, and of several trainings their mean.
+
+    Args:
+        ladder: The trainings, of which some are repeats.
+        winner: The architecture that wins.
+
+    Example:
+        >>> from advnas_lightning.refine.ladder import Trial
+        >>> rows = [("a", 0.50, 0), ("a", 0.56, 1), ("b", 0.55, 0), ("b", 0.57, 1), ("c", 0.5, 0)]
+        >>> edges = [(Genotype({"edge": name}), score, repeat) for name, score, repeat in rows]
+        >>> trials = [Trial(0, each, "complete", {1: s}, "draw", 0, 1.0, 1, r) for each, s, r in edges]
+        >>> found = differences(Ladder(trials, (1,), maximize=True), Genotype({"edge": "b"}))
+        >>> [round(value, 2) for value in found.values()]
+        [-0.95, 0.0, -1.55]
+    """
+    deviations, found = ladder.deviations(), {}
+    scores: dict[Genotype, dict[int, list[float]]] = {}
+    for trial in ladder.trials:
+        for rung, score in trial.scores.items():
+            scores.setdefault(trial.genotype, {}).setdefault(rung, []).append(score)
+    for genotype, own in scores.items():
+        rung = max(set(own) & set(scores[winner]))
+        error = deviations[rung] * math.sqrt(1 / len(own[rung]) + 1 / len(scores[winner][rung]))
+        found[genotype] = ladder.sign * (fmean(own[rung]) - fmean(scores[winner][rung])) / error
+    return found

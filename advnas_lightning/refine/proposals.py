@@ -1,0 +1,133 @@
+"""Which architecture is trained next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.neighbours import Candidates, most_promising, neighbours
+from advnas_lightning.refine.probable import next_probable
+from advnas_lightning.refine.ties import next_repeat
+from advnas_lightning.space.genotype import Genotype, check_genotype
+
+__all__ = ["Proposal", "Scope", "last_proposal", "next_proposal"]
+
+
+class Proposal(NamedTuple):
+    """An architecture to train next, and why.
+
+    Attributes:
+        genotype: The architecture.
+        by: Who proposes it.
+        round: The round that it belongs to, see :class:`~advnas_lightning.refine.ladder.Trial`.
+        repeat: Which of the architecture's trainings it is, from 0.
+
+    Example:
+        >>> Proposal(Genotype({"edge": "skip"}), "argmax", 0).round
+        0
+    """
+
+    genotype: Genotype
+    by: str
+    round: int
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a refinement may train.
+
+    Attributes:
+        finalists: Who proposes each finalist. The first ones are trained first.
+        candidates: The names of the candidates of each edge.
+        around: Whether neighbours are tried.
+        allows: Whether an architecture may be tried as a neighbour, such as whether it is within a budget.
+        repeats: How often each of the best architectures is trained again.
+        probable: Architectures of the search, the most probable one first, of which those that are more probable than
+            the winner are tried at last.
+        prior: The logarithm of the probability of an architecture, which decides between those that are tied.
+
+    Raises:
+        ValueError: There is no finalist, or one of them does not fit the candidates.
+
+    Example:
+        >>> Scope({}, {"edge": ["skip"]})
+        Traceback (most recent call last):
+            ...
+        ValueError: there is no finalist: give at least one architecture
+    """
+
+    finalists: Mapping[Genotype, str]
+    candidates: Candidates
+    around: bool = True
+    allows: Callable[[Genotype], bool] = lambda genotype: True
+    repeats: int = 0
+    probable: Sequence[Genotype] = ()
+    prior: Callable[[Genotype], float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.finalists:
+            raise ValueError("there is no finalist: give at least one architecture")
+        for genotype in self.finalists:
+            check_genotype(genotype, self.candidates)
+
+
+def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
+    """The architecture to train next: the next finalist, or the leader's most promising neighbour, or a last one.
+
+    Args:
+        ladder: The trainings so far.
+        scope: What may be trained.
+
+    Returns:
+        The proposal; ``None`` if there is nothing to train as long as there is no other winner.
+
+    Example:
+        >>> scope = Scope({Genotype({"edge": "skip"}): "argmax"}, {"edge": ["skip", "tanh"]})
+        >>> next_proposal(Ladder([], (1,), maximize=True), scope).by
+        'argmax'
+        >>> from advnas_lightning.refine.ladder import Trial
+        >>> trial = Trial(0, Genotype({"edge": "skip"}), "complete", {1: 0.5}, "argmax", 0, 1.0, 1)
+        >>> next_proposal(Ladder([trial], (1,), maximize=True), scope)
+        Proposal(genotype=Genotype(edges={'edge': 'tanh'}), by='neighbour of 0', round=1, repeat=0)
+    """
+    tried = {trial.genotype for trial in ladder.trials}
+    for genotype, by in scope.finalists.items():
+        if genotype not in tried:
+            return Proposal(genotype, by, 0)
+    best = ladder.leader
+    if scope.around and best is not None:
+        near = neighbours(best.genotype, scope.candidates)
+        left = [each for each in near if each not in tried and scope.allows(each)]
+        if left:
+            return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
+    return last_proposal(ladder, scope)
+
+
+def last_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
+    """What to train at last: the best architectures again, and then what the search finds more probable.
+
+    See :func:`~advnas_lightning.refine.ties.next_repeat` and
+    :func:`~advnas_lightning.refine.probable.next_probable`.
+
+    Args:
+        ladder: The trainings so far.
+        scope: What may be trained.
+
+    Returns:
+        The proposal; ``None`` if all of it is trained, or is being trained.
+
+    Example:
+        >>> last_proposal(Ladder([], (1,), maximize=True), Scope({Genotype({"edge": "a"}): "argmax"}, {"edge": "a"}))
+    """
+    found = next_repeat(ladder, scope.repeats)
+    if found is not None:
+        trial, repeat = found
+        return Proposal(trial.genotype, f"repeat of {trial.number}", trial.round, repeat)
+    more = next_probable(ladder, scope.probable, scope.prior, scope.repeats)
+    return None if more is None else Proposal(more[0], PROBABLE, 0, more[1])
+
+
+PROBABLE = "more probable"
