@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
 COMMAND = "advnas"
+NO_SCRIPTS = ("__main__.py", "_submit.py")  # how Python names a package that runs, and what runs submitit's jobs
 PACKAGE = Path(__file__).parents[1]
 FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
 
@@ -112,7 +113,7 @@ def program(arguments: Sequence[str]) -> list[str]:
     if Path(name).name == COMMAND:
         return [COMMAND if _same(shutil.which(COMMAND), name) else name]
     python = "python" if _same(shutil.which("python"), sys.executable) else sys.executable
-    is_script = Path(name).is_file() and Path(name).name != "__main__.py"
+    is_script = Path(name).is_file() and Path(name).name not in NO_SCRIPTS
     return [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
 
 

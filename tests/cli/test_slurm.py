@@ -10,6 +10,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from advnas_lightning.cli import slurm
+from advnas_lightning.cli.process import program
 from advnas_lightning.cli.slurm import queue, wait_for_all
 from tests.support.command_line import SMALL_TOY, launch
 
@@ -103,3 +104,9 @@ def test_an_interrupted_sweep_says_how_to_end_its_jobs(
     with pytest.raises(KeyboardInterrupt):
         wait_for_all({0: FakeJob(tmp_path, "12_0")}, tmp_path)
     assert capsys.readouterr().err == "the jobs go on in SLURM; to end them: scancel 12\n"
+
+
+def test_a_job_names_the_command_and_not_submitit(tmp_path: Path) -> None:
+    script = tmp_path / "_submit.py"
+    script.touch()
+    assert program([str(script), "folder"])[1:] == ["-m", "advnas_lightning"]

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -50,7 +51,6 @@ ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
 PartitionName=searches Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
-{more}
 """
 
 
@@ -71,10 +71,9 @@ class SlurmCluster:
         folder: An empty folder, with a path of at most 80 characters, since a socket is in it.
         cores: How many jobs of one core the node runs at a time, whatever cores the machine has.
         grace: How many seconds a job has to end in that is told that a job of the partition ``urgent`` takes its place.
-        more: Lines to add to ``slurm.conf``.
     """
 
-    def __init__(self, folder: Path, *, cores: int = 2, grace: int = 20, more: str = "") -> None:
+    def __init__(self, folder: Path, *, cores: int = 2, grace: int = 20) -> None:
         self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
@@ -90,7 +89,6 @@ class SlurmCluster:
                 folder=folder,
                 cores=cores,
                 grace=grace,
-                more=more,
                 controller_port=controller_port,
                 node_port=node_port,
             )
@@ -118,8 +116,11 @@ class SlurmCluster:
         self._stop()
 
     def ask(self, *command: str) -> str:
-        """What one of SLURM's commands prints, or an empty text if it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        """What one of SLURM's commands prints, or an empty text if it fails or does not answer."""
+        try:
+            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+        except subprocess.TimeoutExpired:
+            return ""
         return done.stdout if done.returncode == 0 else ""
 
     def logs(self) -> str:
@@ -149,8 +150,11 @@ class SlurmCluster:
         wait_until(look, what, seconds=PATIENCE)
 
     def _stop(self) -> None:
-        self.ask("scancel", "--user", pwd.getpwuid(os.getuid()).pw_name, "--signal=KILL")
-        self.ask("scancel", "--user", pwd.getpwuid(os.getuid()).pw_name)
+        user = f"--user={pwd.getpwuid(os.getuid()).pw_name}"
+        self.ask("scancel", user, "--state=PENDING")
+        self.ask("scancel", user, "--signal=KILL")
+        with suppress(TimeoutError):  # or the jobs would outlive the daemons
+            wait_until(lambda: not self.ask("squeue", "--noheader"), "the end of all jobs", seconds=30)
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in reversed(self._daemons):

@@ -60,14 +60,12 @@ class Sweep:
     def __init__(self, folder: Path, process: subprocess.Popen[bytes], cluster: SlurmCluster) -> None:
         self.folder, self._process, self._cluster = folder / "sweep", process, cluster
 
-    def wait_for(self, is_so: Callable[[], bool], what: str, minutes: float = 10) -> None:
+    def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         def look() -> bool:
             assert self._process.poll() is None, self.printed("out") + self.printed("err")
             return is_so()
 
-        wait_until(
-            look, f"{what}: {self.printed('out')}{self._cluster.ask('squeue', '--array')}", seconds=minutes * MINUTE
-        )
+        wait_until(look, f"{what}, in {self.folder}", seconds=10 * MINUTE)
 
     def end(self) -> int:
         """The exit status."""
@@ -85,10 +83,9 @@ class Sweep:
         (path,) = self.folder.glob(f".submitit/*_{number}")
         return path.name
 
-    def runs(self, number: int) -> bool:
-        return (
-            self._cluster.ask("squeue", "--noheader", "--format=%T", f"--jobs={self.slurm_id(number)}") == "RUNNING\n"
-        )
+    def is_running(self, number: int) -> bool:
+        state = self._cluster.ask("squeue", "--noheader", "--format=%T", f"--jobs={self.slurm_id(number)}")
+        return state.strip() == "RUNNING"
 
     def process(self, number: int) -> int:
         """The process of a job, which is the one that holds its folder."""
@@ -123,7 +120,7 @@ def test_a_sweep_survives_what_a_cluster_does(
         report = [sys.executable, "-m", "advnas_lightning", "report", str(sweep.folder)]
         made = subprocess.run(report, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
         log = sweep.folder / "toy/parsec/3/metrics.csv"
-        sweep.wait_for(lambda: log.exists() and sweep.runs(3), "the training of job 3")
+        sweep.wait_for(lambda: log.exists() and sweep.is_running(3), "the training of job 3")
         urgent = cluster.ask("sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true")
         assert urgent, "SLURM took no other job"
         sweep.wait_for(lambda: not cluster.ask("squeue", "--noheader", "--partition=urgent"), "room for another job")
