@@ -79,7 +79,8 @@ def _diagnose_run(options: dict[str, Any], place: Path) -> Path:
     run = load(options["ckpt_path"], trust=check_bool("trust", options["trust"]))
     names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
     on_progress = partial(print, "…", file=sys.stderr, flush=True)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # which one it is depends on what was imported last
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # about a fit, which is none here
     settings = {name: options[name] for name in names}
     truth, statistics, credit = diagnose_fit(run.search, datamodule=run.data, on_progress=on_progress, **settings)
