@@ -212,6 +212,7 @@ def seconds(run: Path) -> list[str]:
     return [row["seconds"] for row in csv.DictReader(log.open()) if row.get("seconds")] if log.exists() else []
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_goes_on_and_its_cell_is_trained(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lease"
     options = ["--folder", str(folder), "--data", str(data), "--seeds", "1", "--only", "table3/[ag]d*", "--grace", "60"]

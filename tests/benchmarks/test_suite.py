@@ -23,6 +23,7 @@ from benchmarks.software_device import DEVICE, count_waits, software_device
 ROWS = {"cifar10-gdas": 2, "ptb": 4, "ptb-bf16": 6, "waits": 4, "no-trace": 3, "offload": 6, "many-runs": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_case_runs(case: str) -> None:
     rows = CASES[case](case, small=True)
