@@ -167,7 +167,16 @@ class Annealing(Callback):
         return round(0.5 * (1 + math.cos(math.pi * done)), 12)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the learning rates of this batch."""
+        """Set the learning rates of this batch.
+
+        Raises:
+            ValueError: The number of batches of an epoch is not known.
+        """
+        if not math.isfinite(trainer.num_training_batches):
+            raise ValueError(
+                "anneal=True needs the number of batches of an epoch, and the loader has none: give limit_train_batches"
+                " in trainer="
+            )
         factor = self.factor(trainer.current_epoch, batch_idx, int(trainer.num_training_batches))
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:

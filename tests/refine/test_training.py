@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from lightning import LightningDataModule, seed_everything
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from advnas_lightning import Fixed
 from advnas_lightning.objectives import Classification
@@ -115,6 +115,19 @@ def test_a_rung_that_is_reached_already_is_scored_again(tmp_path: Path) -> None:
     train = training(datamodule=Points(shuffle=True))
     score = train(FOUND, tmp_path, 2)
     assert training(datamodule=Points(shuffle=True))(FOUND, tmp_path, 2) == score
+
+
+def test_annealing_needs_the_number_of_batches(tmp_path: Path) -> None:
+    class Endless(IterableDataset[list[Tensor]]):
+        def __iter__(self) -> Iterator[list[Tensor]]:
+            return iter(list(points(32, 0)))
+
+    loader = DataLoader(Endless(), batch_size=8)
+    options = {"datamodule": None, "train_dataloaders": loader, "val_dataloaders": Points().val_dataloader()}
+    with one_line("anneal=True needs the number of batches of an epoch", "limit_train_batches"):
+        training(anneal=RUNGS, **options)(FOUND, tmp_path, 1)
+    limited = {"accelerator": "cpu", "limit_train_batches": 2}
+    assert training(anneal=RUNGS, **options, trainer=limited)(FOUND, tmp_path, 1) > 0
 
 
 def test_an_unknown_metric_is_one_line_with_those_that_there_are(tmp_path: Path) -> None:
