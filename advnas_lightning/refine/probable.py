@@ -24,8 +24,8 @@ def next_probable(
     trained fast. Of architectures that are tied, the most probable one wins (:func:`~advnas_lightning.refine.decide`).
     So those that are more probable than the winner are tried too, the most probable one first, unless the trainings so
     far have ruled them out. Clearly worse is a difference from the winner of more than two standard errors. An
-    architecture is ruled out if it was clearly worse itself, or if it has a candidate on an edge with which every
-    architecture so far was.
+    architecture is ruled out if it was clearly worse itself, if its loss was not finite, or if it has a candidate on an
+    edge with which every architecture so far was clearly worse.
 
     Args:
         ladder: The trainings so far.
@@ -56,6 +56,8 @@ def next_probable(
         own = [trial for trial in ladder.trials if trial.genotype == genotype]
         whole = [trial for trial in own if trial.state == "complete"]
         begun = [trial for trial in own if trial.state == "unfinished"]
+        if any(trial.state == "failed" for trial in own):
+            continue
         least = min(known.get(genotype, 0.0), *(best.get(pair, 0.0) for pair in genotype.items()))
         if genotype in decision.means or least < CLEARLY_WORSE:
             continue

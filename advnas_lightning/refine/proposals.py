@@ -127,7 +127,4 @@ def last_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
         trial, repeat = found
         return Proposal(trial.genotype, f"repeat of {trial.number}", trial.round, repeat)
     more = next_probable(ladder, scope.probable, scope.prior, scope.repeats)
-    return None if more is None else Proposal(more[0], PROBABLE, 0, more[1])
-
-
-PROBABLE = "more probable"
+    return None if more is None else Proposal(more[0], "more probable", 0, more[1])

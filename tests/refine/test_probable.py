@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from itertools import product
@@ -100,6 +101,12 @@ def test_the_budget_holds_for_them_too() -> None:
             budget=Budget(epochs=epochs),
         )
         assert ladder.epochs <= epochs
+
+
+@needs_storage
+def test_an_architecture_whose_loss_is_not_finite_is_tried_once() -> None:
+    ladder = trained(lambda genotype: math.nan if genotype == NEEDED else flat(genotype))
+    assert [trial.state for trial in ladder.trials if trial.genotype == NEEDED] == ["failed"]
 
 
 def trial(number: int, name: str, scores: dict[int, float], repeat: int = 0, state: str = "complete") -> Trial:
