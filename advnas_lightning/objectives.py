@@ -227,20 +227,29 @@ class LanguageModelling(Objective):
         self._carried: dict[str, tuple[list[tuple[Window, Tensor | None]], Tensor | None]] = {}
 
     def forward(self, model: nn.Module, batch: Window) -> Outcome:
-        """Run ``model(inputs, state)``, which returns logits ``[T, B, words]`` and the state after the window."""
+        """Run ``model(inputs, state)``, which returns logits ``[T, B, words]`` and the state after the window.
+
+        A model with a true attribute ``takes_targets`` is run as ``model(inputs, state, targets)``. It returns the mean
+        cross-entropy in the place of logits, so that it need not keep all of them.
+        """
         recent, after = self._carried.get(batch.text, ([], None))
         starts = [start for window, start in recent if window is batch]
         if starts:  # another architecture has been tried on this window
-            logits, _ = model(batch.inputs, starts[0])
+            output, _ = self._run(model, batch, starts[0])
         else:
             start = after.to(batch.inputs.device) if after is not None and batch.position > 0 else None
-            logits, after = model(batch.inputs, start)
+            output, after = self._run(model, batch, start)
             self._carried[batch.text] = ([*recent[-1:], (batch, start)], after.detach())
-        mean = F.cross_entropy(widened(logits.flatten(0, 1)), batch.targets.flatten())
+        mean = output if output.dim() == 0 else F.cross_entropy(widened(output.flatten(0, 1)), batch.targets.flatten())
         if self.loss_reduction == "sum_time" and self.training:
             streams = batch.targets.shape[1]
             return Outcome(mean * (batch.tokens / streams), streams)
         return Outcome(mean, batch.tokens)
+
+    def _run(self, model: nn.Module, batch: Window, state: Tensor | None) -> Any:
+        """The logits or their mean cross-entropy, and the state after the window."""
+        targets = (batch.targets,) if getattr(model, "takes_targets", False) is True else ()
+        return model(batch.inputs, state, *targets)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The state that the next window of each text starts from."""

@@ -10,7 +10,6 @@ from itertools import zip_longest
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
 from advnas_lightning import AdvantageNAS
@@ -60,9 +59,10 @@ class CarriedLoss:
 
     def __call__(self, network: nn.Module, window: Window) -> Tensor:
         """Run the network on a window."""
-        logits, hidden = network(window.inputs, self.hidden)
+        loss: Tensor
+        loss, hidden = network(window.inputs, self.hidden, window.targets)
         self.hidden = hidden.detach()
-        return F.cross_entropy(logits.flatten(0, 1), window.targets.flatten())
+        return loss
 
 
 def alternating(loop: BareSearch, windows: Windows) -> Iterator[None]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advnas_lightning.functional import widened
+from advnas_lightning.space.copying import HOOKS
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.validate import check_int, check_positive, check_share
 
@@ -19,6 +21,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
 }
+
+# PyTorch 2.13 and later have a function that computes logits and their gradients part by part, so that all logits are
+# never in memory at once.
+LINEAR_CROSS_ENTROPY = hasattr(nn, "LinearCrossEntropyOptions")
 
 
 class _Gated(nn.Module):
@@ -87,6 +93,9 @@ class RecurrentLM(nn.Module):
         (torch.Size([5, 3, 10]), torch.Size([3, 6]))
     """
 
+    takes_targets = True
+    """Whether ``forward`` gives the loss where it is told the targets: see :class:`LanguageModelling`."""
+
     def __init__(
         self,
         *,
@@ -128,15 +137,19 @@ class RecurrentLM(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
         nn.init.zeros_(self.decoder.bias)
 
-    def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, hidden: Tensor | None = None, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predict the word after every token.
 
         Args:
             tokens: The token ids, ``[T, B]``.
             hidden: The state ``[B, H]`` at the end of the earlier window. Without it the state is zero.
+            targets: The token ids ``[T, B]`` that are to be predicted.
 
         Returns:
-            The logits ``[T, B, words]``, and the state ``[B, H]`` for the window that follows.
+            The logits ``[T, B, words]``, or with targets their mean cross-entropy, a scalar; and the state ``[B, H]``
+            for the window that follows.
         """
         embedded = self.dropout(self.embedding(tokens))  # [T, B, embedding_size]
         if hidden is None:
@@ -147,7 +160,8 @@ class RecurrentLM(nn.Module):
             output = self._cell(from_input, hidden)  # [B, H]
             outputs.append(output)
             hidden = self._limit(output)
-        return self.decoder(self.dropout(torch.stack(outputs))), hidden
+        features = self.dropout(torch.stack(outputs))  # [T, B, H]
+        return (self.decoder(features) if targets is None else self._cross_entropy(features, targets)), hidden
 
     def count_parameters(self) -> int:
         """The number of parameters as the paper's Table 3 counts them, of the search's network or of a discrete one.
@@ -175,6 +189,18 @@ class RecurrentLM(nn.Module):
             x = _mean(incoming[i + 1]).to(x.dtype)
             nodes.append(x)
         return _mean(nodes)
+
+    def _cross_entropy(self, features: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of the targets ``[T, B]``; features are ``[T, B, H]``."""
+        rows, targets = features.flatten(0, 1), targets.flatten()
+        is_linear = type(self.decoder) is nn.Linear and not any(getattr(self.decoder, kind) for kind in HOOKS)
+        # PyTorch's function does not compute in half precision under autocast.
+        if not LINEAR_CROSS_ENTROPY or not is_linear or torch.is_autocast_enabled(rows.device.type):
+            return F.cross_entropy(widened(self.decoder(rows)), targets)
+        options = nn.LinearCrossEntropyOptions(allow_retain_graph=True)
+        weight, bias = self.decoder.weight, self.decoder.bias
+        loss: Tensor = F.linear_cross_entropy(rows, weight, targets, linear_bias=bias, options=options)
+        return loss
 
     def _limit(self, hidden: Tensor) -> Tensor:
         """Rescale the states ``[B, H]`` whose norm exceeds ``hidden_max_norm``."""

@@ -260,6 +260,62 @@ def test_bad_candidates_are_named(options: dict[str, Any], named: str) -> None:
         RecurrentLM(**options)
 
 
+# The loss in the place of logits.
+
+
+class Alone(nn.Module):
+    """A network that does not take targets, so that the loss is computed from all logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, hidden: Tensor | None) -> Any:
+        return self.model(tokens, hidden)
+
+
+def loss_and_gradients(model: nn.Module, window: Window) -> list[Tensor]:
+    loss = LanguageModelling("sum_time")(model, window).loss  # whose gradient is scaled
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+@pytest.mark.parametrize("ignored", [0, 4])
+def test_the_loss_is_that_of_all_logits(ignored: int) -> None:
+    model = Genotype(dict.fromkeys(make().edges, "tanh")).apply(make()).eval()
+    inputs, targets = text()
+    targets = targets.clone()
+    targets.view(-1)[:ignored] = -100  # as a text's last window is padded
+    given = Window(inputs, targets, 0, "train", targets.numel() - ignored)
+    found, wanted = loss_and_gradients(model, given), loss_and_gradients(Alone(model), given)
+    for value, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", ["an old PyTorch", "a hook", "another module", "autocast"])
+def test_logits_are_computed_where_they_must_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Genotype(dict.fromkeys(make().edges, "tanh")).apply(make()).eval().float()
+    inputs, targets = text()
+    if case == "an old PyTorch":
+        monkeypatch.setattr("advnas_lightning.tasks.ptb.model.LINEAR_CROSS_ENTROPY", False)
+    elif case == "a hook":
+        model.decoder.register_forward_hook(lambda module, args, output: output / 2)
+    elif case == "another module":
+        model.decoder = nn.Sequential(model.decoder, nn.Tanh())
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        loss, _ = model(inputs, None, targets)
+        logits, _ = model(inputs, None)
+    wanted = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+
+
+def test_an_overflow_is_no_finite_loss() -> None:
+    model = Genotype(dict.fromkeys(make().edges, "tanh")).apply(make()).eval()
+    with torch.no_grad():
+        model.decoder.bias[3] = torch.inf
+    inputs, targets = text()
+    assert not model(inputs, None, targets)[0].isfinite()
+
+
 # The task that carries this network's state: LanguageModelling.
 
 
