@@ -18,7 +18,8 @@ __all__ = ["OPTIONS", "help_text", "read_settings"]
 
 OPTIONS = {
     "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
-    "minutes": Option(None, "X", "the largest number of minutes of training; the same line with more minutes goes on"),
+    "minutes": Option(None, "X", "the largest number of minutes of training in each job; the same line with more"
+                      " minutes goes on"),
     "epochs": Option(None, "N", "the largest number of epochs of all trainings together"),
     "top": Option(None, "N", "the number of finalists from the top of the run's ranking.json (default: 5, if advnas"
                   " rank has written one)"),
