@@ -148,7 +148,7 @@ class Evaluator:
     def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
         leaf = architecture.gates.detach().requires_grad_() if gates else None
         gate_grad = None
-        with torch.set_grad_enabled(gates or self._has_graph), self.space.bind(architecture, leaf):
+        with torch.set_grad_enabled(gates or self._has_graph), self.space.bind(architecture, leaf, only_gates=gates):
             outcome = self.run(batch)
             if self._idle is None or self._idle:
                 self._idle = self.space.idle if self._idle is None else self._idle & self.space.idle

@@ -30,6 +30,7 @@ class EdgePlan:
         unit: Whether one candidate runs, under a gate of one.
         inactive: The gradient of the gates of candidates that did not run, see :class:`Architecture`.
         copies_of: A function that gives the parameters of an offloaded candidate on the device.
+        only_gates: Whether the pass is differentiated by its gates alone, so that it needs no graph of the weights.
         has_run: Whether the edge has run since the plan was made.
 
     Example:
@@ -45,6 +46,7 @@ class EdgePlan:
     unit: bool
     inactive: Inactive
     copies_of: CopiesOf
+    only_gates: bool = False
     has_run: bool = False
 
     def mix(self, outputs: list[Tensor]) -> Tensor:

@@ -131,6 +131,14 @@ class MixedOp(nn.Module):
         return tuple(bool(getattr(module, "is_zero_op", False)) for module in self.candidates.values())
 
     @property
+    def only_gates(self) -> bool:
+        """Whether the network runs for the gradient of its gates alone, as in an architecture step.
+
+        A network that computes gradients of its weights ahead of the backward pass can leave them out then.
+        """
+        return self.edge_state.plan is not None and self.edge_state.plan.only_gates
+
+    @property
     def is_offloaded(self) -> bool:
         """Whether the candidates' parameters stay in host memory when the network is moved to a device."""
         return self.device_anchor is not None

@@ -145,7 +145,9 @@ class SearchSpace:
         return {(edge, index) for edge, row in zip(self.edges, paths, strict=True) for index in row}
 
     @contextmanager
-    def bind(self, architecture: Architecture, gates: Tensor | None = None) -> Iterator[None]:
+    def bind(
+        self, architecture: Architecture, gates: Tensor | None = None, *, only_gates: bool = False
+    ) -> Iterator[None]:
         """A context in which every MixedOp of the model runs ``architecture``.
 
         Keep it open during the backward pass too, since activation checkpointing runs the network again there.
@@ -153,6 +155,7 @@ class SearchSpace:
         Args:
             architecture: The architecture to run.
             gates: The gates to differentiate, ``[E, J]``. Without them only the weights can be differentiated.
+            only_gates: Whether nothing but the gates will be differentiated: see :attr:`MixedOp.only_gates`.
 
         Example:
             >>> net = MixedOp("edge", {"relu": nn.ReLU(), "skip": nn.Identity()})
@@ -177,7 +180,9 @@ class SearchSpace:
         copies = DeviceCopies(self._offloaded)
         for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
             own = actives[index] if unit else rows[index]
-            edge.plan = EdgePlan(self.edges[index], paths[index], own, unit, architecture.inactive, copies.of)
+            edge.plan = EdgePlan(
+                self.edges[index], paths[index], own, unit, architecture.inactive, copies.of, only_gates
+            )
         try:
             yield
         except Exception as error:

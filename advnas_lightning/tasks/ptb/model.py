@@ -198,7 +198,10 @@ class RecurrentLM(nn.Module):
         if not LINEAR_CROSS_ENTROPY or not is_linear or torch.is_autocast_enabled(rows.device.type):
             return F.cross_entropy(widened(self.decoder(rows)), targets)
         options = nn.LinearCrossEntropyOptions(allow_retain_graph=True)
-        weight, bias = self.decoder.weight, self.decoder.bias
+        weight: Tensor = self.decoder.weight
+        bias: Tensor = self.decoder.bias
+        if any(isinstance(edge, MixedOp) and edge.only_gates for edge in self.edges.values()):
+            weight, bias = weight.detach(), bias.detach()  # their gradients would be computed in the forward pass
         loss: Tensor = F.linear_cross_entropy(rows, weight, targets, linear_bias=bias, options=options)
         return loss
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from advnas_lightning.objectives import LanguageModelling, Window
 from advnas_lightning.space import Architecture, Genotype, SearchSpace
 from advnas_lightning.tasks.ptb import RecurrentLM
+from advnas_lightning.tasks.ptb.model import LINEAR_CROSS_ENTROPY as FUSED
 
 CANDIDATES = ("identity", "tanh", "sigmoid", "relu", "zero")
 ACTS = {
@@ -306,6 +307,24 @@ def test_logits_are_computed_where_they_must_be(case: str, monkeypatch: pytest.M
         logits, _ = model(inputs, None)
     wanted = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+
+
+def test_an_architecture_step_leaves_out_the_decoders_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make().eval()
+    space = SearchSpace(model)
+    drawn, (inputs, targets), weight = draw(space, ONE_HOT[1]), text(), model.decoder.weight
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr("advnas_lightning.tasks.ptb.model.LINEAR_CROSS_ENTROPY", fused)
+        for only_gates in (True, False):
+            leaf = drawn.gates.clone().requires_grad_()
+            with space.bind(drawn, leaf, only_gates=only_gates):
+                loss, _ = model(inputs, None, targets)
+            gates, own = torch.autograd.grad(loss, [leaf, weight], allow_unused=True)
+            found.append(gates)
+            assert (own is None) == (only_gates and fused and FUSED)
+    for gates in found:
+        torch.testing.assert_close(gates, found[-1], rtol=1e-10, atol=1e-12)
 
 
 def test_an_overflow_is_no_finite_loss() -> None:
