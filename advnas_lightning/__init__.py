@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from advnas_lightning.engine.strategy import SearchStrategy
     from advnas_lightning.loaders import SearchLoader
     from advnas_lightning.other_lightning import use_one_lightning
+    from advnas_lightning.space.elastic.making import elastic
     from advnas_lightning.space.genotype import Genotype
     from advnas_lightning.space.mixed_op import MixedOp
     from advnas_lightning.space.rules import choices, make_searchable
@@ -54,6 +55,7 @@ __all__ = [
     "SearchStrategy",
     "Trial",
     "choices",
+    "elastic",
     "make_searchable",
     "search_loaders",
     "use_one_lightning",
@@ -67,6 +69,7 @@ _PLACES = {
     "SearchStrategy": "engine.strategy",
     "SearchLoader": "loaders",
     "use_one_lightning": "other_lightning",
+    "elastic": "space.elastic.making",
     "Genotype": "space.genotype",
     "MixedOp": "space.mixed_op",
     "choices": "space.rules",

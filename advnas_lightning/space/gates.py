@@ -49,6 +49,11 @@ class EdgePlan:
     only_gates: bool = False
     has_run: bool = False
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether several outputs are compared: they are mixed, or candidates that did not run get a credit, too."""
+        return len(self.paths) > 1 or (self.unit and self.gates is not None and self.inactive != "none")
+
     def mix(self, outputs: list[Tensor]) -> Tensor:
         """Σ_j a_j O_j over the candidates that ran, in the widest of their types.
 

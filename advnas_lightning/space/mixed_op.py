@@ -70,15 +70,14 @@ class MixedOp(nn.Module):
         self.candidates = nn.ModuleDict(candidates)
         self.edge_state = EdgeState()
         self.original: str | None = None
+        self.is_inner = False  # whether it lies in an edge, which then loads what is offloaded
         # An empty tensor that moves with the network, and so knows its device; only offloaded candidates need it.
         self.device_anchor: Tensor | None
         self.register_buffer("device_anchor", None, persistent=False)
         # The structure of the last input, that of its output, and the index of the candidate that gave it.
         self._last: tuple[Any, Any, int] = (None, None, 0)
         # All candidates and perhaps other edges get the same input, so no candidate may overwrite it.
-        for module in self.candidates.modules():
-            if getattr(module, "inplace", False) is True:
-                module.inplace = False  # type: ignore[assignment]
+        compute_out_of_place(self.candidates)
 
     def __getattr__(self, name: str) -> Any:
         """Read a plain value of the candidates.
@@ -100,7 +99,7 @@ class MixedOp(nn.Module):
             AttributeError: A tensor or a module is set that candidates have.
         """
         own = "_last" not in vars(self) or name in vars(self) or hasattr(type(self), name)
-        if own or name in (*self._buffers, *self._modules) or not write(self.name, dict(self.candidates), name, value):
+        if own or name in (*self._buffers, *self._modules) or not write(self.name, self.owners(), name, value):
             super().__setattr__(name, value)
 
     def __getitem__(self, key: Any) -> PartOfChoice:
@@ -110,10 +109,20 @@ class MixedOp(nn.Module):
     def _asked(self) -> dict[str, nn.Module]:
         """The candidates that stand for the edge where it is read as a module."""
         plan = self.edge_state.plan
-        names = self.names if self.original is None else (self.original,)
-        if plan is not None:
-            names = tuple(self.names[index] for index in plan.paths)
-        return {name: self.candidates[name] for name in names}
+        indices = range(len(self.names)) if self.original is None else (self.names.index(self.original),)
+        return {self.names[index]: self.candidate(index) for index in (indices if plan is None else plan.paths)}
+
+    def candidate(self, index: int) -> nn.Module:
+        """The module that runs as a candidate."""
+        return self.candidates[self.names[index]]
+
+    def owners(self) -> Mapping[str, nn.Module]:
+        """The modules that have the candidates' parameters and plain values."""
+        return dict(self.candidates)
+
+    def weights(self) -> dict[nn.Parameter, None]:
+        """The candidates' parameters, each once."""
+        return dict.fromkeys(weight for owner in self.owners().values() for weight in owner.parameters())
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> nn.Module:
         """A copy of the edge; for a found network, whose genotype is in the memo, a copy of the chosen candidate."""
@@ -153,15 +162,22 @@ class MixedOp(nn.Module):
         Args:
             on: Whether to keep them on the host. With false they move with the network again, from its next move on.
         """
+        on = on and not self.is_inner
         if on != self.is_offloaded:
             self.device_anchor = torch.empty(0) if on else None
 
     def load(self, index: int) -> dict[nn.Parameter, Tensor]:
         """Copies of an offloaded candidate's parameters on the network's device, with a graph to the parameters."""
-        assert self.device_anchor is not None
-        weights = self.candidates[self.names[index]].parameters()
         with torch.inference_mode(False), torch.enable_grad():  # the first caller may need no graph, but later ones may
-            return {weight: weight.to(self.device_anchor.device, non_blocking=True) for weight in weights}
+            return self._copies(index)
+
+    def _copies(self, index: int) -> dict[nn.Parameter, Tensor]:
+        assert self.device_anchor is not None
+        return {
+            weight: getattr(module, name).to(self.device_anchor.device, non_blocking=True)
+            for module in self.candidate(index).modules()
+            for name, weight in module.named_parameters(recurse=False)
+        }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixedOp:
         """Move or convert the module; parameters of offloaded candidates return to host memory, one by one."""
@@ -169,7 +185,7 @@ class MixedOp(nn.Module):
             super()._apply(fn, recurse)
             return self
         pinned = fn(self.device_anchor).is_cuda
-        stay = {id(each) for weight in self.candidates.parameters() for each in (weight, weight.grad)}
+        stay = {id(each) for weight in self.weights() for each in (weight, weight.grad)}
 
         def stays(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -188,7 +204,7 @@ class MixedOp(nn.Module):
 
     def _call(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate; an offloaded one runs with copies of its parameters on the device."""
-        candidate = self.candidates[self.names[index]]
+        candidate = self.candidate(index)
         if self.device_anchor is None or self.device_anchor.device.type == "cpu":
             return candidate(*inputs, **kwargs)
         copies = plan.copies_of(self, index)
@@ -254,6 +270,23 @@ def mixed_ops(model: nn.Module) -> list[MixedOp]:
         ['a']
     """
     return [module for module in model.modules() if isinstance(module, MixedOp)]
+
+
+def compute_out_of_place(module: nn.Module) -> None:
+    """Switch off ``inplace`` in a module and in all modules in it.
+
+    Args:
+        module: The module.
+
+    Example:
+        >>> relu = nn.ReLU(inplace=True)
+        >>> compute_out_of_place(nn.Sequential(relu))
+        >>> relu.inplace
+        False
+    """
+    for each in module.modules():
+        if getattr(each, "inplace", False) is True:
+            each.inplace = False  # type: ignore[assignment]
 
 
 def check_candidates(owner: str, candidates: Any) -> None:

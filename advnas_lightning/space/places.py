@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from advnas_lightning.space.copying import Rebound
+from advnas_lightning.space.elastic.edge import Follower
 from advnas_lightning.space.mixed_op import MixedOp
 
 # Attributes of all modules: the hooks that a choice takes over, with what belongs to them, and those that stay.
@@ -55,7 +56,7 @@ def places(model: nn.Module, closed: Container[int] = ()) -> Iterator[Place]:
     """
     modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several places
     # Nothing below these names is yielded.
-    shut = {name for name, module in modules.items() if isinstance(module, MixedOp)}
+    shut = {name for name, module in modules.items() if isinstance(module, MixedOp | Follower)}
     for name, module in modules.items():
         parent, _, key = name.rpartition(".")
         if not name or name in shut:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.space.elastic.following import follow
 from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.gates import ActiveGates, EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
@@ -79,6 +80,7 @@ class SearchSpace:
                     " give them different names, or the same candidates in the same order"
                 )
             op.edge_state = known.edge_state
+        follow(model, first)
         if not first:
             raise ValueError(f"{type(model).__name__} contains no MixedOp: wrap a choice in MixedOp(name, candidates)")
         self.edges: tuple[str, ...] = tuple(first)

@@ -1,0 +1,142 @@
+"""One size of a kind of module, and what a module of a smaller size computes with: linear layers and embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from advnas_lightning.space.elastic.narrowing import Change, first
+
+
+class Axis:
+    """One size of a kind of module, which can be elastic. The methods of this class are those of ``out_features``.
+
+    For a module of one's own, write a subclass, and enter it in
+    :data:`AXES <advnas_lightning.space.elastic.kinds.AXES>` by the module's class.
+
+    Attributes:
+        name: What the module's constructor calls the size.
+        reads: Whether the input has a size that belongs to it.
+        gives: Whether the output has this size.
+
+    Example:
+        >>> from torch import nn
+        >>> axis, linear = Axis(), nn.Linear(4, 8)
+        >>> axis.name, axis.full(linear), axis.change(linear, 2).attributes
+        ('out_features', 8, {'out_features': 2})
+    """
+
+    name = "out_features"
+    reads, gives = False, True
+
+    def of(self, module: Any) -> bool:
+        """Whether a module of this kind has the axis."""
+        return True
+
+    def full(self, module: Any) -> Any:
+        """The size that the module has."""
+        return getattr(module, self.name)
+
+    def dim(self, module: Any) -> int:
+        """The dimension in which a tensor that the module reads or gives has the size."""
+        return -1
+
+    def read(self, module: Any, size: int) -> int:
+        """The size of the input that belongs to this size."""
+        return size
+
+    def change(self, module: Any, size: Any) -> Change:
+        """What the module has with this size.
+
+        Args:
+            module: The module, which may have smaller sizes on its other axes.
+            size: The size.
+        """
+        return Change({self.name: size}, {"weight": first(size), "bias": first(size)})
+
+    def checked(self, module: Any, size: Any) -> Any:
+        """A size as the module has it.
+
+        Args:
+            module: The module.
+            size: The size as a user gives it.
+
+        Raises:
+            ValueError: It cannot have it. The message says what it can have.
+        """
+        full = self.full(module)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= full:
+            raise ValueError(f"it is no whole number from 1 to the {full} that the {type(module).__name__} has")
+        return size
+
+    def padded(self, module: Any, output: Any, size: int) -> Any:
+        """An output with zeros up to a size.
+
+        Args:
+            module: The module.
+            output: What it has returned.
+            size: The size.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> Axis().padded(nn.Linear(1, 3), torch.ones(2), 3)
+            tensor([1., 1., 0.])
+        """
+        return pad(output, self.dim(module), size)
+
+
+class InFeatures(Axis):
+    """``in_features`` of a Linear.
+
+    Example:
+        >>> from torch import nn
+        >>> linear = nn.Linear(4, 8)
+        >>> InFeatures().change(linear, 2).views["weight"](linear.weight).shape
+        torch.Size([8, 2])
+    """
+
+    name = "in_features"
+    reads, gives = True, False
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first columns of the weight."""
+        return Change({self.name: size}, {"weight": first(size, 1)})
+
+
+class EmbeddingDim(Axis):
+    """``embedding_dim`` of an Embedding.
+
+    Example:
+        >>> from torch import nn
+        >>> embedding = nn.Embedding(10, 4)
+        >>> EmbeddingDim().change(embedding, 2).views["weight"](embedding.weight).shape
+        torch.Size([10, 2])
+    """
+
+    name = "embedding_dim"
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first columns of the weight."""
+        return Change({self.name: size}, {"weight": first(size, 1)})
+
+
+def pad(output: Tensor, dim: int, size: int) -> Tensor:
+    """A tensor with zeros behind its entries, up to a size.
+
+    Args:
+        output: The tensor.
+        dim: The dimension that is padded.
+        size: The size that it then has.
+
+    Example:
+        >>> import torch
+        >>> pad(torch.ones(1, 2), 0, 2)
+        tensor([[1., 1.],
+                [0., 0.]])
+    """
+    missing = size - output.shape[dim]
+    behind = output.dim() - 1 - dim % output.dim()
+    return F.pad(output, [0, 0] * behind + [0, missing]) if missing else output

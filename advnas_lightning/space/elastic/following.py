@@ -1,0 +1,55 @@
+"""Lets modules follow the edges whose names they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from advnas_lightning.space.elastic.edge import Elastic, Follower
+from advnas_lightning.space.mixed_op import MixedOp
+from advnas_lightning.texts import listed
+
+
+def follow(model: nn.Module, edges: Mapping[str, MixedOp]) -> None:
+    """Let each module that follows an edge know what it runs.
+
+    Args:
+        model: The network.
+        edges: The first module of each edge, by the edge's name.
+
+    Raises:
+        ValueError: An edge is missing, or two modules of one name have different sizes.
+
+    Example:
+        >>> from advnas_lightning.space.elastic import elastic
+        >>> follow(nn.Sequential(elastic(nn.Linear(8, 2), in_features=[4, 8], name="ffn")), {})
+        Traceback (most recent call last):
+            ...
+        ValueError: '0' follows edge 'ffn', and the network has no such edge: let what comes before it be elastic with \
+the name 'ffn'
+    """
+    orders: dict[str, tuple[str, list[int]]] = {}
+    for place, module in model.named_modules():
+        if isinstance(module, Follower):
+            edge = edges.get(module.name)
+            if edge is None:
+                raise ValueError(
+                    f"{place!r} follows edge {module.name!r}, and the network has no such edge: let what comes before"
+                    f" it be elastic with the name {module.name!r}"
+                )
+            if edge.names != module.names:
+                raise ValueError(
+                    f"{place!r} follows edge {module.name!r} with the sizes {listed(module.names)}, and the edge has"
+                    f" {listed(edge.names)}: give both the same sizes, or a dict"
+                    f" {module.axis.name}={{{edge.names[0]!r}: …}} of sizes by these names"
+                )
+            module.edge_state = edge.edge_state
+        if isinstance(module, Follower) or (isinstance(module, Elastic) and (module.axis.reads or module.axis.gives)):
+            order = sorted(range(len(module.sizes)), key=module.sizes.__getitem__)
+            first, known = orders.setdefault(module.name, (place, order))
+            if order != known:
+                raise ValueError(
+                    f"{first!r} and {place!r} belong to edge {module.name!r}, and their sizes grow in different orders:"
+                    " give the candidates of both the same order"
+                )

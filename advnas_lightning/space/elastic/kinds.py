@@ -1,0 +1,67 @@
+"""The modules that can be elastic, and what they are refused for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
+from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
+from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
+from advnas_lightning.texts import listed
+
+CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
+BATCH_NORM = (NumFeatures(),)
+AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
+    nn.Linear: (Axis(), InFeatures()),
+    nn.Embedding: (EmbeddingDim(),),
+    nn.Conv1d: CONVOLUTION,
+    nn.Conv2d: CONVOLUTION,
+    nn.Conv3d: CONVOLUTION,
+    nn.BatchNorm1d: BATCH_NORM,
+    nn.BatchNorm2d: BATCH_NORM,
+    nn.BatchNorm3d: BATCH_NORM,
+    nn.SyncBatchNorm: BATCH_NORM,
+    nn.LayerNorm: (NormalizedShape(),),
+    nn.RMSNorm: (NormalizedShape(),),
+    nn.GroupNorm: (NumChannels(),),
+}
+"""The elastic sizes by the class of a module. Classes of one's own can be entered."""
+
+
+def axes_of(module: nn.Module) -> dict[str, Axis]:
+    """The sizes of a module that can be elastic, by name.
+
+    Args:
+        module: The module.
+
+    Raises:
+        ValueError: There is none: its class is unknown; a subclass computes with more than the class of PyTorch does;
+            or its parameters are computed or not yet made.
+
+    Example:
+        >>> list(axes_of(nn.Linear(4, 8)))
+        ['out_features', 'in_features']
+    """
+    kind = next((each for each in type(module).__mro__ if each in AXES), None)
+    name = type(module).__name__
+    if kind is None:
+        raise ValueError(f"a {name} cannot be elastic: use one of {listed(each.__name__ for each in AXES)}")
+    if any(map(is_lazy, module.parameters())):
+        raise ValueError(f"a {name} without shapes cannot be elastic yet: run the network once before")
+    axes = {axis.name: axis for axis in AXES[kind] if axis.of(module)}
+    own: Any = type(module).forward
+    if own is not kind.forward:
+        raise ValueError(
+            f"a {name} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
+            " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
+        )
+    views = {tensor for axis in axes.values() for tensor in axis.change(module, axis.full(module)).views}
+    held = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
+    computed = [each for each in sorted(views) if getattr(module, each) is not None and each not in held]
+    if is_parametrized(module) or computed:
+        raise ValueError(f"a {name} with a computed weight, as of weight_norm, cannot be elastic: remove that before")
+    return axes

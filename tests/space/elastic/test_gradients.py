@@ -1,0 +1,84 @@
+"""Gates and θ have the gradients that they have with separate modules for the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from advnas_lightning import SearchSpace
+from advnas_lightning.engine.clock import SearchClock
+from tests.support.elastic_net import ElasticNet, separate
+from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
+
+Make = Callable[..., Any]
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(7, FEATURES, dtype=torch.double), torch.randint(CLASSES, (7,))
+
+
+def test_gate_gradients_are_finite_differences() -> None:
+    """With all candidates mixed, the loss is a function of the gates of all."""
+    net = ElasticNet().double()
+    space, (x, _) = SearchSpace(net), batch()
+    dense = space.one_hot([0, 1, 1])
+    gates = torch.rand(space.mask.shape, dtype=torch.double)
+
+    def loss(gates: Tensor) -> Tensor:
+        with space.bind(type(dense)(gates, space.all_paths), gates):
+            return net(x).square().mean()
+
+    net.eval()
+    assert torch.autograd.gradcheck(loss, gates.requires_grad_(), atol=1e-8)
+
+
+@pytest.mark.parametrize("inactive", ["none", "outputs"])
+def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any) -> None:
+    """Where one candidate runs, its gate has the gradient that it has in Eq. (1) with zeros for the other gates."""
+    net = ElasticNet().double()
+    space, (x, _) = SearchSpace(net), batch()
+    net.eval()
+    for choice in ([0, 0, 0], [1, 1, 0], [2, 2, 1]):
+        one_hot = space.one_hot(choice, like=x)
+
+        def gradient(paths: Any, kind: Any, one_hot: Any = one_hot) -> Tensor:
+            gates = one_hot.gates.clone().requires_grad_()
+            drawn = type(one_hot)(one_hot.gates, paths, choice=one_hot.choice, inactive=kind)
+            with space.bind(drawn, gates):
+                loss = net(x).square().mean()
+                return torch.autograd.grad(loss, gates)[0]
+
+        own, dense = gradient(one_hot.paths, inactive), gradient(space.all_paths, "none")
+        shown = space.mask if inactive == "outputs" else one_hot.gates.bool()
+        torch.testing.assert_close(own[shown], dense[shown], rtol=0, atol=1e-10)
+        assert own[~shown].count_nonzero() == 0
+
+
+# Two have no gradient. The look-ahead of second-order DARTS takes a step of the weights, in which slices move together.
+WITHOUT = ("random", "fixed", "darts-second_order")
+
+
+@pytest.mark.parametrize("name", [each for each in STRATEGIES if each not in WITHOUT])
+def test_theta_has_the_gradient_of_separate_candidates(name: str, make_search: Make) -> None:
+    net, data = ElasticNet().double(), batch()
+    found = []
+    for each in (net, separate(net)):
+        search = make_search(name, each)
+        search.clock = SearchClock(progress=0.5)
+        torch.manual_seed(0)
+        with search.space.bind(search.sample_for_weights()):
+            weights = search.outcome(data).loss
+        trials = search.evaluate_draws(data)
+        gradient = search.theta_gradient(trials)
+        assert all(part.count_nonzero() for part in as_list(gradient))
+        found.append([weights, *(trial.loss for trial in trials), *as_list(gradient)])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-10)
+
+
+def as_list(gradient: Any) -> list[Tensor]:
+    return [gradient] if isinstance(gradient, Tensor) else list(gradient)

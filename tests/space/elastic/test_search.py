@@ -1,0 +1,165 @@
+"""Elastic modules in a whole search: with Lightning, in host memory, in bfloat16, resumed, and what is found."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+
+from advnas_lightning import Genotype, SearchSpace
+from advnas_lightning.callbacks import LastCheckpoint
+from advnas_lightning.space import mixed_ops
+from advnas_lightning.space.elastic import Elastic, Follower
+from benchmarks.software_device import DEVICE, on_device, software_device
+from tests.support.elastic_net import ElasticNet
+from tests.support.offloading import ADAM, ends
+from tests.support.small_search import FEATURES
+
+Make = Callable[..., Any]
+GENOTYPE = Genotype({"kernel": "3", "width": "6", "hidden": "3"})
+
+
+def fitted(fit: Make, make_search: Make, make_loaders: Make, name: str = "advantage", **options: Any) -> Any:
+    keys = ("precision", "callbacks", "ckpt_path", "enable_checkpointing")
+    trainer = {key: options.pop(key) for key in keys if key in options}
+    search = make_search(name, ElasticNet(dropout=0.2), weight_optimizer=ADAM, **options)
+    torch.manual_seed(3)  # of the dropout
+    fit(search, make_loaders(), make_loaders()["weights"], max_epochs=2, **trainer)
+    return search
+
+
+@pytest.mark.parametrize("name", ["advantage", "counterfactual", "gdas", "darts-second_order"])
+def test_what_is_found_is_a_plain_network(name: str, make_search: Make, make_loaders: Make, fit: Make) -> None:
+    search = fitted(fit, make_search, make_loaders, name, calibrate=0)
+    found = search.derive().eval().double()
+    assert not [module for module in found.modules() if isinstance(module, Elastic | Follower)]
+    space = search.space
+    search.model.eval().double()
+    x = torch.randn(5, FEATURES, dtype=torch.double)
+    with space.bind(space.one_hot(space.choice(search.genotype(search.select)))):
+        torch.testing.assert_close(found(x), search.model(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
+    make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
+) -> None:
+    def result(name: str, *, offload: bool) -> dict[str, Any]:
+        with software_device():
+            search = make_search(name, ElasticNet(), weight_optimizer=ADAM, offload=offload)
+            torch.manual_seed(3)
+            fit(search, make_loaders(), max_epochs=1, **on_device())
+            on_host = {weight.device.type for op in mixed_ops(search.model) for weight in op.weights()}
+            assert on_host == {"cpu" if offload else DEVICE.type}
+            return ends(search)
+
+    for name in ("advantage", "counterfactual", "darts"):
+        assert_same(result(name, offload=True), result(name, offload=False))
+
+
+def test_what_lies_in_host_memory_is_loaded_in_slices(fit: Make, make_search: Make, make_loaders: Make) -> None:
+    """A step on a device needs the slices of what it runs alone."""
+    net = ElasticNet()
+    SearchSpace(net)
+    for op in mixed_ops(net):
+        op.offload()
+    stem: Any = net.stem
+    copies = stem.load(1)
+    assert {tuple(copied.shape) for copied in copies.values()} == {(6, 4), (6,)}
+    gradients = torch.autograd.grad(sum(copied.sum() for copied in copies.values()), list(copies))
+    assert gradients[0].sum(1).tolist() == [4.0] * 6 + [0.0] * 2
+
+
+def test_a_search_in_bfloat16_finds_a_network(make_search: Make, make_loaders: Make, fit: Make) -> None:
+    search = fitted(fit, make_search, make_loaders, "counterfactual", precision="bf16-mixed")
+    assert all(weight.isfinite().all() for weight in search.parameters())
+
+
+def test_a_search_resumes_bit_for_bit(
+    make_search: Make, make_loaders: Make, fit: Make, assert_same: Make, tmp_path: Path
+) -> None:
+    class Crash(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
+                raise InterruptedError
+
+    straight = fitted(fit, make_search, make_loaders)
+    with pytest.raises(InterruptedError):
+        callbacks = [LastCheckpoint(tmp_path, every_n_steps=1), Crash()]
+        fitted(fit, make_search, make_loaders, callbacks=callbacks, enable_checkpointing=True)
+    checkpoint = shutil.copy(tmp_path / "last.ckpt", tmp_path / "crash.ckpt")
+    resumed = fitted(fit, make_search, make_loaders, ckpt_path=checkpoint)
+    assert_same(ends(resumed), ends(straight))
+
+
+def plain() -> nn.Sequential:
+    """The parts of a found network, without the class that was written for the search."""
+    found: Any = GENOTYPE.apply(ElasticNet().double()).eval()
+    return nn.Sequential(found.conv, found.stem, found.blocks, found.norm, found.head)
+
+
+def test_the_found_network_refers_to_nothing_of_this_package() -> None:
+    assert b"advnas" not in pickle.dumps(plain())
+
+
+@pytest.mark.slow
+def test_the_found_network_runs_where_this_package_cannot_be_imported(tmp_path: Path) -> None:
+    torch.save(plain(), tmp_path / "found.pt")
+    script = (
+        "import sys, torch\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in ('advnas_lightning', 'tests'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        f"net = torch.load({str(tmp_path / 'found.pt')!r}, weights_only=False)\n"
+        "print(net[1](net[0](torch.ones(2, 1, 4, dtype=torch.double))).shape)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.stdout == "torch.Size([2, 1, 6])\n", run.stderr
+
+
+def test_the_found_network_has_the_keys_and_shapes_of_one_that_was_written_small() -> None:
+    found = GENOTYPE.apply(ElasticNet())
+    shapes = {name: tuple(value.shape) for name, value in found.state_dict().items()}
+    block = {
+        **{"0.weight": (6,), "0.bias": (6,), "1.weight": (3, 6), "1.bias": (3,)},
+        **{"2.weight": (6, 3), "2.bias": (6,)},
+    }
+    norm = {"weight": (6,), "bias": (6,), "running_mean": (6,), "running_var": (6,), "num_batches_tracked": ()}
+    assert shapes == {
+        **{"conv.weight": (1, 1, 3), "conv.bias": (1,), "stem.weight": (6, 4), "stem.bias": (6,)},
+        **{f"blocks.{number}.{name}": shape for number in range(2) for name, shape in block.items()},
+        **{f"norm.{name}": shape for name, shape in norm.items()},
+        **{"head.weight": (3, 6), "head.bias": (3,)},
+    }
+
+
+@pytest.mark.parametrize("choice", [(0, 0, 0), (1, 1, 0), (2, 2, 1)])
+def test_narrow_outputs_are_handed_on_as_they_are(choice: tuple[int, ...]) -> None:
+    """A draw runs nothing wider than its sizes."""
+    net = ElasticNet()
+    space = SearchSpace(net)
+    shapes: dict[str, int] = {}
+
+    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+        shapes[type(module).__name__] = output.shape[-1]
+
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm | nn.BatchNorm1d):
+            module.register_forward_hook(note)
+    gates = space.one_hot(choice).gates.requires_grad_()
+    with space.bind(space.one_hot(choice), gates):
+        net(torch.randn(3, FEATURES)).sum().backward()
+    width = (4, 6, 8)[choice[1]]
+    assert shapes == {"LayerNorm": width, "BatchNorm1d": width, "Linear": 3}
+    assert gates.grad is not None
+    assert gates.grad.count_nonzero() == 3

@@ -1,0 +1,117 @@
+"""A small network of elastic modules, and the same with a separate module for each candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advnas_lightning import MixedOp, elastic
+from tests.support.small_search import CLASSES, FEATURES
+
+WIDTHS, HIDDEN, KERNELS = [4, 6, 8], [3, 10], [1, 3, 5]
+
+
+class ElasticNet(nn.Module):
+    """A residual stream of elastic width with two equal blocks of elastic hidden width, and a kernel before it."""
+
+    def __init__(self, *, dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = elastic(nn.Conv1d(1, 1, 5, padding=2), kernel_size=KERNELS, name="kernel")
+            self.stem = elastic(nn.Linear(FEATURES, 8), out_features=WIDTHS, name="width")
+            self.blocks = nn.ModuleList(
+                nn.ModuleList(
+                    [
+                        elastic(nn.LayerNorm(8), normalized_shape=WIDTHS, name="width"),
+                        elastic(
+                            nn.Linear(8, 10),
+                            in_features=WIDTHS,
+                            out_features=HIDDEN,
+                            name={"in_features": "width", "out_features": "hidden"},
+                        ),
+                        elastic(
+                            nn.Linear(10, 8),
+                            in_features=HIDDEN,
+                            out_features=WIDTHS,
+                            name={"in_features": "hidden", "out_features": "width"},
+                        ),
+                    ]
+                )
+                for _ in range(2)
+            )
+            self.norm = elastic(nn.BatchNorm1d(8), num_features=WIDTHS, name="width")
+            self.dropout = nn.Dropout(dropout)
+            self.head = elastic(nn.Linear(8, CLASSES), in_features=WIDTHS, name="width")
+            for weight in self.parameters():  # the norms' are not all alike
+                nn.init.normal_(weight, std=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.conv(x.unsqueeze(1)).squeeze(1))
+        for norm, up, down in self.blocks:
+            x = x + self.dropout(down(F.relu(up(norm(x)))))
+        return self.head(F.relu(self.norm(x)))
+
+
+class Padded(nn.Module):
+    """A module on the first entries of its input, with zeros behind its output."""
+
+    def __init__(self, module: nn.Module, reads: int, gives: int) -> None:
+        super().__init__()
+        self.module, self.reads, self.gives = module, reads, gives
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.module(x[..., : self.reads])
+        return F.pad(y, (0, self.gives - y.shape[-1]))
+
+
+def separate(net: ElasticNet) -> nn.Module:
+    """The same network with a module of its own for each candidate, which has copies of the slices.
+
+    Its edges give outputs of the widest size, as Eq. (1) is meant.
+    """
+
+    def filled(small: nn.Module, **state: Tensor) -> nn.Module:
+        small.load_state_dict({**small.state_dict(), **state}, strict=True)
+        return small
+
+    def linear(name: str, wide: Any, sizes: list[int]) -> MixedOp:
+        small = {n: filled(nn.Linear(wide.in_features, n), weight=wide.weight[:n], bias=wide.bias[:n]) for n in sizes}
+        return MixedOp(name, {str(n): Padded(each, wide.in_features, wide.out_features) for n, each in small.items()})
+
+    def norm(kind: Any, wide: Any) -> MixedOp:
+        small = {n: filled(kind(n), weight=wide.weight[:n], bias=wide.bias[:n]) for n in WIDTHS}
+        return MixedOp("width", {str(n): Padded(each, n, 8) for n, each in small.items()})
+
+    def wide(op: Any) -> Any:
+        while not type(op).__module__.startswith("torch."):
+            op = op.widest
+        return op
+
+    made: Any = nn.Module.__new__(ElasticNet)
+    nn.Module.__init__(made)
+    weight, bias = wide(net.conv).weight, wide(net.conv).bias
+    made.conv = MixedOp(
+        "kernel",
+        {
+            str(k): filled(nn.Conv1d(1, 1, k, padding=k // 2), weight=weight[..., 2 - k // 2 : 3 + k // 2], bias=bias)
+            for k in KERNELS
+        },
+    )
+    made.stem = linear("width", wide(net.stem), WIDTHS)
+    made.blocks = nn.ModuleList(
+        nn.ModuleList(
+            [
+                norm(nn.LayerNorm, wide(first)),
+                linear("hidden", wide(up), HIDDEN),
+                linear("width", wide(down), WIDTHS),
+            ]
+        )
+        for first, up, down in net.blocks
+    )
+    made.norm, made.dropout = norm(nn.BatchNorm1d, wide(net.norm)), nn.Dropout(net.dropout.p)
+    made.head = wide(net.head)
+    return made.to(weight.dtype)
