@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from advnas_lightning.cost.elastic import count, is_elastic, measure_sizes
 from advnas_lightning.cost.meters import METERS, UNITS, Meter
 from advnas_lightning.cost.table import CostTable, check_cost_of
 from advnas_lightning.objectives import Outcome
@@ -151,6 +152,8 @@ def count_candidates(model: nn.Module, space: SearchSpace) -> CostTable:
         >>> table.edges, table.fixed
         ({'edge': {'linear': 72.0, 'both': 144.0, 'no': 0.0}}, 18.0)
     """
+    if is_elastic(model):
+        return measure_sizes("params", model, space, partial(count, model, space))
     sizes: dict[int, int] = {}
     users: dict[int, dict[int, set[int]]] = {}  # by parameter and edge: the candidates that use it
     for edge, index, candidate in _every_candidate(model, space):
@@ -209,6 +212,19 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
     """
     measure = meter if callable(meter) else METERS[meter]
     network = _Network(model, run)
+    if is_elastic(model):
+        if callable(meter):
+            raise ValueError(
+                f"the cost {name_of(meter)} is that of one candidate, and elastic sizes are measured in whole networks:"
+                f" use {', '.join(UNITS)}"
+            )
+
+        def whole(choice: Sequence[int]) -> float:
+            with space.bind(space.one_hot(choice)):
+                terms = network().size if meter == "macs" else 1
+                return measure(network) / terms
+
+        return measure_sizes(str(meter), model, space, whole)
     table, fixed = _Rows(space), 0.0
     for index in range(max(map(len, space.candidates))):
         choice = [min(index, len(row) - 1) for row in space.candidates]

@@ -13,6 +13,7 @@ from torch import nn
 from advnas_lightning.reading import Unreadable, parse_json, read_json
 from advnas_lightning.runs import GENOTYPE, in_run
 from advnas_lightning.space.copying import copy_network
+from advnas_lightning.space.elastic.following import follow
 from advnas_lightning.space.fast_paths import restore_fast_paths, switch_off_fast_paths
 from advnas_lightning.space.mixed_op import CHOSEN, mixed_ops
 from advnas_lightning.texts import listed, plain, shortened
@@ -196,21 +197,23 @@ class Genotype(Mapping[str, str]):
     def apply(self, model: Network) -> Network:
         """A copy of ``model`` in which every MixedOp is replaced by a copy of its chosen candidate.
 
-        The copy keeps the chosen candidates' weights and contains no MixedOp. Tensors with a graph that modules keep,
-        such as the attention map of the last pass, are copied without it. Hooks on modules go with the copy, and those
-        on parameters do not. What cannot be copied, such as an open file, is shared, and a warning names it.
+        The copy keeps the chosen candidates' weights and contains no MixedOp. Elastic modules are cut to plain ones of
+        the chosen sizes. Tensors with a graph that modules keep, such as the attention map of the last pass, are copied
+        without it. Hooks on modules go with the copy, and those on parameters do not. What cannot be copied, such as an
+        open file, is shared, and a warning names it.
 
         An edge returns tensors of its own, and a plain ``nn.Identity`` returns its input: where a network changes that
         in place and uses the input again, the copy computes something else, see :class:`MixedOp`.
 
         Raises:
-            ValueError: The model has no edge; an edge of one is missing in the other; or the model does not have the
-                candidate.
+            ValueError: The model has no edge; an edge of one is missing in the other; the model does not have the
+                candidate; or an elastic module follows no edge.
         """
         mixed = mixed_ops(model)
         if not mixed:
             raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
         check_genotype(self, {op.name: op.names for op in mixed})
+        follow(model, {op.name: op for op in mixed})
         switch_off_fast_paths(model)  # where no search has done so; the copy has them again where they are right
         network, copies = copy_network(model, {CHOSEN: self})
         for op in mixed:

@@ -168,14 +168,17 @@ class MixedOp(nn.Module):
 
     def load(self, index: int) -> dict[nn.Parameter, Tensor]:
         """Copies of an offloaded candidate's parameters on the network's device, with a graph to the parameters."""
-        with torch.inference_mode(False), torch.enable_grad():  # the first caller may need no graph, but later ones may
-            return self._copies(index)
-
-    def _copies(self, index: int) -> dict[nn.Parameter, Tensor]:
         assert self.device_anchor is not None
+        with torch.inference_mode(False), torch.enable_grad():  # the first caller may need no graph, but later ones may
+            device = self.device_anchor.device
+            return {weight: part.to(device, non_blocking=True) for weight, part in self.parts(index).items()}
+
+    def parts(self, index: int) -> dict[nn.Parameter, Tensor]:
+        """What a candidate uses of each of its parameters, which is all of it but for elastic ones."""
+        modules = self.candidate(index).modules()
         return {
-            weight: getattr(module, name).to(self.device_anchor.device, non_blocking=True)
-            for module in self.candidate(index).modules()
+            weight: getattr(module, name)
+            for module in modules
             for name, weight in module.named_parameters(recurse=False)
         }
 

@@ -150,8 +150,8 @@ def choices(model: nn.Module) -> None:
     for edge, ops in sharing.items():
         branch = tree.add(rich(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
         for name, zero in zip(ops[0].names, ops[0].zero_ops, strict=True):
-            weights = nn.ModuleList(op.candidates[name] for op in ops).parameters()  # gives a shared one once
-            count = _spaced(sum(weight.numel() for weight in weights))
+            parts = {weight: part.numel() for op in ops for weight, part in op.parts(ops[0].names.index(name)).items()}
+            count = _spaced(sum(parts.values()))  # of a shared parameter once
             branch.add(rich(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
     console = Console(highlight=False)
     console.print(tree)

@@ -115,9 +115,10 @@ class Elastic(MixedOp):
         """The module that has the parameters and the plain values."""
         return {"widest": self.widest} if "widest" in self._modules else {}  # it is not there at first
 
-    def _copies(self, index: int) -> dict[nn.Parameter, Tensor]:
-        with self.candidate(index).narrowed():  # of the slices alone
-            return super()._copies(index)
+    def parts(self, index: int) -> dict[nn.Parameter, Tensor]:
+        """The slices of the parameters that a candidate uses."""
+        with self.candidate(index).narrowed():
+            return super().parts(index)
 
     def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate on its part of the input; pad its output where others are mixed with it."""

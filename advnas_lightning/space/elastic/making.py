@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -68,9 +67,7 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
         raise ValueError(f"elastic {kind} has no sizes to choose from: give it {' or '.join(axes)}")
     for axis in sizes:
         if axis not in axes:
-            near = get_close_matches(axis, axes, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {listed(axes)}"
-            raise ValueError(f"a {_told(inner)} has no elastic size {axis!r}: {hint}")
+            raise ValueError(f"a {_told(inner)} has no elastic size {axis!r}: it has {listed(axes) or 'none'}")
     edges = [axis for axis in sizes if not _follows(axes[axis])]
     names = {axis: name for axis in sizes} if isinstance(name, str) else dict(name)
     if names.keys() != sizes.keys() or not all(isinstance(each, str) and each for each in names.values()):

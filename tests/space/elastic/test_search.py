@@ -49,6 +49,16 @@ def test_what_is_found_is_a_plain_network(name: str, make_search: Make, make_loa
         torch.testing.assert_close(found(x), search.model(x), rtol=0, atol=1e-10)
 
 
+class Noting(Callback):
+    """Notes where the weights of all edges are at the end of each batch."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+
+    def on_train_batch_end(self, trainer: Trainer, search: Any, *_: Any) -> None:
+        self.kinds |= {weight.device.type for op in mixed_ops(search.model) for weight in op.weights()}
+
+
 @pytest.mark.slow
 def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
     make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
@@ -57,13 +67,11 @@ def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
         with software_device():
             search = make_search(name, ElasticNet(), weight_optimizer=ADAM, offload=offload)
             torch.manual_seed(3)
-            fit(search, make_loaders(), max_epochs=1, **on_device())
-            on_host = {weight.device.type for op in mixed_ops(search.model) for weight in op.weights()}
-            assert on_host == {"cpu" if offload else DEVICE.type}
+            fit(search, make_loaders(weights=2, architecture=2), callbacks=[noting := Noting()], **on_device())
+            assert noting.kinds == {"cpu" if offload else DEVICE.type}
             return ends(search)
 
-    for name in ("advantage", "counterfactual", "darts"):
-        assert_same(result(name, offload=True), result(name, offload=False))
+    assert_same(result("counterfactual", offload=True), result("counterfactual", offload=False))
 
 
 def test_what_lies_in_host_memory_is_loaded_in_slices(fit: Make, make_search: Make, make_loaders: Make) -> None:
@@ -93,8 +101,8 @@ def test_a_search_resumes_bit_for_bit(
                 raise InterruptedError
 
     straight = fitted(fit, make_search, make_loaders)
+    callbacks = [LastCheckpoint(tmp_path, every_n_steps=1), Crash()]
     with pytest.raises(InterruptedError):
-        callbacks = [LastCheckpoint(tmp_path, every_n_steps=1), Crash()]
         fitted(fit, make_search, make_loaders, callbacks=callbacks, enable_checkpointing=True)
     checkpoint = shutil.copy(tmp_path / "last.ckpt", tmp_path / "crash.ckpt")
     resumed = fitted(fit, make_search, make_loaders, ckpt_path=checkpoint)

@@ -1,0 +1,144 @@
+"""The costs of elastic sizes, which are those of whole networks: what a size costs depends on all that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from advnas_lightning.cost.table import CostTable
+from advnas_lightning.space.elastic import Elastic, Follower
+from advnas_lightning.space.elastic.edge import innermost, with_size
+from advnas_lightning.space.mixed_op import MixedOp
+from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.texts import listed
+
+ROUNDING = 1e-9  # a share of a cost, up to which sums are equal
+
+
+def is_elastic(model: nn.Module) -> bool:
+    """Whether a network has elastic sizes.
+
+    Args:
+        model: The network.
+
+    Example:
+        >>> is_elastic(nn.Linear(4, 8))
+        False
+    """
+    return any(isinstance(module, Elastic | Follower) for module in model.modules())
+
+
+def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callable[[list[int]], float]) -> CostTable:
+    """The cost of each candidate of a network with elastic sizes, by measuring whole networks.
+
+    A layer whose input and output are both elastic has a product for a cost, and a table has sums. c_0 is the cost of
+    the network of the cheapest candidates, and c_ij what a candidate adds to it while all other edges are widest. The
+    sum is exact where no two edges are of one layer, which is checked in the widest network. Where sizes multiply it is
+    never below what a network costs, so that a found network is within its budget. A warning then says by how much the
+    sum is above it.
+
+    Args:
+        kind: The kind of the cost.
+        model: The network.
+        space: The edges of the network.
+        whole: The cost of the network of a choice.
+
+    Example:
+        >>> from advnas_lightning import elastic
+        >>> net = nn.Sequential(
+        ...     elastic(nn.Linear(4, 8), out_features=[2, 8], name="ffn"),
+        ...     elastic(nn.Linear(8, 3), in_features=[2, 8], name="ffn"),
+        ... )
+        >>> table = measure_sizes("params", net, space := SearchSpace(net), lambda choice: count(net, space, choice))
+        >>> table.edges, table.fixed  # 2 · (4 + 1 + 3) + 3, and 6 · 8 more
+        ({'ffn': {'2': 0.0, '8': 48.0}}, 19.0)
+    """
+    top = _widest(model, space)
+
+    def row(edge: int) -> list[float]:
+        return [whole([*top[:edge], index, *top[edge + 1 :]]) for index in range(len(space.candidates[edge]))]
+
+    choices = [edge for edge, name in enumerate(space.edges) if name not in _elastic_edges(model)]
+    for edge in choices:  # the dearest of modules that differ is not known before
+        values = row(edge)
+        top[edge] = values.index(max(values))
+    rows = [row(edge) for edge in range(len(space))]
+    bottom = [values.index(min(values)) for values in rows]
+    fixed = whole(bottom)
+    rows = [[value - min(values) for value in values] for values in rows]
+    found = fixed + sum(max(values) for values in rows)
+    dearest = whole([values.index(max(values)) for values in rows])
+    if kind != "latency" and abs(found - dearest) > ROUNDING * dearest:
+        several = [name for name, values in zip(space.edges, rows, strict=True) if max(values) > 0]
+        rank_zero_warn(
+            f"cost={kind}: sizes of the edges {listed(several)} multiply each other, and a sum over edges is up to"
+            f" {found / dearest - 1:.0%} above what a network costs: the found one costs less than the sum says"
+        )
+    table = {
+        name: dict(zip(names, values, strict=True))
+        for name, names, values in zip(space.edges, space.candidates, rows, strict=True)
+    }
+    return CostTable(kind, table, fixed)
+
+
+def count(model: nn.Module, space: SearchSpace, choice: list[int]) -> float:
+    """The number of parameters of the network of a choice.
+
+    Args:
+        model: The network.
+        space: The edges of the network.
+        choice: The index of the candidate of each edge.
+
+    Example:
+        >>> from advnas_lightning import elastic
+        >>> net = elastic(nn.Linear(4, 8), out_features=[2, 8], name="ffn")
+        >>> count(net, SearchSpace(net), [0])
+        10.0
+    """
+    sizes: dict[tuple[object, ...], int] = {}
+    chosen = dict(zip(space.edges, choice, strict=True))
+    with _chosen(model, chosen):
+        for module in _used(model, chosen):
+            for name, weight in module.named_parameters(recurse=False):
+                part = getattr(module, name)
+                sizes[id(weight), part.storage_offset(), part.shape, part.stride()] = part.numel()  # equal ones are one
+    return float(sum(sizes.values()))
+
+
+@contextmanager
+def _chosen(model: nn.Module, choice: Mapping[str, int]) -> Iterator[None]:
+    """A context in which all elastic modules have the sizes of a choice."""
+    with ExitStack() as stack:
+        for module in list(model.modules()):
+            if isinstance(module, Elastic | Follower):
+                size = module.sizes[choice[module.name]]
+                stack.enter_context(with_size(innermost(module), module.axis, size))
+        yield
+
+
+def _used(model: nn.Module, choice: Mapping[str, int]) -> Iterator[nn.Module]:
+    """Yield the modules of the network of a choice, each once."""
+    seen, waiting = {id(model)}, [model]
+    while waiting:
+        module = waiting.pop()
+        yield module
+        children = list(module.children())
+        if isinstance(module, MixedOp) and not isinstance(module, Elastic):
+            children = [module.candidate(choice[module.name])]
+        waiting += [child for child in children if id(child) not in seen]
+        seen |= {id(child) for child in children}
+
+
+def _elastic_edges(model: nn.Module) -> set[str]:
+    return {module.name for module in model.modules() if isinstance(module, Elastic)}
+
+
+def _widest(model: nn.Module, space: SearchSpace) -> list[int]:
+    """The index of the largest size of each edge; of an edge of modules that differ the first one."""
+    top = {
+        module.name: module.sizes.index(max(module.sizes)) for module in model.modules() if isinstance(module, Elastic)
+    }
+    return [top.get(name, 0) for name in space.edges]

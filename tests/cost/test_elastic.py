@@ -1,0 +1,123 @@
+"""What elastic sizes cost is what the found networks cost, or more where sizes multiply, and then a warning says so."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning import ArchitectureCost, MixedOp, elastic
+from advnas_lightning.cost import measure_costs
+from advnas_lightning.cost.meters import count_macs, count_parameters
+from tests.support.elastic_net import ElasticNet
+from tests.support.small_search import CLASSES, FEATURES
+
+Make = Callable[..., Any]
+MEASURED = {"params": count_parameters, "macs": lambda net: count_macs(net, torch.zeros(6, FEATURES)) / 6}
+
+
+class Chain(nn.Module):
+    """Each layer has one elastic side; a choice of another kind lies between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = elastic(nn.Linear(FEATURES, 9), out_features=[9, 2, 5], name="first")
+        self.norm = elastic(nn.BatchNorm1d(9), num_features=[9, 2, 5], name="first")
+        self.down = elastic(nn.Linear(9, 4), in_features=[9, 2, 5], name="first")
+        self.choice = MixedOp("choice", {"skip": nn.Identity(), "linear": nn.Linear(4, 4)})
+        self.again = elastic(nn.Linear(4, 6, bias=False), out_features=[3, 6], name="second")
+        self.head = elastic(nn.Linear(6, CLASSES), in_features=[3, 6], name="second")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.again(self.choice(self.down(self.norm(self.up(x)).relu()))).relu())
+
+
+def tables(net: nn.Module, make_search: Make) -> Any:
+    search = make_search("advantage", net)
+    batch = torch.zeros(6, FEATURES), torch.zeros(6, dtype=torch.long)
+    return search, measure_costs(list(MEASURED), net, search.evaluator, batch)
+
+
+def every(search: Any) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(len(row)) for row in search.space.candidates)))
+
+
+def test_sums_are_exact_where_each_layer_has_one_elastic_side(make_search: Make) -> None:
+    with warnings.catch_warnings(action="error"):
+        search, costs = tables(Chain(), make_search)
+    for choice in every(search):
+        found = search.space.genotype(choice).apply(search.model)
+        for kind, measured in MEASURED.items():
+            assert costs[kind].of(choice) == pytest.approx(measured(found), rel=1e-12), (kind, choice)
+
+
+def test_sums_are_never_below_and_a_warning_names_the_edges_where_sizes_multiply(make_search: Make) -> None:
+    with pytest.warns(UserWarning, match=r"cost=params: sizes of the edges .*hidden.* up to \d+% above what a network"):
+        search, costs = tables(ElasticNet(), make_search)
+    above = {kind: 0.0 for kind in MEASURED}
+    for choice in every(search):
+        found = search.space.genotype(choice).apply(search.model)
+        for kind, measured in MEASURED.items():
+            exact = measured(found)
+            assert costs[kind].of(choice) >= exact * (1 - 1e-12), (kind, choice)
+            above[kind] = max(above[kind], costs[kind].of(choice) / exact - 1)
+    assert all(share > 0.1 for share in above.values())
+    assert costs["params"].cheapest == min(
+        count_parameters(search.space.genotype(choice).apply(search.model)) for choice in every(search)
+    )
+
+
+def test_a_tied_parameter_counts_once(make_search: Make) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            embedding, head = nn.Embedding(5, 8), nn.Linear(8, 5, bias=False)
+            head.weight = embedding.weight
+            self.embedding = elastic(embedding, embedding_dim=[2, 8], name="d")
+            self.head = elastic(head, in_features=[2, 8], name="d")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embedding(x))
+
+    search = make_search("advantage", Tied())
+    table = measure_costs(["params"], search.model, search.evaluator, None)["params"]
+    assert (table.of((0,)), table.of((1,))) == (10.0, 40.0)
+    found: Any = search.space.genotype((0,)).apply(search.model)
+    assert found.head.weight is found.embedding.weight
+    assert count_parameters(found) == 10
+
+
+@pytest.mark.parametrize("kind", list(MEASURED))
+@pytest.mark.parametrize("net", [Chain, ElasticNet])
+@pytest.mark.filterwarnings("ignore:cost=")
+def test_what_a_search_finds_is_within_its_budget(
+    net: Any, kind: str, make_search: Make, make_loaders: Make, fit: Make
+) -> None:
+    _, costs = tables(net(), make_search)
+    budget = (costs[kind].cheapest * 2 + costs[kind].largest) / 3
+    search = make_search("advantage", net(), cost=ArchitectureCost(kind, budget=budget), architecture_optimizer=ADAM)
+    fit(search, make_loaders(), max_epochs=2)
+    for select in ("argmax", "process_best"):
+        if search.genotype(select) is not None:
+            assert MEASURED[kind](search.genotype(select).apply(search.model)) <= budget
+
+
+ADAM = partial(torch.optim.Adam, lr=0.3)
+
+
+def test_a_cost_of_ones_own_is_refused(make_search: Make) -> None:
+    search = make_search("advantage", Chain())
+    with pytest.raises(
+        ValueError, match=r"own is that of one candidate, and elastic sizes are measured in whole networks"
+    ):
+        measure_costs([own], search.model, search.evaluator, (torch.zeros(6, FEATURES), torch.zeros(6).long()))
+
+
+def own(module: nn.Module, *inputs: Any) -> float:
+    return 1.0

@@ -1,0 +1,198 @@
+"""What cannot be elastic is refused in one line that names the value and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic, make_searchable
+
+WEIGHT_NORM: Any = torch.nn.utils.parametrizations.weight_norm
+
+
+class OwnForward(nn.LayerNorm):
+    """As torchvision's LayerNorm2d, it normalizes another dimension than the last one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, -1)).transpose(1, -1)
+
+
+def linear(**options: Any) -> Any:
+    return elastic(nn.Linear(4, 8), **{"name": "ffn", **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: linear(out_features=[4, 16]),
+            "out_features=16 of elastic 'ffn' cannot be: it is no whole number from 1 to the 8",
+        ),
+        (lambda: linear(out_features=[0, 8]), "out_features=0 of elastic 'ffn' cannot be"),
+        (lambda: linear(out_features=[True, 8]), "out_features=True of elastic 'ffn' cannot be"),
+        (lambda: linear(out_features=[4.0, 8]), "out_features=4.0 of elastic 'ffn' cannot be"),
+        (lambda: linear(out_features=[4, 4]), "out_features=4 of elastic 'ffn' is there twice: give each size once"),
+        (lambda: linear(out_features=[]), "out_features of elastic 'ffn' has no sizes: give a list, such as \\[8\\]"),
+        (lambda: linear(out_features=8), "out_features of elastic 'ffn' has no sizes: give a list"),
+        (
+            lambda: linear(out_feature=[4]),
+            "a Linear has no elastic size 'out_feature': it has out_features, in_features",
+        ),
+        (lambda: linear(heads=[4]), "a Linear has no elastic size 'heads': it has out_features, in_features"),
+        (lambda: linear(), "elastic Linear has no sizes to choose from: give it out_features or in_features"),
+        (lambda: linear(out_features=[4], name=""), "needs a name for each of its sizes: name=''"),
+        (lambda: linear(out_features=[4], name={"in_features": "d"}), "a dict with out_features"),
+        (
+            lambda: elastic(nn.Conv1d(4, 4, 3, padding=1), out_channels=[2, 4], kernel_size=[1, 3], name="c"),
+            "elastic Conv1d has two choices called 'c': give them two names, such as name={'out_channels':",
+        ),
+        (
+            lambda: elastic(linear(out_features=[4, 8]), out_features=[2, 8], name="ffn"),
+            "elastic Linear has two choices called 'ffn'",
+        ),
+        (
+            lambda: elastic(nn.ReLU(), name="a", out_features=[1]),
+            "a ReLU cannot be elastic: use one of Linear, Embedding",
+        ),
+        (lambda: elastic(None, name="a", out_features=[1]), "elastic None is no module"),  # type: ignore[arg-type]
+        (
+            lambda: elastic(nn.LazyLinear(8), name="a", out_features=[1]),
+            "LazyLinear without shapes cannot be elastic yet",
+        ),
+        (lambda: elastic(OwnForward(8), name="a", normalized_shape=[1]), "OwnForward has a forward pass of its own"),
+        (
+            lambda: elastic(nn.LayerNorm((4, 8)), name="a", normalized_shape=[1]),
+            "a LayerNorm has no elastic size 'normalized_shape'",
+        ),
+        (
+            lambda: elastic(WEIGHT_NORM(nn.Linear(4, 8)), name="a", out_features=[1]),
+            "with a computed weight, as of weight_norm, cannot be elastic",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 3, groups=8), name="a", in_channels=[1]),
+            "a Conv2d with 8 groups has no elastic size 'in_channels': it has out_channels, kernel_size",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 3, groups=4), name="a", out_channels=[3]),
+            "out_channels=3 of elastic 'a' cannot be: it is no multiple of 2, the output channels of each of the 4",
+        ),
+        (
+            lambda: elastic(nn.GroupNorm(4, 8), name="a", num_channels=[3]),
+            "it is no multiple of 2, the channels of each",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 5, padding=1), name="a", kernel_size=[1]),
+            "the convolution has padding=\\(1, 1\\), and needs 2 for outputs of the same size",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 5, padding="valid"), name="a", kernel_size=[3]),
+            "the convolution has padding='valid', and needs 1",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 5, padding=2), name="a", kernel_size=[4]),
+            "kernel_size=4 of elastic 'a' cannot be: it has no common centre with \\(5, 5\\): let both be odd",
+        ),
+        (
+            lambda: elastic(nn.Conv2d(8, 8, 5, padding=2), name="a", kernel_size=[7]),
+            "it is no size of 2 dimension\\(s\\) up to the convolution's \\(5, 5\\)",
+        ),
+        (lambda: elastic(nn.Conv2d(8, 8, 5, padding=2), name="a", kernel_size=[(3,)]), "it is no size of 2 dimension"),
+    ],
+)
+def test_what_cannot_be_elastic(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def both(up: Any, down: Any) -> nn.Module:
+    return nn.Sequential(
+        elastic(nn.Linear(4, 8), out_features=up, name="ffn"), elastic(nn.Linear(8, 4), in_features=down, name="ffn")
+    )
+
+
+def test_different_lists_of_one_name_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="'1' follows edge 'ffn' with the sizes 4, 8, and the edge has 2, 8: give both"
+    ):
+        SearchSpace(both([2, 8], [4, 8]))
+    with pytest.raises(ValueError, match=r"two MixedOps are called 'ffn' but differ: {2, 8} and {4, 8}"):
+        SearchSpace(
+            nn.Sequential(
+                elastic(nn.Linear(4, 8), out_features=[2, 8], name="ffn"),
+                elastic(nn.LayerNorm(8), normalized_shape=[4, 8], name="ffn"),
+            )
+        )
+    with pytest.raises(ValueError, match="'0' and '1' belong to edge 'ffn', and their sizes grow in different orders"):
+        SearchSpace(both({"a": 2, "b": 8}, {"a": 8, "b": 2}))
+
+
+def test_a_module_that_follows_nothing_is_refused() -> None:
+    other = MixedOp("other", {"a": nn.Identity(), "b": nn.Identity()})
+    net = nn.Sequential(other, elastic(nn.Linear(8, 4), in_features=[2, 8], name="ffn"))
+    with pytest.raises(ValueError, match="'1' follows edge 'ffn', and the network has no such edge"):
+        SearchSpace(net)
+    with pytest.raises(ValueError, match="'1' follows edge 'ffn', and the network has no such edge"):
+        Genotype({"other": "a"}).apply(net)
+
+
+def test_an_input_of_another_size_is_refused_at_the_first_pass() -> None:
+    """What comes between the edge and what follows it changes the size."""
+    net = nn.Sequential(
+        elastic(nn.Linear(4, 8), out_features=[2, 8], name="ffn"),
+        nn.Linear(8, 8),
+        elastic(nn.Linear(8, 4), in_features=[2, 8], name="ffn"),
+        elastic(nn.LayerNorm(4), normalized_shape=[1, 4], name="other"),
+    )
+    space = SearchSpace(net)
+    follower, norm = net[2], net[3]
+    x = torch.ones(3, 8)
+    with space.bind(space.one_hot([0, 0])):
+        with pytest.raises(
+            ValueError, match="of a Linear of edge 'ffn' has size 8, but the edge runs '2' and so needs"
+        ):
+            follower(x)
+        with pytest.raises(ValueError, match="has size 5, which none of its candidates has: give what comes before it"):
+            follower(x[:, :5])
+        with pytest.raises(ValueError, match="of a LayerNorm of edge 'other' has size 8, but the edge runs '1'"):
+            norm(x)
+        with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+            net(x[:, :4])  # the layer between the two is not elastic
+
+
+def test_sizes_of_other_units_share_an_edge_by_the_names_of_its_candidates() -> None:
+    """A flattened image has a multiple of the channels."""
+    net = nn.Sequential(
+        elastic(nn.Conv2d(3, 8, 3, padding=1), out_channels=[2, 8], name="c"),
+        nn.Flatten(),
+        elastic(nn.BatchNorm1d(8 * 4), num_features={"2": 8, "8": 32}, name="c"),
+        elastic(nn.Linear(8 * 4, 5), in_features={"2": 8, "8": 32}, name="c"),
+    )
+    space, x = SearchSpace(net), torch.randn(6, 3, 2, 2)
+    net.eval()
+    for index, name in enumerate(("2", "8")):
+        with space.bind(space.one_hot([index])):
+            torch.testing.assert_close(net(x), Genotype({"c": name}).apply(net)(x))
+    assert [type(module) for module in Genotype({"c": "2"}).apply(net)] == [
+        *(nn.Conv2d, nn.Flatten, nn.BatchNorm1d, nn.Linear)
+    ]
+
+
+def test_rules_leave_what_is_in_elastic_modules_alone() -> None:
+    net = nn.Sequential(both([2, 8], [2, 8]), nn.Linear(4, 4))
+    assert list(make_searchable(net, {nn.Linear: lambda own: {"own": own, "skip": nn.Identity()}})) == ["1"]
+
+
+def test_values_can_be_read_and_set_as_of_the_module_itself() -> None:
+    net: Any = both([2, 8], [2, 8])
+    space = SearchSpace(net)
+    assert (net[0].out_features, net[1].in_features, net[1].out_features) == (8, 8, 4)
+    with space.bind(space.one_hot([0])):
+        assert (net[0].out_features, net[1].in_features, net[0].weight.shape) == (2, 2, (2, 4))
+    norm: Any = elastic(nn.LayerNorm(8), normalized_shape=[2, 8], name="d")
+    norm.eps = 0.25
+    assert norm.widest.eps == 0.25
