@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from advnas_lightning.loaders import SearchLoader
     from advnas_lightning.other_lightning import use_one_lightning
     from advnas_lightning.space.elastic.making import elastic
+    from advnas_lightning.space.elastic.stacks import Depth
     from advnas_lightning.space.genotype import Genotype
     from advnas_lightning.space.mixed_op import MixedOp
     from advnas_lightning.space.rules import choices, make_searchable
@@ -44,6 +45,7 @@ __all__ = [
     "Architecture",
     "ArchitectureCost",
     "CounterfactualNAS",
+    "Depth",
     "DrNAS",
     "Fixed",
     "Genotype",
@@ -70,6 +72,7 @@ _PLACES = {
     "SearchLoader": "loaders",
     "use_one_lightning": "other_lightning",
     "elastic": "space.elastic.making",
+    "Depth": "space.elastic.stacks",
     "Genotype": "space.genotype",
     "MixedOp": "space.mixed_op",
     "choices": "space.rules",

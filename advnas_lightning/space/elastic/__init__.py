@@ -2,5 +2,6 @@
 
 from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.making import elastic
+from advnas_lightning.space.elastic.stacks import Depth
 
-__all__ = ["Elastic", "Follower", "elastic"]
+__all__ = ["Depth", "Elastic", "Follower", "elastic"]

@@ -1,0 +1,118 @@
+"""Elastic depths: an edge whose candidates are the first layers of a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from advnas_lightning.space.elastic.axes import Axis
+from advnas_lightning.space.elastic.edge import Elastic
+from advnas_lightning.space.elastic.making import check_sizes
+from advnas_lightning.space.elastic.narrowing import Change
+
+
+class Layers(Axis):
+    """The number of layers of a Sequential.
+
+    Example:
+        >>> Layers().change(nn.Sequential(nn.ReLU(), nn.Tanh()), 1).attributes
+        {'_modules': {'0': ReLU()}}
+    """
+
+    name = "depth"
+    gives = False
+
+    def full(self, module: Any) -> int:
+        """The number of all layers."""
+        return len(self.layers(module))
+
+    def layers(self, module: Any) -> list[nn.Module]:
+        """All layers."""
+        return list(module)
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first layers."""
+        return Change({"_modules": dict(list(vars(module)["_modules"].items())[:size])})
+
+    def checked(self, module: Any, size: Any) -> Any:
+        """The size, if all layers are alike.
+
+        Raises:
+            ValueError: A layer has parameters of other shapes than the first one.
+        """
+        super().checked(module, size)
+        first, *others = map(_form, self.layers(module))
+        for number, other in enumerate(others, start=1):
+            if other != first:
+                raise ValueError(
+                    f"layer {number} is no {first[0]} of the shapes that layer 0 has: stack equal layers, and put the"
+                    " others before or behind the stack"
+                )
+        return size
+
+
+class NumLayers(Layers):
+    """``num_layers`` of a TransformerEncoder or TransformerDecoder. What it does behind its layers stays.
+
+    Example:
+        >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 3)
+        >>> NumLayers().change(encoder, 2).attributes["num_layers"]
+        2
+    """
+
+    name = "num_layers"
+
+    def layers(self, module: Any) -> list[nn.Module]:
+        """All layers."""
+        return list(module.layers)
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first layers."""
+        inside = {**vars(module)["_modules"], "layers": module.layers[:size]}
+        return Change({self.name: size, "_modules": inside})
+
+
+class Depth(Elastic):
+    """An edge whose candidates are the first layers of a stack of equal ones.
+
+    The layers may have elastic sizes and other choices of their own. Those of layers that are left out do not run.
+
+    Args:
+        layers: A Sequential, a TransformerEncoder or a TransformerDecoder; or layers, of which a Sequential is made.
+        sizes: The numbers of layers, in a list, or in a dict by the candidates' names.
+        name: The edge's name.
+
+    Raises:
+        ValueError: There is no layer, one differs from the first one in the shapes of its parameters, or a number of
+            layers is not one that the stack can have.
+
+    Example:
+        >>> net = nn.Sequential(Depth([nn.Linear(4, 4) for _ in range(3)], [1, 3], name="depth"), nn.Linear(4, 2))
+        >>> from advnas_lightning import Genotype
+        >>> Genotype({"depth": "1"}).apply(net)
+        Sequential(
+          (0): Sequential(
+            (0): Linear(in_features=4, out_features=4, bias=True)
+          )
+          (1): Linear(in_features=4, out_features=2, bias=True)
+        )
+    """
+
+    def __init__(
+        self, layers: nn.Module | Iterable[nn.Module], sizes: Iterable[int] | Mapping[str, int], *, name: str
+    ) -> None:
+        axis = NumLayers() if isinstance(layers, nn.TransformerEncoder | nn.TransformerDecoder) else Layers()
+        stack: Any = layers
+        if type(axis) is Layers and not isinstance(layers, nn.Sequential):
+            given = list(layers) if isinstance(layers, Iterable) else [None]
+            stack = nn.Sequential(*given) if all(isinstance(layer, nn.Module) for layer in given) else nn.Sequential()
+        if not axis.layers(stack):
+            raise ValueError(f"Depth {name!r} has no layers: give it an nn.Sequential of equal layers, not {layers!r}")
+        super().__init__(name, stack, axis, check_sizes(stack, axis, name, sizes))
+
+
+def _form(layer: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The class of a layer, and the shapes of its parameters and buffers."""
+    return type(layer).__name__, {name: tuple(value.shape) for name, value in layer.state_dict().items()}
