@@ -127,7 +127,7 @@ def _used(model: nn.Module, choice: Mapping[str, int]) -> Iterator[nn.Module]:
         yield module
         children = list(module.children())
         if isinstance(module, MixedOp) and not isinstance(module, Elastic):
-            children = [module.candidate(choice[module.name])]
+            children = [module.candidate_at(choice[module.name])]
         waiting += [child for child in children if id(child) not in seen]
         seen |= {id(child) for child in children}
 

@@ -99,7 +99,11 @@ class MixedOp(nn.Module):
             AttributeError: A tensor or a module is set that candidates have.
         """
         own = "_last" not in vars(self) or name in vars(self) or hasattr(type(self), name)
-        if own or name in (*self._buffers, *self._modules) or not write(self.name, self.owners(), name, value):
+        if (
+            own
+            or name in (*self._buffers, *self._modules)
+            or not write(self.name, self.candidate_owners(), name, value)
+        ):
             super().__setattr__(name, value)
 
     def __getitem__(self, key: Any) -> PartOfChoice:
@@ -110,19 +114,19 @@ class MixedOp(nn.Module):
         """The candidates that stand for the edge where it is read as a module."""
         plan = self.edge_state.plan
         indices = range(len(self.names)) if self.original is None else (self.names.index(self.original),)
-        return {self.names[index]: self.candidate(index) for index in (indices if plan is None else plan.paths)}
+        return {self.names[index]: self.candidate_at(index) for index in (indices if plan is None else plan.paths)}
 
-    def candidate(self, index: int) -> nn.Module:
+    def candidate_at(self, index: int) -> nn.Module:
         """The module that runs as a candidate."""
         return self.candidates[self.names[index]]
 
-    def owners(self) -> Mapping[str, nn.Module]:
+    def candidate_owners(self) -> Mapping[str, nn.Module]:
         """The modules that have the candidates' parameters and plain values."""
         return dict(self.candidates)
 
-    def weights(self) -> dict[nn.Parameter, None]:
+    def candidate_parameters(self) -> dict[nn.Parameter, None]:
         """The candidates' parameters, each once."""
-        return dict.fromkeys(weight for owner in self.owners().values() for weight in owner.parameters())
+        return dict.fromkeys(weight for owner in self.candidate_owners().values() for weight in owner.parameters())
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> nn.Module:
         """A copy of the edge; for a found network, whose genotype is in the memo, a copy of the chosen candidate."""
@@ -171,11 +175,11 @@ class MixedOp(nn.Module):
         assert self.device_anchor is not None
         with torch.inference_mode(False), torch.enable_grad():  # the first caller may need no graph, but later ones may
             device = self.device_anchor.device
-            return {weight: part.to(device, non_blocking=True) for weight, part in self.parts(index).items()}
+            return {weight: part.to(device, non_blocking=True) for weight, part in self.parameter_slices(index).items()}
 
-    def parts(self, index: int) -> dict[nn.Parameter, Tensor]:
+    def parameter_slices(self, index: int) -> dict[nn.Parameter, Tensor]:
         """What a candidate uses of each of its parameters, which is all of it but for elastic ones."""
-        modules = self.candidate(index).modules()
+        modules = self.candidate_at(index).modules()
         return {
             weight: getattr(module, name)
             for module in modules
@@ -188,7 +192,7 @@ class MixedOp(nn.Module):
             super()._apply(fn, recurse)
             return self
         pinned = fn(self.device_anchor).is_cuda
-        stay = {id(each) for weight in self.weights() for each in (weight, weight.grad)}
+        stay = {id(each) for weight in self.candidate_parameters() for each in (weight, weight.grad)}
 
         def stays(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -207,7 +211,7 @@ class MixedOp(nn.Module):
 
     def _call(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate; an offloaded one runs with copies of its parameters on the device."""
-        candidate = self.candidate(index)
+        candidate = self.candidate_at(index)
         if self.device_anchor is None or self.device_anchor.device.type == "cpu":
             return candidate(*inputs, **kwargs)
         copies = plan.copies_of(self, index)

@@ -61,7 +61,7 @@ class OffloadedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         # Each parameter is here once, in the same order on all ranks.
-        self.parameters = dict.fromkeys(parameter for op in mixed_ops(model) for parameter in op.weights())
+        self.parameters = dict.fromkeys(parameter for op in mixed_ops(model) for parameter in op.candidate_parameters())
         for name, parameter in _outside(model):
             if parameter in self.parameters:
                 raise ValueError(

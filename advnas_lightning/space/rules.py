@@ -150,7 +150,11 @@ def choices(model: nn.Module) -> None:
     for edge, ops in sharing.items():
         branch = tree.add(rich(edge + (f", shared by {len(ops)} modules" if len(ops) > 1 else "")))
         for name, zero in zip(ops[0].names, ops[0].zero_ops, strict=True):
-            parts = {weight: part.numel() for op in ops for weight, part in op.parts(ops[0].names.index(name)).items()}
+            parts = {
+                weight: part.numel()
+                for op in ops
+                for weight, part in op.parameter_slices(ops[0].names.index(name)).items()
+            }
             count = _spaced(sum(parts.values()))  # of a shared parameter once
             branch.add(rich(f"{name}: {count} parameters{', zero operation' if zero else ''}"))
     console = Console(highlight=False)

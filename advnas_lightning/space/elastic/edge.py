@@ -105,20 +105,20 @@ class Elastic(MixedOp):
             if isinstance(module, MixedOp):
                 module.is_inner = True
 
-    def candidate(self, index: int) -> Slice:
+    def candidate_at(self, index: int) -> Slice:
         """The slice that runs as a candidate."""
         found: Any = self.candidates[self.names[index]]
         part: Slice = found.of(self.widest)
         return part
 
-    def owners(self) -> dict[str, nn.Module]:
+    def candidate_owners(self) -> dict[str, nn.Module]:
         """The module that has the parameters and the plain values."""
         return {"widest": self.widest} if "widest" in self._modules else {}  # it is not there at first
 
-    def parts(self, index: int) -> dict[nn.Parameter, Tensor]:
+    def parameter_slices(self, index: int) -> dict[nn.Parameter, Tensor]:
         """The slices of the parameters that a candidate uses."""
-        with self.candidate(index).narrowed():
-            return super().parts(index)
+        with self.candidate_at(index).narrowed():
+            return super().parameter_slices(index)
 
     def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate on its part of the input; pad its output where others are mixed with it."""
@@ -144,7 +144,7 @@ class Elastic(MixedOp):
         """A copy of the edge; for a found network, whose genotype is in the memo, a module of the chosen size."""
         if CHOSEN not in memo:
             return super().__deepcopy__(memo)
-        with self.candidate(self.names.index(memo[CHOSEN][self.name])).narrowed():
+        with self.candidate_at(self.names.index(memo[CHOSEN][self.name])).narrowed():
             chosen: nn.Module = cut(self.widest, memo)
         copy_hooks(self, chosen, memo)
         return chosen

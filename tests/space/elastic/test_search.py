@@ -56,7 +56,7 @@ class Noting(Callback):
         self.kinds: set[str] = set()
 
     def on_train_batch_end(self, trainer: Trainer, search: Any, *_: Any) -> None:
-        self.kinds |= {weight.device.type for op in mixed_ops(search.model) for weight in op.weights()}
+        self.kinds |= {weight.device.type for op in mixed_ops(search.model) for weight in op.candidate_parameters()}
 
 
 @pytest.mark.slow
