@@ -16,7 +16,7 @@ from typing import Any
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
 BATCH = "batch.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
-RANKING, REFINEMENT = "ranking.json", "refine.json"
+RANKING, REFINEMENT, EXPORTED = "ranking.json", "refine.json", "export.json"
 LAST = "last.ckpt"
 HYDRA = ".hydra"  # Hydra's own folder
 CONFIG, CHOICES, OVERRIDES = f"{HYDRA}/config.yaml", f"{HYDRA}/hydra.yaml", f"{HYDRA}/overrides.yaml"
@@ -27,6 +27,7 @@ INCIDENTAL = (
     "callbacks",
     "checkpoint",
     "ckpt_path",
+    "export",
     "logger",
     "offload",
     "optimized_metric",

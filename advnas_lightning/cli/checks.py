@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.config import Config, Saving
 from advnas_lightning.cli.signatures import Signature, signature
+from advnas_lightning.export import formats
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.runs import flatten
 from advnas_lightning.validate import check_one_of, check_positive
@@ -78,6 +79,7 @@ def check_settings(config: DictConfig) -> None:
         _check_call("", {key: config.get(key) for key in ("select", "offload", "seed")}, strategy)
     _check_trainer(values["trainer"])
     _check_refinement(config)
+    _check_export(config)
 
 
 def missing_extra(group: str, choice: str) -> str | None:
@@ -240,3 +242,11 @@ def _check_refinement(config: DictConfig) -> None:
     missing = missing_package()
     if missing is not None:
         raise ValueError(missing)
+
+
+def _check_export(config: DictConfig) -> None:
+    """Refuse formats that there are not, and those whose packages are missing."""
+    if config.export is not None:
+        missing = formats.missing_extra(formats.check_formats("export", config.export))
+        if missing is not None:
+            raise ValueError(f"export={missing}")

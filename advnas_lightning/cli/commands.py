@@ -34,6 +34,7 @@ COMMANDS = {
     "refine": Command(
         "advnas_lightning.cli.refine", "Trains what a search has found, and its neighbours, for a short time."
     ),
+    "export": Command("advnas_lightning.cli.export", "Writes the network of a run for use elsewhere, such as ONNX."),
     "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
 }
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from advnas_lightning.cli.checks import suggestion
 from advnas_lightning.cli.errors import explain, wants_traceback
+from advnas_lightning.cli.export_found import export_found
 from advnas_lightning.cli.process import go_on_line
 from advnas_lightning.cli.queued import saved_before_requeue
 from advnas_lightning.cli.retrain import retrain
@@ -55,6 +56,8 @@ def job(config: DictConfig) -> float | None:
                 refine_found(config, folder)
             if config.retrain and not config.retraining:
                 retrain(folder, line, "refined" if config.refine else None)
+            if config.export:
+                export_found(config, folder)
             return _result(config, files)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning itself exits with the status of success

@@ -91,7 +91,7 @@ def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking
     wanted = dict.fromkeys([*options["cost"], *(kind for each in budgets for kind in each)])
     to_measure = [kind for kind in wanted if kind not in tables and kind in UNITS]
     with rng.seeded(0):
-        training = _training_batches(run, options["calibrate"])
+        training = training_batches(run, options["calibrate"])
     with _progress() as on_progress:
         return search.rank(
             datamodule=run.data,
@@ -124,8 +124,13 @@ def _budgets(given: Sequence[Mapping[str | None, float]], tables: Mapping[str, C
     return [{next(iter(tables)) if kind is None else kind: value for kind, value in each.items()} for each in given]
 
 
-def _training_batches(run: SavedRun, count: int | None) -> list[Any]:
-    """The first batches of the weight steps, for running statistics."""
+def training_batches(run: SavedRun, count: int | None) -> list[Any]:
+    """The first batches of the weight steps, for running statistics.
+
+    Args:
+        run: The run.
+        count: How many; by default as many as the run's setting ``calibrate`` says.
+    """
     loaders = run.data.train_dataloader()
     loaders = getattr(loaders, "iterables", loaders)  # those of a SearchLoader
     loader: Any = loaders.get("weights", loaders.get("architecture")) if isinstance(loaders, dict) else loaders

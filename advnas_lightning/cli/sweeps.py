@@ -25,6 +25,8 @@ from rich.table import Table
 from advnas_lightning.cli.process import go_on_line, program
 from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
+from advnas_lightning.export.formats import check_formats
+from advnas_lightning.reading import read_json
 from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
 from advnas_lightning.texts import rich, shortened, writable
 
@@ -220,13 +222,17 @@ def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a job is done, its refinement and its retraining included."""
+    """Whether a job is done, its refinement, its retraining and its export included."""
     run = RunFolder(folder)
     if not run.has_summary:
         return False
     config = _saved_config(folder)
     is_refined = not config.get("refine") or run.refinement.exists()
-    return is_refined and (not config.get("retrain") or run.retrained.has_summary)
+    last = run.retrained if config.get("retrain") else run
+    if not (is_refined and last.has_summary):
+        return False
+    formats = check_formats("export", config.get("export") or [])
+    return all(f"exported/{kind}" in read_json(last.summary) for kind in formats)
 
 
 def _saved_config(folder: Path) -> DictConfig:

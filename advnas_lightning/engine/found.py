@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,9 @@ from torch import nn
 from advnas_lightning.engine.calibration import Statistics, applied
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer
+from advnas_lightning.export.network import Exported
+from advnas_lightning.export.of_search import export
+from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import Architecture
 
 
@@ -108,7 +112,7 @@ class FoundNetwork(SearchHooks):
         if "calibration" in checkpoint:
             self.calibration.load_state_dict(checkpoint["calibration"])
 
-    def derive(self, batches: Any = None) -> nn.Module:
+    def derive(self, batches: Any = None, *, genotype: Mapping[str, str] | None = None) -> nn.Module:
         """The selected architecture as a plain network with the shared weights: no MixedOp.
 
         Its running statistics are those of this architecture on some training batches. After a fit these are the newest
@@ -121,6 +125,22 @@ class FoundNetwork(SearchHooks):
 
         Args:
             batches: As for :meth:`calibrated`.
+            genotype: Another architecture than the selected one.
         """
-        with applied(self.calibrated_statistics(self.one_hot(self.selected_choice()), batches)):
-            return self.genotype(self.selected).apply(self.model)
+        found = self.genotype(self.selected) if genotype is None else Genotype(genotype)
+        with applied(self.calibrated_statistics(self.one_hot(self.space.choice(found)), batches)):
+            return found.apply(self.model)
+
+    def export(self, path: str | Path, batches: Any = None, **options: Any) -> Exported:
+        """Write what was found into a file, and compare what the file computes with the found network; after the fit.
+
+        Args:
+            path: The file. Its ending is the format: ``.onnx``, ``.pt2`` or ``.torchscript``.
+            batches: As for :meth:`calibrated`; by default those of the last fit.
+            options: Those of :func:`advnas_lightning.export.export`, such as ``genotype``, ``part`` and ``inputs``.
+        """
+        return export(self, path, batches, **options)
+
+    def training_loaders(self) -> Any:
+        """The loaders of the last fit, or ``None`` where there was none."""
+        return self._loader

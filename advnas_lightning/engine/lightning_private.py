@@ -341,3 +341,16 @@ def counted_once(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         loop._batches_that_stepped += twice
+
+
+@contextmanager
+def scripted(network: nn.Module) -> Iterator[None]:
+    """A context in which TorchScript may read all attributes of a network, of which ``trainer`` is an error else."""
+    modules = [module for module in network.modules() if isinstance(module, LightningModule)]
+    try:
+        for module in modules:
+            vars(module)["_jit_is_scripting"] = True
+        yield
+    finally:
+        for module in modules:
+            del vars(module)["_jit_is_scripting"]

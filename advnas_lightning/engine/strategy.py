@@ -194,9 +194,10 @@ class SearchStrategy(FoundNetwork):
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)
         self.schedule_steps = ScheduleSteps(self.optimizations, trainer, self.schedules_to_move)
-        passes = TrainingPass(self, self.outcome, self.evaluator, trace_of_passes, self.objective)
+        self.training_pass = TrainingPass(self, self.outcome, self.evaluator, trace_of_passes, self.objective)
+        no_trace, reload = self.training_pass.no_trace, self.load_training_batches
         self.calibration = Calibration(
-            self.model, space, passes, passes.no_trace, size=self.calibrate, reload=self.load_training_batches
+            self.model, space, self.training_pass, no_trace, size=self.calibrate, reload=reload
         )
         begins = self.calibration.begin
         self._validation = Validation(self.objective, trainer, self.evaluated_architecture, begins)

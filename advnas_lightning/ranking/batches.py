@@ -57,7 +57,7 @@ def with_validation_batches(
     """
     device, attached = search.device, attached_trainer(search)
     if attached is not None and attached.training:
-        raise ValueError("architectures are ranked after a fit, and this search is in one: rank them when it is over")
+        raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
     modes = {module: module.training for module in search.modules()}
     found: list[Any] = []
     results: list[Result] = []
@@ -100,7 +100,7 @@ def with_validation_batches(
     if interrupts:
         raise interrupts[0]
     if not found:
-        raise ValueError("the data has no validation batch to rank architectures by")
+        raise ValueError("the data has no validation batch")
     return results[0]
 
 

@@ -71,8 +71,14 @@ class Fixed(SearchStrategy):
         """0 for the given candidates and −∞ for all others, ``[E, J]``."""
         return self.one_hot(self._choice).gates.log()
 
-    def derive(self, batches: Any = None) -> nn.Module:
-        """The trained network itself."""
+    def derive(self, batches: Any = None, *, genotype: Mapping[str, str] | None = None) -> nn.Module:
+        """The trained network itself.
+
+        Raises:
+            ValueError: Another architecture is asked for.
+        """
+        if genotype is not None and Genotype(genotype) != self._genotype:
+            raise ValueError(f"genotype={dict(genotype)}: {type(self).__name__} has one architecture: leave it out")
         return self.model
 
     def most_probable_choice(self) -> list[int]:

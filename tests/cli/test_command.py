@@ -28,6 +28,8 @@ CONF = Path(__file__).parents[2] / "conf"
 # Lines that need no PyTorch for their answer.
 WRONG = {
     "advantage=exact": "did you mean strategy.advantage=exact?",
+    "export=onyx": "export=onyx is unknown: did you mean onnx?",
+    "export nowhere pt2": "nowhere: there is no such folder",
     "+advantage=exact": "nothing reads advantage: did you mean strategy.advantage?",
     "+foo=1": "nothing reads foo",
     "+task.foo=1": "nothing reads task.foo: use callbacks, data",

@@ -17,10 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 
 from advnas_lightning.cli.checks import check_settings
 from advnas_lightning.cli.cost import OPTIONS
+from advnas_lightning.cli.export_options import OPTIONS as EXPORT_OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
 from advnas_lightning.cli.options import read_options
 from advnas_lightning.cli.rank_options import OPTIONS as RANK_OPTIONS
 from advnas_lightning.cli.refine_options import OPTIONS as REFINE_OPTIONS
+from advnas_lightning.export.formats import FORMATS, missing_extra
 from benchmarks.__main__ import parser as read_suite
 from benchmarks.cases import CASES
 from tests.support.benchmark_files import CELLS, write_folder
@@ -121,6 +123,8 @@ class Shell:
                 self._diagnose(arguments)
             case ["advnas", "refine", *arguments]:
                 self._refine(arguments)
+            case ["advnas", "export", *arguments]:
+                self._export(arguments)
             case ["advnas", "cost", *arguments]:
                 self._cost(arguments)
             case ["advnas", "rank", *arguments]:
@@ -227,6 +231,13 @@ class Shell:
         if not (self.folder / "RUN").exists():
             self._write_run("cifar10" if given["cost"] or given["cost_budget"] else "toy")
         self._command(["rank", *arguments, "top=3", "sample=2", "batches=2"])
+
+    def _export(self, arguments: list[str]) -> None:
+        read_options([word for word in arguments if word not in FORMATS], EXPORT_OPTIONS)
+        if not self.really or missing_extra([word for word in arguments if word in FORMATS] or ["onnx"]):
+            return
+        self._write_run("toy")
+        self._command(["export", *(word for word in arguments if not word.startswith("select="))])
 
     def _refine(self, arguments: list[str]) -> None:
         read_options(arguments, REFINE_OPTIONS)

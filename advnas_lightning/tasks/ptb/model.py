@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,10 @@ class RecurrentLM(nn.Module):
     """
 
     takes_targets = True
-    """Whether ``forward`` gives the loss where it is told the targets: see :class:`LanguageModelling`."""
+    """Whether ``forward`` gives the loss where it is told the targets: see :class:`~advnas_lightning.objectives.LanguageModelling`."""
+
+    batch_dims: ClassVar = {"tokens": 1, "hidden": 0}
+    """The inputs of an exported network, each with the dimension that is the batch."""
 
     def __init__(
         self,

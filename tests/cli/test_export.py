@@ -1,0 +1,193 @@
+"""``advnas export`` and ``export=``: a run's folder gets files that were checked, and keeps all else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from advnas_lightning import Genotype
+from advnas_lightning.cli.export import main
+from advnas_lightning.cli.export_options import OPTIONS, read_settings
+from advnas_lightning.cli.sweeps import is_finished
+from advnas_lightning.export.formats import missing_extra
+from advnas_lightning.space.genotype_file import add_genotype
+from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
+
+FIRST = {f"input->{node}": "filter0" for node in range(1, 11)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        launch(patch, *SMALL_TOY, "hydra.run.dir=run")
+    return folder / "run"
+
+
+@pytest.fixture
+def toy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_a_run_is_exported_and_its_other_files_stay(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(toy)
+    main(["run", "torchscript"])
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()  # the toy task trains no weights, so that there is nothing to advise
+    assert line.startswith("run/network.torchscript: takes images batch×1×13×13; differs from the network by 0 (")
+    assert err == ""
+    after = files(toy)
+    assert after.keys() - before.keys() == {"network.torchscript", "export.json"}
+    assert [name for name in before if before[name] != after[name]] == ["summary.json"]
+    summary = read(toy, "summary.json")
+    assert summary.pop("exported/torchscript") == "network.torchscript"
+    assert summary == json.loads(before["summary.json"])
+    content = read(toy, "export.json")["network.torchscript"]
+    assert content["genotype"] == read(toy, "genotype.json")["argmax"]
+    assert content["checked"]["batch_sizes"] == [10, 1, 11]
+    assert torch.jit.load(toy / "network.torchscript")(torch.randn(3, 1, 13, 13)).shape == (3,)
+
+
+def test_other_architectures_have_files_of_their_own(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_genotype(toy, "ranked", Genotype(FIRST))
+    Path("best-of-all.json").write_text(json.dumps(FIRST))
+    main(["run", "torchscript", "select=ranked"])
+    main(["run", "formats=torchscript", "genotype=best-of-all.json"])
+    main(["run", "torchscript", "genotype=best-of-all.json", "output=net"])
+    found = read(toy, "export.json")
+    assert found.keys() == {"network_ranked.torchscript", "network_best_of_all.torchscript", "../net.torchscript"}
+    assert all(each["genotype"] == FIRST for each in found.values())
+    one, other = (torch.jit.load(path) for path in (toy / "network_ranked.torchscript", "net.torchscript"))
+    x = torch.randn(3, 1, 13, 13)
+    assert torch.equal(one(x), other(x))
+    assert "has no refined genotype" in refused(capsys, "run", "torchscript", "select=refined")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("", "give the folder of a run: advnas export RUN"),
+        ("run onyx", "onyx: one run is looked at"),
+        ("run formats=onyx", "formats=onyx is unknown: did you mean onnx?"),
+        ("run onnx formats=pt2", "two ways to say the same"),
+        ("nowhere pt2", "nowhere: there is no such folder, and the formats are onnx, pt2"),
+        ("run pt2 select=best", "select='best' is unknown"),
+        ("run pt2 select=argmax genotype=x.json", "select and genotype both name an architecture"),
+        ("run pt2 genotype=x.json", "no genotype file at x.json"),
+        ("run pt2 output=none/net", "give the path of a file without its ending"),
+        ("run pt2 batch_dims=1", 'as in batch_dims="{tokens: 1}"'),
+        ('run pt2 batch_dims={"images":0,"pixels":1}', "batch_dims names 'pixels', which is no input"),
+        ("run pt2 part=net", "part='net' is no module of ToyNetwork"),
+        ("run pt2 tolerance=0", "tolerance=0 must be a finite number above 0"),
+        ("run pt2 dynamics=false", "did you mean dynamic=false?"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: str, says: str, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(toy)
+    assert says in refused(capsys, *arguments.split())
+    assert files(toy) == before
+
+
+def test_a_missing_extra_is_one_line(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("advnas_lightning.export.formats.find_spec", lambda name: None)
+    said = 'onnx needs an extra (onnx is missing): pip install "advnas-lightning[onnx]"'
+    assert refused(capsys, "run") == said
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *SMALL_TOY, "export=onnx", "hydra.run.dir=other")
+    assert capsys.readouterr().err == f"error: export={said}\n"
+    assert not Path("other").exists()
+
+
+def test_the_help_names_every_option_and_the_defaults_are_those_of_the_setting(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {name}" in text for name in OPTIONS)
+    options = read_settings(["run", "pt2"])
+    assert options == {name: option.default for name, option in OPTIONS.items()} | {"RUN": "run", "formats": ["pt2"]}
+
+
+def test_a_run_exports_at_its_end_and_a_format_that_fails_leaves_its_other_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "export=torchscript")
+    run = tmp_path / "run"
+    assert read(run, "summary.json")["exported/torchscript"] == "network.torchscript"
+    assert "run/network.torchscript: takes images" in capsys.readouterr().out
+    assert is_finished(run)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("advnas_lightning.export.network.write_pt2", fail)
+    with pytest.raises(SystemExit) as caught:
+        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=failed", "export=[pt2,torchscript]")
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ToyNetwork cannot be written as pt2: no such operator; try another format")
+    failed = tmp_path / "failed"
+    assert read(failed, "summary.json")["exported/torchscript"] == "network.torchscript"
+    assert "exported/pt2" not in read(failed, "summary.json")
+    assert (failed / "network.torchscript").exists()
+    assert not is_finished(failed)  # a sweep would try again
+
+
+def test_with_retrain_the_trained_network_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "export=torchscript", "retrain=true")
+    assert (tmp_path / "run/retrained/network.torchscript").exists()
+    assert not (tmp_path / "run/network.torchscript").exists()
+    assert is_finished(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+def test_every_task_in_every_format(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ptb(tmp_path / "text")
+    write_images(tmp_path / "images")
+    small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
+    launch(monkeypatch, *small, "hydra.run.dir=run")
+    formats = ["pt2", *([] if task == "ptb" else ["torchscript"])]
+    formats += [] if missing_extra(["onnx"]) else ["onnx"]
+    capsys.readouterr()
+    main(["run", *formats])
+    printed = capsys.readouterr().out
+    assert [name for name in formats if f"exported/{name}" not in read(tmp_path / "run", "summary.json")] == []
+    assert ("note: these are the weights that all architectures share" in printed) == (task != "toy")
+    if task == "ptb":
+        assert "takes tokens 5×batch, hidden batch×8" in printed
+        assert "a trace would be wrong for other inputs" in refused(capsys, "run", "torchscript")
+    launch(monkeypatch, *small, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=trained", "export=pt2")
+    network = torch.export.load(tmp_path / "trained/network.pt2")
+    checkpoint = torch.load(tmp_path / "trained/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, value in network.state_dict.items():
+        assert torch.equal(value, checkpoint[f"model.{name}"])
