@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,6 +118,14 @@ class Evaluator:
                 yield
         finally:
             self.is_evaluating = before
+
+    def watched(self, architecture: Architecture) -> AbstractContextManager[None]:
+        """A context for the passes of a weight step, which learns from what they change: see :class:`Reach`.
+
+        Args:
+            architecture: What runs.
+        """
+        return self.trace.reach.watched(partial(self.space.running, architecture))
 
     def evaluate(self, architecture: Architecture, batch: Any, *, gates: bool) -> Trial:
         """Run an architecture on a batch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from advnas_lightning.engine.fingerprint import checksum
 from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, restore, slots_of
 
 SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
@@ -46,6 +47,7 @@ class Change(NamedTuple):
         name: The slot of a tensor with other contents; ``None`` for attributes and containers.
         is_usual: Whether it would have been put back without being asked for.
         is_frozen: Whether it is a parameter that needs no gradient.
+        is_lost: Whether the old contents could not be put back, since only their checksum was known.
 
     Example:
         >>> Change(nn.Identity(), None).is_usual
@@ -56,6 +58,7 @@ class Change(NamedTuple):
     name: str | None
     is_usual: bool = True
     is_frozen: bool = False
+    is_lost: bool = False
 
 
 Wanted = Callable[[Slot, Any], bool]  # whether what is in a slot is put aside in any case
@@ -70,6 +73,10 @@ class Snapshot:
 
     It covers attributes; containers (lists, dicts, sets, deques, tuples), nested as they may be; random number
     generators; objects with attributes of their own; and the contents of tensors, as far as they are asked for.
+
+    Args:
+        summed: The ids of modules of whose tensors a checksum is put aside in the place of a copy. It tells whether
+            their contents have changed, and takes no memory, but cannot restore them.
 
     Attributes:
         others: The modules that were found in attributes and containers, instead of as submodules.
@@ -93,8 +100,9 @@ class Snapshot:
         (0, [])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summed: Container[int] = ()) -> None:
         self.others: list[nn.Module] = []
+        self._summed = summed
         self._values: list[tuple[nn.Module, Kind, Any, Any]] = []  # the owner, the kind, what may change, a copy
         self._contents: dict[int, _Contents] = {}  # by the tensor's id
         self._seen: set[int] = set()
@@ -199,11 +207,12 @@ class Snapshot:
             self._values.append((slot.module, Kind.ARRAY, values, copy_of(Kind.ARRAY, values)))
 
     def _keep_tensor(self, slot: Slot, tensor: Tensor, wanted: bool, *, few: bool) -> None:
-        if not (wanted or few) or id(tensor) in self._contents or not _is_writable(tensor):
+        if not (wanted or few) or id(tensor) in self._contents or not is_writable(tensor):
             return
         is_usual = few and tensor.nbytes <= SMALL
         if wanted or is_usual:
-            self._contents[id(tensor)] = _Contents(slot, tensor, is_usual)
+            kind = _Sum if id(slot.module) in self._summed else _Contents
+            self._contents[id(tensor)] = kind(slot, tensor, is_usual)
             if tensor.is_leaf and tensor.grad is not None:  # a step may take a backward pass of its own
                 self._keep_tensor(slot, tensor.grad, wanted, few=False)
 
@@ -220,7 +229,7 @@ class Snapshot:
             for module in self._modules:
                 self._values += [(module, Kind.MAPPING, vars(module)[name], {}) for name in HOOKS]
         contents = list(self._contents.values())
-        changes = [Change(*each.slot, each.is_usual, each.is_frozen) for each in _changed(contents)] if compare else []
+        changes = [each.change(is_lost) for each, is_lost in _changed(contents)] if compare else []
         owners: dict[int, nn.Module] = {}
         for owner, kind, value, copied in reversed(self._values):  # the first copy counts
             if not is_same(kind, value, copied):
@@ -240,12 +249,17 @@ class _Contents:
         is_usual: Whether its contents are put aside in any case.
     """
 
+    is_copied = True
+
     def __init__(self, slot: Slot, tensor: Tensor, is_usual: bool) -> None:
         self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
         self.is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
-        self._copy = self._data.clone()
+        self._before = self._noted()
         self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+
+    def _noted(self) -> Tensor:
+        return self._data.clone()
 
     def has_moved(self) -> bool:
         """Whether the tensor has other memory, or other properties."""
@@ -253,9 +267,17 @@ class _Contents:
         return moved or self.tensor.requires_grad != self._requires_grad
 
     def differs(self) -> Tensor:
-        """Whether the contents differ from the copy, scalar bool."""
-        now, before = (each.view(torch.uint8) if each.itemsize == 1 else each for each in (self._data, self._copy))
+        """Whether the contents differ from those before, scalar bool."""
+        now, before = (each.view(torch.uint8) if each.itemsize == 1 else each for each in (self._data, self._before))
         return ((now != before) & ((now == now) | (before == before))).any()  # nan is like nan
+
+    def change(self, differs: bool) -> Change:
+        """The change that was found.
+
+        Args:
+            differs: Whether the contents differ from those before.
+        """
+        return Change(*self.slot, self.is_usual, self.is_frozen, is_lost=differs and not self.is_copied)
 
     def put_back(self) -> None:
         if self.has_moved():
@@ -263,22 +285,44 @@ class _Contents:
             self.tensor.requires_grad_(self._requires_grad)
         if self.tensor.is_leaf and self.tensor.grad is not self._grad:
             self.tensor.grad = self._grad
-        with torch.inference_mode() if self._data.is_inference() else nullcontext():
-            self._data.copy_(self._copy)
+        if self.is_copied:
+            with torch.inference_mode() if self._data.is_inference() else nullcontext():
+                self._data.copy_(self._before)
 
 
-def _changed(contents: list[_Contents]) -> list[_Contents]:
-    """Those whose tensors have changed."""
-    changed = [each for each in contents if each.has_moved()]
+class _Sum(_Contents):
+    """The checksum of a tensor's contents, which cannot be put back."""
+
+    is_copied = False
+
+    def _noted(self) -> Tensor:
+        return checksum(self._data)
+
+    def differs(self) -> Tensor:
+        """Whether the checksum differs from that before, scalar bool."""
+        return checksum(self._data) != self._before
+
+
+def _changed(contents: list[_Contents]) -> list[tuple[_Contents, bool]]:
+    """Those whose tensors have changed, and whether their contents differ."""
+    changed: list[tuple[_Contents, bool]] = []
     for device in {each.tensor.device for each in contents}:
         here = [each for each in contents if each.tensor.device == device]
         differ = torch.stack([each.differs() for each in here]).tolist()  # one question for each device
-        changed += [each for each, differs in zip(here, differ, strict=True) if differs]
+        changed += [pair for pair in zip(here, differ, strict=True) if pair[1] or pair[0].has_moved()]
     return changed
 
 
-def _is_writable(tensor: Tensor) -> bool:
-    """Whether a tensor has contents of its own, which can be copied and put back."""
+def is_writable(tensor: Tensor) -> bool:
+    """Whether a tensor has contents of its own, which can be copied and put back.
+
+    Args:
+        tensor: The tensor.
+
+    Example:
+        >>> is_writable(torch.zeros(3)), is_writable(torch.zeros(1).expand(3))
+        (True, False)
+    """
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or is_lazy(tensor):
         return False
     expanded = 0 in tensor.stride() and any(

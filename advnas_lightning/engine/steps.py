@@ -200,7 +200,7 @@ class WeightStep:
 
     def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor | None:
         optimizer = self.optimization.optimizer  # the network may have none
-        with self.evaluator.space.bind(step.architecture):
+        with self.evaluator.space.bind(step.architecture), self.evaluator.watched(step.architecture):
             try:
                 outcome = self.evaluator.run(batch)
             except SkippedStep:

@@ -25,6 +25,7 @@ from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.rate_finding import RateFinding
+from advnas_lightning.engine.reach import Reach
 from advnas_lightning.engine.resume import Resumption
 from advnas_lightning.engine.schedules import SchedulerFactory
 from advnas_lightning.engine.stepping import ScheduleSteps
@@ -175,7 +176,8 @@ class SearchStrategy(FoundNetwork):
         self.ranks, self.means = Ranks(trainer), EpochMeans()
         apart = [self.best, self.objective, *([] if cost is None else [cost])]
         keeps_something = not type(self).__module__.startswith("advnas_lightning.")  # its author may use it in loss
-        self.trace, trace_of_passes = (Trace(self, apart) if keeps_something else Trace(self.model) for _ in range(2))
+        root, reach = self if keeps_something else self.model, Reach(self.model)
+        self.trace, trace_of_passes = (Trace(root, apart if keeps_something else (), reach) for _ in range(2))
         precision = Precision(trainer)
         self.evaluator = Evaluator(
             space,

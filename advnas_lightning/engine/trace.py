@@ -10,11 +10,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from advnas_lightning.engine.reach import Candidate, Reach, is_power_of_two
 from advnas_lightning.engine.snapshot import Change, Slot, Snapshot
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 
 BASE = frozenset(vars(nn.Module()))  # the attributes that every module has
-Candidate = tuple[str, int]  # the name of an edge, and the index of one of its candidates
 
 
 @dataclass(eq=False)
@@ -42,11 +42,16 @@ class Trace:
     Everything that a module keeps is put back: attributes, containers, metrics, buffers, and the states of random
     number generators, see :class:`~advnas_lightning.engine.snapshot.Snapshot`. To copy the contents of all parameters
     and large tensors, and the attributes of modules that have none of their own, would take too long in every
-    evaluation. The trace learns which of them change. It copies and compares all of them at evaluations 1, 2, 4, 8, …
-    (those of a candidate also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those
-    that have changed before. What first changes in between is found at the next power of two, is put back from then
-    on, and is named in a warning. Once a parameter has changed that needs no gradient, as in a momentum network, all
-    such parameters are copied in every evaluation.
+    evaluation. The trace learns which of them change. It looks at all of them at evaluations 1, 2, 4, 8, … (at those of
+    a candidate also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have
+    changed before. What first changes in between is found at the next power of two, is put back from then on, and is
+    named in a warning. Once a parameter has changed that needs no gradient, as in a momentum network, all such
+    parameters are copied in every evaluation.
+
+    To look at contents is to copy and compare them, so that they can be put back. But copies of all candidates would
+    take as much memory as the candidates. Of those that do not run, the trace takes a checksum instead, as soon as a
+    weight step has been watched and has changed no such candidate. Where evaluations change one all the same, which
+    no weight step did before, it is put back from the next evaluation on, and named in the warning.
 
     What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
     are iterators, and objects of torch and Lightning that are no modules.
@@ -54,6 +59,7 @@ class Trace:
     Args:
         root: The module that has the network in it.
         apart: Modules in it that evaluations do not concern.
+        reach: What weight steps show of candidates that do not run; by default there are none that show it.
 
     Example:
         >>> import torch
@@ -64,8 +70,9 @@ class Trace:
         tensor([0., 0.])
     """
 
-    def __init__(self, root: nn.Module, apart: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, root: nn.Module, apart: Iterable[nn.Module] = (), reach: Reach | None = None) -> None:
         self._root, self._apart = root, list(apart)
+        self.reach = Reach(root) if reach is None else reach
         self._beside = _Part()
         self._candidates: dict[Candidate, _Part] = {}
         self._part_of: dict[int, _Part] = {}  # by the module's id, since a metric's hash changes with its state
@@ -75,11 +82,11 @@ class Trace:
         self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
         self._ignored: set[int] = set()
 
-    def __getstate__(self) -> tuple[nn.Module, list[nn.Module]]:
+    def __getstate__(self) -> tuple[nn.Module, list[nn.Module], Reach]:
         """A copy has learned nothing: it is of other modules."""
-        return self._root, self._apart
+        return self._root, self._apart, self.reach
 
-    def __setstate__(self, state: tuple[nn.Module, list[nn.Module]]) -> None:
+    def __setstate__(self, state: tuple[nn.Module, list[nn.Module], Reach]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     @contextmanager
@@ -89,7 +96,9 @@ class Trace:
         Args:
             running: The candidates that run; without it, all of them.
         """
-        everywhere = _is_power_of_two(self._beside.runs + 1)
+        is_new = self.reach.is_far and not self._reaches_far
+        self._reaches_far |= is_new
+        everywhere = is_new or is_power_of_two(self._beside.runs + 1)
         if everywhere or any(list(map(id, found.values())) != known for found, known in self._children):
             self._find_modules()
         if self._reaches_far:
@@ -97,8 +106,9 @@ class Trace:
         ran = [self._beside, *(part for key, part in self._candidates.items() if running is None or key in running)]
         for part in ran:
             part.runs += 1
-        compared = self._every_part() if everywhere else [part for part in ran if _is_power_of_two(part.runs)]
-        snapshot = Snapshot()
+        idle = [part for part in self._every_part() if part not in ran] if everywhere else []
+        compared = [*ran, *idle] if everywhere else [part for part in ran if is_power_of_two(part.runs)]
+        snapshot = Snapshot({id(module) for part in idle for module in part.modules} if self.reach.is_known else ())
         for part in compared:
             for module in part.modules:
                 snapshot.keep(module, _always)
@@ -120,7 +130,7 @@ class Trace:
         finally:
             changes = snapshot.put_back(compare=bool(compared))
             if compared:
-                self._learn(changes, ran, compared)
+                self._learn(changes, ran, compared, is_new)
 
     def _is_moving(self, slot: Slot, tensor: Any) -> bool:
         frozen = self._reaches_far and isinstance(tensor, nn.Parameter) and not tensor.requires_grad
@@ -156,8 +166,15 @@ class Trace:
         self._part_of[id(module)] = part
         part.modules.append(module)
 
-    def _learn(self, changes: Sequence[Change], ran: Sequence[_Part], compared: Sequence[_Part]) -> None:
-        """Note what changed, and warn of what may have changed before without being put back."""
+    def _learn(self, changes: Sequence[Change], ran: Sequence[_Part], compared: Sequence[_Part], is_new: bool) -> None:
+        """Note what changed, and warn of what may have changed before without being put back.
+
+        Args:
+            changes: What has changed.
+            ran: The parts that count as running, which are all of them once the step reaches far.
+            compared: The parts that were looked at.
+            is_new: Whether it is new that the step reaches far.
+        """
         late: list[str] = []
         known = len(self._moving), len(self._stateful), self._reaches_far
         for change in changes:
@@ -165,8 +182,9 @@ class Trace:
             if part not in compared:
                 continue
             runs = part in ran
-            was_copied = self._reaches_far and change.is_frozen
-            if self._note(change, runs=runs) and not was_copied and (part if runs else self._beside).is_behind:
+            was_copied = self._reaches_far and change.is_frozen and not is_new
+            was_missed = change.is_lost or (part if runs and not is_new else self._beside).is_behind
+            if self._note(change, runs=runs) and not was_copied and was_missed:
                 late.append(self._name(change))
         self._reaches_far |= any(change.is_frozen or self._part(change) not in ran for change in changes)
         if late:
@@ -230,7 +248,3 @@ def _keeps_nothing(module: nn.Module) -> bool:
 
 def _always(slot: Slot, tensor: Any) -> bool:
     return True
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number > 0 and number & (number - 1) == 0

@@ -1,0 +1,100 @@
+"""Whether the steps of a network change candidates that do not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from advnas_lightning.engine.fingerprint import checksums
+from advnas_lightning.engine.snapshot import is_writable
+from advnas_lightning.space.mixed_op import mixed_ops
+
+Candidate = tuple[str, int]  # the name of an edge, and the index of one of its candidates
+
+
+class Reach:
+    """Learns from weight steps whether a network's step changes candidates that do not run, as momentum networks do.
+
+    What the passes of a weight step change may stay, so that checksums are enough to see it, and no copies are needed.
+    The first, the second, the fourth, the eighth, … weight step is watched, until one is found that does.
+
+    Args:
+        root: The module that has the network in it.
+
+    Attributes:
+        is_known: Whether a weight step has been watched.
+        is_far: Whether one has changed a parameter or a buffer of a candidate that did not run.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import MixedOp
+        >>> net = nn.Sequential(MixedOp("edge", {"one": nn.Linear(1, 1), "two": nn.Linear(1, 1)}))
+        >>> reach = Reach(net)
+        >>> with reach.watched(lambda: {("edge", 0)}):
+        ...     _ = net[0].candidates["two"].weight.data.add_(1)
+        >>> reach.is_known, reach.is_far
+        (True, True)
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self._root = root
+        self._passes = 0
+        self.is_known = self.is_far = False
+
+    def __getstate__(self) -> nn.Module:
+        """A copy has learned nothing: it is of other modules."""
+        return self._root
+
+    def __setstate__(self, root: nn.Module) -> None:
+        self.__init__(root)  # type: ignore[misc]
+
+    @contextmanager
+    def watched(self, running: Callable[[], Collection[Candidate]]) -> Iterator[None]:
+        """A context for the forward and the backward pass of a weight step.
+
+        Args:
+            running: Gives the candidates that run in it.
+        """
+        self._passes += 1
+        if self.is_far or not is_power_of_two(self._passes):
+            yield
+            return
+        idle = self._idle(running())
+        before = checksums(idle)
+        yield
+        self.is_known, self.is_far = True, checksums(idle) != before
+
+    def _idle(self, running: Collection[Candidate]) -> list[Tensor]:
+        """The parameters and buffers that only candidates have which do not run."""
+        idle_modules: set[int] = set()
+        running_modules: set[int] = set()
+        for op in mixed_ops(self._root):
+            for index, candidate in enumerate(op.candidates.values()):
+                found = running_modules if (op.name, index) in running else idle_modules
+                found.update(map(id, candidate.modules()))
+        idle: dict[int, Tensor] = {}
+        others: set[int] = set()
+        idle_modules -= running_modules
+        for module in self._root.modules():
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if id(module) in idle_modules:
+                idle.update((id(tensor), tensor) for tensor in tensors)
+            else:
+                others.update(map(id, tensors))
+        # Where a tensor gets other memory, its old one can be put back. So it is enough to look at the old memory.
+        return [tensor.data for key, tensor in idle.items() if key not in others and is_writable(tensor)]
+
+
+def is_power_of_two(number: int) -> bool:
+    """Whether a number is 1, 2, 4, 8, ….
+
+    Args:
+        number: A whole number.
+
+    Example:
+        >>> [number for number in range(10) if is_power_of_two(number)]
+        [1, 2, 4, 8]
+    """
+    return number > 0 and number & (number - 1) == 0
