@@ -67,7 +67,7 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
         torch.Size([2, 3])
     """
     exponential = torch.empty(like.shape, dtype=like.dtype).exponential_(generator=generator)
-    return exponential.log().neg().to(like.device)
+    return exponential.log().neg().to(like.device, non_blocking=True)
 
 
 def conditional_gumbel(log_p: Tensor, drawn: Tensor, samples: int, generator: torch.Generator) -> Tensor:

@@ -177,7 +177,7 @@ class SearchHooks(ArchitecturePolicy):
         self.means.add(name, loss, size)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and self.clock.batch_idx % every == 0:
-            self.log(name, loss, prog_bar=True, logger=False)
+            self.log(name, loss.cpu(), prog_bar=True, logger=False)  # Lightning reads it at every batch from now on
 
     # -- Lightning -----------------------------------------------------------------------------------------------------
 

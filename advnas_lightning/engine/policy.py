@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,6 +22,7 @@ from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_one_of, check_seed
 
 Selection = Literal["argmax", "process_best"]
+T = TypeVar("T")
 
 
 class ArchitecturePolicy(SharedHyperparameters):
@@ -74,6 +76,7 @@ class ArchitecturePolicy(SharedHyperparameters):
         self.best = ProcessBest(len(space))
         self.architecture_steps = 0
         self.is_annealed = False
+        self._held: dict[str, Any] | None = None  # what follows from θ, while it stays
         self.configure_architecture()
 
     # -- what a strategy overrides -------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ class ArchitecturePolicy(SharedHyperparameters):
 
     def most_probable_choice(self) -> list[int]:
         """The arg max_j θ_ij per edge; ties are broken by ``seed``."""
-        return functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)
+        return list(self.held("argmax", lambda: functional.argmax(self.theta.detach(), self.mask, self.tie_breaker)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         widen_buffers(self, state_dict, prefix)
@@ -169,6 +172,47 @@ class ArchitecturePolicy(SharedHyperparameters):
         self.is_annealed |= self.clock.progress > 0
         return self.clock.progress
 
+    @contextmanager
+    def theta_held(self) -> Iterator[None]:
+        """A context in which θ stays, at least until :meth:`release_theta`."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def release_theta(self) -> None:
+        """Hear that θ is about to move."""
+        self._held = None
+
+    def held(self, name: str, compute: Callable[[], T]) -> T:
+        """Numbers on the host that follow from θ. They are computed once while θ stays, since the host waits for them.
+
+        Which candidates run is decided on the host, so a search waits at least once after each step of θ.
+
+        Args:
+            name: What it is.
+            compute: Computes it.
+
+        Example:
+            >>> from advnas_lightning import MixedOp
+            >>> edge = MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()})
+            >>> policy = ArchitecturePolicy(SearchSpace(edge))
+            >>> with policy.theta_held():
+            ...     policy.host_log_probs() is policy.host_log_probs()
+            True
+        """
+        if self._held is None:
+            return compute()
+        if name not in self._held:
+            self._held[name] = compute()
+        found: T = self._held[name]
+        return found
+
+    def host_log_probs(self) -> Tensor:
+        """The logarithm of p in host memory, ``[E, J]``, without a graph."""
+        return self.held("log_probs", lambda: self.log_probs.detach().cpu())
+
     def step_seed(self) -> int:
         """The seed of what this batch's architecture step draws beside architectures, such as dropout."""
         return rng.mixed(self.seed, self.clock.batches, 0)
@@ -179,7 +223,7 @@ class ArchitecturePolicy(SharedHyperparameters):
         Raises:
             ValueError: θ is not finite.
         """
-        probs = self.probs.cpu()
+        probs = self.held("probs", lambda: self.probs.cpu())
         if probs.isnan().any():  # no step is taken on a loss that is not finite
             edge = self.space.edges[int(probs.isnan().any(-1).nonzero()[0])]
             raise ValueError(

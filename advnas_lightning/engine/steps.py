@@ -68,6 +68,7 @@ class ArchitectureStep:
     def take(self, batch: Any) -> None:
         """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
         trials = self.policy.evaluate_draws(batch)
+        self.policy.release_theta()
         self.evaluator.warn_of_idle_edges()
         if not self.guard.passes("architecture", *finite_parts(trials)):
             return
@@ -318,6 +319,9 @@ class Policy(Protocol):
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         """Draw and run the architectures of an architecture step."""
+
+    def release_theta(self) -> None:
+        """Hear that the architecture parameters are about to move."""
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """What an architecture step moves."""

@@ -257,15 +257,16 @@ class SearchStrategy(FoundNetwork):
         self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
         self.calibration.note_modes()
         self.trainee.begin(batch_idx)
-        if "weights" in batch and self.trains_weights:
-            self.weight_step(batch["weights"])
-        if last:
-            self._weight_step.flush()
-        ready = self._waiting.add(batch.get("architecture"), last=last)
-        if ready is not None:
-            with suppress(SkippedStep):
-                self.architecture_step(ready)
-            self.set_clock(stepped=True)
+        with self.theta_held():  # the architecture step releases it
+            if "weights" in batch and self.trains_weights:
+                self.weight_step(batch["weights"])
+            if last:
+                self._weight_step.flush()
+            ready = self._waiting.add(batch.get("architecture"), last=last)
+            if ready is not None:
+                with suppress(SkippedStep):
+                    self.architecture_step(ready)
+                self.set_clock(stepped=True)
         self.schedule_steps.after_batch(batch_idx, whole=self.is_between_steps, last=last)
         return self.trainee.output
 

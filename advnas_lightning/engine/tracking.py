@@ -57,7 +57,7 @@ class ProcessBest(nn.Module):
                 better = trial.loss < self.loss  # false for nan
                 for allowed in allows:
                     better &= allowed(trial.architecture.gates)
-                index = torch.tensor(choice, device=self.choice.device)
+                index = torch.tensor(choice).to(self.choice.device, non_blocking=True)
                 self.choice = torch.where(better, index, self.choice)
                 self.loss = torch.where(better, trial.loss, self.loss)  # in the wider of their types
 

@@ -207,7 +207,8 @@ class SearchSpace:
         """
         gates = torch.zeros(self.mask.shape).scatter_(1, torch.tensor(choice).view(-1, 1), 1.0)  # [E, J]
         paths = tuple((index,) for index in choice)
-        return Architecture(gates if like is None else gates.to(like), paths, choice=tuple(choice))
+        gates = gates if like is None else gates.to(like, non_blocking=True)
+        return Architecture(gates, paths, choice=tuple(choice))
 
     def genotype(self, choice: Sequence[int]) -> Genotype:
         """Name the candidates of a choice, which is one candidate index for each edge."""

@@ -67,7 +67,7 @@ class DrNAS(SearchStrategy):
             rows = [each.rsample() for each in self.distributions()]
         width = self.mask.shape[1]
         gates = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in rows])  # [E, J]
-        return self.mixture(gates.to(self.mask.device))
+        return self.mixture(gates.to(self.mask.device, non_blocking=True))
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """The gradient ∂L/∂a, pulled back through the sample, with that of the divergence."""

@@ -65,13 +65,19 @@ class GDAS(SearchStrategy):
 
     def sample(self) -> Architecture:
         """Draw one_hot(arg max (log p + g)/τ), with the soft sample's graph to θ."""
+        on_host = self.host_log_probs()
+        noise = functional.gumbel(on_host, self.generator)  # [E, J]
+        hard = self.one_hot(self._softened(on_host, noise).argmax(-1).tolist())
         log_p = self.log_probs
-        soft = ((log_p + functional.gumbel(log_p, self.generator)) / self.temperature).softmax(-1)  # [E, J]
-        hard = self.one_hot(soft.argmax(-1).tolist())
-        if self.rao is not None:
+        if self.rao is None:
+            soft = self._softened(log_p, noise.to(log_p.device, non_blocking=True))  # [E, J]
+        else:
             noise = functional.conditional_gumbel(log_p.detach(), hard.gates.bool(), self.rao, self.generator)
-            soft = ((log_p + noise) / self.temperature).softmax(-1).mean(0)
+            soft = self._softened(log_p, noise).mean(0)
         return replace(hard, relaxed=soft, inactive=self.inactive)
+
+    def _softened(self, log_p: Tensor, noise: Tensor) -> Tensor:
+        return ((log_p + noise) / self.temperature).softmax(-1)
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """The straight-through gradient: ∂L/∂a, pulled back through the soft sample."""

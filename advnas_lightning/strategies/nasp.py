@@ -54,11 +54,11 @@ class NASP(SearchStrategy):
     def sample_for_weights(self) -> Architecture:
         """The one-hot arg max θ; a uniform draw during the warm-up, when all θ are still equal."""
         if not self.clock.searching:
-            return self.one_hot(
-                torch.multinomial(self.mask.cpu().float(), 1, generator=self.generator).flatten().tolist()
-            )
-        noise = torch.rand(self.mask.shape, generator=self.generator).to(self.mask.device)  # [E, J]
-        return self.one_hot(functional.argmax(self.theta.detach(), self.mask, noise))
+            uniform = self.space.mask.float()
+            return self.one_hot(torch.multinomial(uniform, 1, generator=self.generator).flatten().tolist())
+        theta = self.held("theta", lambda: self.theta.detach().cpu())
+        noise = torch.rand(theta.shape, generator=self.generator)  # [E, J]
+        return self.one_hot(functional.argmax(theta, self.space.mask, noise))
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor | None:
         """The gate gradient G itself."""

@@ -44,15 +44,15 @@ class ProxylessNAS(SearchStrategy):
 
     def sample(self) -> Architecture:
         """Draw two candidates per edge from the multinomial p without replacement."""
-        log_p = self.log_probs.detach()
+        log_p = self.host_log_probs()
         # The two largest of log p + Gumbel noise are such a draw (Gumbel top-k), also where p underflows.
         top = (log_p + functional.gumbel(log_p, self.generator)).topk(min(2, log_p.shape[1])).indices.tolist()  # [E, 2]
         pairs = [row[: len(names)] for row, names in zip(top, self.space.candidates, strict=True)]
         paths = tuple(tuple(sorted(pair)) for pair in pairs)
         if self.gates == "two_hot":
-            return Architecture(self._of_pairs(paths).to(log_p.dtype), paths)
-        q = self.probs * self._of_pairs(paths)
-        choice = torch.multinomial(q.cpu(), 1, generator=self.generator).squeeze(1).tolist()
+            return Architecture(self._pairs(paths).to(log_p.dtype), paths)
+        q = self.held("probs", lambda: self.probs.cpu()) * _of_pairs(self.space.mask, paths)
+        choice = torch.multinomial(q, 1, generator=self.generator).squeeze(1).tolist()
         return Architecture(self.one_hot(choice).gates, paths, choice=tuple(choice))
 
     def sample_for_weights(self) -> Architecture:
@@ -63,18 +63,21 @@ class ProxylessNAS(SearchStrategy):
         """The gradient Σ_j G_j q_j (δ_ij − q_i) over the pair."""
         (trial,) = trials
         assert trial.gate_grad is not None
-        return functional.pair_gradient(
-            trial.gate_grad, self.log_probs.detach(), self._of_pairs(trial.architecture.paths)
-        )
+        return functional.pair_gradient(trial.gate_grad, self.log_probs.detach(), self._pairs(trial.architecture.paths))
 
     def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         """Shift the pair's logits so that the candidates that were not drawn keep their probabilities."""
         (theta,) = before
-        self.theta.copy_(functional.keep_unsampled(theta, self.theta, self._of_pairs(trials[0].architecture.paths)))
+        self.theta.copy_(functional.keep_unsampled(theta, self.theta, self._pairs(trials[0].architecture.paths)))
 
-    def _of_pairs(self, paths: Sequence[Sequence[int]]) -> Tensor:
+    def _pairs(self, paths: Sequence[Sequence[int]]) -> Tensor:
         """A mask of the candidates that run, ``[E, J]`` bool."""
-        pair = torch.zeros(self.mask.shape, dtype=torch.bool)  # [E, J]
-        rows = [edge for edge, path in enumerate(paths) for _ in path]
-        pair[rows, [index for path in paths for index in path]] = True
-        return pair.to(self.mask.device)
+        pairs: Tensor = _of_pairs(self.space.mask, paths).to(self.mask.device, non_blocking=True)
+        return pairs
+
+
+def _of_pairs(mask: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
+    pair = torch.zeros_like(mask)  # [E, J]
+    rows = [edge for edge, path in enumerate(paths) for _ in path]
+    pair[rows, [index for path in paths for index in path]] = True
+    return pair

@@ -4,6 +4,10 @@ A wait is a number that is read from the device, a copy between host and device 
 whose size depends on numbers on the device. On a GPU PyTorch reports them. Elsewhere a device in software counts them
 (``benchmarks/software_device.py``). The first batches, in which the engine learns what the network changes, do not
 count. At the evaluations 16, 32, 64, … it looks again, and these count.
+
+None is not possible. Which candidates run is decided on the host, and depends on θ after the last architecture step. So
+the host waits once for θ in each batch. It also waits once in each step for the guard, which leaves out a step whose
+loss is not finite. Such a step must change nothing, and only the host can keep any optimizer from its step.
 """
 
 from __future__ import annotations
