@@ -257,7 +257,7 @@ class SearchStrategy(FoundNetwork):
         self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
         self.calibration.note_modes()
         self.trainee.begin(batch_idx)
-        with self.theta_held():  # the architecture step releases it
+        with self.theta_held():  # the device is asked for it once, until the architecture step moves it
             if "weights" in batch and self.trains_weights:
                 self.weight_step(batch["weights"])
             if last:
