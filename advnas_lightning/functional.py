@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from advnas_lightning.sending import sent
+
 ZeroOpRule = Literal["paper", "authors_code", "none"]
 
 
@@ -67,7 +69,7 @@ def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
         torch.Size([2, 3])
     """
     exponential = torch.empty(like.shape, dtype=like.dtype).exponential_(generator=generator)
-    return exponential.log().neg().to(like.device, non_blocking=True)
+    return sent(exponential.log().neg(), like.device)
 
 
 def conditional_gumbel(log_p: Tensor, drawn: Tensor, samples: int, generator: torch.Generator) -> Tensor:

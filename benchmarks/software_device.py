@@ -32,7 +32,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from advnas_lightning.sending import AT_ONCE
+
 DEVICE = torch.device("lazy", 0)
+AT_ONCE.add(DEVICE.type)
 ROOT = Path(__file__).parents[1]
 aten = torch.ops.aten
 # Operations that read a number, or whose result has a size that depends on numbers.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advnas_lightning.engine.environment import Ranks
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.functional import widened
+from advnas_lightning.sending import sent
 
 KINDS = ("weight", "architecture")
 
@@ -57,7 +58,7 @@ class ProcessBest(nn.Module):
                 better = trial.loss < self.loss  # false for nan
                 for allowed in allows:
                     better &= allowed(trial.architecture.gates)
-                index = torch.tensor(choice).to(self.choice.device, non_blocking=True)
+                index = sent(torch.tensor(choice), self.choice.device)
                 self.choice = torch.where(better, index, self.choice)
                 self.loss = torch.where(better, trial.loss, self.loss)  # in the wider of their types
 

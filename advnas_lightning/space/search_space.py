@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.sending import sent
 from advnas_lightning.space.elastic.following import follow
 from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.gates import ActiveGates, EdgePlan, EdgeState, Inactive
@@ -207,7 +208,7 @@ class SearchSpace:
         """
         gates = torch.zeros(self.mask.shape).scatter_(1, torch.tensor(choice).view(-1, 1), 1.0)  # [E, J]
         paths = tuple((index,) for index in choice)
-        gates = gates if like is None else gates.to(like, non_blocking=True)
+        gates = gates if like is None else sent(gates.to(like.dtype), like.device)
         return Architecture(gates, paths, choice=tuple(choice))
 
     def genotype(self, choice: Sequence[int]) -> Genotype:

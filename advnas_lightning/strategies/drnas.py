@@ -13,6 +13,7 @@ from advnas_lightning import functional, rng
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.steps import Term
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.sending import sent
 from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_positive
 
@@ -67,7 +68,7 @@ class DrNAS(SearchStrategy):
             rows = [each.rsample() for each in self.distributions()]
         width = self.mask.shape[1]
         gates = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in rows])  # [E, J]
-        return self.mixture(gates.to(self.mask.device, non_blocking=True))
+        return self.mixture(sent(gates, self.mask.device))
 
     def theta_gradient(self, trials: Sequence[Trial]) -> Tensor:
         """The gradient ∂L/∂a, pulled back through the sample, with that of the divergence."""

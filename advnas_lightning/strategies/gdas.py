@@ -12,6 +12,7 @@ from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.sending import sent
 from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_int, check_one_of, check_temperatures
 
@@ -70,7 +71,7 @@ class GDAS(SearchStrategy):
         hard = self.one_hot(self._softened(on_host, noise).argmax(-1).tolist())
         log_p = self.log_probs
         if self.rao is None:
-            soft = self._softened(log_p, noise.to(log_p.device, non_blocking=True))  # [E, J]
+            soft = self._softened(log_p, sent(noise, log_p.device))  # [E, J]
         else:
             noise = functional.conditional_gumbel(log_p.detach(), hard.gates.bool(), self.rao, self.generator)
             soft = self._softened(log_p, noise).mean(0)

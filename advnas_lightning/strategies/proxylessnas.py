@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.sending import sent
 from advnas_lightning.space.search_space import Architecture
 from advnas_lightning.validate import check_one_of
 
@@ -72,8 +73,7 @@ class ProxylessNAS(SearchStrategy):
 
     def _pairs(self, paths: Sequence[Sequence[int]]) -> Tensor:
         """A mask of the candidates that run, ``[E, J]`` bool."""
-        pairs: Tensor = _of_pairs(self.space.mask, paths).to(self.mask.device, non_blocking=True)
-        return pairs
+        return sent(_of_pairs(self.space.mask, paths), self.mask.device)
 
 
 def _of_pairs(mask: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
