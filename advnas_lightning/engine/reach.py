@@ -24,8 +24,8 @@ class Reach:
         root: The module that has the network in it.
 
     Attributes:
-        is_known: Whether a weight step has been watched.
-        is_far: Whether one has changed a parameter or a buffer of a candidate that did not run.
+        left_alone: The candidates that a watched weight step did not run, and did not change.
+        is_far: Whether one has changed a parameter or a buffer of a candidate that it did not run.
 
     Example:
         >>> import torch
@@ -33,15 +33,16 @@ class Reach:
         >>> net = nn.Sequential(MixedOp("edge", {"one": nn.Linear(1, 1), "two": nn.Linear(1, 1)}))
         >>> reach = Reach(net)
         >>> with reach.watched(lambda: {("edge", 0)}):
-        ...     _ = net[0].candidates["two"].weight.data.add_(1)
-        >>> reach.is_known, reach.is_far
-        (True, True)
+        ...     loss = net[0].candidates["one"](torch.ones(1))
+        >>> reach.left_alone, reach.is_far
+        ({('edge', 1)}, False)
     """
 
     def __init__(self, root: nn.Module) -> None:
         self._root = root
         self._passes = 0
-        self.is_known = self.is_far = False
+        self.left_alone: set[Candidate] = set()
+        self.is_far = False
 
     def __getstate__(self) -> nn.Module:
         """A copy has learned nothing: it is of other modules."""
@@ -61,19 +62,26 @@ class Reach:
         if self.is_far or not is_power_of_two(self._passes):
             yield
             return
-        idle = self._idle(running())
-        before = checksums(idle)
+        candidates, tensors = self._idle(running())
+        before = checksums(tensors)
         yield
-        self.is_known, self.is_far = True, checksums(idle) != before
+        if checksums(tensors) == before:
+            self.left_alone |= candidates
+        else:
+            self.is_far = True
 
-    def _idle(self, running: Collection[Candidate]) -> list[Tensor]:
-        """The parameters and buffers that only candidates have which do not run."""
+    def _idle(self, running: Collection[Candidate]) -> tuple[set[Candidate], list[Tensor]]:
+        """The candidates that do not run, and the parameters and buffers that only they have."""
+        candidates: set[Candidate] = set()
         idle_modules: set[int] = set()
         running_modules: set[int] = set()
         for op in mixed_ops(self._root):
             for index, candidate in enumerate(op.candidates.values()):
-                found = running_modules if (op.name, index) in running else idle_modules
-                found.update(map(id, candidate.modules()))
+                if (op.name, index) in running:
+                    running_modules.update(map(id, candidate.modules()))
+                else:
+                    candidates.add((op.name, index))
+                    idle_modules.update(map(id, candidate.modules()))
         idle: dict[int, Tensor] = {}
         others: set[int] = set()
         idle_modules -= running_modules
@@ -84,7 +92,8 @@ class Reach:
             else:
                 others.update(map(id, tensors))
         # Where a tensor gets other memory, its old one can be put back. So it is enough to look at the old memory.
-        return [tensor.data for key, tensor in idle.items() if key not in others and is_writable(tensor)]
+        own = [tensor.data for key, tensor in idle.items() if key not in others and is_writable(tensor)]
+        return candidates, own
 
 
 def is_power_of_two(number: int) -> bool:

@@ -49,9 +49,9 @@ class Trace:
     parameters are copied in every evaluation.
 
     To look at contents is to copy and compare them, so that they can be put back. But copies of all candidates would
-    take as much memory as the candidates. Of those that do not run, the trace takes a checksum instead, as soon as a
-    weight step has been watched and has changed no such candidate. Where evaluations change one all the same, which
-    no weight step did before, it is put back from the next evaluation on, and named in the warning.
+    take as much memory as the candidates. Of one that does not run, the trace takes a checksum instead, once a weight
+    step that did not run it has left it alone, see :class:`~advnas_lightning.engine.reach.Reach`. Where an evaluation
+    changes it all the same, this is found, it is put back from the next evaluation on, and is named in the warning.
 
     What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
     are iterators, and objects of torch and Lightning that are no modules.
@@ -108,7 +108,8 @@ class Trace:
             part.runs += 1
         idle = [part for part in self._every_part() if part not in ran] if everywhere else []
         compared = [*ran, *idle] if everywhere else [part for part in ran if is_power_of_two(part.runs)]
-        snapshot = Snapshot({id(module) for part in idle for module in part.modules} if self.reach.is_known else ())
+        summed = [part for key, part in self._candidates.items() if key in self.reach.left_alone and part in idle]
+        snapshot = Snapshot({id(module) for part in summed for module in part.modules})
         for part in compared:
             for module in part.modules:
                 snapshot.keep(module, _always)
