@@ -120,7 +120,7 @@ class Evaluator:
             self.is_evaluating = before
 
     def watched(self, architecture: Architecture) -> AbstractContextManager[None]:
-        """A context for the passes of a weight step, which learns from what they change: see :class:`Reach`.
+        """A context for the passes of a weight step, from which the trace learns whether they change what does not run.
 
         Args:
             architecture: What runs.
