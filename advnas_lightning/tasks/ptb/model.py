@@ -95,7 +95,10 @@ class RecurrentLM(nn.Module):
     """
 
     takes_targets = True
-    """Whether ``forward`` gives the loss where it is told the targets: see :class:`~advnas_lightning.objectives.LanguageModelling`."""
+    """Whether ``forward`` gives the loss where it is told the targets.
+
+    :class:`~advnas_lightning.objectives.LanguageModelling` then tells it.
+    """
 
     batch_dims: ClassVar = {"tokens": 1, "hidden": 0}
     """The inputs of an exported network, each with the dimension that is the batch."""
