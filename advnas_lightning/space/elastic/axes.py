@@ -43,6 +43,10 @@ class Axis:
         """The dimension in which a tensor that the module reads or gives has the size."""
         return -1
 
+    def given(self, module: Any, value: Any) -> int:
+        """The size that an input has."""
+        return int(value.shape[self.dim(module)])
+
     def read(self, module: Any, size: int) -> int:
         """The size of the input that belongs to this size."""
         return size

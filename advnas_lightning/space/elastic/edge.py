@@ -208,7 +208,7 @@ what comes before it the sizes 2, 8
             ValueError: What the edge runs has another size, or no candidate has this one.
         """
         module, plan = innermost(self.widest), self.edge_state.plan
-        size = inputs[0].shape[self.axis.dim(module)]
+        size = self.axis.given(module, inputs[0])
         if size not in self.sizes:
             raise ValueError(
                 f"the input of a {type(module).__name__} that follows edge {self.name!r} has size {size}, which none of"

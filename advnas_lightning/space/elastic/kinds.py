@@ -11,10 +11,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
 from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
 from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
+from advnas_lightning.space.elastic.recurrent import HiddenSize, InputSize
 from advnas_lightning.texts import listed
 
 CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
 BATCH_NORM = (NumFeatures(),)
+RECURRENT = (HiddenSize(), InputSize())
 AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
     nn.Linear: (Axis(), InFeatures()),
     nn.Embedding: (EmbeddingDim(),),
@@ -28,6 +30,9 @@ AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
     nn.LayerNorm: (NormalizedShape(),),
     nn.RMSNorm: (NormalizedShape(),),
     nn.GroupNorm: (NumChannels(),),
+    nn.RNN: RECURRENT,
+    nn.GRU: RECURRENT,
+    nn.LSTM: RECURRENT,
 }
 """The elastic sizes by the class of a module. Classes of one's own can be entered."""
 

@@ -32,7 +32,8 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     has no effect, so that the layer must be elastic with the same name, for the gate to act behind it.
 
     Args:
-        module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm or GroupNorm.
+        module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm,
+            GroupNorm, RNN, GRU or LSTM.
         name: The name of the edge; with several sizes, the names by size.
         sizes: What the module's constructor calls the size, with the sizes to choose from: a list, of which the
             candidates get their names, or a dict of them by the candidates' names. ``out_channels`` of a convolution in

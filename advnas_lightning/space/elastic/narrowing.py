@@ -22,6 +22,7 @@ class Change:
     Attributes:
         attributes: Its attributes by name.
         views: By the name of a parameter or buffer: the function that returns the part of it that is used.
+        derived: A function that returns further attributes, given those and the parts by name.
 
     Example:
         >>> linear = nn.Linear(4, 8)
@@ -32,6 +33,7 @@ class Change:
 
     attributes: Mapping[str, Any] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda inside: {}
 
 
 def first(size: int, dim: int = 0) -> View:
@@ -73,6 +75,7 @@ def narrowed(module: nn.Module, change: Change) -> Iterator[None]:
         tensor = getattr(module, name)
         if tensor is not None:
             inside[name] = view(tensor)
+    inside |= change.derived(inside)
     before = {name: attributes[name] for name in inside if name in attributes}
     attributes.update(inside)
     try:
@@ -102,7 +105,7 @@ def cut(module: nn.Module, memo: dict[Any, Any]) -> Any:
     return copy.deepcopy(_settled(module, memo.setdefault(CUT, {})), memo)
 
 
-def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
+def _settled(module: nn.Module, made: dict[Any, tuple[Tensor, Tensor]]) -> nn.Module:
     """A module of which no attribute hides a parameter or buffer. It shares everything else with the given one."""
     attributes = dict(vars(module))
     held = {kind: dict(attributes[kind]) for kind in ("_parameters", "_buffers")}
@@ -115,8 +118,9 @@ def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
         place = (part.untyped_storage().data_ptr(), part.storage_offset(), part.shape, part.stride(), part.dtype)
         if place not in made:
             copied = part.clone(memory_format=torch.contiguous_format)
-            made[place] = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
-        held[kind][name] = made[place]
+            new = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
+            made[place] = new, part  # which is kept, so that nothing else comes to lie there
+        held[kind][name] = made[place][0]
     settled = type(module).__new__(type(module))
     vars(settled).update(attributes, **held)
     return settled
