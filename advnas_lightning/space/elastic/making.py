@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from advnas_lightning.space.elastic.axes import Axis
-from advnas_lightning.space.elastic.edge import Elastic, Follower, innermost
+from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.kinds import axes_of
 from advnas_lightning.texts import listed
 
 Sizes = Iterable[Any] | Mapping[str, Any]
 
 
-def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes) -> Elastic | Follower:
+def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes) -> nn.Module:
     """Make sizes of a module elastic: its candidates are slices of its own parameters.
 
     The result stands in the module's place. A size of the output, such as ``out_features``, is an edge of the search
@@ -32,15 +32,16 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     has no effect, so that the layer must be elastic with the same name, for the gate to act behind it.
 
     Args:
-        module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm,
-            GroupNorm, RNN, GRU or LSTM.
+        module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm, GroupNorm, RNN,
+            GRU or LSTM. Or a TransformerEncoderLayer or TransformerDecoderLayer, of which ``dim_feedforward`` can be
+            elastic: its two linear layers become so in place.
         name: The name of the edge; with several sizes, the names by size.
         sizes: What the module's constructor calls the size, with the sizes to choose from: a list, of which the
             candidates get their names, or a dict of them by the candidates' names. ``out_channels`` of a convolution in
             groups, such as a depthwise one, takes the inputs of these groups.
 
     Returns:
-        The edge, or the module that follows one.
+        The edge, the module that follows one, or the transformer layer.
 
     Raises:
         ValueError: The module has no such size or cannot be elastic, a size is not one that it can have, or names are
@@ -62,8 +63,12 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"elastic {module!r} is no module: give one, such as nn.Linear(256, 1024)")
-    inner = innermost(module)
-    axes, kind = axes_of(inner), type(inner).__name__
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        layer: nn.Module = _with_feed_forward(module, name, sizes)
+        return layer
+    if isinstance(module, Elastic | Follower):
+        raise ValueError(f"a module of edge {module.name!r} is elastic already: give all its sizes at once")
+    axes, kind, inner = axes_of(module), type(module).__name__, module
     if not sizes:
         raise ValueError(f"elastic {kind} has no sizes to choose from: give it {' or '.join(axes)}")
     for axis in sizes:
@@ -76,9 +81,8 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
             f"elastic {kind} needs a name for each of its sizes: name={name!r} must be a text, or a dict with"
             f" {listed(sizes)}"
         )
-    taken = [each.name for each in module.modules() if isinstance(each, Elastic)]
     for axis in edges:
-        if [*(names[each] for each in edges), *taken].count(names[axis]) > 1:
+        if [names[each] for each in edges].count(names[axis]) > 1:
             raise ValueError(
                 f"elastic {kind} has two choices called {names[axis]!r}: give them two names, such as"
                 f" name={{{', '.join(f'{each!r}: {each!r}' for each in edges)}}}"
@@ -87,8 +91,25 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
         checked = check_sizes(inner, axes[axis], names[axis], sizes[axis])
         around = Follower if _follows(axes[axis]) else Elastic
         module = around(names[axis], module, axes[axis], checked)
-    assert isinstance(module, Elastic | Follower)
     return module
+
+
+def _with_feed_forward(layer: Any, name: str | Mapping[str, str], sizes: Mapping[str, Sizes]) -> Any:
+    """A transformer layer, after the two linear layers of its feed-forward part were made elastic."""
+    size = "dim_feedforward"
+    for axis in sizes:
+        if axis != size:
+            raise ValueError(f"a {type(layer).__name__} has no elastic size {axis!r}: it has {size}")
+    if not sizes or not isinstance(layer.linear1, nn.Linear):
+        done = "is elastic already" if sizes else f"has no sizes to choose from: give it {size}"
+        raise ValueError(f"{type(layer).__name__} {done}")
+    given = sizes[size]
+    if isinstance(given, Iterable) and not isinstance(given, Mapping | str):
+        given = list(given)  # which can be gone through twice
+    edge = name if isinstance(name, str) else name.get(size, "")
+    layer.linear1 = elastic(layer.linear1, out_features=given, name=edge)
+    layer.linear2 = elastic(layer.linear2, in_features=given, name=edge)
+    return layer
 
 
 def check_sizes(module: nn.Module, axis: Axis, edge: str, sizes: Sizes) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def linear(**options: Any) -> Any:
         ),
         (
             lambda: elastic(linear(out_features=[4, 8]), out_features=[2, 8], name="ffn"),
-            "elastic Linear has two choices called 'ffn'",
+            "a module of edge 'ffn' is elastic already: give all its sizes at once",
         ),
         (
             lambda: elastic(nn.ReLU(), name="a", out_features=[1]),
