@@ -45,7 +45,7 @@ class Config:
     retrain: bool = False  # after a search its result is trained from scratch, as a run in the folder retrained
     refine: str | None = None  # finalists or neighbours: after a search short trainings decide, as in advnas refine
     refine_minutes: float | None = None  # is the largest number of minutes of these trainings
-    export: Any = None  # is onnx, pt2, torchscript, or a list: writes what was found into such files at the end
+    export: Any = None  # is onnx, pt2, torchscript, source, or a list: writes what was found into such files at the end
     retraining: bool = False  # strategy=fixed sets this: it trains a found architecture and searches nothing
     cost: str | None = None  # is params, macs, latency, memory, a file of costs, or a function's dotted path
     cost_file: str | None = None  # is a file with the costs of that kind, which are then not measured

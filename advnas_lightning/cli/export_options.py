@@ -41,7 +41,7 @@ OPTIONS = {
 }  # fmt: skip
 EXAMPLES = """\
   advnas export RUN
-  advnas export RUN onnx pt2 torchscript
+  advnas export RUN onnx source
   advnas export RUN onnx select=refined output=deploy/net
   advnas export RUN/retrained onnx
 """

@@ -66,6 +66,7 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
 
     # While a Trainer validates, the hooks of the data change the batches as in the run.
     network, call = with_validation_batches(run.search, found, datamodule=run.data, batches=1)
+    chosen = run.search.genotype(run.search.selected) if genotype is None else genotype
     target = _target(run.folder, options)
     written: dict[str, Exported] = {}
     errors: list[str] = []
@@ -73,14 +74,20 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
         path = target.with_name(target.name + FORMATS[kind].suffix)
         try:
             written[kind] = export_call(
-                network, path, call, dynamic=options["dynamic"], tolerance=options["tolerance"], opset=options["opset"]
+                network,
+                path,
+                call,
+                dynamic=options["dynamic"],
+                tolerance=options["tolerance"],
+                opset=options["opset"],
+                choices=dict(chosen),
             )
         except ValueError as error:
             errors.append(str(error))
             continue
         if shows:
             print(writable(_line(written[kind])))
-    _note(run, written, genotype)
+    _note(run, written, chosen)
     if advises and written and run.search.searches and run.search.trains_weights:
         print("note: these are the weights that all architectures share; a training from scratch is better as a rule")
         if options["genotype"] is None or Path(str(options["genotype"])).exists():
@@ -101,7 +108,7 @@ def _genotype(run: SavedRun, options: Mapping[str, Any]) -> Genotype | None:
 
 
 def _target(run: RunFolder, options: Mapping[str, Any]) -> Path:
-    """The path of the files, without their endings."""
+    """The path of the files, without their endings, and with a name that Python can import."""
     if options["output"] is not None:
         path = Path(str(options["output"]))
         return path.with_suffix("") if path.suffix in {each.suffix for each in FORMATS.values()} else path
@@ -121,15 +128,13 @@ def _line(exported: Exported) -> str:
     )
 
 
-def _note(run: SavedRun, written: Mapping[str, Exported], genotype: Genotype | None) -> None:
+def _note(run: SavedRun, written: Mapping[str, Exported], chosen: Genotype) -> None:
     """Note in the run's folder what was written, and name the files in its summary if it has one."""
     if not written:
         return
     folder, found = run.folder, {}
     with suppress(OSError, Unreadable):
         found = read_json(folder.path / EXPORTED)
-    search = run.search
-    chosen = search.genotype(search.selected) if genotype is None else genotype
     common = {"genotype": dict(chosen), "checkpoint_sha256": sha256(run.checkpoint), "torch": str(torch.__version__)}
     names = {kind: os.path.relpath(each.path, folder.path) for kind, each in written.items()}
     content = {names[kind]: {**each.content(), **common} for kind, each in written.items()}

@@ -46,8 +46,8 @@ settings that matter (--cfg job prints all of them with their values):
   retrain=false                  whether to train what was found from scratch when the search is over
   refine=null                    neighbours or finalists: short trainings decide after the search, for at most
                                  refine_minutes=X, as advnas refine does
-  export=null                    onnx, pt2, torchscript, or a list such as [onnx,pt2]: writes what was found, or with
-                                 retrain=true what was trained, into such files, as advnas export does
+  export=null                    onnx, pt2, torchscript, source, or a list such as [onnx,source]: writes what was found,
+                                 or with retrain=true what was trained, into such files, as advnas export does
   cost=null                      params, macs, latency, memory: adds what an architecture costs to the loss,
                                  with the weight cost_penalty=X or below the budget cost_budget=X; cost_file=FILE
                                  takes the cost from a file of advnas cost measure

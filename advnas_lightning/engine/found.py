@@ -135,7 +135,7 @@ class FoundNetwork(SearchHooks):
         """Write what was found into a file, and compare what the file computes with the found network; after the fit.
 
         Args:
-            path: The file. Its ending is the format: ``.onnx``, ``.pt2`` or ``.torchscript``.
+            path: The file. Its ending is the format: ``.onnx``, ``.pt2``, ``.torchscript`` or ``.py``.
             batches: As for :meth:`calibrated`; by default those of the last fit.
             options: Those of :func:`advnas_lightning.export.export`, such as ``genotype``, ``part`` and ``inputs``.
         """

@@ -1,4 +1,4 @@
-"""Writes found networks for use elsewhere: ONNX and PyTorch's own formats; each file is checked."""
+"""Writes found networks for use elsewhere: ONNX, PyTorch's own formats, and readable source; each file is checked."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ FORMATS = {
     "onnx": Format(".onnx", "ONNX, for onnxruntime and other runtimes"),
     "pt2": Format(".pt2", "an exported program of torch.export"),
     "torchscript": Format(".torchscript", "a trace of TorchScript, which PyTorch has deprecated"),
+    "source": Format(".py", "readable Python source, with its weights in a file beside it"),
 }
 MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript")}  # of the extra of that name
 

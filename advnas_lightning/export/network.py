@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from advnas_lightning.export.call import Call, largest_difference
 from advnas_lightning.export.formats import format_of, missing_extra
+from advnas_lightning.export.source.file import FreshProcess, write_source
 from advnas_lightning.export.writers import BATCH, first_sentence, write_onnx, write_pt2, write_torchscript
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.mixed_op import mixed_ops
@@ -86,7 +87,7 @@ def export_network(
 
     Args:
         network: A network without MixedOps, such as the result of ``genotype.apply(model)``.
-        path: The file. Its ending is the format: ``.onnx``, ``.pt2`` or ``.torchscript``.
+        path: The file. Its ending is the format: ``.onnx``, ``.pt2``, ``.torchscript`` or ``.py``.
         inputs: What the network is called with.
         batch_dims: The names of the arguments that are inputs of the file, each with the dimension that is the batch,
             or ``None``; others, such as targets, are left out. By default it is the network's attribute ``batch_dims``.
@@ -118,6 +119,7 @@ def export_call(
     dynamic: bool = True,
     tolerance: float = TOLERANCE,
     opset: int | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write a network as :func:`export_network` does, for a call that is known.
 
@@ -128,6 +130,7 @@ def export_call(
         dynamic: Whether the file takes batches of any size.
         tolerance: The largest difference that is allowed.
         opset: The version of ONNX's operators.
+        choices: The found candidate of each edge, which source shows to its reader.
 
     Raises:
         ValueError: As :func:`export_network` raises it.
@@ -145,9 +148,11 @@ def export_call(
     if mixed_ops(network):
         raise ValueError(f"{type(network).__name__} has MixedOps: give a plain network, as genotype.apply(model) makes")
     network, call = on_cpu(network), call.detached()
-    with torch.no_grad(), _finished_in(path) as folder:
+    with torch.no_grad(), _finished_in(path) as folder, ExitStack() as stack:
         other = _with_one_more(network, call) if dynamic else call
-        run = _write(network, call, folder / path.name, kind, dynamic=dynamic, opset=opset)
+        run = _write(network, call, folder / path.name, kind, dynamic=dynamic, opset=opset, choices=choices)
+        if isinstance(run, FreshProcess):
+            stack.callback(run.close)
         sizes, difference = _compared(network, run, call, kind, tolerance, dynamic=dynamic)
         inputs = _shapes(call.tensors.values(), other.tensors.values())
         outputs = _shapes(call.run(network), other.run(network))
@@ -178,11 +183,21 @@ def _finished_in(path: Path) -> Iterator[Path]:
                 os.replace(each, path.parent / each.name)
 
 
-def _write(network: nn.Module, call: Call, path: Path, kind: str, *, dynamic: bool, opset: int | None) -> Run:
+def _write(
+    network: nn.Module,
+    call: Call,
+    path: Path,
+    kind: str,
+    *,
+    dynamic: bool,
+    opset: int | None,
+    choices: Mapping[str, str] | None,
+) -> Run:
     writers: dict[str, Callable[..., Run]] = {
         "onnx": partial(write_onnx, opset=opset),
         "pt2": write_pt2,
         "torchscript": write_torchscript,
+        "source": partial(write_source, choices=choices),
     }
     # The exporters take a size of 1 for a constant.
     example = call.resized(max(call.size, 2)) if dynamic else call

@@ -49,7 +49,7 @@ def export(
 
     Args:
         search: The search, after its fit.
-        path: The file. Its ending is the format: ``.onnx``, ``.pt2`` or ``.torchscript``.
+        path: The file. Its ending is the format: ``.onnx``, ``.pt2``, ``.torchscript`` or ``.py``.
         batches: Training batches as a loader gives them, in a list or a loader, from which the inputs and the running
             statistics are taken; by default those of the last fit.
         genotype: The architecture, or a text or file that has it; by default the selected one.
@@ -79,7 +79,8 @@ def export(
         ({'input': ['batch', 2]}, 0.0)
     """
     network, call = found_network(search, batches, genotype=genotype, part=part, inputs=inputs, batch_dims=batch_dims)
-    return export_call(network, path, call, dynamic=dynamic, tolerance=tolerance, opset=opset)
+    choices = search.genotype(search.selected) if genotype is None else as_genotype(genotype)
+    return export_call(network, path, call, dynamic=dynamic, tolerance=tolerance, opset=opset, choices=dict(choices))
 
 
 def found_network(
@@ -110,10 +111,7 @@ def found_network(
     if trainer is not None and trainer.training:
         raise ValueError("a network is exported after a fit, and this search is in one: export it when it is over")
     _check_part(search.model, part)
-    if isinstance(genotype, str | Path):
-        genotype = Genotype.read(genotype)
-    elif genotype is not None:
-        genotype = Genotype(genotype)
+    genotype = None if genotype is None else as_genotype(genotype)
     network = search.derive(batches, genotype=genotype).get_submodule(part)
     if inputs is None and not part:
         inputs = getattr(search.model, "example_input_array", None)  # Lightning's own way to say it
@@ -125,6 +123,15 @@ def found_network(
     else:
         args, kwargs = _arguments(inputs)
     return network, Call.of(network, *args, batch_dims=batch_dims, kwargs=kwargs)
+
+
+def as_genotype(given: Genotype | Mapping[str, str] | str | Path) -> Genotype:
+    """A genotype, or what a mapping, a text or a file says.
+
+    Args:
+        given: One of these.
+    """
+    return Genotype.read(given) if isinstance(given, str | Path) else Genotype(given)
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

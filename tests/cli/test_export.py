@@ -176,7 +176,7 @@ def test_every_task_in_every_format(
     write_images(tmp_path / "images")
     small = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}[task]
     launch(monkeypatch, *small, "hydra.run.dir=run")
-    formats = ["pt2", *([] if task == "ptb" else ["torchscript"])]
+    formats = ["pt2", "source", *([] if task == "ptb" else ["torchscript"])]
     formats += [] if missing_extra(["onnx"]) else ["onnx"]
     capsys.readouterr()
     main(["run", *formats])

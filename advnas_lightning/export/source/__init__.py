@@ -1,0 +1,1 @@
+"""Readable Python source of a found network."""
