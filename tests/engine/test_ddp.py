@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 import advnas_lightning
 from advnas_lightning import SearchStrategy, search_loaders
 from advnas_lightning.objectives import Classification
+from tests.support.elastic_net import ElasticNet
 from tests.support.small_search import CLASSES, SAME_ENGINE, STRATEGIES, CountingData, SmallNet
 
 BATCH, EPOCHS = 8, 3
@@ -45,6 +46,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "advantage, offloaded, accumulating": {"name": "advantage", "offload": True, "accumulate": 2},
     "advantage, offloaded, adopting": {"name": "advantage", "offload": True, "adopts": 0.4},
     **{f"{name}, one rank not finite": {"name": name, "broken": True} for name in ENGINES},
+    "counterfactual, elastic": {"name": "counterfactual", "elastic": True},
+    "advantage, elastic, offloaded": {"name": "advantage", "elastic": True, "offload": True},
     "advantage, line search": {"name": "advantage", "weight_optimizer": LINE_SEARCH},
     **{f"{name}, adopting": {"name": name, "adopts": 0.4} for name in ENGINES},
     **{f"{name}, adopting, validation data": {"name": name, "adopts": "val"} for name in OF_VALIDATION},
@@ -128,11 +131,12 @@ def joint(loader: DataLoader[Any]) -> DataLoader[Any]:
     return DataLoader(loader.dataset, batch_size=BATCH, sampler=sampler)
 
 
-def build(name: str, *, adopts: bool = False, **more: Any) -> SearchStrategy:
+def build(name: str, *, adopts: bool = False, elastic: bool = False, **more: Any) -> SearchStrategy:
     kind, options = STRATEGIES[name]
     torch.manual_seed(0)
     # what is random, or averaged over a rank's batch alone, would differ
-    model: nn.Module = Classifier() if adopts else SmallNet(dropout=0.0, norm=False)
+    small = ElasticNet(norm=False) if elastic else SmallNet(dropout=0.0, norm=False)
+    model: nn.Module = Classifier() if adopts else small
     own = (
         {} if adopts else {"weight_optimizer": partial(SGD, lr=0.1, momentum=0.9), "objective": Classification(CLASSES)}
     )

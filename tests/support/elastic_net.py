@@ -17,7 +17,7 @@ WIDTHS, HIDDEN, KERNELS = [4, 6, 8], [3, 10], [1, 3, 5]
 class ElasticNet(nn.Module):
     """A residual stream of elastic width with two equal blocks of elastic hidden width, and a kernel before it."""
 
-    def __init__(self, *, dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, *, dropout: float = 0.0, norm: bool = True, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -43,7 +43,9 @@ class ElasticNet(nn.Module):
                 )
                 for _ in range(2)
             )
-            self.norm = elastic(nn.BatchNorm1d(8), num_features=WIDTHS, name="width")
+            self.norm = nn.Identity()
+            if norm:
+                self.norm = elastic(nn.BatchNorm1d(8), num_features=WIDTHS, name="width")
             self.dropout = nn.Dropout(dropout)
             self.head = elastic(nn.Linear(8, CLASSES), in_features=WIDTHS, name="width")
             for weight in self.parameters():  # the norms' are not all alike
