@@ -126,6 +126,16 @@ class EmbeddingDim(Axis):
         """The first columns of the weight."""
         return Change({self.name: size}, {"weight": first(size, 1)})
 
+    def checked(self, module: Any, size: Any) -> Any:
+        """The size, if a slice of the weight can have a gradient.
+
+        Raises:
+            ValueError: The size is not one that the module can have, or its gradients are sparse.
+        """
+        if module.sparse:
+            raise ValueError("a slice of an Embedding with sparse=True has no gradient: give it sparse=False")
+        return super().checked(module, size)
+
 
 def pad(output: Tensor, dim: int, size: int) -> Tensor:
     """A tensor with zeros behind its entries, up to a size.

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from advnas_lightning.space.attributes import read
 from advnas_lightning.space.copying import copy_hooks
@@ -132,8 +133,7 @@ class Elastic(MixedOp):
 
     def _part(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs with the first one cut to the size that a candidate reads."""
-        if not inputs or not isinstance(inputs[0], Tensor):
-            raise ValueError(f"edge {self.name!r} needs a tensor as its first argument, in which its sizes are")
+        check_first(self.name, inputs)
         module, first = innermost(self.widest), inputs[0]
         dim, size = self.axis.dim(module), self.axis.read(module, self.sizes[index])
         runs = widest(plan, self.sizes)
@@ -208,6 +208,7 @@ what comes before it the sizes 2, 8
             ValueError: What the edge runs has another size, or no candidate has this one.
         """
         module, plan = innermost(self.widest), self.edge_state.plan
+        check_first(self.name, inputs)
         size = self.axis.given(module, inputs[0])
         if size not in self.sizes:
             raise ValueError(
@@ -284,6 +285,29 @@ def widest(plan: EdgePlan, sizes: tuple[Any, ...]) -> int:
     """
     paths = plan.paths if len(plan.paths) > 1 or not plan.is_padded else range(len(sizes))
     return max(paths, key=lambda index: sizes[index])
+
+
+def check_first(edge: str, inputs: tuple[Any, ...]) -> None:
+    """Refuse a call without a tensor from which the size can be read.
+
+    Args:
+        edge: The edge's name.
+        inputs: The arguments of the call that have no name.
+
+    Raises:
+        ValueError: There is none, or the first one is no tensor.
+
+    Example:
+        >>> check_first("ffn", ())
+        Traceback (most recent call last):
+            ...
+        ValueError: a module of edge 'ffn' reads its size off its first argument: give it a tensor there, and not by \
+name
+    """
+    if not inputs or not isinstance(inputs[0], Tensor | PackedSequence):
+        raise ValueError(
+            f"a module of edge {edge!r} reads its size off its first argument: give it a tensor there, and not by name"
+        )
 
 
 def check_input(edge: str, module: nn.Module, candidate: str, given: int, expected: int) -> None:

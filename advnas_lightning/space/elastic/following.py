@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from advnas_lightning.space.elastic.edge import Elastic, Follower
+from advnas_lightning.space.elastic.edge import Elastic, Follower, innermost
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.texts import listed
 
@@ -19,7 +19,7 @@ def follow(model: nn.Module, edges: Mapping[str, MixedOp]) -> None:
         edges: The first module of each edge, by the edge's name.
 
     Raises:
-        ValueError: An edge is missing, or two modules of one name have different sizes.
+        ValueError: An edge is missing, two modules of one name have different sizes, or two are made of one module.
 
     Example:
         >>> from advnas_lightning.space.elastic import elastic
@@ -30,6 +30,7 @@ def follow(model: nn.Module, edges: Mapping[str, MixedOp]) -> None:
 the name 'ffn'
     """
     orders: dict[str, tuple[str, list[int]]] = {}
+    _refuse_two(model)
     for place, module in model.named_modules():
         if isinstance(module, Follower):
             edge = edges.get(module.name)
@@ -52,4 +53,19 @@ the name 'ffn'
                 raise ValueError(
                     f"{first!r} and {place!r} belong to edge {module.name!r}, and their sizes grow in different orders:"
                     " give the candidates of both the same order"
+                )
+
+
+def _refuse_two(model: nn.Module) -> None:
+    """Refuse a module of which two elastic ones were made, as each would have sizes of its own."""
+    around = {place: module for place, module in model.named_modules() if isinstance(module, Elastic | Follower)}
+    inner = {id(module.widest) for module in around.values()}
+    found: dict[int, str] = {}
+    for place, module in around.items():
+        if id(module) not in inner:
+            first = found.setdefault(id(innermost(module)), place)
+            if first != place:
+                raise ValueError(
+                    f"{first!r} and {place!r} were made elastic of one module: make it elastic once, and put the result"
+                    " in both places"
                 )

@@ -102,10 +102,11 @@ def cut(module: nn.Module, memo: dict[Any, Any]) -> Any:
         >>> small, small.weight.shape, linear.weight.shape
         (Linear(in_features=4, out_features=2, bias=True), torch.Size([2, 4]), torch.Size([8, 4]))
     """
-    return copy.deepcopy(_settled(module, memo.setdefault(CUT, {})), memo)
+    copied = memo[id(module)] = copy.deepcopy(_settled(module, memo.setdefault(CUT, {})), memo)
+    return copied
 
 
-def _settled(module: nn.Module, made: dict[Any, tuple[Tensor, Tensor]]) -> nn.Module:
+def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
     """A module of which no attribute hides a parameter or buffer. It shares everything else with the given one."""
     attributes = dict(vars(module))
     held = {kind: dict(attributes[kind]) for kind in ("_parameters", "_buffers")}
@@ -114,13 +115,11 @@ def _settled(module: nn.Module, made: dict[Any, tuple[Tensor, Tensor]]) -> nn.Mo
         return module
     for kind, name in hidden:
         part, whole = attributes.pop(name).detach(), held[kind][name]
-        # Where a slice lies, and its form: equal ones are one.
-        place = (part.untyped_storage().data_ptr(), part.storage_offset(), part.shape, part.stride(), part.dtype)
+        place = (id(whole), part.storage_offset(), part.shape, part.stride())  # equal slices of a parameter are one
         if place not in made:
             copied = part.clone(memory_format=torch.contiguous_format)
-            new = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
-            made[place] = new, part  # which is kept, so that nothing else comes to lie there
-        held[kind][name] = made[place][0]
+            made[place] = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
+        held[kind][name] = made[place]
     settled = type(module).__new__(type(module))
     vars(settled).update(attributes, **held)
     return settled

@@ -100,6 +100,10 @@ def linear(**options: Any) -> Any:
             lambda: elastic(nn.Conv2d(8, 8, 5, padding=2), name="a", kernel_size=[7]),
             "it is no size of 2 dimension\\(s\\) up to the convolution's \\(5, 5\\)",
         ),
+        (
+            lambda: elastic(nn.Embedding(4, 8, sparse=True), name="a", embedding_dim=[2]),
+            "embedding_dim=2 of elastic 'a' cannot be: a slice of an Embedding with sparse=True has no gradient",
+        ),
         (lambda: elastic(nn.Conv2d(8, 8, 5, padding=2), name="a", kernel_size=[(3,)]), "it is no size of 2 dimension"),
     ],
 )
@@ -180,6 +184,36 @@ def test_sizes_of_other_units_share_an_edge_by_the_names_of_its_candidates() -> 
     assert [type(module) for module in Genotype({"c": "2"}).apply(net)] == [
         *(nn.Conv2d, nn.Flatten, nn.BatchNorm1d, nn.Linear)
     ]
+
+
+def test_one_module_that_is_made_elastic_twice_is_refused() -> None:
+    layer = nn.Linear(4, 8)
+    net = nn.Sequential(*(elastic(layer, out_features=[2, 8], name=name) for name in "ab"))
+    with pytest.raises(ValueError, match="'0' and '1' were made elastic of one module: make it elastic once"):
+        SearchSpace(net)
+    edge = elastic(nn.Linear(4, 4), out_features=[2, 4], name="a")
+    SearchSpace(nn.ModuleList([edge, nn.ModuleList([edge])]))  # one result in two places
+
+
+def test_a_size_cannot_be_read_off_an_argument_by_name() -> None:
+    net = both([2, 8], [2, 8])
+    space = SearchSpace(net)
+    with (
+        space.bind(space.one_hot([0])),
+        pytest.raises(
+            ValueError, match="a module of edge 'ffn' reads its size off its first argument: give it a tensor"
+        ),
+    ):
+        net[1](input=torch.ones(3, 2))  # type: ignore[operator]
+
+
+def test_functions_that_refer_to_the_widest_module_refer_to_the_cut_one() -> None:
+    net = both([2, 8], [2, 8])
+    wide = net[0].widest  # type: ignore[index]
+    net.register_forward_hook(lambda module, inputs, output, own=wide: output * own.out_features)
+    found = Genotype({"ffn": "2"}).apply(net)
+    x = torch.ones(3, 4)
+    torch.testing.assert_close(found(x), 2 * found[1](found[0](x)))  # type: ignore[index]
 
 
 def test_rules_leave_what_is_in_elastic_modules_alone() -> None:
