@@ -13,7 +13,8 @@ from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.checks import suggestion
-from advnas_lightning.cli.options import COST_KINDS, HELP, Option, help_page, read_options
+from advnas_lightning.cli.options import COST_KINDS, HELP, MORE_KINDS, Option, help_page, read_options
+from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_bool, check_int
@@ -21,8 +22,8 @@ from advnas_lightning.validate import check_bool, check_int
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 MEASURE = {
     "RUN": Option(None, "RUN", "the folder of the run, or a checkpoint in it; the data of the run need not be here"),
-    "kinds": Option(",".join(COST_KINDS), "a,b,…", "what to measure, also my_module.my_function of a candidate and its"
-                    " inputs"),
+    "kinds": Option(",".join(COST_KINDS), "a,b,…", "what to measure, also onnx_latency (in onnxruntime, with the extra"
+                    " onnx), or my_module.my_function of a candidate and its inputs"),
     "device": Option("cpu", "cpu|cuda|mps", "where the network runs; cuda:1 is the second GPU"),
     "output": Option(None, "FILE", "the file to write, or to add to (default: costs.json in the run's folder)"),
     "batch_size": Option(None, "N", "the number of samples of a batch (default: that of the run)"),
@@ -152,10 +153,14 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
 def _kinds(given: Any) -> list[str]:
     names = [str(each).strip() for each in (given if isinstance(given, list) else str(given or "").split(","))]
     for name in names:
-        if name not in COST_KINDS and "." not in name:
-            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {suggestion(name, COST_KINDS)}")
+        if name not in (*COST_KINDS, *MORE_KINDS) and "." not in name:
+            hint = suggestion(name, (*COST_KINDS, *MORE_KINDS))
+            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {hint}")
         if names.count(name) > 1:
             raise ValueError(f"kinds has {name} twice: give each one once")
+    missing = missing_extra(["onnx"]) if "onnx_latency" in names else None
+    if missing is not None:
+        raise ValueError(f"kinds=onnx_latency: {missing}")
     return names
 
 

@@ -30,6 +30,7 @@ from advnas_lightning.batch_description import (
 )
 from advnas_lightning.cli.cost_showing import described, found_architectures, show_costs
 from advnas_lightning.cli.loading import saved_settings, saved_state
+from advnas_lightning.cli.options import MORE_KINDS
 from advnas_lightning.cli.run import build_strategy, data_arguments
 from advnas_lightning.cost.additivity import Additivity
 from advnas_lightning.cost.files import Measurement, has_edges_of, read_costs, write_costs
@@ -196,7 +197,7 @@ def _already_there(output: Path, search: SearchStrategy) -> dict[str, Measuremen
 
 
 def _own_meter(name: str) -> Any:
-    module, _, function = name.rpartition(".")
+    module, _, function = MORE_KINDS[name][0].rpartition(".") if name in MORE_KINDS else name.rpartition(".")
     try:  # not by Hydra, which writes what is wrong into its log as well
         found = getattr(import_module(module), function)
     except (AttributeError, ImportError, ValueError) as error:

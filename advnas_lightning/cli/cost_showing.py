@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from advnas_lightning.cli.options import MORE_KINDS
 from advnas_lightning.cost.files import Measurement, read_costs
 from advnas_lightning.cost.plan import CostPlan, unit_of
 from advnas_lightning.cost.plan_table import DIGITS, plan_table, together
@@ -60,7 +61,8 @@ def show_costs(
     console.print(plan_table(plan, choices))
     console.print()
     for name, each in found.items():
-        words = filter(None, [unit_of(each.table) or "a unit of your own", agreement(each.measured)])
+        own = MORE_KINDS[name][1] if name in MORE_KINDS else "a unit of your own"
+        words = filter(None, [unit_of(each.table) or own, agreement(each.measured)])
         console.print(rich(f"{name}: {'; '.join(words)}"), highlight=False)
     how = {name: described(each.measured) for name, each in found.items()}
     for text in dict.fromkeys(how.values()):

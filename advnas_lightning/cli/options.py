@@ -11,10 +11,17 @@ from typing import Any, NamedTuple
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_positive
 
-__all__ = ["COST_KINDS", "HELP", "Option", "help_page", "read_cost_budget", "read_options"]
+__all__ = ["COST_KINDS", "HELP", "MORE_KINDS", "Option", "help_page", "read_cost_budget", "read_options"]
 
 HELP = frozenset({"--help", "-h", "help"})
 COST_KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
+# Further meters of candidates, by the functions that measure them, with their units.
+MORE_KINDS = {
+    "onnx_latency": (
+        "advnas_lightning.export.onnx_latency",
+        "milliseconds of a forward pass of the batch in onnxruntime, without what is beside the edges",
+    )
+}
 RUN = "RUN"  # the name of an option that may be given by its value alone
 
 

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advnas_lightning.export.call import Call
+    from advnas_lightning.export.latency import onnx_latency
     from advnas_lightning.export.network import Exported, export_network
     from advnas_lightning.export.of_search import export
 
-__all__ = ["Call", "Exported", "export", "export_network"]
+__all__ = ["Call", "Exported", "export", "export_network", "onnx_latency"]
 
 # A name is imported when it is first used, so that the command answers without PyTorch.
-_PLACES = {"Call": "call", "Exported": "network", "export": "of_search", "export_network": "network"}
+_PLACES = {
+    "Call": "call",
+    "Exported": "network",
+    "export": "of_search",
+    "export_network": "network",
+    "onnx_latency": "latency",
+}
 
 
 def __getattr__(name: str) -> Any:
