@@ -202,7 +202,9 @@ class RecurrentLM(nn.Module):
         rows, targets = features.flatten(0, 1), targets.flatten()
         is_linear = type(self.decoder) is nn.Linear and not any(getattr(self.decoder, kind) for kind in HOOKS)
         # PyTorch's function does not compute in half precision under autocast.
-        if not LINEAR_CROSS_ENTROPY or not is_linear or torch.is_autocast_enabled(rows.device.type):
+        kind = rows.device.type  # not every type of device has autocast
+        is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if not LINEAR_CROSS_ENTROPY or not is_linear or is_mixed:
             return F.cross_entropy(widened(self.decoder(rows)), targets)
         options = nn.LinearCrossEntropyOptions(allow_retain_graph=True)
         weight: Tensor = self.decoder.weight
