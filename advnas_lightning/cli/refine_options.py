@@ -32,7 +32,7 @@ OPTIONS = {
                           ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
                           " cost measure writes them"),
     "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
-    "repeats": Option(1, "N", "how often each of the five best architectures is trained again, with other seeds"),
+    "repeats": Option(1, "N", "how often each of the three best architectures is trained again, with other seeds"),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
                     " the one before (default: the task's)"),
     "anneal": Option(None, "true|false", "let the learning rates fall to 0 up to each rung, in the place of the task's"

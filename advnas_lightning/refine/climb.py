@@ -86,10 +86,11 @@ def climb(
     """Train the finalists, and then neighbours of the best one, until none of them is better or the budget is spent.
 
     As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. Successive halving
-    ends trainings early that are worse than others were at the same rung. So this is first-improvement hill climbing,
-    in which a regression over all trainings so far chooses the next neighbour. At last the best architectures are
-    trained again, with other seeds, and then those that the search finds more probable than the winner, unless they are
-    ruled out. A budget that is large enough keeps what these need.
+    ends trainings early that are worse than others were at the same rung, and a neighbour has to be better than the
+    winner was there. So this is first-improvement hill climbing, in which a regression over all trainings so far
+    chooses the next neighbour. At last the best architectures are trained again, with other seeds, and then those that
+    the search finds more probable than the winner, unless they are ruled out. A budget that is large enough keeps what
+    these need.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 
@@ -194,7 +195,7 @@ def _work(
                 book.finish(number, "complete")
                 return
             is_scored = trial.last and trial.begun <= trial.last
-            if is_scored and trial.repeat == 0 and is_pruned(trial, ladder):
+            if is_scored and trial.repeat == 0 and (ladder.is_behind(trial) or is_pruned(trial, ladder)):
                 book.finish(number, "pruned")
                 return
             if not _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, scope):

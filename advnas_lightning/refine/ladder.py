@@ -125,6 +125,25 @@ class Ladder:
         """1 where the highest score is the best one, otherwise −1."""
         return 1 if self.maximize else -1
 
+    def is_behind(self, trial: Trial) -> bool:
+        """Whether a neighbour is no better than the leader was at the last rung that the neighbour has reached.
+
+        It is said of no finalist, and of nothing at the last rung, which decides by itself.
+
+        Args:
+            trial: The training.
+
+        Example:
+            >>> rows = [("a", {1: 0.4, 2: 0.6}, 0), ("b", {1: 0.3}, 1), ("c", {1: 0.5}, 1)]
+            >>> trials = [Trial(0, Genotype({"e": g}), "unfinished", s, "", r, 1.0, 1) for g, s, r in rows]
+            >>> [Ladder(trials, (1, 2), maximize=True).is_behind(trial) for trial in trials]
+            [False, True, False]
+        """
+        best = self.leader
+        if best is None or trial.round == 0 or trial.last not in best.scores or trial.last == self.rungs[-1]:
+            return False
+        return self.sign * (trial.scores[trial.last] - best.scores[trial.last]) <= 0
+
     def gaps(self) -> dict[Genotype, float]:
         """How much better than the leader each architecture was at the last rung that it has reached.
 

@@ -67,7 +67,7 @@ def refine(
         anneal: Whether the learning rates fall to 0 by a cosine up to each rung, whatever the module's schedules say.
         neighbours: Whether architectures that differ from the best one in one edge are trained, too.
         allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
-        repeats: How often each of the five best architectures is trained again, with other seeds. Then
+        repeats: How often each of the three best architectures is trained again, with other seeds. Then
             :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.
         minutes: The largest number of minutes of training.
         epochs: The largest number of epochs of all trainings together.

@@ -14,7 +14,7 @@ from advnas_lightning.space.genotype import Genotype
 
 __all__ = ["Decision", "decide", "epochs_of_repeats", "next_repeat"]
 
-FINALS = 5  # architectures that are trained again
+FINALS = 3  # architectures that are trained again
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Decision:
 
 
 def next_repeat(ladder: Ladder, repeats: int) -> tuple[Trial, int] | None:
-    """Which of the five best architectures is to be trained next with another seed, and with which one.
+    """Which of the three best architectures is to be trained next with another seed, and with which one.
 
     Args:
         ladder: The trainings so far.

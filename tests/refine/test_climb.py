@@ -108,7 +108,7 @@ def test_without_neighbours_the_finalists_alone_are_trained() -> None:
     assert (len(ladder.trials), end) == (2, "finalists")
 
 
-def test_halving_prunes_as_the_paper_says() -> None:
+def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_winner() -> None:
     ladder, _ = refined(None)
     states = Counter(trial.state for trial in ladder.trials)
     assert states["pruned"] > 3
@@ -120,6 +120,9 @@ def test_halving_prunes_as_the_paper_says() -> None:
                 break
             values = sorted((each.scores[rung] for each in before if rung in each.scores), reverse=True)
             goes_on = trial.scores[rung] >= values[max(len(values) // 2, 1) - 1]  # among the best half, or the best
+            winners = [each for each in ladder.path if each.number < trial.number]
+            if trial.round and trial.scores[rung] <= winners[-1].scores[rung]:
+                goes_on = False
             assert goes_on == (RUNGS[place + 1] in trial.scores)
         assert trial.state == ("complete" if RUNGS[-1] in trial.scores else "pruned")
 

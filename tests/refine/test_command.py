@@ -80,7 +80,7 @@ def test_a_run_is_refined_and_a_second_call_trains_nothing(run: Path, capsys: py
         assert len(picture.convert("RGB").getcolors(maxcolors=picture.width * picture.height)) > 50
     drawn, count = (run / "refine.svg").read_text(), len(found["trials"])
     assert f"<!-- {count} trainings, {count} of them to the end" in drawn
-    assert count == len(trials) + 5  # the best ones once more: without weights that are trained, with the same scores
+    assert count == len(trials) + 3  # the best ones once more: without weights that are trained, with the same scores
     assert found["deviation"] == 0
     assert "deviates by 0; " in printed.out
     kept = {name for name in contents(run) if name not in {*FILES, "genotype.json"} and not name.startswith("refine/")}
