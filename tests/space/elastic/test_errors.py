@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic, make_searchable
+from advnas_lightning.space.elastic.kinds import AXES
+from advnas_lightning.space.elastic.norms import NormalizedShape
 
 WEIGHT_NORM: Any = torch.nn.utils.parametrizations.weight_norm
 
@@ -111,6 +113,34 @@ def test_what_cannot_be_elastic(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+class OverChannels(NormalizedShape):
+    """The same size of a norm that reads it in the second dimension."""
+
+    def dim(self, module: Any) -> int:
+        return 1
+
+
+def test_a_class_of_ones_own_can_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AXES, OwnForward, (OverChannels(),))
+    net = nn.Sequential(
+        elastic(nn.Conv2d(3, 8, 1), out_channels=[2, 8], name="c"),
+        elastic(OwnForward(8), normalized_shape=[2, 8], name="c"),
+        elastic(nn.Conv2d(8, 3, 1), in_channels=[2, 8], name="c"),
+    ).double()
+    space, x = SearchSpace(net), torch.randn(2, 3, 9, 5, dtype=torch.double)
+    for index, name in enumerate(("2", "8")):
+        with space.bind(space.one_hot([index])):
+            torch.testing.assert_close(net(x), Genotype({"c": name}).apply(net)(x), rtol=0, atol=1e-10)
+    gates = torch.rand(1, 2, dtype=torch.double).requires_grad_()
+    drawn: Any = type(space.one_hot([0]))
+
+    def loss(gates: Tensor) -> Tensor:
+        with space.bind(drawn(gates, space.all_paths), gates):
+            return net(x).square().mean()
+
+    assert torch.autograd.gradcheck(loss, gates, atol=1e-8)
 
 
 def both(up: Any, down: Any) -> nn.Module:

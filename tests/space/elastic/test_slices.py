@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -97,3 +98,16 @@ def test_parameters_are_there_once_and_the_module_is_as_before(name: str) -> Non
         with space.bind(space.one_hot([index])):
             op(double(case.inputs(size)))
     assert vars(widest) == attributes
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_widest_candidate_is_the_module_bit_for_bit(name: str) -> None:
+    case, size = CASES[name], CASES[name].sizes[-1]
+    widest = filled(case.widest())
+    plain, inputs = copy.deepcopy(widest), double(case.inputs(size))
+    op = case.elastic(widest)
+    space = SearchSpace(with_edge(op))
+    with space.bind(space.one_hot([len(case.sizes) - 1])):
+        assert torch.equal(op(inputs), plain(inputs))
+    for own, other in zip(widest.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(own, other)
