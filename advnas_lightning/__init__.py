@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advnas_lightning.cost.budget import ArchitectureCost
+    from advnas_lightning.engine.distillation import Distillation
     from advnas_lightning.engine.evaluation import Trial
     from advnas_lightning.engine.strategy import SearchStrategy
     from advnas_lightning.loaders import SearchLoader
@@ -46,6 +47,7 @@ __all__ = [
     "ArchitectureCost",
     "CounterfactualNAS",
     "Depth",
+    "Distillation",
     "DrNAS",
     "Fixed",
     "Genotype",
@@ -67,6 +69,7 @@ __all__ = [
 # seconds.
 _PLACES = {
     "ArchitectureCost": "cost.budget",
+    "Distillation": "engine.distillation",
     "Trial": "engine.evaluation",
     "SearchStrategy": "engine.strategy",
     "SearchLoader": "loaders",

@@ -348,3 +348,27 @@ def cosine(start: float, end: float, progress: float) -> float:
         0.5
     """
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def soft_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, dim: int = -1) -> Tensor:
+    """T² KL(softmax(z_t / T) ‖ softmax(z_s / T)), how far a student's classes are from its teacher's, scalar.
+
+    It is a sum over the classes and a mean over all else (Hinton, Vinyals, Dean 2015, §2, whose factor T² keeps the
+    size of the gradient when T changes).
+
+    Args:
+        student: The student's logits z_s, of any shape.
+        teacher: The teacher's logits z_t, of the same shape.
+        temperature: T, above 0.
+        dim: The dimension of the classes.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 0.0]])
+        >>> soft_divergence(logits, logits), soft_divergence(logits, torch.tensor([[9.0, -9.0]]))
+        (tensor(0.), tensor(0.6931))
+    """
+    log_student = torch.log_softmax(widened(student) / temperature, dim)
+    log_teacher = torch.log_softmax(widened(teacher) / temperature, dim)
+    terms = log_teacher.exp() * (log_teacher - log_student)
+    terms = torch.where(log_teacher.isneginf(), 0.0, terms)  # a class that is ruled out
+    return temperature**2 * terms.sum(dim).mean()

@@ -29,6 +29,7 @@ nitpick_ignore_regex = [  # nothing is downloaded at build time, so names of oth
     (r"py:.*", r"(torch|nn|lightning|torchmetrics|omegaconf|collections|pathlib|typing|rich|numpy|matplotlib)\..*"),
     (r"py:.*", r"(Path|Any|AbstractContextManager|Tensor|MisconfigurationException|optional)"),
     (r"py:class", r"([\w.]+\.)?(\w+Factory|\w+Algorithm|Selection|Found|ZeroOpRule|Meter|Data|Run)"),  # names of types
+    (r"py:class", r"([\w.]+\.)?(Loss|Sampling|WarmupSizes)"),
     (r"py:class", r"([\w.]+\.)?(NetworkRunner|Ranks|Precision|Trace|MicroBatches)"),  # parts that nobody needs by name
 ]
 

@@ -98,6 +98,26 @@ def test_offload(strategy: str) -> None:
     assert (built.offloaded is not None) == (strategy == "advantage")  # of a fixed choice there is nothing to keep away
 
 
+def test_weight_steps_of_a_network_of_elastic_sizes() -> None:
+    teacher = "{_target_: advnas_lightning.Distillation, temperature: 2, teacher: {_target_: torch.nn.Linear, \
+in_features: 4, out_features: 3}}"
+    config = configure("sampling=sandwich", "sandwich_draws=1", "warmup_sizes=shrinking", f"teacher={teacher}")
+    config.task.model = {"_target_": "tests.support.elastic_net.ElasticNet"}
+    config.task.optimization.warmup_epochs = 2
+    search = build_strategy(config, LightningDataModule())
+    assert (search.sampling, search.sandwich_draws, search.warmup_sizes) == ("sandwich", 1, "shrinking")
+    assert isinstance(search.teacher.module, torch.nn.Linear)
+    assert (search.teacher.temperature, search.teacher.share) == (2, 0.5)
+    config.teacher = "widest"
+    assert build_strategy(config, LightningDataModule()).teacher.is_of_widest
+
+
+def test_a_task_without_elastic_sizes_has_no_sandwich() -> None:
+    config = configure("sampling=sandwich")
+    with pytest.raises(InstantiationException, match="sampling='sandwich' needs edges whose candidates have an order"):
+        build_strategy(config, LightningDataModule())
+
+
 def test_the_authors_code_preset_is_the_sum_of_its_options() -> None:
     paper, authors = (configure("task=ptb", f"preset={preset}") for preset in ("paper", "authors_code"))
     assert (paper.strategy.zero_op, authors.strategy.zero_op) == ("paper", "authors_code")

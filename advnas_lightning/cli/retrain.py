@@ -29,7 +29,8 @@ def retrain(folder: Path, command: str, select: str | None = None) -> None:
     search = HydraConfig.instance().cfg
     assert isinstance(search, DictConfig)
     # strategy=fixed does not take the options of the search.
-    of_search = r"[+~]*(strategy|retrain|refine(_\w+)?|cost(_\w+)?|beta_decay|calibrate)\b"
+    in_steps = "beta_decay|sampling|sandwich_draws|warmup_sizes|teacher|calibrate"
+    of_search = rf"[+~]*(strategy|retrain|refine(_\w+)?|cost(_\w+)?|{in_steps})\b"
     line = [each for each in search.hydra.overrides.task if not re.match(of_search, each)]
     genotype = str(files.genotype).replace("'", r"\'")
     line += ["strategy=fixed", f"strategy.genotype='{genotype}'", "ckpt_path=last"]

@@ -14,12 +14,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from advnas_lightning.cost.meters import UNITS
+from advnas_lightning.engine.distillation import Distillation
 from advnas_lightning.texts import shortened
 
-MADE = ("task.data", "task.model", "task.objective", "task.optimization", "strategy")  # the parts that are instantiated
+MADE = (
+    "task.data",
+    "task.model",
+    "task.objective",
+    "task.optimization",
+    "strategy",
+    "teacher",
+)  # the parts that are instantiated
 PACKAGES = ("advnas_lightning.", "torch.optim.")
 # Other classes of this package do other things: one reads pickles, which may run code.
-KINDS = (LightningDataModule, nn.Module, Optimizer, LRScheduler)
+KINDS = (LightningDataModule, nn.Module, Optimizer, LRScheduler, Distillation)
 
 
 def without_strangers(config: DictConfig, source: Path) -> DictConfig:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from advnas_lightning.cost.budget import ArchitectureCost
+from advnas_lightning.engine.distillation import Distillation
 from advnas_lightning.engine.optimization import Optimization
 
 PACKAGE = __name__.partition(".")[0]
@@ -85,6 +86,9 @@ def deciding_settings(
         settings[f"{name}_scheduler"] = describe(each.schedule)
         settings[f"{name}_clip"] = each.clip
         settings[f"{name}_clip_algorithm"] = each.clip_algorithm
+    teacher = getattr(search, "teacher", None)
+    if isinstance(teacher, Distillation):
+        settings["teacher"] = teacher.describe()
     if cost is not None:
         settings |= {f"cost_{name}": value for name, value in plain_arguments(cost).items()}
         settings["cost_kind"] = cost.name  # a file of costs may have moved, and its content is in the checkpoint

@@ -77,6 +77,7 @@ class Snapshot:
     Args:
         summed: The ids of modules of whose tensors a checksum is put aside in the place of a copy. It tells whether
             their contents have changed, and takes no memory, but cannot restore them.
+        gradients: Whether the gradients of tensors are put aside, too.
 
     Attributes:
         others: The modules that were found in attributes and containers, instead of as submodules.
@@ -100,9 +101,9 @@ class Snapshot:
         (0, [])
     """
 
-    def __init__(self, summed: Container[int] = ()) -> None:
+    def __init__(self, summed: Container[int] = (), *, gradients: bool = True) -> None:
         self.others: list[nn.Module] = []
-        self._summed = summed
+        self._summed, self._gradients = summed, gradients
         self._values: list[tuple[nn.Module, Kind, Any, Any]] = []  # the owner, the kind, what may change, a copy
         self._contents: dict[int, _Contents] = {}  # by the tensor's id
         self._seen: set[int] = set()
@@ -212,8 +213,8 @@ class Snapshot:
         is_usual = few and tensor.nbytes <= SMALL
         if wanted or is_usual:
             kind = _Sum if id(slot.module) in self._summed else _Contents
-            self._contents[id(tensor)] = kind(slot, tensor, is_usual)
-            if tensor.is_leaf and tensor.grad is not None:  # a step may take a backward pass of its own
+            self._contents[id(tensor)] = kind(slot, tensor, is_usual, gradients=self._gradients)
+            if self._gradients and tensor.is_leaf and tensor.grad is not None:  # a step may take a backward pass
                 self._keep_tensor(slot, tensor.grad, wanted, few=False)
 
     def put_back(self, *, compare: bool = False) -> list[Change]:
@@ -247,16 +248,18 @@ class _Contents:
         slot: Where the tensor was found.
         tensor: The tensor.
         is_usual: Whether its contents are put aside in any case.
+        gradients: Whether its gradient is put aside, too.
     """
 
     is_copied = True
 
-    def __init__(self, slot: Slot, tensor: Tensor, is_usual: bool) -> None:
+    def __init__(self, slot: Slot, tensor: Tensor, is_usual: bool, *, gradients: bool) -> None:
+        self._gradients = gradients and tensor.is_leaf
         self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
         self.is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
         self._before = self._noted()
-        self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+        self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if self._gradients else None
 
     def _noted(self) -> Tensor:
         return self._data.clone()
@@ -283,7 +286,7 @@ class _Contents:
         if self.has_moved():
             self.tensor.data = self._data
             self.tensor.requires_grad_(self._requires_grad)
-        if self.tensor.is_leaf and self.tensor.grad is not self._grad:
+        if self._gradients and self.tensor.is_leaf and self.tensor.grad is not self._grad:
             self.tensor.grad = self._grad
         if self.is_copied:
             with torch.inference_mode() if self._data.is_inference() else nullcontext():

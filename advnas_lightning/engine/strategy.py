@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from advnas_lightning.engine.accumulation import MicroBatches, WaitingBatches
 from advnas_lightning.engine.adapter import Adapter, is_trainable
 from advnas_lightning.engine.beta_decay import BetaDecay
 from advnas_lightning.engine.calibration import DEFAULT, Calibration
+from advnas_lightning.engine.distillation import Distillation, Lesson, check_teacher
 from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.found import FoundNetwork
@@ -27,18 +28,21 @@ from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.rate_finding import RateFinding
 from advnas_lightning.engine.reach import Reach
 from advnas_lightning.engine.resume import Resumption
+from advnas_lightning.engine.sampling import Sampling, WarmupSizes, WeightSampling
 from advnas_lightning.engine.schedules import SchedulerFactory
 from advnas_lightning.engine.stepping import ScheduleSteps
-from advnas_lightning.engine.steps import ArchitectureStep, Term, WeightStep
+from advnas_lightning.engine.steps import ArchitectureStep, Term
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
 from advnas_lightning.engine.trainer_options import check_model
 from advnas_lightning.engine.training_pass import TrainingPass
 from advnas_lightning.engine.validation import Validation
+from advnas_lightning.engine.weight_step import WeightStep
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.ranking.of_search import rank
 from advnas_lightning.ranking.result import Ranking
+from advnas_lightning.space.elastic.ordering import widest_first
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_int, check_positive
@@ -82,6 +86,14 @@ class SearchStrategy(FoundNetwork):
         offload: Keep the candidates' parameters, and the weight optimizer's state of them, in host memory (§2): only
             those of the candidates that a step runs are copied to the device, see :meth:`MixedOp.offload`.
         select: The genotype that a run selects, ``"argmax"`` or ``"process_best"``; by default the strategy's own (§5).
+        sampling: What a weight step runs on its batch: ``"one"`` draw; or a ``"sandwich"`` of the widest architecture,
+            the narrowest, and draws between them, whose gradients are averaged. It is for elastic sizes, see
+            :class:`~advnas_lightning.engine.sampling.WeightSampling`.
+        sandwich_draws: How many draws a sandwich has.
+        warmup_sizes: The sizes that weight steps run in the warm-up: ``"all"``; or ``"shrinking"`` ones, first the
+            widest alone and then more and more of the others.
+        teacher: What the networks of weight steps learn from: ``"widest"``, the widest network of each sandwich; a
+            module; or a :class:`~advnas_lightning.Distillation` of one of these.
         calibrate: The number of training batches on which running statistics, such as BatchNorm's, are computed anew
             for the architecture that is evaluated or derived, see
             :class:`~advnas_lightning.engine.calibration.Calibration`; 0 for none. The training is the same with any.
@@ -121,6 +133,10 @@ class SearchStrategy(FoundNetwork):
         beta_decay: float = 0.0,
         offload: bool = False,
         select: Selection | None = None,
+        sampling: Sampling = "one",
+        sandwich_draws: int = 2,
+        warmup_sizes: WarmupSizes = "all",
+        teacher: Distillation | nn.Module | Literal["widest"] | None = None,
         calibrate: int = DEFAULT,
         seed: int = 0,
     ) -> None:
@@ -177,7 +193,9 @@ class SearchStrategy(FoundNetwork):
         apart = [self.best, self.objective, *([] if cost is None else [cost])]
         keeps_something = not type(self).__module__.startswith("advnas_lightning.")  # its author may use it in loss
         root, reach = self if keeps_something else self.model, Reach(self.model)
-        self.trace, trace_of_passes = (Trace(root, apart if keeps_something else (), reach) for _ in range(2))
+        self.trace, trace_of_passes, trace_of_weights = (
+            Trace(root, apart if keeps_something else (), reach, gradients=each) for each in (True, True, False)
+        )
         precision = Precision(trainer)
         self.evaluator = Evaluator(
             space,
@@ -189,7 +207,24 @@ class SearchStrategy(FoundNetwork):
             seed=self.step_seed,
         )
         self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
-        self._weight_step = WeightStep(self, self.trainee, self.evaluator, weights, self.guard, accumulate, offload)
+        self.sampling, self.sandwich_draws, self.warmup_sizes = sampling, sandwich_draws, warmup_sizes
+        architectures = WeightSampling(
+            self, widest_first(self.model), sampling=sampling, draws=sandwich_draws, sizes=warmup_sizes
+        )
+        self.teacher = check_teacher(teacher, has_widest=sampling == "sandwich")
+        is_adapted = isinstance(self.trainee, Adapter)
+        self._weight_step = WeightStep(
+            self,
+            self.trainee,
+            self.evaluator,
+            weights,
+            self.guard,
+            accumulate,
+            offload,
+            sample=architectures,
+            no_trace=TrainingPass(self, self.outcome, self.evaluator, trace_of_weights, self.objective).no_trace,
+            lesson=None if self.teacher is None else Lesson(self.teacher, self.model, is_adapted=is_adapted),
+        )
         self._architecture_step = ArchitectureStep(
             self, self.evaluator, architecture, self.guard, self.best, self.terms
         )

@@ -60,6 +60,7 @@ class Trace:
         root: The module that has the network in it.
         apart: Modules in it that evaluations do not concern.
         reach: What weight steps show of candidates that do not run; by default there are none that show it.
+        gradients: Whether the gradients of parameters are put back, too.
 
     Example:
         >>> import torch
@@ -70,8 +71,15 @@ class Trace:
         tensor([0., 0.])
     """
 
-    def __init__(self, root: nn.Module, apart: Iterable[nn.Module] = (), reach: Reach | None = None) -> None:
-        self._root, self._apart = root, list(apart)
+    def __init__(
+        self,
+        root: nn.Module,
+        apart: Iterable[nn.Module] = (),
+        reach: Reach | None = None,
+        *,
+        gradients: bool = True,
+    ) -> None:
+        self._root, self._apart, self._gradients = root, list(apart), gradients
         self.reach = Reach(root) if reach is None else reach
         self._beside = _Part()
         self._candidates: dict[Candidate, _Part] = {}
@@ -82,12 +90,13 @@ class Trace:
         self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
         self._ignored: set[int] = set()
 
-    def __getstate__(self) -> tuple[nn.Module, list[nn.Module], Reach]:
+    def __getstate__(self) -> tuple[nn.Module, list[nn.Module], Reach, bool]:
         """A copy has learned nothing: it is of other modules."""
-        return self._root, self._apart, self.reach
+        return self._root, self._apart, self.reach, self._gradients
 
-    def __setstate__(self, state: tuple[nn.Module, list[nn.Module], Reach]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[nn.Module, list[nn.Module], Reach, bool]) -> None:
+        root, apart, reach, gradients = state
+        self.__init__(root, apart, reach, gradients=gradients)  # type: ignore[misc]
 
     @contextmanager
     def removed(self, running: Collection[Candidate] | None = None) -> Iterator[None]:
@@ -109,7 +118,7 @@ class Trace:
         idle = [part for part in self._every_part() if part not in ran] if everywhere else []
         compared = [*ran, *idle] if everywhere else [part for part in ran if is_power_of_two(part.runs)]
         summed = [part for key, part in self._candidates.items() if key in self.reach.left_alone and part in idle]
-        snapshot = Snapshot({id(module) for part in summed for module in part.modules})
+        snapshot = Snapshot({id(module) for part in summed for module in part.modules}, gradients=self._gradients)
         for part in compared:
             for module in part.modules:
                 snapshot.keep(module, _always)

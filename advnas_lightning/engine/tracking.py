@@ -90,15 +90,21 @@ class FiniteGuard:
         self._in_a_row = dict.fromkeys(KINDS, 0)
         self._ranks, self._after_bad = ranks, after_bad
 
-    def passes(self, kind: str, *values: Tensor) -> bool:
+    def passes(self, kind: str, *values: Tensor, is_last: bool = True) -> bool:
         """Whether a step may happen: all that it is made of is finite, on every rank.
+
+        Args:
+            kind: The kind of the step.
+            values: What it is made of.
+            is_last: Whether these are all values of the step, or the last of them.
 
         Raises:
             FloatingPointError: Too many steps of this kind in a row were left out.
         """
         finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
         if self._ranks.mean(finite.float()) == 1:
-            self._in_a_row[kind] = 0
+            if is_last:
+                self._in_a_row[kind] = 0
             return True
         self._after_bad()
         self.total[kind] += 1

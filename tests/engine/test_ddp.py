@@ -37,6 +37,7 @@ OFFLOADED = ("advantage", "counterfactual", "darts-second_order", "proxylessnas"
 OF_VALIDATION = ("advantage", "gdas", "darts", "parsec")
 
 LINE_SEARCH = partial(LBFGS, max_iter=2, line_search_fn="strong_wolfe")  # which decides by the loss
+SANDWICH = {"sampling": "sandwich", "teacher": "widest"}
 
 # What the two processes run: each strategy, and each engine with everything that is done to it.
 RUNS: dict[str, dict[str, Any]] = {
@@ -49,6 +50,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "counterfactual, elastic": {"name": "counterfactual", "elastic": True},
     "advantage, elastic, offloaded": {"name": "advantage", "elastic": True, "offload": True},
     "advantage, line search": {"name": "advantage", "weight_optimizer": LINE_SEARCH},
+    "advantage, sandwich": {"name": "advantage", "elastic": True, **SANDWICH},
+    "advantage, sandwich, accumulating": {"name": "advantage", "elastic": True, "accumulate": 2, **SANDWICH},
+    "advantage, sandwich, adopting": {"name": "advantage", "elastic": True, "adopts": 0.4, **SANDWICH},
     **{f"{name}, adopting": {"name": name, "adopts": 0.4} for name in ENGINES},
     **{f"{name}, adopting, validation data": {"name": name, "adopts": "val"} for name in OF_VALIDATION},
     **{
@@ -69,6 +73,7 @@ QUICK = [
     "gdas, one rank not finite",
     "advantage, line search",
     "darts, adopting",
+    "advantage, sandwich, adopting",
     "parsec, adopting, accumulating, one rank not finite",
 ]
 
@@ -76,9 +81,9 @@ QUICK = [
 class Classifier(LightningModule):
     """As a user writes it for several devices."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = SmallNet(dropout=0.0, norm=False)
+        self.net = net
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self.net(batch[0]), batch[1])
@@ -135,8 +140,8 @@ def build(name: str, *, adopts: bool = False, elastic: bool = False, **more: Any
     kind, options = STRATEGIES[name]
     torch.manual_seed(0)
     # what is random, or averaged over a rank's batch alone, would differ
-    small = ElasticNet(norm=False) if elastic else SmallNet(dropout=0.0, norm=False)
-    model: nn.Module = Classifier() if adopts else small
+    net: nn.Module = ElasticNet(norm=False) if elastic else SmallNet(dropout=0.0, norm=False)
+    model = Classifier(net) if adopts else net
     own = (
         {} if adopts else {"weight_optimizer": partial(SGD, lr=0.1, momentum=0.9), "objective": Classification(CLASSES)}
     )

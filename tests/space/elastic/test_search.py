@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from advnas_lightning import Genotype, SearchSpace
 from advnas_lightning.callbacks import LastCheckpoint
@@ -72,6 +73,24 @@ def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
             return ends(search)
 
     assert_same(result("counterfactual", offload=True), result("counterfactual", offload=False))
+
+
+@pytest.mark.parametrize("choice", [{"width": "4"}, {"hidden": "3", "kernel": "1"}])
+def test_what_is_derived_has_the_statistics_of_its_own_activations(
+    choice: dict[str, str], make_search: Make, make_loaders: Make, fit: Make
+) -> None:
+    """As ``update_bn`` of PyTorch computes them in a plain network of the small sizes."""
+    search = make_search("random", ElasticNet(), sampling="sandwich", weight_optimizer=ADAM)
+    fit(search, make_loaders(), precision="64-true")
+    genotype = Genotype({**dict(search.genotype()), **choice})
+    search.most_probable_choice = lambda: list(search.space.choice(genotype))
+    batches = [(x.double(), y) for x, y in make_loaders()["weights"]]
+    found = search.derive(batches)
+    plain = genotype.apply(search.model)
+    assert not torch.equal(found.norm.running_mean, plain.norm.running_mean)
+    update_bn([x for x, _ in batches], plain)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(found.norm, name), getattr(plain.norm, name), rtol=0, atol=1e-10)
 
 
 def test_what_lies_in_host_memory_is_loaded_in_slices(fit: Make, make_search: Make, make_loaders: Make) -> None:
