@@ -51,7 +51,8 @@ def _on_its_own() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Lightning's hints (few workers, no GPU) are not about what is tested here."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    # Tests may have imported the packages of the other names too, and Lightning then logs with their loggers.
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
