@@ -61,12 +61,13 @@ class Noting(Callback):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [{}, {"sampling": "sandwich", "teacher": "widest"}])
 def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
-    make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
+    steps: dict[str, str], make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
 ) -> None:
     def result(name: str, *, offload: bool) -> dict[str, Any]:
         with software_device():
-            search = make_search(name, ElasticNet(), weight_optimizer=ADAM, offload=offload)
+            search = make_search(name, ElasticNet(), weight_optimizer=ADAM, offload=offload, **steps)
             torch.manual_seed(3)
             fit(search, make_loaders(weights=2, architecture=2), callbacks=[noting := Noting()], **on_device())
             assert noting.kinds == {"cpu" if offload else DEVICE.type}
