@@ -143,6 +143,7 @@ def test_a_command_past_its_own_time_has_failed(lease: Callable[..., Lease]) -> 
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_jobs_end_in_time_also_if_the_planner_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os

@@ -97,6 +97,7 @@ def test_bad_settings_are_named(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_says_when_its_costs_will_be_measured(folder: Path) -> None:
     arguments = [*SMALL_CIFAR10, "cost=latency", "cost_penalty=1", "task.optimization.warmup_epochs=1", "task.epochs=2"]
     done = subprocess.run(

@@ -211,7 +211,7 @@ def test_a_second_sweep_is_refused_while_the_first_one_runs(
     assert "sweep/toy/advantage/0 is in use by process" in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_line_that_is_told_goes_on(
     number: signal.Signals, folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:

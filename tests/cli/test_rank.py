@@ -132,6 +132,7 @@ def test_costs_of_a_file_and_several_budgets(
     assert best["cost/params"] <= costs[9]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "advnas_lightning", "rank", "run", "top=30", "sample=0", "batches=2"]
     scores = toy / "ranking" / "scores.jsonl"
@@ -160,7 +161,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_
     assert (toy / "ranking.json").read_bytes() == first
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_says_how_to_go_on(toy: Path, tmp_path: Path, jobs: int) -> None:
     options = ["run", "top=9000", "sample=0", "batches=2", f"jobs={jobs}"]
     # Where the tests run in the background of a shell, a new process would ignore Ctrl-C.

@@ -130,7 +130,7 @@ def test_the_dual_ascent_is_the_stated_one(make_search: Make) -> None:
     "name",
     slow_but(
         ["advantage", "counterfactual", "reinforce", "enas", "darts", "gdas", "snas", "drnas", "parsec"],
-        ["advantage", "enas"],  # θ and a controller
+        ["advantage"],
     ),
 )
 def test_a_budget_is_met(

@@ -34,6 +34,7 @@ from tests.support.climbing import (
     unfinished,
 )
 from tests.support.refining import needs_storage
+from tests.support.speed import slow_but
 
 ROOT = Path(__file__).parents[2]
 
@@ -211,6 +212,7 @@ def test_more_budget_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert pruned <= {trial.number for trial in last.trials if trial.state == "pruned"}
 
 
+@pytest.mark.slow
 @needs_storage
 def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> None:
     whole, _ = refined(None)
@@ -233,7 +235,7 @@ def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> 
 
 
 @needs_storage
-@pytest.mark.parametrize("method", ["begin", "report", "finish", "add"])
+@pytest.mark.parametrize("method", slow_but(["begin", "report", "finish", "add"], ["report"]))
 def test_a_process_that_ends_between_two_notes_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -290,6 +292,7 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
     assert facts(ladder) == facts(refined(None)[0])
 
 
+@pytest.mark.slow
 @needs_storage
 def test_two_processes_share_the_work_and_one_outlives_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "refine"

@@ -59,7 +59,7 @@ def test_a_users_settings_of_latex_do_not_count(tmp_path: Path) -> None:
         drawing.draw_genotype({"a_b": "c^d"}, tmp_path / "drawn.png", title="100 %")
 
 
-@pytest.mark.parametrize("count", [1, 20, 60, 3000])
+@pytest.mark.parametrize("count", [1, 20, 60, pytest.param(3000, marks=pytest.mark.slow)])
 def test_a_list_of_any_length_is_whole(count: int, drawn: Callable[[dict[str, str]], Axes]) -> None:
     axes = drawn({f"layers.{index}.a_rather_long_name_of_an_edge": f"candidate {index % 5}" for index in range(count)})
     figure = axes.get_figure()
