@@ -163,6 +163,9 @@ EVERY: list[Row] = [
     ("architecture_clip_algorithm", None, CLIPS),
     ("accumulate", 0, SIZE),
     ("warmup_epochs", -1, COUNT),
+    ("warmup_sizes", "growing", one_of("all", "shrinking")),
+    ("sampling", "widest", one_of("one", "sandwich")),
+    ("sandwich_draws", -1, COUNT),
     ("max_bad_steps", 0, SIZE),
     ("beta_decay", -1, FROM_ZERO),
     ("calibrate", -1, COUNT),
@@ -228,7 +231,7 @@ OWN: dict[type[SearchStrategy], list[Row]] = {
     Fixed: [],
 }
 # What is no plain value has a test of its own below, or in tests/cost.
-ELSEWHERE = {"objective", "cost", "genotype"}
+ELSEWHERE = {"objective", "cost", "genotype", "teacher"}
 
 
 def refusal(check: Check, name: str, value: Any) -> str:

@@ -54,7 +54,7 @@ settings that matter (--cfg job prints all of them with their values):
   beta_decay=0                   the final factor of beta-decay, which keeps theta small; it rises over the search
   sampling=one                   sandwich: each weight step runs the widest, the narrowest and sandwich_draws=2 random
                                  networks of elastic sizes
-  teacher=null                   widest: the widest network of a sandwich teaches the others; or {_target_: CLASS, ...}
+  teacher=null                   widest: the widest network of a sandwich teaches the others; or {{_target_: CLASS}}
   warmup_sizes=all               shrinking: the warm-up begins with the widest sizes alone
   calibrate=10                   training batches on which running statistics, such as BatchNorm's, are computed for
                                  the architecture that is evaluated; 0 leaves them as they are
