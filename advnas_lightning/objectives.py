@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -229,8 +230,9 @@ class LanguageModelling(Objective):
     def forward(self, model: nn.Module, batch: Window) -> Outcome:
         """Run ``model(inputs, state)``, which returns logits ``[T, B, words]`` and the state after the window.
 
-        A model with a true attribute ``takes_targets`` is run as ``model(inputs, state, targets)``. It returns the mean
-        cross-entropy in the place of logits, so that it need not keep all of them.
+        A model with a true attribute ``takes_targets``, whose ``forward`` has a parameter ``targets``, is run as
+        ``model(inputs, state, targets=targets)``. It returns the mean cross-entropy in the place of logits, so that it
+        need not keep all of them.
         """
         recent, after = self._carried.get(batch.text, ([], None))
         starts = [start for window, start in recent if window is batch]
@@ -248,8 +250,10 @@ class LanguageModelling(Objective):
 
     def _run(self, model: nn.Module, batch: Window, state: Tensor | None) -> Any:
         """The logits or their mean cross-entropy, and the state after the window."""
-        targets = (batch.targets,) if getattr(model, "takes_targets", False) is True else ()
-        return model(batch.inputs, state, *targets)
+        # A subclass inherits the attribute, and may have a forward of its own that knows no targets.
+        if getattr(model, "takes_targets", False) is True and "targets" in signature(model.forward).parameters:
+            return model(batch.inputs, state, targets=batch.targets)
+        return model(batch.inputs, state)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The state that the next window of each text starts from."""

@@ -327,6 +327,20 @@ def test_an_architecture_step_leaves_out_the_decoders_gradient(monkeypatch: pyte
         torch.testing.assert_close(gates, found[-1], rtol=1e-10, atol=1e-12)
 
 
+def test_a_subclass_may_have_a_forward_that_knows_no_targets() -> None:
+    class Own(RecurrentLM):
+        def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Any:  # type: ignore[override]
+            logits, after = super().forward(tokens, hidden)
+            return logits / 2, after
+
+    torch.manual_seed(0)
+    model = Own(words=WORDS, embedding_size=4, hidden_size=5)
+    model = Genotype(dict.fromkeys(model.edges, "tanh")).apply(model).eval()
+    given = window(0)
+    wanted = F.cross_entropy(model(given.inputs)[0].flatten(0, 1), given.targets.flatten())
+    assert torch.equal(LanguageModelling()(model, given).loss, wanted)
+
+
 def test_an_overflow_is_no_finite_loss() -> None:
     model = Genotype(dict.fromkeys(make().edges, "tanh")).apply(make()).eval()
     with torch.no_grad():
