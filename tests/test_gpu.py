@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +25,7 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.objectives import Classification
 from advnas_lightning.tasks.cifar10 import NASBench201
 from benchmarks.cases.offload import peak
+from benchmarks.lease_planner import sharing
 from tests.support.command_line import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
 from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
 from tests.support.small_search import CLASSES, FEATURES
@@ -286,6 +291,21 @@ def test_a_run_from_the_command_line(
     summary = read(tmp_path / "run", "summary.json")
     assert summary["architecture_steps"] > 0
     assert 0 < summary["entropy"] <= torch.tensor(10.0).log()
+
+
+def test_searches_of_a_sweep_share_the_device_by_mps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="mps") as folder, sharing(Path(folder), gpu=True) as places:
+        if not places:
+            pytest.skip("needs NVIDIA's MPS")
+        environment = {**os.environ, **places}
+        sweep = ["-m", "task=toy", *SMALL_TOY, "trainer=gpu", "seed=0,1", "launcher=joblib", "hydra.launcher.n_jobs=2"]
+        command = [sys.executable, "-m", "advnas_lightning", *sweep, "hydra.sweep.dir=sweep"]
+        subprocess.run(command, env=environment, check=True, timeout=600)
+        ask = {"input": "get_server_list\n", "capture_output": True, "text": True}
+        servers = subprocess.run(["nvidia-cuda-mps-control"], env=environment, check=True, **ask).stdout
+    assert len(sorted(Path("sweep").rglob("summary.json"))) == 2
+    assert servers.strip().isdigit(), "the daemon starts a server for the first process that uses it"
 
 
 def test_costs_in_seconds_are_those_of_the_device(make_search: Make, make_loaders: Make, fit: Make) -> None:
