@@ -136,6 +136,13 @@ class BareSearch:
             self.architecture_step(move_data_to_device(other, device()))
             yield
 
+    def alternate(self, batches: Any) -> Iterator[None]:
+        """Take a weight step on a batch, and an architecture step on the next one."""
+        for index, batch in enumerate(batches):
+            take = self.architecture_step if index % 2 else self.weight_step
+            take(move_data_to_device(batch, device()))
+            yield
+
     def note(self, edge: PlainEdge, candidate: int, value: Tensor) -> None:
         """Add to a candidate's credit."""
         self.places.append(edge.index * self.theta.shape[1] + candidate)

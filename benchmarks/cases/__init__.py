@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.cases import cifar10, many_runs, no_trace, offload, ptb, scaling, starting, toy, waiting
+from benchmarks.cases import cifar10, elastic, many_runs, no_trace, offload, ptb, scaling, starting, toy, waiting
 from benchmarks.rows import Row
 
 #: By name. Each is a function ``(name, *, small) -> rows``.
@@ -18,6 +18,7 @@ CASES: dict[str, Callable[..., list[Row]]] = {
     "ptb": partial(ptb.steps, precision="32-true"),
     "ptb-bf16": partial(ptb.steps, precision="bf16-mixed"),
     "toy": toy.iteration,
+    "elastic": elastic.steps,
     **{axis: scaling.scaling for axis in scaling.AXES},
     "import": starting.importing,
     "help": starting.help_text,

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import zip_longest
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
@@ -63,14 +62,6 @@ class CarriedLoss:
         loss, hidden = network(window.inputs, self.hidden, window.targets)
         self.hidden = hidden.detach()
         return loss
-
-
-def alternating(loop: BareSearch, windows: Windows) -> Iterator[None]:
-    """Take a weight step and an architecture step in turn."""
-    for index, window in enumerate(windows):
-        take = loop.architecture_step if index % 2 else loop.weight_step
-        take(move_data_to_device(window, device()))
-        yield
 
 
 def products(sizes: Sizes, dtype: torch.dtype) -> Iterator[None]:
@@ -138,9 +129,9 @@ def make(precision: str, sizes: Sizes, steps: int) -> Contest:
 
     half = None if precision == "32-true" else torch.bfloat16
     bare = loop(half)
-    others = {BARE: alternating(bare, windows)}
+    others = {BARE: bare.alternate(windows)}
     if half is not None:
-        others[BARE_32] = alternating(loop(None), windows)
+        others[BARE_32] = loop(None).alternate(windows)
     others[PRODUCTS] = products(sizes, half or torch.float32)
     search = AdvantageNAS(
         network,

@@ -20,7 +20,16 @@ from benchmarks.measuring import OURS, Turns, peak_memory
 from benchmarks.rows import HEADER, Results, Row
 from benchmarks.software_device import DEVICE, count_waits, software_device
 
-ROWS = {"cifar10-gdas": 2, "ptb": 4, "ptb-bf16": 6, "waits": 4, "no-trace": 3, "offload": 6, "many-runs": 2}
+ROWS = {
+    "cifar10-gdas": 2,
+    "elastic": 2,
+    "ptb": 4,
+    "ptb-bf16": 6,
+    "waits": 4,
+    "no-trace": 3,
+    "offload": 6,
+    "many-runs": 2,
+}
 
 
 @pytest.mark.slow
