@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advnas_lightning.engine.closures import ComputedClosure
 from advnas_lightning.engine.evaluation import Evaluator, Trial
 from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.search_space import Architecture
@@ -27,6 +28,7 @@ class ArchitectureStep:
         guard: Leaves out what is not finite.
         best: Remembers the best trial.
         terms: What is added to the loss.
+        padding: Refuses networks in which narrow outputs cannot be padded.
 
     Example:
         >>> from functools import partial
@@ -56,13 +58,15 @@ class ArchitectureStep:
         guard: FiniteGuard,
         best: ProcessBest,
         terms: Sequence[Term],
+        padding: PaddingCheck,
     ) -> None:
         self.policy, self.evaluator, self.optimization = policy, evaluator, optimization
-        self.guard, self.best, self.terms = guard, best, terms
+        self.guard, self.best, self.terms, self.padding = guard, best, terms, padding
 
     def take(self, batch: Any) -> None:
         """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
         trials = self.policy.evaluate_draws(batch)
+        self.padding.see(trials[0].architecture, batch)
         self.policy.release_theta()
         self.evaluator.warn_of_idle_edges()
         if not self.guard.passes("architecture", *finite_parts(trials)):

@@ -23,6 +23,7 @@ from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer, compiled_module
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
+from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import Selection
 from advnas_lightning.engine.rate_finding import RateFinding
@@ -208,9 +209,8 @@ class SearchStrategy(FoundNetwork):
         )
         self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
         self.sampling, self.sandwich_draws, self.warmup_sizes = sampling, sandwich_draws, warmup_sizes
-        architectures = WeightSampling(
-            self, widest_first(self.model), sampling=sampling, draws=sandwich_draws, sizes=warmup_sizes
-        )
+        orders = widest_first(self.model)
+        architectures = WeightSampling(self, orders, sampling=sampling, draws=sandwich_draws, sizes=warmup_sizes)
         self.teacher = check_teacher(teacher, has_widest=sampling == "sandwich")
         is_adapted = isinstance(self.trainee, Adapter)
         self._weight_step = WeightStep(
@@ -225,8 +225,9 @@ class SearchStrategy(FoundNetwork):
             no_trace=TrainingPass(self, self.outcome, self.evaluator, trace_of_weights, self.objective).no_trace,
             lesson=None if self.teacher is None else Lesson(self.teacher, self.model, is_adapted=is_adapted),
         )
+        padding = PaddingCheck(self.model, self.evaluator, orders)
         self._architecture_step = ArchitectureStep(
-            self, self.evaluator, architecture, self.guard, self.best, self.terms
+            self, self.evaluator, architecture, self.guard, self.best, self.terms, padding
         )
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)

@@ -1,0 +1,131 @@
+"""Whether zeros behind a narrow output stay zeros up to what reads it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from advnas_lightning.engine.environment import HALF
+from advnas_lightning.engine.evaluation import Evaluator
+from advnas_lightning.space.search_space import Architecture
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+TOLERANCE, OF_HALVES = 1e-3, 5e-2  # of the loss, above what TF32 and halves round
+LEAST = 1e-5  # a difference of losses that is always rounding
+
+
+class PaddingCheck:
+    """Refuses a network that computes something else where narrow outputs are padded with zeros.
+
+    Strategies that compare outputs of several sizes pad the narrow ones, see :class:`Elastic`. That is right as long as
+    zeros stay zeros up to the layer that reads them. It is checked once, on the first batch of an architecture that
+    pads: the narrowest architecture must have the same loss with padding and without it. Dropout is switched off for
+    that. If the loss is still random, nothing is checked.
+
+    Args:
+        model: The network.
+        evaluator: Runs it.
+        orders: The candidates of each elastic edge, from the widest to the narrowest.
+
+    Example:
+        >>> from functools import partial
+        >>> from advnas_lightning import DARTS, elastic
+        >>> from advnas_lightning.objectives import Regression
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(
+        ...     elastic(nn.Linear(4, 8), out_features=[2, 8], name="width"),
+        ...     nn.Sigmoid(),
+        ...     elastic(nn.Linear(8, 1), in_features=[2, 8], name="width"),
+        ... )
+        >>> search = DARTS(net, objective=Regression(), architecture_optimizer=torch.optim.Adam)
+        >>> check = PaddingCheck(net, search.evaluator, {"width": (1, 0)})
+        >>> dense = Architecture(torch.full((1, 2), 0.5), search.space.all_paths)
+        >>> check.see(dense, (torch.ones(1, 4), torch.full((1, 1), 5.0)))
+        Traceback (most recent call last):
+            ...
+        ValueError: the network computes something else where outputs of edge 'width' are padded with zeros: ...
+    """
+
+    def __init__(self, model: nn.Module, evaluator: Evaluator, orders: Mapping[str, Sequence[int]]) -> None:
+        self._model, self._evaluator = model, evaluator
+        self._orders = {evaluator.space.edges.index(edge): order for edge, order in orders.items()}
+        self._is_due = bool(orders)
+
+    def see(self, architecture: Architecture, batch: Any) -> None:
+        """Check once, if an architecture pads.
+
+        Args:
+            architecture: What an architecture step has run.
+            batch: The batch of that step.
+
+        Raises:
+            ValueError: Padding changes the loss.
+        """
+        pads = architecture.inactive != "none" or any(len(path) > 1 for path in architecture.paths)
+        if not self._is_due or not pads:
+            return
+        self._is_due = False
+        with without_dropout(self._model):
+            if not self._changes(architecture, batch, self._orders):
+                return
+            culprits = [edge for edge in self._orders if self._changes(architecture, batch, {edge})]
+        names = ", ".join(repr(self._evaluator.space.edges[edge]) for edge in culprits or self._orders)
+        raise ValueError(
+            f"the network computes something else where outputs of edge {names} are padded with zeros: let what follows"
+            " keep zeros, as nn.ReLU does and nn.Sigmoid does not, and let normalization layers be elastic with the"
+            " edge's name; or use a strategy that pads nothing, such as AdvantageNAS"
+        )
+
+    def _changes(self, like: Architecture, batch: Any, narrow: Any) -> bool:
+        """Whether padding changes the loss of the architecture that is narrow on some edges and wide on the others."""
+        space = self._evaluator.space
+        chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
+        alone = space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
+        paths = [
+            (index, self._orders[edge][0]) if edge in narrow else (index,) for edge, (index,) in enumerate(alone.paths)
+        ]
+        again = copy.copy(self._evaluator)
+        again.seed = lambda: self._evaluator.seed() + 1
+        expected = self._loss(self._evaluator, alone, batch)
+        if not math.isfinite(expected) or self._loss(again, alone, batch) != expected:
+            return False
+        padded = self._loss(self._evaluator, Architecture(alone.gates, paths), batch)
+        return not math.isclose(padded, expected, rel_tol=self._tolerance(like), abs_tol=LEAST)
+
+    def _loss(self, evaluator: Evaluator, architecture: Architecture, batch: Any) -> float:
+        return float(evaluator.evaluate(architecture, batch, gates=False).loss)
+
+    def _tolerance(self, architecture: Architecture) -> float:
+        kind = architecture.gates.device.type
+        halves = any(parameter.dtype in HALF for parameter in self._model.parameters())
+        return OF_HALVES if halves or torch.is_autocast_enabled(kind) else TOLERANCE
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """A context in which no dropout layer drops anything.
+
+    Args:
+        model: The network.
+
+    Example:
+        >>> with without_dropout(dropout := nn.Dropout(0.5)):
+        ...     dropout(torch.ones(2))
+        tensor([1., 1.])
+        >>> dropout.training
+        True
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, DROPOUT) and layer.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True

@@ -1,0 +1,102 @@
+"""Zeros behind narrow outputs must stay zeros up to what reads them; otherwise a search that pads is refused."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from advnas_lightning import DARTS, GDAS, AdvantageNAS, CounterfactualNAS, elastic, search_loaders
+from advnas_lightning.objectives import Regression
+
+SIZES = [2, 4, 8]
+PADS = {"darts": DARTS, "gdas": GDAS, "counterfactual": CounterfactualNAS}
+QUIET: Any = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+
+
+def network(*between: nn.Module, second: nn.Module | None = None) -> nn.Sequential:
+    """Two elastic widths, the first with something behind it."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        elastic(nn.Linear(4, 8), out_features=SIZES, name="first"),
+        *between,
+        elastic(
+            nn.Linear(8, 8),
+            in_features=SIZES,
+            out_features=SIZES,
+            name={"in_features": "first", "out_features": "second"},
+        ),
+        second or nn.ReLU(),
+        elastic(nn.Linear(8, 1), in_features=SIZES, name="second"),
+    )
+
+
+def fit(make: Any, net: nn.Module, **options: Any) -> Any:
+    torch.manual_seed(4)
+    data = DataLoader([(torch.randn(4), torch.ones(1)) for _ in range(16)], 4)
+    search = make(net, objective=Regression(), architecture_optimizer=partial(torch.optim.Adam, lr=0.1),
+                  weight_optimizer=partial(torch.optim.SGD, lr=0.1))  # fmt: skip
+    Trainer(max_epochs=1, **QUIET, **options).fit(search, search_loaders(data, architecture=0.5))
+    return search
+
+
+@pytest.mark.parametrize("name", PADS)
+@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.LayerNorm(8)], ids=["sigmoid", "layer norm"])
+def test_what_makes_something_of_zeros_is_refused_with_the_name_of_its_edge(name: str, between: nn.Module) -> None:
+    fixed_size = isinstance(between, nn.LayerNorm)  # the narrow network cannot even run
+    with pytest.raises(
+        (ValueError, RuntimeError), match="normalized_shape" if fixed_size else "outputs of edge 'first' are padded"
+    ):
+        fit(PADS[name], network(between))
+
+
+def test_each_edge_is_named() -> None:
+    with pytest.raises(ValueError, match="outputs of edge 'first', 'second' are padded"):
+        fit(DARTS, network(nn.Sigmoid(), second=nn.Softplus()))
+
+
+@pytest.mark.parametrize("name", PADS)
+@pytest.mark.parametrize(
+    "between",
+    [nn.GELU(), nn.Dropout(0.5), elastic(nn.LayerNorm(8), normalized_shape=SIZES, name="first")],
+    ids=["gelu", "dropout", "layer norm"],
+)
+def test_what_keeps_zeros_is_searched(name: str, between: nn.Module) -> None:
+    search = fit(PADS[name], network(between))
+    assert all(layer.training for layer in search.model.modules())
+
+
+def test_a_strategy_that_pads_nothing_takes_all_layers() -> None:
+    fit(AdvantageNAS, network(nn.Sigmoid()))
+
+
+def test_halves_are_no_reason() -> None:
+    fit(DARTS, network(nn.GELU()), precision="bf16-mixed")
+    with pytest.raises(ValueError, match="'first'"):
+        fit(DARTS, network(nn.Sigmoid()), precision="bf16-mixed")
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_a_random_loss_tells_nothing() -> None:
+    fit(DARTS, network(Noise()))
+
+
+def test_the_check_changes_no_number(monkeypatch: pytest.MonkeyPatch, assert_same: Any) -> None:
+    checked = fit(DARTS, network(nn.Dropout(0.5))).state_dict()
+    monkeypatch.setattr("advnas_lightning.engine.padding.PaddingCheck.see", lambda *_: None)
+    assert_same(checked, fit(DARTS, network(nn.Dropout(0.5))).state_dict())
