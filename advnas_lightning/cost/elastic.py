@@ -11,7 +11,7 @@ from torch import nn
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.space.elastic import Elastic, Follower
 from advnas_lightning.space.elastic.edge import innermost, with_size
-from advnas_lightning.space.mixed_op import MixedOp
+from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import listed
 
@@ -35,10 +35,14 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
     """The cost of each candidate of a network with elastic sizes, by measuring whole networks.
 
     A layer whose input and output are both elastic has a product for a cost, and a table has sums. c_0 is the cost of
-    the network of the cheapest candidates, and c_ij what a candidate adds to it while all other edges are widest. The
-    sum is exact where no two edges are of one layer, which is checked in the widest network. Where sizes multiply it is
-    never below what a network costs, so that a found network is within its budget. A warning then says by how much the
-    sum is above it.
+    the network of the cheapest candidates. c_ij is what a candidate adds while the edges before it have their cheapest
+    candidates and those after it their dearest ones. A ``Depth``, which has other edges in its layers, is the last one.
+
+    The sum is exact where no two edges are of one layer, and for the network of the dearest candidates. Where sizes
+    multiply it is never below what a network costs, so that a found network is within its budget. A warning then says
+    how far it is above, in the worst of the networks in which one edge is cheapest and all others are dearest. With a
+    ``Depth`` over layers whose edges do not multiply each other, it is exact where the layers that are left out have
+    their cheapest candidates.
 
     Args:
         kind: The kind of the cost.
@@ -58,25 +62,35 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
     """
     top = _widest(model, space)
 
-    def row(edge: int) -> list[float]:
-        return [whole([*top[:edge], index, *top[edge + 1 :]]) for index in range(len(space.candidates[edge]))]
+    def row(edge: int, others: list[int]) -> list[float]:
+        return [whole([*others[:edge], index, *others[edge + 1 :]]) for index in range(len(space.candidates[edge]))]
 
-    choices = [edge for edge, name in enumerate(space.edges) if name not in _elastic_edges(model)]
-    for edge in choices:  # the dearest of modules that differ is not known before
-        values = row(edge)
-        top[edge] = values.index(max(values))
-    rows = [row(edge) for edge in range(len(space))]
-    bottom = [values.index(min(values)) for values in rows]
-    fixed = whole(bottom)
-    rows = [[value - min(values) for value in values] for values in rows]
-    found = fixed + sum(max(values) for values in rows)
-    dearest = whole([values.index(max(values)) for values in rows])
-    if kind != "latency" and abs(found - dearest) > ROUNDING * dearest:
-        several = [name for name, values in zip(space.edges, rows, strict=True) if max(values) > 0]
-        rank_zero_warn(
-            f"cost={kind}: sizes of the edges {listed(several)} multiply each other, and a sum over edges is up to"
-            f" {found / dearest - 1:.0%} above what a network costs: the found one costs less than the sum says"
-        )
+    elastic_edges, outer = _elastic_edges(model), _outer_edges(model)
+    for edge, name in enumerate(space.edges):
+        if name not in elastic_edges:  # the dearest of modules that differ is not known before
+            values = row(edge, top)
+            top[edge] = values.index(max(values))
+    rows = [[0.0]] * len(space)
+    fixed, choice = 0.0, list(top)
+    for edge in sorted(range(len(space)), key=lambda edge: space.edges[edge] in outer):
+        values = row(edge, choice)
+        fixed = min(values)
+        choice[edge] = values.index(fixed)
+        rows[edge] = [value - fixed for value in values]
+    if kind != "latency":
+        dearest = fixed + sum(map(max, rows))
+        off = [
+            dearest - max(values) - whole([*top[:edge], choice[edge], *top[edge + 1 :]])
+            for edge, values in enumerate(rows)
+        ]
+        worst = max(off, key=abs, default=0.0)
+        if abs(worst) > ROUNDING * dearest:
+            several = [name for name, values in zip(space.edges, rows, strict=True) if max(values) > 0]
+            rank_zero_warn(
+                f"cost={kind}: sizes of the edges {listed(several)} multiply each other, and a sum over edges is"
+                f" {'above' if worst > 0 else 'below'} what a network costs, by up to {abs(worst) / dearest:.0%} of the"
+                " dearest network's cost in those that were measured"
+            )
     table = {
         name: dict(zip(names, values, strict=True))
         for name, names, values in zip(space.edges, space.candidates, rows, strict=True)
@@ -134,6 +148,15 @@ def _used(model: nn.Module, choice: Mapping[str, int]) -> Iterator[nn.Module]:
 
 def _elastic_edges(model: nn.Module) -> set[str]:
     return {module.name for module in model.modules() if isinstance(module, Elastic)}
+
+
+def _outer_edges(model: nn.Module) -> set[str]:
+    """The edges that have other edges in their candidates."""
+    return {
+        module.name
+        for module in model.modules()
+        if isinstance(module, Elastic) and any(inner.name != module.name for inner in mixed_ops(module.widest))
+    }
 
 
 def _widest(model: nn.Module, space: SearchSpace) -> list[int]:
