@@ -98,6 +98,7 @@ class SearchSpace:
         switch_off_fast_paths(model)
         self._edges: list[EdgeState] = [op.edge_state for op in first.values()]
         self._offloaded = [op for op in ops if op.is_offloaded]
+        self._outermost = {op.name for op in ops if not op.is_inner}
 
     def __len__(self) -> int:
         """The number E of edges."""
@@ -125,6 +126,8 @@ class SearchSpace:
     def idle(self) -> set[str]:
         """The edges with a choice that have not run since an architecture was bound.
 
+        Those in the candidates of another edge are not among them, since that edge may leave them out.
+
         Example:
             >>> net = MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()})
             >>> space = SearchSpace(net)
@@ -134,7 +137,8 @@ class SearchSpace:
             ({'a'}, set())
         """
         rows = zip(self.edges, self.candidates, self._edges, strict=True)
-        return {edge for edge, row, own in rows if len(row) > 1 and own.plan is not None and not own.plan.has_run}
+        idle = {edge for edge, row, own in rows if len(row) > 1 and own.plan is not None and not own.plan.has_run}
+        return idle & self._outermost
 
     def running(self, architecture: Architecture) -> set[tuple[str, int]]:
         """The candidates that an architecture runs, in the forward or the backward pass: their edges and indices.

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from advnas_lightning import MixedOp
+from advnas_lightning import Depth, MixedOp
 from tests.support.small_search import CLASSES, FEATURES
 
 
@@ -71,6 +72,21 @@ def test_an_edge_that_one_draw_of_a_step_runs_is_not_idle(
     passes = itertools.count()
     # Each pass asks for two edges, of which other ones run in other passes.
     search = make_search("parsec", Partly(2, lambda number: next(passes) // 2 % period == number % period), samples=3)
+    fit(search, make_loaders())
+    assert search.architecture_steps > 0
+    assert warned(recwarn) == []
+
+
+def test_what_an_elastic_depth_leaves_out_is_not_idle(
+    make_search: Callable[..., Any],
+    make_loaders: Callable[..., Any],
+    fit: Callable[..., Any],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    stack = Depth([edge("first"), edge("second")], [1, 2], name="depth")
+    search = make_search("advantage", nn.Sequential(stack, nn.Linear(FEATURES, CLASSES)))
+    with torch.no_grad():
+        search.theta[search.space.edges.index("depth")] = torch.tensor([50.0, 0.0])  # the second layer never runs
     fit(search, make_loaders())
     assert search.architecture_steps > 0
     assert warned(recwarn) == []
