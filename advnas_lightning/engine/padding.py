@@ -23,10 +23,11 @@ LEAST = 1e-5  # a difference of losses that is always rounding
 class PaddingCheck:
     """Refuses a network that computes something else where narrow outputs are padded with zeros.
 
-    Strategies that compare outputs of several sizes pad the narrow ones, see :class:`Elastic`. That is right as long as
-    zeros stay zeros up to the layer that reads them. It is checked once, on the first batch of an architecture that
-    pads: the narrowest architecture must have the same loss with padding and without it. Dropout is switched off for
-    that. If the loss is still random, nothing is checked.
+    Strategies that compare outputs of several sizes pad the narrow ones, see
+    :class:`~advnas_lightning.space.elastic.Elastic`. That is right as long as zeros stay zeros up to the layer that
+    reads them. It is checked once, on the first batch of an architecture that pads: the narrowest architecture must
+    have the same loss with padding and without it. Dropout is switched off for that. If the loss is still random,
+    nothing is checked.
 
     Args:
         model: The network.
@@ -87,9 +88,8 @@ class PaddingCheck:
         space = self._evaluator.space
         chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
         alone = space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
-        paths = [
-            (index, self._orders[edge][0]) if edge in narrow else (index,) for edge, (index,) in enumerate(alone.paths)
-        ]
+        widest = {edge: (self._orders[edge][0],) for edge in narrow}
+        paths = tuple(path + widest.get(edge, ()) for edge, path in enumerate(alone.paths))
         again = copy.copy(self._evaluator)
         again.seed = lambda: self._evaluator.seed() + 1
         expected = self._loss(self._evaluator, alone, batch)
