@@ -1,0 +1,211 @@
+"""Searches the sizes of a small GPT: heads and feed-forward width of each layer, and the number of layers.
+
+    python examples/elastic_gpt.py --text FILE
+
+One supernet is trained for all sizes together, and `rank` takes the best network within each of three budgets from it.
+Each of them is then trained from scratch, and so are what it is compared with: a GPT of the same number of parameters
+that is uniformly scaled, and random networks of the search space that use at least nine tenths of the budget. All take
+the same steps on the same batches. The last tenth of the text is the test, and the tenth before it ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, seed_everything
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from size_comparison import Comparison, fit, random_genotypes, renewed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from advnas_lightning import AdvantageNAS, Depth, Distillation, elastic
+from advnas_lightning.cost import count_parameters
+from advnas_lightning.ranking import Evolution
+
+HEAD, CONTEXT = 8, 64  # the features of a head, and the characters that a network sees
+EPOCHS, WARMUP_EPOCHS = 10, 8  # of the search; θ moves in the last two
+QUICK = {"layers": 3, "batch_size": 2, "batches": 2, "search_steps": 10, "train_steps": 2, "population": 4, "random": 1}
+
+# How the shared weights are trained, and how many times the steps. A step of a sandwich runs four networks.
+SUPERNETS: dict[str, tuple[int, dict[str, Any]]] = {
+    "sandwich, distilled": (1, {"sampling": "sandwich", "teacher": Distillation("widest", dim=-1)}),
+    "sandwich": (1, {"sampling": "sandwich"}),
+    "one draw": (4, {"sampling": "one"}),
+}
+
+
+class Block(nn.Module):
+    """A layer of a GPT."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys, self.values = (nn.Linear(width, heads * HEAD) for _ in range(3))
+        self.out = nn.Linear(heads * HEAD, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The residual stream ``[B, T, width]`` after causal attention and a feed-forward part."""
+        y = self.norm(x)
+        parts = (each(y).unflatten(-1, (-1, HEAD)).transpose(1, 2) for each in (self.queries, self.keys, self.values))
+        y = F.scaled_dot_product_attention(*parts, is_causal=True)  # [B, heads, T, HEAD]
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class GPT(LightningModule):
+    """Predicts each next character. It has no code for the search."""
+
+    def __init__(self, vocabulary: int, *, width: int, layers: int, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.embed, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(CONTEXT, width)
+        self.blocks = nn.Sequential(*(Block(width, width // HEAD, 4 * width) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Logits ``[B, T, vocabulary]`` of the character that follows each of the characters ``[B, T]``."""
+        x = self.embed(characters) + self.positions.weight[: characters.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        """The mean cross-entropy in nats."""
+        (windows,) = batch  # [B, T + 1]
+        return F.cross_entropy(self(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, whose learning rate rises in the first 50 steps and falls to 0 until the last one."""
+        optimizer = AdamW(self.parameters(), lr=3e-3)
+        schedule = LambdaLR(optimizer, lambda step: min((step + 1) / 50, 1) * (1 - step / self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def make_elastic(gpt: GPT) -> GPT:
+    """Let each layer choose its heads and its feed-forward width, and the network its number of layers."""
+    for n, block in enumerate(gpt.blocks, start=1):
+        heads = {str(h): h * HEAD for h in quarters(block.out.in_features // HEAD)}  # by name, the features
+        for name in ("queries", "keys", "values"):
+            setattr(block, name, elastic(getattr(block, name), out_features=heads, name=f"heads {n}"))
+        block.out = elastic(block.out, in_features=heads, name=f"heads {n}")
+        hidden = quarters(block.up.out_features)
+        block.up = elastic(block.up, out_features=hidden, name=f"hidden {n}")
+        block.down = elastic(block.down, in_features=hidden, name=f"hidden {n}")
+    layers = len(gpt.blocks)
+    gpt.blocks = Depth(gpt.blocks, range(layers // 2, layers + 1), name="layers")
+    return gpt
+
+
+def quarters(size: int) -> list[int]:
+    """A quarter of a size, a half, three quarters, and all of it."""
+    return [size * k // 4 for k in (1, 2, 3, 4)]
+
+
+def read(path: Path) -> tuple[int, list[TensorDataset]]:
+    """The number of different characters in a text, and the windows to train on, to choose by and to test on."""
+    text = path.read_text()
+    index = {character: number for number, character in enumerate(sorted(set(text)))}
+    windows = torch.tensor([index[character] for character in text]).unfold(0, CONTEXT + 1, CONTEXT)
+    tenth = len(windows) // 10
+    return len(index), list(map(TensorDataset, windows.split([len(windows) - 2 * tenth, tenth, tenth])))
+
+
+def batches_of(windows: TensorDataset, size: int, seed: int) -> DataLoader[Any]:
+    """Batches in an order that depends only on the seed, so that all networks see the same ones."""
+    return DataLoader(windows, size, shuffle=True, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def bits(network: Any, batches: Iterable[Any]) -> float:
+    """The mean cross-entropy of a character in bits."""
+    network.eval()
+    return float(torch.stack([network.training_step(batch) for batch in batches]).mean()) / math.log(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train a supernet, take the best network within each budget, train it and its rivals, and compare them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", type=Path, required=True, help="a text file of a megabyte or more")
+    parser.add_argument("--output", type=Path, default=Path("elastic_gpt"), help="the folder of the results")
+    parser.add_argument("--search-steps", type=int, default=400, help="the weight steps of the supernet")
+    parser.add_argument("--train-steps", type=int, default=400, help="the steps of each network that is compared")
+    parser.add_argument("--width", type=int, default=64, help="the width of the residual stream, a multiple of 64")
+    parser.add_argument("--layers", type=int, default=6, help="the layers of the widest network")
+    parser.add_argument("--batch-size", type=int, default=16, help="the windows of a batch")
+    parser.add_argument("--batches", type=int, default=16, help="the batches of an evaluation")
+    parser.add_argument("--population", type=int, default=20, help="the networks of each generation of the ranking")
+    parser.add_argument("--random", type=int, default=4, help="the random networks of each budget")
+    parser.add_argument("--supernets", action="store_true", help="compare with supernets that are trained otherwise")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="let the program run through in some seconds")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        vars(options).update(QUICK)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # the text is in memory
+    warnings.filterwarnings("ignore", message="cost=params: sizes")  # of layers that are left out, which count as well
+    vocabulary, texts = read(options.text)
+    train, valid, test = (partial(batches_of, text, options.batch_size, options.seed) for text in texts)
+    gpt = partial(GPT, vocabulary, layers=options.layers, steps=options.train_steps)
+    comparison = Comparison("bits per character of the test")
+
+    def train_supernet(name: str) -> AdvantageNAS:
+        times, how = SUPERNETS[name]
+        steps = times * options.search_steps
+        seed_everything(options.seed, verbose=False)
+        search = AdvantageNAS(
+            make_elastic(gpt(width=options.width, steps=steps)),
+            architecture_optimizer=partial(Adam, lr=0.02),
+            warmup_epochs=WARMUP_EPOCHS,
+            seed=options.seed,
+            **how,
+        )
+        data = {"weights": train(), "architecture": valid()}
+        with comparison.timed(f"supernet: {name}"):
+            fit(search, data, max_epochs=EPOCHS, limit_train_batches=steps // EPOCHS)
+        return search
+
+    usual, *others = SUPERNETS
+    search = train_supernet(usual)
+    scaled = [gpt(width=options.width * eighths // 8) for eighths in (4, 5, 6)]
+    budgets = [{"params": count_parameters(network)} for network in scaled]
+    with comparison.timed("ranking"):
+        ranking = search.rank(
+            valid(),
+            batches=options.batches,
+            top=options.population,
+            sample=options.population,
+            evolution=Evolution(generations=5, population=options.population),
+            costs=["params"],
+            budgets=budgets,
+            seed=options.seed,
+        )
+    for budget, uniform in zip(budgets, scaled, strict=True):
+        found = ranking.within(budget).best.genotype
+        drawn = random_genotypes(search, budget["params"], options.random, options.seed)
+        for kind, genotype in [("found", found), *(("random", each) for each in drawn), ("uniform", None)]:
+            network = uniform if genotype is None else genotype.apply(make_elastic(gpt(width=options.width)))
+            with comparison.timed("own trainings"):
+                fit(renewed(network, options.seed), train(), max_epochs=-1, max_steps=options.train_steps)
+            comparison.add(kind, budget["params"], network, bits(network, islice(test(), options.batches)), genotype)
+
+    for name in [usual, *(others if options.supernets else [])]:
+        supernet = search if name == usual else train_supernet(name)
+        shared = (supernet.derive(genotype=each.genotype) for each in comparison.of("random"))
+        comparison.compare_supernet(name, [bits(network, islice(valid(), options.batches)) for network in shared])
+    comparison.report(options.output, vars(options))
+
+
+if __name__ == "__main__":
+    main()
