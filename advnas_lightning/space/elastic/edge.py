@@ -56,8 +56,8 @@ class Slice(nn.Module):
         with self.narrowed():
             return getattr(self.module, name)
 
-    def narrowed(self) -> AbstractContextManager[None]:
-        """A context in which the module has this size."""
+    def narrowed(self) -> AbstractContextManager[tuple[nn.Module, ...]]:
+        """A context in which the module has this size; it gives the modules inside that are smaller too."""
         return with_size(innermost(self.module), self.axis, self.size)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -144,8 +144,8 @@ class Elastic(MixedOp):
         """A copy of the edge; for a found network, whose genotype is in the memo, a module of the chosen size."""
         if CHOSEN not in memo:
             return super().__deepcopy__(memo)
-        with self.candidate_at(self.names.index(memo[CHOSEN][self.name])).narrowed():
-            chosen: nn.Module = cut(self.widest, memo)
+        with self.candidate_at(self.names.index(memo[CHOSEN][self.name])).narrowed() as parts:
+            chosen: nn.Module = cut(self.widest, memo, parts)
         copy_hooks(self, chosen, memo)
         return chosen
 
@@ -228,8 +228,8 @@ what comes before it the sizes 2, 8
             copied.__setstate__(copy.deepcopy(vars(self), memo))
             return copied
         size = self.sizes[self.names.index(memo[CHOSEN][self.name])]
-        with with_size(innermost(self.widest), self.axis, size):
-            chosen: nn.Module = cut(self.widest, memo)
+        with with_size(innermost(self.widest), self.axis, size) as parts:
+            chosen: nn.Module = cut(self.widest, memo, parts)
         copy_hooks(self, chosen, memo)
         return chosen
 
@@ -254,8 +254,8 @@ def innermost(module: nn.Module) -> nn.Module:
     return module
 
 
-def with_size(module: nn.Module, axis: Axis, size: Any) -> AbstractContextManager[None]:
-    """A context in which a module has a size.
+def with_size(module: nn.Module, axis: Axis, size: Any) -> AbstractContextManager[tuple[nn.Module, ...]]:
+    """A context in which a module has a size; it gives the modules inside that are smaller too.
 
     Args:
         module: The module that has the parameters.
@@ -267,7 +267,7 @@ def with_size(module: nn.Module, axis: Axis, size: Any) -> AbstractContextManage
         ...     linear.weight.shape
         torch.Size([2, 4])
     """
-    return nullcontext() if axis.full(module) == size else narrowed(module, axis.change(module, size))
+    return nullcontext(()) if axis.full(module) == size else narrowed(module, axis.change(module, size))
 
 
 def widest(plan: EdgePlan, sizes: tuple[Any, ...]) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from advnas_lightning.space.elastic.attention import NumHeads
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
 from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
 from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
@@ -33,6 +34,7 @@ AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
     nn.RNN: RECURRENT,
     nn.GRU: RECURRENT,
     nn.LSTM: RECURRENT,
+    nn.MultiheadAttention: (NumHeads(),),
 }
 """The elastic sizes by the class of a module. Classes of one's own can be entered."""
 
@@ -64,9 +66,12 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
             f"a {name} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
             " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
         )
-    views = {tensor for axis in axes.values() for tensor in axis.change(module, axis.full(module)).views}
-    held = {*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))}
-    computed = [each for each in sorted(views) if getattr(module, each) is not None and each not in held]
-    if is_parametrized(module) or computed:
-        raise ValueError(f"a {name} with a computed weight, as of weight_norm, cannot be elastic: remove that before")
+    for axis in axes.values():
+        for each, change in axis.change(module, axis.full(module)).of(module):
+            held = {*dict(each.named_parameters(recurse=False)), *dict(each.named_buffers(recurse=False))}
+            computed = [tensor for tensor in change.views if getattr(each, tensor) is not None and tensor not in held]
+            if is_parametrized(each) or computed:
+                raise ValueError(
+                    f"a {name} with a computed weight, as of weight_norm, cannot be elastic: remove that before"
+                )
     return axes

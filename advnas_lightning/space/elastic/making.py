@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,10 @@ from advnas_lightning.space.elastic.kinds import axes_of
 from advnas_lightning.texts import listed
 
 Sizes = Iterable[Any] | Mapping[str, Any]
+LAYER_PARTS = {  # the sizes of transformer layers: the parts that have them, with what they call the size
+    "num_heads": {"self_attn": "num_heads", "multihead_attn": "num_heads"},
+    "dim_feedforward": {"linear1": "out_features", "linear2": "in_features"},
+}
 
 
 def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes) -> nn.Module:
@@ -33,8 +37,9 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
 
     Args:
         module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm, GroupNorm, RNN,
-            GRU or LSTM. Or a TransformerEncoderLayer or TransformerDecoderLayer, of which ``dim_feedforward`` can be
-            elastic: its two linear layers become so in place.
+            GRU, LSTM or MultiheadAttention. Or a TransformerEncoderLayer or TransformerDecoderLayer, of which
+            ``num_heads`` and ``dim_feedforward`` can be elastic: its attention and its linear layers become so in
+            place. Both attentions of a decoder's layer choose alike.
         name: The name of the edge; with several sizes, the names by size.
         sizes: What the module's constructor calls the size, with the sizes to choose from: a list, of which the
             candidates get their names, or a dict of them by the candidates' names. ``out_channels`` of a convolution in
@@ -64,29 +69,11 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     if not isinstance(module, nn.Module):
         raise ValueError(f"elastic {module!r} is no module: give one, such as nn.Linear(256, 1024)")
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-        layer: nn.Module = _with_feed_forward(module, name, sizes)
-        return layer
+        return _with_elastic_parts(module, name, sizes)
     if isinstance(module, Elastic | Follower):
         raise ValueError(f"a module of edge {module.name!r} is elastic already: give all its sizes at once")
-    axes, kind, inner = axes_of(module), type(module).__name__, module
-    if not sizes:
-        raise ValueError(f"elastic {kind} has no sizes to choose from: give it {' or '.join(axes)}")
-    for axis in sizes:
-        if axis not in axes:
-            raise ValueError(f"a {_told(inner)} has no elastic size {axis!r}: it has {listed(axes) or 'none'}")
-    edges = [axis for axis in sizes if not _follows(axes[axis])]
-    names = {axis: name for axis in sizes} if isinstance(name, str) else dict(name)
-    if names.keys() != sizes.keys() or not all(isinstance(each, str) and each for each in names.values()):
-        raise ValueError(
-            f"elastic {kind} needs a name for each of its sizes: name={name!r} must be a text, or a dict with"
-            f" {listed(sizes)}"
-        )
-    for axis in edges:
-        if [names[each] for each in edges].count(names[axis]) > 1:
-            raise ValueError(
-                f"elastic {kind} has two choices called {names[axis]!r}: give them two names, such as"
-                f" name={{{', '.join(f'{each!r}: {each!r}' for each in edges)}}}"
-            )
+    axes, inner = axes_of(module), module
+    names = _edges(_told(inner), axes, name, sizes, [axis for axis in axes if not _follows(axes[axis])])
     for axis in sorted(sizes, key=lambda each: not _follows(axes[each])):  # followers inside
         checked = check_sizes(inner, axes[axis], names[axis], sizes[axis])
         around = Follower if _follows(axes[axis]) else Elastic
@@ -94,22 +81,59 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     return module
 
 
-def _with_feed_forward(layer: Any, name: str | Mapping[str, str], sizes: Mapping[str, Sizes]) -> Any:
-    """A transformer layer, after the two linear layers of its feed-forward part were made elastic."""
-    size = "dim_feedforward"
-    for axis in sizes:
-        if axis != size:
-            raise ValueError(f"a {type(layer).__name__} has no elastic size {axis!r}: it has {size}")
-    if not sizes or not isinstance(layer.linear1, nn.Linear):
-        done = "is elastic already" if sizes else f"has no sizes to choose from: give it {size}"
-        raise ValueError(f"{type(layer).__name__} {done}")
-    given = sizes[size]
-    if isinstance(given, Iterable) and not isinstance(given, Mapping | str):
-        given = list(given)  # which can be gone through twice
-    edge = name if isinstance(name, str) else name.get(size, "")
-    layer.linear1 = elastic(layer.linear1, out_features=given, name=edge)
-    layer.linear2 = elastic(layer.linear2, in_features=given, name=edge)
+def _with_elastic_parts(layer: nn.Module, name: str | Mapping[str, str], sizes: Mapping[str, Sizes]) -> nn.Module:
+    """A transformer layer, after those of its parts were made elastic that have the sizes."""
+    names = _edges(type(layer).__name__, LAYER_PARTS, name, sizes, list(LAYER_PARTS))
+    made = {}  # all, before the first one is in its place
+    for size, given in sizes.items():
+        if isinstance(given, Iterable) and not isinstance(given, Mapping | str):
+            given = list(given)  # which can be gone through twice
+        for part, axis in LAYER_PARTS[size].items():
+            if hasattr(layer, part):
+                made[part] = elastic(getattr(layer, part), name=names[size], **{axis: given})
+    for part, module in made.items():
+        setattr(layer, part, module)
     return layer
+
+
+def _edges(
+    kind: str,
+    known: Collection[str],
+    name: str | Mapping[str, str],
+    sizes: Mapping[str, Sizes],
+    choices: Collection[str],
+) -> dict[str, str]:
+    """The names of the edges by size.
+
+    Args:
+        kind: The module's kind, for messages.
+        known: The sizes that can be elastic.
+        name: The names as a user gives them.
+        sizes: The sizes that shall be elastic.
+        choices: The sizes that are edges.
+
+    Raises:
+        ValueError: A size is unknown, or a name is missing or there twice.
+    """
+    if not sizes:
+        raise ValueError(f"elastic {kind} has no sizes to choose from: give it {' or '.join(known)}")
+    for size in sizes:
+        if size not in known:
+            raise ValueError(f"a {kind} has no elastic size {size!r}: it has {listed(known) or 'none'}")
+    names = dict.fromkeys(sizes, name) if isinstance(name, str) else dict(name)
+    if names.keys() != sizes.keys() or not all(isinstance(each, str) and each for each in names.values()):
+        raise ValueError(
+            f"elastic {kind} needs a name for each of its sizes: name={name!r} must be a text, or a dict with"
+            f" {listed(sizes)}"
+        )
+    edges = [size for size in sizes if size in choices]
+    for size in edges:
+        if [names[each] for each in edges].count(names[size]) > 1:
+            raise ValueError(
+                f"elastic {kind} has two choices called {names[size]!r}: give them two names, such as"
+                f" name={{{', '.join(f'{each!r}: {each!r}' for each in edges)}}}"
+            )
+    return names
 
 
 def check_sizes(module: nn.Module, axis: Axis, edge: str, sizes: Sizes) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 View = Callable[[Tensor], Tensor]
 CUT = "the parameters that were cut"  # a key of deepcopy's memo
+KIND = "the class of a module of this size"  # a key of a narrowed module's attributes
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Change:
         attributes: Its attributes by name.
         views: By the name of a parameter or buffer: the function that returns the part of it that is used.
         derived: A function that returns further attributes, given those and the parts by name.
+        parts: The changes of modules inside it, for a size that several modules have in common.
+        kind: The class of the plain module, where the widest one's has no form of this size. Its ``forward`` runs with
+            the widest module, too.
 
     Example:
         >>> linear = nn.Linear(4, 8)
@@ -34,6 +39,18 @@ class Change:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
     derived: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda inside: {}
+    parts: Mapping[nn.Module, Change] = field(default_factory=dict)
+    kind: type[nn.Module] | None = None
+
+    def of(self, module: nn.Module) -> Iterator[tuple[nn.Module, Change]]:
+        """Yield a module and those inside it that this changes, each with its own change.
+
+        Args:
+            module: The module.
+        """
+        for part, change in self.parts.items():
+            yield from change.of(part)
+        yield module, self
 
 
 def first(size: int, dim: int = 0) -> View:
@@ -50,16 +67,37 @@ def first(size: int, dim: int = 0) -> View:
     return lambda tensor: tensor.narrow(dim, 0, size)
 
 
+def first_of_each(blocks: int, size: int, dim: int = 0) -> View:
+    """The function that returns the first entries of each block of a tensor, as those of queries, keys and values.
+
+    They are no part of the tensor that a view can show, and so are copied.
+
+    Args:
+        blocks: The number of blocks, which are equally large.
+        size: The number of entries of each.
+        dim: The dimension that is cut.
+
+    Example:
+        >>> first_of_each(3, 2)(torch.arange(12))
+        tensor([0, 1, 4, 5, 8, 9])
+    """
+    # In host memory a part may lie on its device as a slice already, whose blocks are smaller than the module's.
+    return lambda tensor: tensor.unflatten(dim, (blocks, -1)).narrow(dim + 1, 0, size).flatten(dim, dim + 1)
+
+
 @contextmanager
-def narrowed(module: nn.Module, change: Change) -> Iterator[None]:
+def narrowed(module: nn.Module, change: Change) -> Iterator[tuple[nn.Module, ...]]:
     """A context in which a module has a smaller size. Its parameters stay what they are, and their views are used.
 
-    An attribute hides the parameter or buffer of the same name. What a forward pass writes to a view of a buffer, such
+    An attribute hides the parameter or buffer of the same name. What a forward pass writes to a part of a buffer, such
     as a running mean, is in the buffer itself. Contexts can be nested: the inner one takes views of the outer one's.
 
     Args:
         module: The module.
         change: What it has meanwhile.
+
+    Yields:
+        The modules inside it that are smaller too, the innermost ones first.
 
     Example:
         >>> norm = nn.BatchNorm1d(3, momentum=1.0)
@@ -69,24 +107,18 @@ def narrowed(module: nn.Module, change: Change) -> Iterator[None]:
         >>> norm.num_features, norm.running_mean
         (3, tensor([2., 0., 0.]))
     """
-    attributes = vars(module)
-    inside = dict(change.attributes)
-    for name, view in change.views.items():
-        tensor = getattr(module, name)
-        if tensor is not None:
-            inside[name] = view(tensor)
-    inside |= change.derived(inside)
-    before = {name: attributes[name] for name in inside if name in attributes}
-    attributes.update(inside)
+    changed = list(change.of(module))
+    restore: list[Callable[[], None]] = []
     try:
-        yield
+        for each, own in changed:
+            restore.append(_narrow(each, own))
+        yield tuple(each for each, _ in changed[:-1])
     finally:
-        attributes.update(before)  # in the order that they had
-        for name in inside.keys() - before.keys():
-            del attributes[name]
+        for each_restore in reversed(restore):
+            each_restore()
 
 
-def cut(module: nn.Module, memo: dict[Any, Any]) -> Any:
+def cut(module: nn.Module, memo: dict[Any, Any], parts: Iterable[nn.Module] = ()) -> Any:
     """A deep copy of a module, in which slices that are used in place of parameters have become parameters.
 
     Equal slices of one parameter, such as those of tied embeddings, become one parameter.
@@ -94,6 +126,7 @@ def cut(module: nn.Module, memo: dict[Any, Any]) -> Any:
     Args:
         module: The module, which may be narrowed.
         memo: What ``copy.deepcopy`` has copied already.
+        parts: The modules inside it that are narrowed with it, as :func:`narrowed` yields them.
 
     Example:
         >>> linear = nn.Linear(4, 8)
@@ -102,16 +135,52 @@ def cut(module: nn.Module, memo: dict[Any, Any]) -> Any:
         >>> small, small.weight.shape, linear.weight.shape
         (Linear(in_features=4, out_features=2, bias=True), torch.Size([2, 4]), torch.Size([8, 4]))
     """
-    copied = memo[id(module)] = copy.deepcopy(_settled(module, memo.setdefault(CUT, {})), memo)
+    made = memo.setdefault(CUT, {})
+    for each in (*parts, module):
+        copied = memo[id(each)] = copy.deepcopy(_settled(each, made), memo)
     return copied
 
 
+def _narrow(module: nn.Module, change: Change) -> Callable[[], None]:
+    """Let a module have a smaller size, without those inside it, until the function is called that is returned."""
+    attributes = vars(module)
+    tensors = {name: tensor for name in change.views if (tensor := getattr(module, name)) is not None}
+    inside = {**change.attributes, **{name: change.views[name](tensor) for name, tensor in tensors.items()}}
+    inside |= change.derived(inside)
+    if change.kind is not None:
+        inside |= {"forward": MethodType(change.kind.forward, module), KIND: change.kind}
+    before = {name: attributes[name] for name in inside if name in attributes}
+    attributes.update(inside)
+
+    def restore() -> None:
+        attributes.update(before)  # in the order that they had
+        for name in inside.keys() - before.keys():
+            del attributes[name]
+        for name in tensors.keys() & attributes["_buffers"].keys():
+            _write_back(tensors[name], inside[name], change.views[name])
+
+    return restore
+
+
+def _write_back(buffer: Tensor, part: Tensor, view: View) -> None:
+    """Let a buffer have what was perhaps written to a part of it, where the part is a copy.
+
+    BatchNorm raises no version counter when it writes, so that it is not known whether something was.
+    """
+    if part.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():
+        places = view(torch.arange(buffer.numel(), device=buffer.device).view_as(buffer))
+        buffer.data.put_(places, part)
+
+
 def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
-    """A module of which no attribute hides a parameter or buffer. It shares everything else with the given one."""
+    """A plain module of which no attribute hides a parameter or buffer. It shares all else with the given one."""
     attributes = dict(vars(module))
     held = {kind: dict(attributes[kind]) for kind in ("_parameters", "_buffers")}
     hidden = [(kind, name) for kind, tensors in held.items() for name in tensors if name in attributes]
-    if not hidden:
+    own = attributes.pop(KIND, type(module))
+    if own is not type(module):
+        del attributes["forward"]
+    elif not hidden:
         return module
     for kind, name in hidden:
         part, whole = attributes.pop(name).detach(), held[kind][name]
@@ -120,6 +189,6 @@ def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
             copied = part.clone(memory_format=torch.contiguous_format)
             made[place] = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
         held[kind][name] = made[place]
-    settled = type(module).__new__(type(module))
+    settled: nn.Module = own.__new__(own)
     vars(settled).update(attributes, **held)
     return settled

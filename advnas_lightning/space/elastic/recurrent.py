@@ -6,11 +6,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from advnas_lightning.space.elastic.axes import Axis, pad
-from advnas_lightning.space.elastic.narrowing import Change, View, first
+from advnas_lightning.space.elastic.narrowing import Change, View, first, first_of_each
 
 GATES = {"LSTM": 4, "GRU": 3}  # the blocks of rows by the mode of a layer; a plain one has one
 
@@ -83,6 +82,7 @@ def flat_weights(module: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         module: The layer.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> gru = nn.GRU(3, 2, bias=False)
         >>> part = torch.zeros(6, 1)
@@ -98,13 +98,7 @@ def flat_weights(module: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     return derived
 
 
-def _units(count: int, size: int, columns: int | None) -> View:
+def _units(gates: int, size: int, columns: int | None) -> View:
     """The function that returns the first units of each gate, and their first columns."""
-
-    def view(tensor: Tensor) -> Tensor:
-        if tensor.dim() > 1 and columns is not None:
-            tensor = tensor.narrow(1, 0, columns)
-        # In host memory a part may lie on its device as a slice already, whose gates are smaller than the layer's.
-        return torch.cat([gate.narrow(0, 0, size) for gate in tensor.split(tensor.shape[0] // count)])
-
-    return view
+    rows = first_of_each(gates, size)
+    return lambda tensor: rows(tensor if columns is None or tensor.dim() == 1 else tensor.narrow(1, 0, columns))

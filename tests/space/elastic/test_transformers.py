@@ -94,17 +94,23 @@ def test_heads_are_groups_of_features() -> None:
 
 
 def test_other_sizes_of_a_layer_are_refused() -> None:
-    layer = nn.TransformerEncoderLayer(6, 2, 8)
+    layer: Any = nn.TransformerEncoderLayer(6, 2, 8)
     with pytest.raises(
-        ValueError, match="a TransformerEncoderLayer has no elastic size 'nhead': it has dim_feedforward"
+        ValueError, match="a TransformerEncoderLayer has no elastic size 'nhead': it has num_heads, dim_feedforward"
     ):
         elastic(layer, nhead=[1, 2], name="heads")
     with pytest.raises(
-        ValueError, match="TransformerEncoderLayer has no sizes to choose from: give it dim_feedforward"
+        ValueError, match="TransformerEncoderLayer has no sizes to choose from: give it num_heads or dim_feedforward"
     ):
         elastic(layer, name="ffn")
-    with pytest.raises(ValueError, match="a MultiheadAttention cannot be elastic: use one of Linear"):
-        elastic(layer.self_attn, num_heads=[1, 2], name="heads")
+    with pytest.raises(ValueError, match="TransformerEncoderLayer has two choices called 'own': give them two names"):
+        elastic(layer, num_heads=[1, 2], dim_feedforward=[4, 8], name="own")
+    names = {"num_heads": "heads", "dim_feedforward": "ffn"}
+    with pytest.raises(ValueError, match="out_features=16 of elastic 'ffn' cannot be"):
+        elastic(layer, num_heads=[1, 2], dim_feedforward=[4, 16], name=names)
+    assert type(layer.self_attn) is nn.MultiheadAttention  # all of it or nothing
+    elastic(layer, num_heads=[1, 2], name="heads")
+    with pytest.raises(ValueError, match="a module of edge 'heads' is elastic already: give all its sizes at once"):
+        elastic(layer, num_heads=[1, 2], dim_feedforward=[4, 8], name=names)
     elastic(layer, dim_feedforward=[4, 8], name="ffn")
-    with pytest.raises(ValueError, match="TransformerEncoderLayer is elastic already"):
-        elastic(layer, dim_feedforward=[4, 8], name="ffn")
+    assert SearchSpace(layer).edges == ("heads", "ffn")
