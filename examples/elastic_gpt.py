@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from size_comparison import Comparison, fit, random_genotypes, renewed
+from size_comparison import Comparison, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, AdamW
@@ -36,7 +36,7 @@ from advnas_lightning.ranking import Evolution
 
 HEAD, CONTEXT = 8, 64  # the features of a head, and the characters that a network sees
 EPOCHS, WARMUP_EPOCHS = 10, 8  # of the search; θ moves in the last two
-QUICK = {"layers": 3, "batch_size": 2, "batches": 2, "search_steps": 10, "train_steps": 2, "population": 4, "random": 1}
+QUICK = dict(layers=3, batch_size=2, batches=2, search_steps=10, train_steps=2, top=3, generations=1, random=1)
 
 # How the shared weights are trained, and how many times the steps. A step of a sandwich runs four networks.
 SUPERNETS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -144,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=6, help="the layers of the widest network")
     parser.add_argument("--batch-size", type=int, default=16, help="the windows of a batch")
     parser.add_argument("--batches", type=int, default=16, help="the batches of an evaluation")
-    parser.add_argument("--population", type=int, default=20, help="the networks of each generation of the ranking")
+    parser.add_argument("--top", type=int, default=30, help="the most probable networks that the ranking scores")
+    parser.add_argument("--generations", type=int, default=5, help="the generations of the ranking's evolution")
     parser.add_argument("--random", type=int, default=4, help="the random networks of each budget")
     parser.add_argument("--supernets", action="store_true", help="compare with supernets that are trained otherwise")
     parser.add_argument("--seed", type=int, default=0)
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vocabulary, texts = read(options.text)
     train, valid, test = (partial(batches_of, text, options.batch_size, options.seed) for text in texts)
     gpt = partial(GPT, vocabulary, layers=options.layers, steps=options.train_steps)
-    comparison = Comparison("bits per character of the test")
+    comparison = Comparison("parameters", "bits per character of the test")
 
     def train_supernet(name: str) -> AdvantageNAS:
         times, how = SUPERNETS[name]
@@ -178,28 +179,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     usual, *others = SUPERNETS
     search = train_supernet(usual)
-    scaled = [gpt(width=options.width * eighths // 8) for eighths in (4, 5, 6)]
-    budgets = [{"params": count_parameters(network)} for network in scaled]
+    scaled = {count_parameters(each): each for each in (gpt(width=options.width * k // 8) for k in (4, 5, 6))}
     with comparison.timed("ranking"):
         ranking = search.rank(
             valid(),
             batches=options.batches,
-            top=options.population,
-            sample=options.population,
-            evolution=Evolution(generations=5, population=options.population),
+            top=options.top,
+            sample=options.top,
+            evolution=Evolution(options.generations, population=20),
             costs=["params"],
-            budgets=budgets,
+            budgets=[{"params": budget} for budget in scaled],
             seed=options.seed,
         )
-    for budget, uniform in zip(budgets, scaled, strict=True):
-        found = ranking.within(budget).best.genotype
-        drawn = random_genotypes(search, budget["params"], options.random, options.seed)
-        for kind, genotype in [("found", found), *(("random", each) for each in drawn), ("uniform", None)]:
-            network = uniform if genotype is None else genotype.apply(make_elastic(gpt(width=options.width)))
-            with comparison.timed("own trainings"):
-                fit(renewed(network, options.seed), train(), max_epochs=-1, max_steps=options.train_steps)
-            comparison.add(kind, budget["params"], network, bits(network, islice(test(), options.batches)), genotype)
-
+    found = {budget: ranking.within({"params": budget}).best.genotype for budget in scaled}
+    comparison.train_all(
+        search,
+        found,
+        scaled,
+        count=count_parameters,
+        fresh=lambda: make_elastic(gpt(width=options.width)),
+        train=lambda network: fit(network, train(), max_epochs=-1, max_steps=options.train_steps),
+        quality=lambda network: bits(network, islice(test(), options.batches)),
+        number=options.random,
+        seed=options.seed,
+    )
     for name in [usual, *(others if options.supernets else [])]:
         supernet = search if name == usual else train_supernet(name)
         shared = (supernet.derive(genotype=each.genotype) for each in comparison.of("random"))

@@ -6,7 +6,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,8 +21,7 @@ from rich.table import Table
 from torch import nn
 from torchmetrics.functional import spearman_corrcoef
 
-from advnas_lightning import Genotype, SearchStrategy
-from advnas_lightning.cost import count_parameters
+from advnas_lightning import Genotype, SearchSpace, SearchStrategy
 
 LEAST = 0.9  # the share of a budget that a random network uses at least
 TRIES = 1000
@@ -45,17 +44,19 @@ def renewed(network: Any, seed: int) -> Any:
     return network
 
 
-def random_genotypes(search: SearchStrategy, budget: float, number: int, seed: int) -> list[Genotype]:
-    """Random architectures of a search space, with between nine tenths and all of a budget of parameters."""
+def random_genotypes(
+    space: SearchSpace, cost: Callable[[Genotype], float], most: float, number: int, seed: int
+) -> list[Genotype]:
+    """Random architectures of a space that cost between nine tenths and all of a budget."""
     draw, found = random.Random(seed), []
     for _ in range(TRIES):
         if len(found) == number:
             return found
-        choices = zip(search.space.edges, search.space.candidates, strict=True)
+        choices = zip(space.edges, space.candidates, strict=True)
         genotype = Genotype({edge: draw.choice(names) for edge, names in choices})
-        if LEAST * budget <= count_parameters(genotype.apply(search.model)) <= budget:
+        if LEAST * most <= cost(genotype) <= most:
             found.append(genotype)
-    raise ValueError(f"of {TRIES} random networks fewer than {number} have {LEAST * budget:.0f} to {budget} parameters")
+    raise ValueError(f"of {TRIES} random networks fewer than {number} cost from {LEAST * most:,.0f} to {most:,.0f}")
 
 
 @dataclass
@@ -64,15 +65,15 @@ class Trained:
 
     Attributes:
         kind: ``"found"``, ``"uniform"`` or ``"random"``.
-        budget: The number of parameters that it may have.
-        parameters: The number that it has.
+        budget: What it may cost.
+        cost: What it costs.
         quality: What it reaches on the test.
         genotype: Its sizes; ``None`` if it is not of the search space.
     """
 
     kind: str
     budget: float
-    parameters: int
+    cost: float
     quality: float
     genotype: Mapping[str, str] | None = None
 
@@ -82,12 +83,14 @@ class Comparison:
     """Networks of several budgets after equal training.
 
     Attributes:
+        unit: What a cost is counted in.
         measure: What the quality is, in words.
         networks: The networks.
         agreements: By supernet: the rank correlation of its scores of the random networks and of their qualities.
         seconds: How long each part took.
     """
 
+    unit: str
     measure: str
     networks: list[Trained] = field(default_factory=list)
     agreements: dict[str, float] = field(default_factory=dict)
@@ -100,11 +103,41 @@ class Comparison:
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
-    def add(self, kind: str, budget: float, network: nn.Module, quality: float, genotype: Genotype | None) -> None:
-        """Note a network after its own training, and print it."""
-        sizes = None if genotype is None else dict(genotype)
-        self.networks.append(Trained(kind, budget, count_parameters(network), quality, sizes))
-        print(f"{kind} network of {count_parameters(network):,} parameters: {quality:.3f}", flush=True)
+    def train_all(
+        self,
+        search: SearchStrategy,
+        found: Mapping[float, Genotype],
+        uniform: Mapping[float, Any],
+        *,
+        count: Callable[[nn.Module], float],
+        fresh: Callable[[], Any],
+        train: Callable[[Any], None],
+        quality: Callable[[Any], float],
+        number: int,
+        seed: int,
+    ) -> None:
+        """Train the found network of each budget, the uniform one and random ones from scratch, and note their quality.
+
+        Args:
+            search: The search, whose space the random networks are from.
+            found: The found architecture by budget.
+            uniform: The uniformly scaled network by budget.
+            count: Gives the cost of a network.
+            fresh: Gives a new network with elastic sizes.
+            train: Trains a network.
+            quality: What a network reaches on the test.
+            number: How many random networks there are for a budget.
+            seed: The seed of their sizes, and of the new weights.
+        """
+        for budget, scaled in uniform.items():
+            drawn = random_genotypes(search.space, lambda each: count(each.apply(search.model)), budget, number, seed)
+            for kind, genotype in [("found", found[budget]), *(("random", each) for each in drawn), ("uniform", None)]:
+                network = renewed(scaled if genotype is None else genotype.apply(fresh()), seed)
+                with self.timed("own trainings"):
+                    train(network)
+                sizes = None if genotype is None else dict(genotype)
+                self.networks.append(Trained(kind, budget, count(network), quality(network), sizes))
+                print(f"{kind}: {count(network):,} {self.unit}, {self.networks[-1].quality:.3f}", flush=True)
 
     def compare_supernet(self, name: str, scores: Sequence[float]) -> None:
         """Note how well a supernet's scores of the random networks order them, by Spearman's rank correlation."""
@@ -113,11 +146,11 @@ class Comparison:
 
     def of(self, kind: str) -> list[Trained]:
         """The networks of a kind, the small ones first."""
-        return sorted((each for each in self.networks if each.kind == kind), key=lambda each: each.parameters)
+        return sorted((each for each in self.networks if each.kind == kind), key=lambda each: each.cost)
 
     def table(self) -> Table:
         """A row for each budget, with the mean of the random networks."""
-        table = Table("parameters", *STYLES, title=self.measure)
+        table = Table(self.unit, *STYLES, title=self.measure)
         for budget in sorted({each.budget for each in self.networks}):
             cells = []
             for kind in STYLES:
@@ -127,7 +160,7 @@ class Comparison:
         return table
 
     def report(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Print the table, write all numbers into ``sizes.json``, and draw the qualities by the parameters."""
+        """Print the table, write all numbers into ``sizes.json``, and draw the qualities by the costs."""
         Console(width=None if sys.stdout.isatty() else 120).print(self.table())
         for name, value in self.agreements.items():
             count = len(self.of("random"))
@@ -136,9 +169,9 @@ class Comparison:
         content = {"settings": {name: str(value) for name, value in settings.items()}, **asdict(self)}
         (folder / "sizes.json").write_text(json.dumps(content, indent=2) + "\n")
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="parameters", ylabel=self.measure)
+        axes = figure.add_subplot(xlabel=self.unit, ylabel=self.measure)
         for kind, (marker, colour, size) in STYLES.items():
-            x, y = ([getattr(each, name) for each in self.of(kind)] for name in ("parameters", "quality"))
+            x, y = ([getattr(each, name) for each in self.of(kind)] for name in ("cost", "quality"))
             axes.scatter(x, y, s=size, c=colour, marker=marker, label=kind)
             if kind != "random":
                 axes.plot(x, y, color=colour, linewidth=1)

@@ -25,7 +25,7 @@ VOCABULARY, WIDTH, LAYERS = 11, 64, 2
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.syspath_prepend(EXAMPLES)
-    return runpy.run_path(str(EXAMPLES / "elastic_gpt.py"))
+    return runpy.run_path(str(EXAMPLES / "size_comparison.py")) | runpy.run_path(str(EXAMPLES / "elastic_gpt.py"))
 
 
 def gpt(example: dict[str, Any], width: int = WIDTH) -> Any:
@@ -109,17 +109,17 @@ def test_the_program_compares_networks_of_equal_cost(
     for (number, network), row in zip(others[:9], found["networks"], strict=True):
         assert number == 2
         assert not mixed_ops(network)
-        assert row["parameters"] == count_parameters(network) <= row["budget"]
+        assert row["cost"] == count_parameters(network) <= row["budget"]
         if row["genotype"]:
             again = Genotype(row["genotype"]).apply(search.model)
             assert [tuple(each.shape) for each in again.parameters()] == [
                 tuple(each.shape) for each in network.parameters()
             ]
         if row["kind"] == "random":
-            assert row["parameters"] >= 0.9 * row["budget"]
+            assert row["cost"] >= 0.9 * row["budget"]
     assert [row["kind"] for row in found["networks"]] == ["found", "random", "uniform"] * 3
     uniform = [row for row in found["networks"] if row["kind"] == "uniform"]
-    assert [row["parameters"] for row in uniform] == [row["budget"] for row in uniform]
+    assert [row["cost"] for row in uniform] == [row["budget"] for row in uniform]
     assert set(found["agreements"]) == set(list(example["SUPERNETS"])[: 3 if supernets else 1])
     printed = capsys.readouterr().out
     assert all(f"{row['quality']:.3f}" in printed for row in found["networks"])
