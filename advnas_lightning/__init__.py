@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from advnas_lightning.loaders import SearchLoader
     from advnas_lightning.other_lightning import use_one_lightning
     from advnas_lightning.space.elastic.making import elastic
+    from advnas_lightning.space.elastic.rules.widths import widths
     from advnas_lightning.space.elastic.stacks import Depth
     from advnas_lightning.space.genotype import Genotype
     from advnas_lightning.space.mixed_op import MixedOp
@@ -63,6 +64,7 @@ __all__ = [
     "make_searchable",
     "search_loaders",
     "use_one_lightning",
+    "widths",
 ]
 
 # A name is imported when it is first used, so that the command line can answer without PyTorch, whose import takes
@@ -75,6 +77,7 @@ _PLACES = {
     "SearchLoader": "loaders",
     "use_one_lightning": "other_lightning",
     "elastic": "space.elastic.making",
+    "widths": "space.elastic.rules.widths",
     "Depth": "space.elastic.stacks",
     "Genotype": "space.genotype",
     "MixedOp": "space.mixed_op",

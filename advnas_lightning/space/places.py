@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from advnas_lightning.space.copying import Rebound
-from advnas_lightning.space.elastic.edge import Follower
+from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.mixed_op import MixedOp
 
 # Attributes of all modules: the hooks that a choice takes over, with what belongs to them, and those that stay.
@@ -69,13 +69,13 @@ def places(model: nn.Module, closed: Container[int] = ()) -> Iterator[Place]:
             shut.add(name)
 
 
-def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) -> None:
+def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, nn.Module]) -> None:
     """Put choices at the places of what they replace, also in lists, dicts and functions that a module keeps.
 
     Args:
         model: The network.
         found: The places.
-        ops: The choices by the ids of the modules that they replace.
+        ops: The choices, or elastic modules, by the ids of the modules that they replace.
 
     Example:
         >>> net = nn.Sequential(nn.ReLU())
@@ -89,7 +89,8 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
     keepers = [model, *(place.module for place in places(model, ops) if id(place.module) not in ops)]
     for place in {id(place.module): place for place in reversed(found)}.values():  # the first one of each module
         move_hooks(place, ops[id(place.module)])
-        warn_of_names(place, ops[id(place.module)])
+        if not isinstance(place.module, MixedOp | Follower):
+            warn_of_names(place, ops[id(place.module)])
     for place in found:
         setattr(place.parent, place.key, ops[id(place.module)])
     rebound = Rebound(ops)
@@ -97,11 +98,11 @@ def put(model: nn.Module, found: Sequence[Place], ops: Mapping[int, MixedOp]) ->
         rebound.inside(vars(keeper))
 
 
-def move_hooks(place: Place, op: MixedOp) -> None:
+def move_hooks(place: Place, op: nn.Module) -> None:
     """Let a choice have the hooks of the module that it replaces, so that they run with all candidates.
 
-    A hook before the pass stays with the module, as it may compute its weight; a warning says so, unless it is one of
-    ``torch.nn.utils``.
+    A hook before the pass stays with the module, as it may compute its weight. A warning says so, unless it is one of
+    ``torch.nn.utils``, or all candidates are slices of the module.
 
     Args:
         place: The place.
@@ -121,7 +122,11 @@ def move_hooks(place: Place, op: MixedOp) -> None:
         if old.get(name):  # the dicts themselves, which the handles of the hooks know
             old[name], new[name] = new[name], old[name]
     before = [hook for name in KEPT for hook in old.get(name, {}).values()]
-    if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in before):
+    if (
+        isinstance(op, MixedOp)
+        and not isinstance(op, Elastic)
+        and not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in before)
+    ):
         where = "goes with it" if op.original is None else f"stays with its candidate {op.original!r}"
         warnings.warn(
             f"{place.name!r} has a hook before its pass, and it {where}: register it after make_searchable, if it is"
@@ -130,7 +135,7 @@ def move_hooks(place: Place, op: MixedOp) -> None:
         )
 
 
-def warn_of_names(place: Place, op: MixedOp) -> None:
+def warn_of_names(place: Place, op: nn.Module) -> None:
     """Warn of attributes of a replaced module that a choice has, too, and with another meaning.
 
     Args:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.tree import Tree
 from torch import nn
 
+from advnas_lightning.space.elastic.rules.widths import Widths
 from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.mixed_op import MixedOp, check_candidates, mixed_ops
 from advnas_lightning.space.patterns import matches, widened
@@ -60,7 +61,10 @@ class Replacements(Mapping[str, tuple[str, ...]]):
 
 
 def make_searchable(
-    model: nn.Module, rules: Mapping[Rule, MakeCandidates], *, share: Callable[[str, nn.Module], str] | None = None
+    model: nn.Module,
+    rules: Mapping[Rule, MakeCandidates] | Widths,
+    *,
+    share: Callable[[str, nn.Module], str] | None = None,
 ) -> Replacements:
     """Replace modules of a network by choices, in place.
 
@@ -77,12 +81,13 @@ def make_searchable(
         rules: The rules, each from a kind of module to a function that returns a matching module's candidates by name,
             or ``None`` to leave the module as it is. The kind is a module type, which includes its subclasses; a
             pattern of qualified names such as ``"layer3.*.conv2"``; or a pair of both, which matches where both do,
-            such as ``(nn.Conv2d, "layer3.**")``. In a pattern ``*``, ``?`` and ``[34]`` stand for characters between
+            such as ``(nn.Conv2d, "layer3.**")``. Or :func:`~advnas_lightning.widths`, which makes sizes of the network
+            elastic. In a pattern ``*``, ``?`` and ``[34]`` stand for characters between
             two dots, and ``**`` for any number of whole parts. The module itself may be among its candidates; it then
             keeps its weights.
         share: A function that names the edge of a replaced module, given the module's qualified name and the module.
             Modules with the same name share one choice. By default every module is an edge of its own, with its
-            qualified name.
+            qualified name. Of ``widths`` it is given the name that the edge would have, and the block.
 
     Returns:
         The candidates' names by qualified name.
@@ -107,6 +112,10 @@ def make_searchable(
         0.1     0.1   silu
         1       1     linear, skip
     """
+    if isinstance(rules, Widths):
+        rows = [(each.found.members[0].name, each) for each in rules.put(model, share)]
+        switch_off_fast_paths(model)
+        return Replacements({name: tuple(each.sizes) for name, each in rows}, {name: each.edge for name, each in rows})
     matched = _match(model, rules)
     found, plan = _plan(model, rules, matched, share)
     ops: dict[int, MixedOp] = {}

@@ -13,12 +13,13 @@ from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
 from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
 from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
 from advnas_lightning.space.elastic.recurrent import HiddenSize, InputSize
+from advnas_lightning.space.elastic.transposed import Nf, Nx
 from advnas_lightning.texts import listed
 
 CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
 BATCH_NORM = (NumFeatures(),)
 RECURRENT = (HiddenSize(), InputSize())
-AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
+AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.Linear: (Axis(), InFeatures()),
     nn.Embedding: (EmbeddingDim(),),
     nn.Conv1d: CONVOLUTION,
@@ -35,8 +36,24 @@ AXES: dict[type[nn.Module], tuple[Axis, ...]] = {
     nn.GRU: RECURRENT,
     nn.LSTM: RECURRENT,
     nn.MultiheadAttention: (NumHeads(),),
+    "timm.layers.conv2d_same.Conv2dSame": CONVOLUTION[:3],  # its padding depends on the kernel
+    "timm.layers.norm_act.BatchNormAct2d": BATCH_NORM,
+    "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
 }
-"""The elastic sizes by the class of a module. Classes of one's own can be entered."""
+"""The elastic sizes by the class of a module, or by its name with its module. Classes of one's own can be entered."""
+
+
+def qualified(kind: type) -> str:
+    """The name of a class with its module, by which a class is known whose package is not imported.
+
+    Args:
+        kind: The class.
+
+    Example:
+        >>> qualified(nn.Linear)
+        'torch.nn.modules.linear.Linear'
+    """
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def axes_of(module: nn.Module) -> dict[str, Axis]:
@@ -53,15 +70,16 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
         >>> list(axes_of(nn.Linear(4, 8)))
         ['out_features', 'in_features']
     """
-    kind = next((each for each in type(module).__mro__ if each in AXES), None)
-    name = type(module).__name__
+    kinds = {each: entry for each in type(module).__mro__ for entry in (each, qualified(each)) if entry in AXES}
+    kind, name = next(iter(kinds), None), type(module).__name__
     if kind is None:
-        raise ValueError(f"a {name} cannot be elastic: use one of {listed(each.__name__ for each in AXES)}")
+        known = [each.__name__ for each in AXES if isinstance(each, type)]
+        raise ValueError(f"a {name} cannot be elastic: use one of {listed(known)}")
     if any(map(is_lazy, module.parameters())):
         raise ValueError(f"a {name} without shapes cannot be elastic yet: run the network once before")
-    axes = {axis.name: axis for axis in AXES[kind] if axis.of(module)}
+    axes = {axis.name: axis for axis in AXES[kinds[kind]] if axis.of(module)}
     own: Any = type(module).forward
-    if own is not kind.forward:
+    if own is not kind.forward:  # type: ignore[attr-defined]
         raise ValueError(
             f"a {name} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
             " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"

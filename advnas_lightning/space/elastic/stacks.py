@@ -43,17 +43,50 @@ class Layers(Axis):
             ValueError: A layer has parameters of other shapes than the first one.
         """
         super().checked(module, size)
-        first, *others = map(_form, self.layers(module))
-        for number, other in enumerate(others, start=1):
-            if other != first:
+        layers, alike = self.layers(module), self.alike(module)
+        skipped = len(layers) - len(alike)
+        for number, other in enumerate(map(_form, alike[1:]), start=skipped + 1):
+            if other != (first := _form(alike[0])):
                 raise ValueError(
-                    f"layer {number} is no {first[0]} of the shapes that layer 0 has: stack equal layers, and put the"
-                    " others before or behind the stack"
+                    f"layer {number} is no {first[0]} of the shapes that layer {skipped} has: stack equal layers, and"
+                    " put the others before or behind the stack"
                 )
         return size
 
+    def alike(self, module: Any) -> list[nn.Module]:
+        """The layers whose parameters must have the same shapes."""
+        return self.layers(module)
 
-class NumLayers(Layers):
+
+class Looped(Layers):
+    """The number of layers of a list that a module loops over in its forward pass.
+
+    Args:
+        attribute: The name of the list in the module.
+
+    Example:
+        >>> net = nn.Module()
+        >>> net.blocks = nn.ModuleList([nn.ReLU(), nn.ReLU()])
+        >>> Looped("blocks").change(net, 1).attributes
+        {'_modules': {'blocks': ModuleList(
+          (0): ReLU()
+        )}}
+    """
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def layers(self, module: Any) -> list[nn.Module]:
+        """All layers."""
+        return list(getattr(module, self.attribute))
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first layers. What the module does before and behind them stays."""
+        layers = getattr(module, self.attribute)[:size]
+        return Change({"_modules": {**vars(module)["_modules"], self.attribute: layers}})
+
+
+class NumLayers(Looped):
     """``num_layers`` of a TransformerEncoder or TransformerDecoder. What it does behind its layers stays.
 
     Example:
@@ -64,14 +97,53 @@ class NumLayers(Layers):
 
     name = "num_layers"
 
-    def layers(self, module: Any) -> list[nn.Module]:
-        """All layers."""
-        return list(module.layers)
+    def __init__(self) -> None:
+        super().__init__("layers")
 
     def change(self, module: Any, size: int) -> Change:
         """The first layers."""
-        inside = {**vars(module)["_modules"], "layers": module.layers[:size]}
-        return Change({self.name: size, "_modules": inside})
+        return Change({self.name: size, **super().change(module, size).attributes})
+
+
+class Stage(Layers):
+    """The number of layers of a Sequential whose first layer differs from the others, such as a stage of a ResNet.
+
+    Example:
+        >>> Stage().checked(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)), 2)
+        2
+    """
+
+    def alike(self, module: Any) -> list[nn.Module]:
+        """The layers behind the first one."""
+        return self.layers(module)[1:]
+
+
+class Behind(Axis):
+    """A module behind a stack that computes the same whatever the depth, so that the gate acts behind it.
+
+    A normalization layer divides by the scale of its input. A gate in front of it has nearly no gradient.
+
+    Args:
+        depth: The largest depth.
+
+    Example:
+        >>> Behind(12).change(nn.LayerNorm(4), 6) == Change()
+        True
+    """
+
+    name = "depth"
+    gives = False
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def full(self, module: Any) -> int:
+        """The largest depth."""
+        return self.depth
+
+    def change(self, module: Any, size: int) -> Change:
+        """Nothing."""
+        return Change()
 
 
 class Depth(Elastic):

@@ -1,0 +1,173 @@
+"""The blocks whose sizes are known, by the names of their classes, so that no package is imported for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from advnas_lightning.space.elastic.kinds import qualified
+from advnas_lightning.space.elastic.rules.descriptions import Description, Stack, Width
+
+TRANSFORMER_LAYER = (Width("ffn", ["linear1"], ["linear2"]),)
+BASIC_BLOCK = (Width("channels", ["conv1"], ["conv2"], through=["bn1"]),)
+BOTTLENECK = (
+    Width("channels", ["conv1"], ["conv2"], through=["bn1"]),
+    Width("channels", ["conv2"], ["conv3"], through=["bn2"]),
+    Width("channels", ["conv1"], ["conv3"], through=["bn1", "conv2", "bn2"]),  # with groups, as in ResNeXt
+)
+RESNET = (
+    *(
+        Stack(f"layer{n}", behind=[f"layer{n + 1}.0.bn1", f"layer{n + 1}.0.downsample.{norm}"])
+        for n in (1, 2, 3)
+        for norm in (2, 1)  # there is a pooling before it in some networks of timm
+    ),
+    Stack("layer4"),
+)
+MBCONV = (  # with squeeze-excitation, and without
+    Width(
+        "channels",
+        ["block.0.0", "block.2.fc2"],
+        ["block.2.fc1", "block.3.0"],
+        through=["block.0.1", "block.1.0", "block.1.1"],
+    ),
+    Width("channels", ["block.0.0"], ["block.2.0"], through=["block.0.1", "block.1.0", "block.1.1"]),
+)
+EFFICIENT_NET = tuple(
+    Stack(f"features.{stage}", behind=[f"features.{stage + 1}.{norm}"])
+    for stage in range(1, 9)
+    for norm in ("0.block.0.1", "1")  # behind the last stage there is no block
+)
+CONVNEXT = tuple(
+    Stack(f"features.{stage}", behind=[norm])
+    for stage in (1, 3, 5, 7)
+    for norm in (f"features.{stage + 1}.0", "classifier.0")
+)
+TIMM_BASIC_BLOCK = (Width("channels", ["conv1"], ["conv2"], through=["bn1", "drop_block", "aa"]),)
+TIMM_BOTTLENECK = (
+    Width("channels", ["conv1"], ["conv2"], through=["bn1"]),
+    Width("channels", ["conv2"], ["conv3"], through=["bn2", "drop_block", "aa"]),
+    Width("channels", ["conv1"], ["conv3"], through=["bn1", "conv2", "bn2", "drop_block", "aa"]),
+)
+TIMM_INVERTED = (
+    Width(
+        "channels",
+        ["conv_pw", "se.conv_expand"],
+        ["se.conv_reduce", "conv_pwl"],
+        through=["bn1", "conv_dw", "bn2", "aa"],
+    ),
+    Width("channels", ["conv_pw"], ["conv_pwl"], through=["bn1", "conv_dw", "bn2", "aa", "se"]),
+)
+TIMM_EDGE = (
+    Width("channels", ["conv_exp", "se.conv_expand"], ["se.conv_reduce", "conv_pwl"], through=["bn1", "aa"]),
+    Width("channels", ["conv_exp"], ["conv_pwl"], through=["bn1", "aa", "se"]),
+)
+TIMM_STAGES = tuple(
+    Stack(f"blocks.{stage}", behind=[norm])
+    for stage in range(10)
+    for norm in (f"blocks.{stage + 1}.0.bn1", "bn2")  # that of the head behind the last stage
+)
+BERTS = ("bert.modeling_bert.Bert", "roberta.modeling_roberta.Roberta", "electra.modeling_electra.Electra")
+LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
+GATED_FEED_FORWARD = (Width("ffn", ["gate_proj", "up_proj"], ["down_proj"]),)
+BERT_LAYER = (Width("ffn", ["intermediate.dense"], ["output.dense"]),)
+
+BLOCKS: dict[str, Sequence[Description]] = {
+    "torch.nn.modules.transformer.TransformerEncoderLayer": TRANSFORMER_LAYER,
+    "torch.nn.modules.transformer.TransformerDecoderLayer": TRANSFORMER_LAYER,
+    "torch.nn.modules.transformer.TransformerEncoder": (Stack("layers"),),
+    "torch.nn.modules.transformer.TransformerDecoder": (Stack("layers"),),
+    "torchvision.ops.misc.MLP": (Width("ffn", ["0"], ["3"]),),  # of vision and Swin transformers
+    "torchvision.models.vision_transformer.Encoder": (Stack("layers", behind=["ln"]),),
+    "torchvision.models.convnext.CNBlock": (Width("ffn", ["block.3"], ["block.5"]),),
+    "torchvision.models.convnext.ConvNeXt": CONVNEXT,
+    "torchvision.models.resnet.BasicBlock": BASIC_BLOCK,
+    "torchvision.models.resnet.Bottleneck": BOTTLENECK,
+    "torchvision.models.resnet.ResNet": RESNET,
+    "torchvision.models.mobilenetv2.InvertedResidual": (
+        Width("channels", ["conv.0.0"], ["conv.2"], through=["conv.0.1", "conv.1.0", "conv.1.1"]),
+    ),
+    "torchvision.models.mobilenetv3.InvertedResidual": MBCONV,
+    "torchvision.models.efficientnet.MBConv": MBCONV,
+    "torchvision.models.efficientnet.EfficientNet": EFFICIENT_NET,
+    "torchvision.models.efficientnet.FusedMBConv": (
+        Width("channels", ["block.0.0"], ["block.1.0"], through=["block.0.1"]),
+    ),
+    "timm.layers.mlp.Mlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
+    "timm.layers.mlp.ConvMlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
+    "timm.layers.mlp.SwiGLU": (Width("ffn", ["fc1_g", "fc1_x"], ["fc2"], through=["norm"]),),
+    "timm.models.vision_transformer.VisionTransformer": (Stack("blocks", behind=["norm", "fc_norm"]),),
+    "timm.models.resnet.BasicBlock": TIMM_BASIC_BLOCK,
+    "timm.models.resnet.Bottleneck": TIMM_BOTTLENECK,
+    "timm.models.resnet.ResNet": RESNET,
+    "timm.models._efficientnet_blocks.InvertedResidual": TIMM_INVERTED,
+    "timm.models._efficientnet_blocks.EdgeResidual": TIMM_EDGE,
+    "timm.models.efficientnet.EfficientNet": TIMM_STAGES,
+    **{f"transformers.models.{name}Layer": BERT_LAYER for name in BERTS},
+    **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in BERTS},
+    "transformers.models.vit.modeling_vit.ViTMLP": (Width("ffn", ["fc1"], ["fc2"]),),
+    "transformers.models.vit.modeling_vit.ViTLayer": BERT_LAYER,  # before transformers 5
+    "transformers.models.vit.modeling_vit.ViTModel": (Stack("layers"), Stack("encoder.layer", behind=["layernorm"])),
+    "transformers.models.gpt2.modeling_gpt2.GPT2MLP": (Width("ffn", ["c_fc"], ["c_proj"]),),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Model": (Stack("h"),),
+    **{f"transformers.models.{name}MLP": GATED_FEED_FORWARD for name in LLAMAS},
+    **{f"transformers.models.{name}Model": (Stack("layers"),) for name in LLAMAS},
+}
+"""The descriptions of a block's sizes by the name of its class with its module. Of those whose first module is the
+same, the first one holds that fits the block."""
+
+Blocks = Mapping[type[nn.Module], Description | Sequence[Description]]
+
+
+def checked_blocks(blocks: Any) -> Blocks:
+    """A user's own descriptions, after a look at each.
+
+    Args:
+        blocks: What should be descriptions by class.
+
+    Raises:
+        ValueError: It is something else.
+
+    Example:
+        >>> checked_blocks({nn.Linear: "up"})
+        Traceback (most recent call last):
+            ...
+        ValueError: blocks has 'up' for Linear: give a Width, a Stack, or a list of them
+    """
+    if not isinstance(blocks, Mapping):
+        raise ValueError(f"blocks={blocks!r} is no mapping: give descriptions by the class of a block")
+    for kind, described in blocks.items():
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ValueError(f"blocks has {kind!r}, which is no class of modules: give descriptions by such a class")
+        each = described if isinstance(described, list | tuple) else [described]
+        if not each or not all(isinstance(one, Stack | Width) for one in each):
+            raise ValueError(f"blocks has {described!r} for {kind.__name__}: give a Width, a Stack, or a list of them")
+    return blocks
+
+
+def descriptions_of(block: nn.Module, own: Blocks) -> tuple[Sequence[Description], bool]:
+    """The descriptions of a block's sizes.
+
+    A class that has a forward pass of its own is not known by the class that it inherits from, since it may use the
+    modules otherwise.
+
+    Args:
+        block: The block.
+        own: A user's own descriptions by class. They go before those of the table.
+
+    Returns:
+        The descriptions, and whether they are a user's own.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(4, 2, 8)
+        >>> [description.kind for description in descriptions_of(layer, {})[0]], descriptions_of(nn.ReLU(), {})
+        (['ffn'], ((), False))
+    """
+    for kind in type(block).__mro__:
+        name = qualified(kind)
+        if (kind not in own and name not in BLOCKS) or type(block).forward is not kind.forward:  # type: ignore[attr-defined]
+            continue
+        found = own.get(kind, BLOCKS.get(name, ()))
+        return (found if isinstance(found, Sequence) else (found,)), kind in own
+    return (), False

@@ -1,0 +1,298 @@
+"""The rule that makes the widths and depths of a whole network elastic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from advnas_lightning.space.elastic.edge import Elastic
+from advnas_lightning.space.elastic.making import check_sizes, elastic
+from advnas_lightning.space.elastic.rules.descriptions import Member
+from advnas_lightning.space.elastic.rules.sizes import Sizes, checked, in_numbers, names
+from advnas_lightning.space.elastic.rules.table import Blocks, checked_blocks, descriptions_of
+from advnas_lightning.space.mixed_op import mixed_ops
+from advnas_lightning.space.patterns import matches
+from advnas_lightning.space.places import check_place, places, put
+from advnas_lightning.texts import listed
+
+Share = Callable[[str, nn.Module], str]
+DEPTH = "depth"
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # which are no blocks
+
+
+class Found(NamedTuple):
+    """A size of a block that was found in a network.
+
+    Attributes:
+        kind: The option of :func:`widths` that has its sizes.
+        place: The qualified name of the block, or of the stack.
+        block: The block, or the stack.
+        members: The modules that have the size, with their qualified names in the network. The first one gives it.
+
+    Example:
+        >>> Found("ffn", "layers.0", nn.Identity(), []).edge
+        'layers.0.ffn'
+    """
+
+    kind: str
+    place: str
+    block: nn.Module
+    members: list[Member]
+
+    @property
+    def edge(self) -> str:
+        """The name of the edge, if it is not shared."""
+        return _inside(self.place, self.kind)
+
+
+class Chosen(NamedTuple):
+    """A size of a block as an edge.
+
+    Attributes:
+        found: The size.
+        edge: The edge's name.
+        sizes: The sizes to choose from by the names of the candidates.
+
+    Example:
+        >>> Chosen(Found("ffn", "mlp", nn.Identity(), []), "ffn", {"4": 4, "8": 8}).edge
+        'ffn'
+    """
+
+    found: Found
+    edge: str
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """A rule of :func:`~advnas_lightning.make_searchable`; :func:`~advnas_lightning.widths` makes it.
+
+    Attributes:
+        sizes: The sizes to choose from by kind.
+        where: A pattern of the names of the blocks that are meant.
+        blocks: A user's own descriptions by class.
+
+    Example:
+        >>> dict(widths(ffn=[0.5, 1.0]).sizes)
+        {'ffn': (0.5, 1.0)}
+    """
+
+    sizes: Mapping[str, Sequence[int | float]]
+    where: str | None = None
+    blocks: Blocks = field(default_factory=dict)
+
+    def put(self, model: nn.Module, share: Share | None = None) -> list[Chosen]:
+        """Make the sizes of a network elastic, in place.
+
+        Args:
+            model: The network.
+            share: A function that names the edge of a block, given the name that the edge would have and the block.
+
+        Returns:
+            The edges, with a row for each block that has them.
+
+        Raises:
+            ValueError: A size is found nowhere or cannot be what was given, or what is found cannot be an edge. The
+                network is then unchanged.
+        """
+        chosen = _as_edges(self._found(model), self.sizes, share)
+        sides = _check(chosen, model)
+        everywhere = list(places(model))
+        made = {id(module): _elastic(module, own) for module, own in sides.items()}
+        put(model, [place for place in everywhere if id(place.module) in made], made)
+        depths = [(member, each) for each in chosen if each.found.kind == DEPTH for member in each.found.members]
+        # What lies behind a stack comes first, as it may be in another one; and inner stacks before those around them.
+        for member, each in sorted(depths, key=lambda pair: (pair[0].role == "gives", -pair[0].name.count("."))):
+            module = model.get_submodule(member.name)  # which may be elastic itself
+            edge = Elastic(each.edge, module, member.axis, each.sizes)
+            edge.training = module.training
+            own = [place._replace(module=module) for place in everywhere if place.module is member.module]
+            put(model, own, {id(module): edge})
+        return chosen
+
+    def _found(self, model: nn.Module) -> list[Found]:
+        """The sizes of the network's blocks of the kinds that are asked for."""
+        everywhere = {id(model): ("", model)}
+        for place in places(model):
+            everywhere.setdefault(id(place.module), (place.name, place.module))
+        found = [each for name, block in everywhere.values() for each in self._of(name, block)]
+        meant = [each for each in found if self.where is None or matches(each.place, self.where)]
+        for kind in self.sizes:
+            of_kind = [each.place for each in found if each.kind == kind]
+            if not of_kind:
+                raise ValueError(_nowhere(kind, [block for _, block in everywhere.values()]))
+            if not any(each.kind == kind for each in meant):
+                raise ValueError(f"where={self.where!r} matches no block with {kind}, which are {_some(of_kind)}")
+        return meant
+
+    def _of(self, name: str, block: nn.Module) -> Iterator[Found]:
+        """The sizes of one block. What is described in several ways is taken as the first one that fits says."""
+        descriptions, is_own = descriptions_of(block, self.blocks)
+        reasons: dict[str, ValueError] = {}
+        taken: dict[str, str] = {}
+        for described in descriptions:
+            kind = described.kind
+            if kind not in self.sizes:
+                continue
+            try:
+                first, *others = described.members(block)
+            except ValueError as error:
+                reasons.setdefault(kind, error)
+                continue
+            if first.name in taken:
+                continue
+            taken[first.name] = kind
+            members = [each._replace(name=_inside(name, each.name)) for each in (first, *others)]
+            stands = (members[0].name, first.module) if kind == DEPTH else (name, block)
+            if kind != DEPTH or first.full > 1:  # one layer alone is no choice
+                yield Found(kind, *stands, members)
+        for kind, reason in reasons.items():
+            if is_own and kind not in taken.values():
+                raise ValueError(f"what blocks says of the {kind} of a {type(block).__name__} is not so: {reason}")
+
+
+def widths(
+    *,
+    ffn: Sizes | None = None,
+    depth: Sizes | None = None,
+    channels: Sizes | None = None,
+    where: str | None = None,
+    blocks: Blocks | None = None,
+) -> Widths:
+    """Make the widths and depths of a whole network elastic, as a rule of :func:`~advnas_lightning.make_searchable`.
+
+    The blocks of networks of torchvision, timm and Hugging Face, and the layers of PyTorch, are known by their
+    classes; ``blocks`` has descriptions of others. The widest candidate is the network that is there: it computes the
+    same, bit for bit.
+
+    A size is a whole number, or a share of what each block has, such as ``0.5``, which is rounded. Each list has the
+    size that the blocks have themselves, as a number or as ``1.0``. A candidate has its size as its name, such as
+    ``"32"``; where blocks of different sizes share an edge, it is the share, such as ``"1/2"``.
+
+    By default each block is an edge of its own, such as ``"layer1.0.channels"``. ``share`` of ``make_searchable`` is
+    given this name and the block, and returns the name of the edge.
+
+    Args:
+        ffn: The widths of feed-forward parts of transformers and of ConvNeXt.
+        depth: The numbers of layers of stacks. The first ones run. A stack of one layer is left as it is.
+        channels: The channels inside residual blocks of convolutions. Those between blocks stay.
+        where: A pattern of the qualified names of the blocks and stacks that are meant, such as ``"layer3.**"``. By
+            default all of them are.
+        blocks: Descriptions by the class of a block: a :class:`~advnas_lightning.space.elastic.rules.Width`, a
+            :class:`~advnas_lightning.space.elastic.rules.Stack`, or several of them.
+
+    Raises:
+        ValueError: There are no sizes, or what is given is none.
+
+    Example:
+        >>> from advnas_lightning import make_searchable
+        >>> from advnas_lightning.space.elastic.rules import Width
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up, self.down = nn.Linear(4, 16), nn.Linear(16, 4)
+        >>> own = {Block: Width("ffn", gives=["up"], reads=["down"])}
+        >>> print(make_searchable(nn.Sequential(Block(), Block()), widths(ffn=[0.5, 1.0], blocks=own)))
+        module  edge   candidates
+        0.up    0.ffn  8, 16
+        1.up    1.ffn  8, 16
+    """
+    given = {"ffn": ffn, DEPTH: depth, "channels": channels}
+    sizes = {kind: checked(kind, each) for kind, each in given.items() if each is not None}
+    if not sizes:
+        raise ValueError(f"widths() has no sizes: give it {' or '.join(f'{kind}=[0.5, 1.0]' for kind in given)}")
+    if where is not None and (not isinstance(where, str) or not where):
+        raise ValueError(f"widths(where={where!r}) is no pattern of names: give a text such as 'layer3.**'")
+    return Widths(sizes, where, checked_blocks(blocks or {}))
+
+
+def _inside(name: str, inner: str) -> str:
+    """The qualified name of what is in a module."""
+    return ".".join(part for part in (name, inner) if part)
+
+
+def _as_edges(found: Sequence[Found], sizes: Mapping[str, Sequence[int | float]], share: Share | None) -> list[Chosen]:
+    """The edges of the sizes that were found, with the names of their candidates."""
+    edges: list[str] = []
+    for each in found:
+        edge: Any = each.edge if share is None else share(each.edge, each.block)
+        if not isinstance(edge, str) or not edge:
+            raise ValueError(f"share gives {each.edge!r} the edge name {edge!r}: return a text")
+        edges.append(edge)
+    numbers = [in_numbers(each.kind, sizes[each.kind], each.members[0].full, each.place) for each in found]
+    kinds: dict[str, Found] = {}
+    for each, edge in zip(found, edges, strict=True):
+        first = kinds.setdefault(edge, each)
+        if first.kind != each.kind:
+            raise ValueError(
+                f"share gives {first.edge!r} and {each.edge!r} one edge, {edge!r}, and one is {first.kind} and the"
+                f" other {each.kind}: give them two names"
+            )
+    texts = {
+        edge: names(sizes[kinds[edge].kind], [own for own, other in zip(numbers, edges, strict=True) if other == edge])
+        for edge in kinds
+    }
+    return [
+        Chosen(each, edge, dict(zip(texts[edge], own, strict=True)))
+        for each, edge, own in zip(found, edges, numbers, strict=True)
+    ]
+
+
+def _check(chosen: Sequence[Chosen], model: nn.Module) -> dict[nn.Module, dict[str, tuple[str, Mapping[str, int]]]]:
+    """The modules that become elastic: the edge and the sizes of each of their sides. The stacks are not among them."""
+    known = {place.name: place for place in places(model)}
+    edges = {op.name: op.names for op in mixed_ops(model)}
+    sides: dict[nn.Module, dict[str, tuple[str, Mapping[str, int]]]] = {}
+    for found, edge, sizes in chosen:
+        if edges.setdefault(edge, tuple(sizes)) != tuple(sizes):
+            raise ValueError(
+                f"{found.place!r} has the {found.kind} {listed(sizes)}, but the network has an edge {edge!r} with"
+                f" {listed(edges[edge])}: give it another name with share"
+            )
+        for name, module, axis, _ in found.members:
+            if name not in known:
+                raise ValueError(
+                    f"the {found.kind} of the network itself cannot be a choice, as nothing around it is there to call"
+                    " it: put the network into a module, such as nn.Sequential(model)"
+                )
+            check_place(known[name], {})
+            check_sizes(module, axis, edge, sizes)
+            if found.kind == DEPTH:
+                continue
+            own = sides.setdefault(module, {})
+            if own.setdefault(axis.name, (edge, sizes)) != (edge, sizes):
+                raise ValueError(
+                    f"{name!r} has {axis.name} of two edges, {own[axis.name][0]!r} and {edge!r}: let one description"
+                    " name it"
+                )
+    return sides
+
+
+def _elastic(module: nn.Module, sides: Mapping[str, tuple[str, Mapping[str, int]]]) -> nn.Module:
+    """A module with elastic sizes. A part in evaluation mode stays in it."""
+    sizes = {axis: dict(own) for axis, (_, own) in sides.items()}
+    made = around = elastic(module, name={axis: edge for axis, (edge, _) in sides.items()}, **sizes)
+    while around is not module:
+        around.training = module.training
+        around = around.widest  # type: ignore[assignment]
+    return made
+
+
+def _nowhere(kind: str, blocks: Sequence[nn.Module]) -> str:
+    """The message where no block has a size."""
+    model, *inner = [block for block in blocks if type(block) not in CONTAINERS or block is blocks[0]]
+    around = [block for block in inner if next(block.children(), None) is not None]
+    seen = list(dict.fromkeys(type(block).__name__ for block in around or inner))
+    example = 'Stack("layers")' if kind == DEPTH else f'Width("{kind}", gives=["up"], reads=["down"])'
+    return (
+        f"{kind} is known of no block of this {type(model).__name__}, which has {_some(seen) or 'none'}: describe one,"
+        f" as in widths({kind}=…, blocks={{{[*seen, 'MyBlock'][0]}: {example}}})"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first ones of some names."""
+    return listed([*names[:5], *(["…"] if len(names) > 5 else [])])

@@ -1,0 +1,165 @@
+"""Edges of elastic sizes by rule: their names, what they share, what they leave alone, and blocks of a user."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from advnas_lightning import Genotype, SearchSpace, choices, make_searchable, widths
+from advnas_lightning.space.elastic import Elastic, Follower
+from advnas_lightning.space.elastic.rules import Stack, Width
+
+HALF = [0.5, 1.0]
+
+
+class Gated(nn.Module):
+    """A feed-forward part whose width two layers give, as in Llama, with a norm and a convolution inside."""
+
+    def __init__(self, width: int = 8, layers: int = 0) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(4, width), nn.Linear(4, width), nn.Linear(width, 4)
+        self.norm = nn.LayerNorm(width)
+        self.extra = nn.ModuleList(nn.Linear(4, 4) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.down(self.norm(torch.tanh(self.gate(x)) * self.up(x)))
+        for layer in self.extra:
+            x = x + layer(x).tanh()
+        return x
+
+
+GATED = Width("ffn", gives=["gate", "up"], through=["norm"], reads=["down"])
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Gated(8), Gated(16, layers=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def test_a_block_of_ones_own_becomes_what_is_built_small() -> None:
+    net = Net().double()
+    plain, x = copy.deepcopy(net), torch.randn(3, 4, dtype=torch.double)
+    make_searchable(net, widths(ffn=HALF, depth=[2, 3], blocks={Gated: [GATED, Stack("extra")]}))
+    space = SearchSpace(net)
+    assert space.edges == ("first.ffn", "second.depth", "second.ffn")
+    with space.bind(space.one_hot([1, 1, 1])):
+        assert torch.equal(net(x), plain(x))
+    with space.bind(space.one_hot([0, 0, 0])):
+        narrow = net(x)
+    found = space.genotype([0, 0, 0]).apply(net)
+    small = Net().double()
+    small.first, small.second = Gated(4).double(), Gated(8, layers=2).double()
+    state = plain.state_dict()
+    small.load_state_dict(
+        {key: state[key][tuple(slice(side) for side in value.shape)] for key, value in small.state_dict().items()}
+    )
+    torch.testing.assert_close(narrow, small(x), rtol=0, atol=1e-10)
+    small.load_state_dict(found.state_dict(), strict=True)
+    torch.testing.assert_close(found(x), small(x), rtol=0, atol=1e-10)
+
+
+def test_an_edge_is_shared_by_blocks_of_different_sizes() -> None:
+    net = Net()
+    made = make_searchable(
+        net,
+        widths(ffn=[0.25, 1 / 3, 1.0], blocks={Gated: GATED}),
+        share=lambda name, block: name.rpartition(".")[2] + type(block).__name__,
+    )
+    assert dict(made) == {"first.gate": ("1/4", "1/3", "1"), "second.gate": ("1/4", "1/3", "1")}
+    assert set(made.edges.values()) == {"ffnGated"}
+    found: Any = Genotype({"ffnGated": "1/3"}).apply(net)
+    assert (found.first.up.out_features, found.second.up.out_features) == (3, 5)
+
+
+def test_blocks_of_one_size_that_share_an_edge_have_sizes_for_names() -> None:
+    net = VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
+    made = make_searchable(net, widths(ffn=[4, 1.0]), share=lambda *_: "ffn")
+    assert set(made.values()) == {("4", "16")}
+    assert SearchSpace(net).edges == ("ffn",)
+
+
+def test_two_widths_of_a_block_are_one_edge() -> None:
+    net = nn.Sequential(Bottleneck(8, 2))
+    made = make_searchable(net, widths(channels=HALF))
+    assert dict(made) == {"0.conv1": ("1", "2"), "0.conv2": ("1", "2")}
+    assert SearchSpace(net).edges == ("0.channels",)
+
+
+def test_a_part_of_the_network_is_left_alone() -> None:
+    net = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+    make_searchable(net, widths(channels=HALF, where="1"))
+    assert [name for name, module in net.named_modules() if isinstance(module, Elastic | Follower)] == [
+        "1.conv1",
+        "1.bn1",
+        "1.conv2",
+    ]
+    make_searchable(net, widths(channels=[2, 8], where="0"))  # with other sizes
+    assert SearchSpace(net).candidates == (("2", "8"), ("4", "8"))
+
+
+def test_depth_is_put_around_widths_that_are_there_already() -> None:
+    net = VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3).eval()
+    plain, x = copy.deepcopy(net), torch.randn(2, 3, 16, 16)
+    make_searchable(net, widths(ffn=HALF))
+    make_searchable(net, widths(depth=[1, 2]))
+    make_searchable(net, {nn.Conv2d: lambda conv: {"own": conv}})  # and other rules outside of it
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([len(row) - 1 for row in space.candidates])):
+        assert torch.equal(net(x), plain(x))
+
+
+def test_a_block_that_stands_at_two_places_is_one_choice() -> None:
+    block = BasicBlock(8, 8)
+    net = nn.Sequential(block, nn.ReLU(), block).eval()
+    plain, x = copy.deepcopy(net), torch.randn(1, 8, 4, 4)
+    made = make_searchable(net, widths(channels=HALF))
+    assert list(made) == ["0.conv1"]
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([1])):
+        assert torch.equal(net(x), plain(x))
+    found: Any = space.genotype([0]).apply(net)
+    assert found[0] is found[2]
+    assert found[0].conv1.out_channels == 4
+
+
+def test_hooks_modes_and_references_stay() -> None:
+    net = nn.Sequential(BasicBlock(8, 8))
+    block: Any = net[0]
+    block.bn1.eval()
+    block.first = [block.conv1]
+    calls: list[str] = []
+    block.conv1.register_forward_hook(lambda *_: calls.append("behind"))
+    block.conv1.register_forward_pre_hook(lambda *_: calls.append("before"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_searchable(net, widths(channels=HALF))
+    assert block.first == [block.conv1]
+    assert not block.bn1.training
+    assert block.conv1.training
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([0])):
+        net(torch.randn(2, 8, 4, 4))
+    assert calls == ["before", "behind"]
+    found: Any = space.genotype([0]).apply(net)
+    found(torch.randn(2, 8, 4, 4))
+    assert calls == ["before", "behind"] * 2
+
+
+def test_the_search_space_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+    make_searchable(net, widths(channels=HALF))
+    choices(net)
+    printed = capsys.readouterr().out
+    assert "0.channels" in printed
+    assert "2^2 = 4 architectures" in printed

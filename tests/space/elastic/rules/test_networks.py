@@ -1,0 +1,168 @@
+"""Whole networks of torchvision become elastic by rule, are searched, and what is found is such a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from advnas_lightning import SearchSpace, make_searchable, widths
+from advnas_lightning.space.elastic.rules import Stack
+from tests.support.small_search import CLASSES
+
+Make = Callable[..., Any]
+HALF = [0.5, 1.0]
+
+
+def vit(layers: int = 3, width: int = 16) -> nn.Module:
+    return zoo.VisionTransformer(16, 8, layers, 2, 8, width, num_classes=CLASSES)
+
+
+def convnext() -> nn.Module:
+    return ConvNeXt([CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 3)], num_classes=CLASSES)
+
+
+# The network, its elastic sizes, and the network of the smallest sizes where torchvision can build it.
+NETWORKS: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
+    "vit": (vit, {"ffn": [4, 16], "depth": [1, 3]}, lambda: vit(1, 4)),
+    "convnext": (convnext, {"ffn": HALF, "depth": HALF}, None),
+}
+SLOW: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
+    "resnet50": (
+        lambda: zoo.resnet50(num_classes=CLASSES),
+        {"channels": HALF, "depth": HALF},
+        lambda: ResNet(Bottleneck, [2, 2, 3, 2], CLASSES, width_per_group=32),
+    ),
+    "resnext50": (lambda: zoo.resnext50_32x4d(), {"channels": HALF, "depth": HALF}, None),
+    "resnet18": (
+        lambda: zoo.resnet18(num_classes=CLASSES),
+        {"depth": [1, 2]},
+        lambda: ResNet(BasicBlock, [1, 1, 1, 1], CLASSES),
+    ),
+    "resnet18 in width": (lambda: zoo.resnet18(), {"channels": [0.25, 0.5, 1.0]}, None),
+    "convnext_tiny": (lambda: zoo.convnext_tiny(), {"ffn": HALF, "depth": [1 / 3, 1.0]}, None),
+    "mobilenet_v2": (
+        lambda: zoo.MobileNetV2(CLASSES, inverted_residual_setting=[[6, 16, 2, 2]]),
+        {"channels": HALF},
+        lambda: zoo.MobileNetV2(CLASSES, inverted_residual_setting=[[3, 16, 2, 2]]),
+    ),
+    "mobilenet_v3_small": (lambda: zoo.mobilenet_v3_small(), {"channels": HALF}, None),
+    "mobilenet_v3_large": (lambda: zoo.mobilenet_v3_large(), {"channels": HALF}, None),
+    "efficientnet_b0": (lambda: zoo.efficientnet_b0(), {"channels": HALF, "depth": HALF}, None),
+    "efficientnet_v2_s": (lambda: zoo.efficientnet_v2_s(), {"channels": HALF, "depth": HALF}, None),
+    "vit_b_16": (
+        lambda: zoo.vit_b_16(image_size=32),
+        {"ffn": HALF, "depth": [6, 9, 12]},
+        lambda: zoo.VisionTransformer(32, 16, 6, 12, 768, 1536),
+    ),
+    "swin_t": (lambda: zoo.swin_t(), {"ffn": HALF}, None),
+}
+
+
+def check(make: Make, sizes: dict[str, Any], small: Make | None) -> None:
+    net: nn.Module = make().eval()
+    plain, x = copy.deepcopy(net), torch.randn(2, 3, *((16, 16) if make is vit else (32, 32)))
+    assert sorted(make_searchable(net, widths(**sizes)))
+    space = SearchSpace(net)
+    assert {edge.rpartition(".")[2] for edge in space.edges} == set(sizes)
+    with torch.no_grad():
+        with space.bind(space.one_hot([len(row) - 1 for row in space.candidates])):
+            assert torch.equal(net(x), plain(x))
+        narrowest = [0] * len(space)
+        with space.bind(space.one_hot(narrowest)):
+            expected = net(x)
+        found = space.genotype(narrowest).apply(net)
+        torch.testing.assert_close(found(x), expected, rtol=0, atol=1e-6)
+        if small is not None:
+            built = small().eval()
+            built.load_state_dict(found.state_dict(), strict=True)
+            torch.testing.assert_close(built(x), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_becomes_a_smaller_one(name: str) -> None:
+    check(*NETWORKS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_a_network_of_the_usual_size_becomes_a_smaller_one(name: str) -> None:
+    check(*SLOW[name])
+
+
+def images() -> dict[str, DataLoader[Any]]:
+    data = TensorDataset(torch.randn(12, 3, 16, 16), torch.randint(CLASSES, (12,)))
+    return {"weights": DataLoader(data, batch_size=6), "architecture": DataLoader(data, batch_size=6)}
+
+
+@pytest.mark.parametrize("strategy", ["advantage", "darts"])
+def test_a_network_is_searched(strategy: str, make_search: Make, fit: Make) -> None:
+    conv: list[nn.Module] = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), BasicBlock(8, 8), BasicBlock(8, 8)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    for net, sizes in ((nn.Sequential(*conv, head), {"channels": HALF}), (vit(), {"ffn": HALF, "depth": [1, 3]})):
+        make_searchable(net, widths(**sizes))
+        search = make_search(strategy, net, calibrate=0)
+        before = search.theta.detach().clone()
+        fit(search, images(), max_epochs=1)
+        assert (search.theta != before).any(dim=1).all()  # every edge has a gradient
+        found, x = search.derive().eval(), torch.randn(2, 3, 16, 16)
+        space = search.space
+        with torch.no_grad(), space.bind(space.one_hot(space.choice(search.genotype(search.select)))):
+            torch.testing.assert_close(found(x), search.model.eval()(x), rtol=0, atol=1e-6)
+
+
+class Stacked(nn.Module):
+    """A stack whose output is normalized, so that a gate in front of the norm would have no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)))
+        self.norm, self.head = nn.LayerNorm(4, eps=1e-12), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(x)))
+
+
+def test_the_gate_of_a_depth_acts_behind_the_norm_that_follows() -> None:
+    def credit(behind: list[str]) -> float:
+        torch.manual_seed(0)
+        net = Stacked().double()
+        make_searchable(net, widths(depth=[1, 3], blocks={Stacked: Stack("blocks", behind=behind)}))
+        space, x = SearchSpace(net), torch.randn(5, 4, dtype=torch.double)
+        architecture = space.one_hot([0], like=x)
+        gates = architecture.gates.clone().requires_grad_()
+        with space.bind(architecture, gates):
+            loss = net(x).square().mean()
+            (gradient,) = torch.autograd.grad(loss, gates)
+        return float(gradient[0, 0])
+
+    assert abs(credit([])) < 1e-9
+    torch.manual_seed(0)
+    plain = Stacked().double()
+    plain.blocks, x = plain.blocks[:1], torch.randn(5, 4, dtype=torch.double)
+    gate = torch.ones(1, dtype=torch.double, requires_grad=True)
+    loss = plain.head(gate * plain.norm(plain.blocks(x))).square().mean()
+    (expected,) = torch.autograd.grad(loss, gate)
+    assert credit(["norm"]) == pytest.approx(float(expected), abs=1e-8)
+    assert abs(float(expected)) > 1e-2
+
+
+def test_every_depth_of_a_resnet_has_a_credit() -> None:
+    """Its stages are followed by convolutions with batch norms, which divide by the scale of a batch."""
+    net = zoo.resnet18(num_classes=CLASSES)
+    make_searchable(net, widths(depth=[1, 2]))
+    space, x = SearchSpace(net), torch.randn(4, 3, 32, 32)
+    architecture = space.one_hot([0, 0, 0, 0], like=x)
+    gates = architecture.gates.clone().requires_grad_()
+    with space.bind(architecture, gates):
+        nn.functional.cross_entropy(net(x), torch.tensor([0, 1, 2, 0])).backward()
+    assert gates.grad is not None
+    assert (gates.grad[:, 0].abs() > 1e-3).all(), gates.grad

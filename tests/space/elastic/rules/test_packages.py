@@ -1,0 +1,186 @@
+"""Networks of timm and Hugging Face become elastic by rule. These packages are not needed otherwise."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from advnas_lightning import SearchSpace, make_searchable, widths
+from tests.support.small_search import CLASSES
+
+Make = Callable[..., Any]
+HALF = [0.5, 1.0]
+
+
+def of_timm(name: str, **options: Any) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    net: nn.Module = timm.create_model(name, num_classes=CLASSES, **options)
+    return net
+
+
+def small_vit(**options: Any) -> nn.Module:
+    return of_timm("deit_tiny_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2, **options)
+
+
+class OfText(nn.Module):
+    """A network of Hugging Face as a plain function of its input."""
+
+    def __init__(self, net: nn.Module, given: str) -> None:
+        super().__init__()
+        self.net, self.given = net, given
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(**{self.given: x}).logits
+        return found if found.dim() == 2 else found[:, -1]
+
+
+def of_transformers(kind: str, head: str, **options: Any) -> nn.Module:
+    """A tiny network with random weights."""
+    transformers = pytest.importorskip("transformers")
+    if kind == "ViT":
+        own = {"image_size": 32, "patch_size": 16}
+    else:
+        own = {"vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(
+        **{**own, "num_labels": CLASSES, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4},
+        **{"use_cache": False, "n_inner" if kind == "GPT2" else "intermediate_size": 16, **options},
+    )
+    return OfText(getattr(transformers, head)(config), "pixel_values" if kind == "ViT" else "input_ids")
+
+
+# The network, its elastic sizes, and how many parameters the smallest sizes remove, counted by hand.
+FFN = 8 * (8 + 1 + 8)  # of 8 of 16 features, between a stream of 8
+ATTENTION = 4 * (8 * 8 + 8)
+TEXT: dict[str, tuple[Make, dict[str, Any], int]] = {
+    "bert": (
+        lambda: of_transformers("Bert", "BertForSequenceClassification"),
+        {"ffn": HALF, "depth": [1, 3]},
+        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+    ),
+    "gpt2": (
+        lambda: of_transformers("GPT2", "GPT2LMHeadModel"),
+        {"ffn": HALF, "depth": [1, 3]},
+        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+    ),
+    # whose feed-forward part has three layers without biases, and its attention half as many keys and values
+    "llama": (
+        lambda: of_transformers("Llama", "LlamaForCausalLM", num_key_value_heads=2),
+        {"ffn": HALF, "depth": [1, 3]},
+        8 * 3 * 8 + 2 * (3 * 8 * 16 + 3 * 8 * 8 + 2 * 8),
+    ),
+}
+IMAGES: dict[str, tuple[Make, dict[str, Any], int]] = {
+    "vit": (
+        lambda: of_transformers("ViT", "ViTForImageClassification"),
+        {"ffn": HALF, "depth": [1, 3]},
+        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+    ),
+    "deit": (small_vit, {"ffn": HALF, "depth": [1, 3]}, 16 * 17 + 2 * (ATTENTION + 32 * 17 + 8 + 2 * 16)),
+}
+OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
+    "roberta": (lambda: of_transformers("Roberta", "RobertaForSequenceClassification"), {"ffn": HALF, "depth": HALF}),
+    "electra": (lambda: of_transformers("Electra", "ElectraForSequenceClassification"), {"ffn": HALF, "depth": HALF}),
+    "mistral": (lambda: of_transformers("Mistral", "MistralForCausalLM"), {"ffn": HALF, "depth": HALF}),
+    "qwen2": (lambda: of_transformers("Qwen2", "Qwen2ForCausalLM"), {"ffn": HALF, "depth": HALF}),
+    "averaging vit": (lambda: small_vit(global_pool="avg"), {"ffn": HALF, "depth": HALF}),
+    "distilled deit": (
+        lambda: of_timm("deit_tiny_distilled_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2),
+        {"ffn": HALF, "depth": HALF},
+    ),
+    "efficientnet": (lambda: of_timm("efficientnet_lite0"), {"channels": HALF, "depth": HALF}),
+    "squeezed": (lambda: of_timm("efficientnet_b0"), {"channels": HALF, "depth": HALF}),
+    "edges": (lambda: of_timm("efficientnet_es"), {"channels": HALF}),
+    "same padding": (lambda: of_timm("tf_mobilenetv3_small_075"), {"channels": HALF}),
+    "convnext": (lambda: of_timm("convnext_atto"), {"ffn": HALF}),
+    "resnet with pooling": (lambda: of_timm("resnet18d", zero_init_last=False), {"channels": HALF, "depth": HALF}),
+    "resnet": (lambda: of_timm("resnet26"), {"channels": HALF, "depth": HALF}),
+    "resnext": (lambda: of_timm("resnext50_32x4d"), {"channels": HALF}),
+}
+
+
+def inputs(name: str) -> Tensor:
+    is_text = name in (*TEXT, "roberta", "electra", "mistral", "qwen2")
+    return torch.randint(3, 20, (6, 5)) if is_text else torch.randn(6, 3, 32, 32)
+
+
+def check(net: nn.Module, sizes: dict[str, Any], x: Tensor) -> tuple[nn.Module, nn.Module]:
+    """The network as it was, and what is found with the smallest sizes."""
+    plain = copy.deepcopy(net.eval())
+    make_searchable(net, widths(**sizes))
+    space = SearchSpace(net)
+    assert {edge.rpartition(".")[2] for edge in space.edges} == set(sizes)
+    with torch.no_grad():
+        with space.bind(space.one_hot([len(row) - 1 for row in space.candidates])):
+            assert torch.equal(net(x), plain(x))
+        narrowest = [0] * len(space)
+        with space.bind(space.one_hot(narrowest)):
+            expected = net(x)
+        found = space.genotype(narrowest).apply(net)
+        torch.testing.assert_close(found(x), expected, rtol=0, atol=1e-6)
+    drawn = space.one_hot(narrowest)
+    gates = drawn.gates.clone().requires_grad_()
+    with space.bind(drawn, gates):
+        net.train()(x).square().sum().backward()
+    assert gates.grad is not None
+    depths = [index for index, edge in enumerate(space.edges) if edge.endswith("depth")]
+    assert (gates.grad[depths, 0].abs() > 1e-6).all()
+    return plain, found
+
+
+def count(net: nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+@pytest.mark.parametrize("name", [*TEXT, *IMAGES])
+def test_a_network_becomes_a_smaller_one(name: str) -> None:
+    make, sizes, removed = {**TEXT, **IMAGES}[name]
+    plain, found = check(make(), sizes, inputs(name))
+    assert count(plain) - count(found) == removed
+    assert b"advnas" not in pickle.dumps(found.net if isinstance(found, OfText) else found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_network_of_another_family_becomes_a_smaller_one(name: str) -> None:
+    make, sizes = OTHERS[name]
+    check(make(), sizes, inputs(name))
+
+
+@pytest.mark.parametrize("strategy", ["advantage", "darts"])
+@pytest.mark.parametrize("name", [*TEXT, *IMAGES])
+def test_a_network_is_searched(name: str, strategy: str, make_search: Make, fit: Make) -> None:
+    make, sizes, _ = {**TEXT, **IMAGES}[name]
+    net = make()
+    make_searchable(net, widths(**sizes), share=lambda edge, _: edge.rpartition(".")[2])
+    search = make_search(strategy, net)
+    before, x = search.theta.detach().clone(), inputs(name)
+    loader = DataLoader(TensorDataset(x, torch.randint(CLASSES, (len(x),))), batch_size=3)
+    fit(search, {"weights": loader, "architecture": loader})
+    assert (search.theta != before).any(dim=1).all()  # every edge has a gradient
+    found, space = search.derive().eval(), search.space
+    with torch.no_grad(), space.bind(space.one_hot(space.choice(search.genotype(search.select)))):
+        torch.testing.assert_close(found(x), search.model.eval()(x), rtol=0, atol=1e-6)
+    again = pickle.loads(pickle.dumps(found))
+    with torch.no_grad():
+        assert torch.equal(again(x), found(x))
+
+
+def test_a_cache_of_keys_is_no_output_that_can_be_mixed(make_search: Make, fit: Make) -> None:
+    net = of_transformers("GPT2", "GPT2LMHeadModel", use_cache=True)
+    make_searchable(net, widths(depth=[1, 3]))
+    space, x = SearchSpace(net), inputs("gpt2")
+    with space.bind(space.one_hot([0])):  # one candidate alone hands it on
+        net(x)
+    drawn = space.one_hot([0])
+    with (
+        pytest.raises(ValueError, match="only floating-point tensors are mixed, make all else equal"),
+        space.bind(type(drawn)(torch.full((1, 2), 0.5), space.all_paths)),
+    ):
+        net(x)
