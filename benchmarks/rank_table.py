@@ -1,8 +1,7 @@
 """Prints how well a supernet orders the cells of NAS-Bench-201: by its losses, by log p, and by the score of both.
 
-    advnas rank RUN sample=300 && cp RUN/ranking.json FOLDER/calibrated.json
-    advnas rank RUN sample=300 calibrate=0 && cp RUN/ranking.json FOLDER/plain.json
-    python -m benchmarks.rank_table FOLDER/*.json --table TABLE.csv
+    for run in RUNS/*; do advnas rank "$run" sample=150; done
+    python -m benchmarks.rank_table RUNS/*/ranking.json --table TABLE.csv
 
 Each file has three lines, one for each order. They show Spearman's rank correlation with the benchmark's test accuracy
 over the cells that were drawn with equal chances, and the test accuracy of the first cell of the order and of the best
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     titles = ["ranking", "order", "drawn", "Spearman", "cells", *(f"best of {count}" for count in FIRST)]
     lines = [titles, ["---"] * len(titles)]
     for path in options.rankings:
-        lines += lines_of(path.stem, json.loads(path.read_text())["architectures"], table)
+        lines += lines_of(str(path), json.loads(path.read_text())["architectures"], table)
     for line in lines:
         print("| " + " | ".join(line) + " |")
 

@@ -35,12 +35,12 @@ def test_each_order_of_each_ranking_has_a_line(tmp_path: Path, capsys: pytest.Ca
     ]
     lost = RankedArchitecture(5, CELLS[0], (0,), 9.0, float("nan"), (0.0, 0.0), {}, 0.0, source="sample")
     write_json(tmp_path / "seed-0.json", Ranking([*rows, lost], Trust(4, None, None)).content())
-    rank_table.main([str(tmp_path / "seed-0.json"), "--table", str(table)])
+    rank_table.main([f"{tmp_path}/seed-0.json", "--table", str(table)])
     header, rule, *printed = capsys.readouterr().out.splitlines()
     assert header == "| ranking | order | drawn | Spearman | cells | best of 1 | best of 10 | best of 100 |"
     assert rule == "| --- | --- | --- | --- | --- | --- | --- | --- |"
     assert printed == [
-        "| seed-0 | −loss | 3 | 0.50 | 4 | 91.00 | 94.00 | 94.00 |",
-        "| seed-0 | log p | 3 | -1.00 | 4 | 88.00 | 94.00 | 94.00 |",
-        "| seed-0 | score | 3 | 0.50 | 4 | 94.00 | 94.00 | 94.00 |",
+        f"| {tmp_path}/seed-0.json | −loss | 3 | 0.50 | 4 | 91.00 | 94.00 | 94.00 |",
+        f"| {tmp_path}/seed-0.json | log p | 3 | -1.00 | 4 | 88.00 | 94.00 | 94.00 |",
+        f"| {tmp_path}/seed-0.json | score | 3 | 0.50 | 4 | 94.00 | 94.00 | 94.00 |",
     ]
