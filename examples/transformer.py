@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -239,8 +238,7 @@ def train(model: LightningModule, data: LightningDataModule, **options: Any) -> 
 
 def macs_per_character(model: nn.Module) -> int:
     """The multiply-accumulates of a window, divided by its number of characters."""
-    with sdpa_kernel(SDPBackend.MATH):  # torch counts no multiplication inside its fused attention for CPUs
-        return count_macs(model, torch.zeros(1, CONTEXT, dtype=torch.long)) // CONTEXT
+    return count_macs(model, torch.zeros(1, CONTEXT, dtype=torch.long)) // CONTEXT
 
 
 def describe(model: LightningModule, data: Characters) -> list[str]:

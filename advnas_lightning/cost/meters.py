@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 Meter = Callable[..., float]
@@ -25,12 +27,21 @@ WARM_UP, REPEATS = 3, 10  # calls that are not timed, and calls that are
 def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     """The multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
 
+    It counts nothing inside the fused functions for attention on CPUs and for transformer layers in evaluation. So
+    these are switched off meanwhile, and the products that they compute are counted.
+
     Example:
         >>> macs(nn.Linear(3, 4), torch.zeros(2, 3))
         24.0
     """
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs, **kwargs)
+    of_layers = torch.backends.mha.get_fastpath_enabled()
+    on_cpu = _devices(module, inputs, kwargs) <= {"cpu"}
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext(), FlopCounterMode(display=False) as counter:
+            module(*inputs, **kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(of_layers)
     return float(counter.get_total_flops()) / 2
 
 
@@ -41,8 +52,7 @@ def latency(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
         >>> latency(nn.Tanh(), torch.zeros(8)) > 0
         True
     """
-    devices = {value.device.type for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor)}
-    devices |= {parameter.device.type for parameter in module.parameters()}
+    devices = _devices(module, inputs, kwargs)
 
     def now() -> float:
         for device in devices:
@@ -83,6 +93,12 @@ def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
         output = module(*map(with_graph, inputs), **{name: with_graph(value) for name, value in kwargs.items()})
         del output
     return sum(kept.values()) / 2**20
+
+
+def _devices(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
+    """The kinds of the devices that a call uses."""
+    tensors = [value for value in (*inputs, *kwargs.values()) if isinstance(value, Tensor)]
+    return {tensor.device.type for tensor in (*tensors, *module.parameters())}
 
 
 METERS: dict[str, Meter] = {"macs": macs, "latency": latency, "memory": memory}

@@ -36,6 +36,23 @@ def test_macs_of_a_network_with_two_inputs() -> None:
     assert count_macs(Product(), torch.zeros(2, 3), torch.zeros(3, 5)) == 2 * 3 * 5
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_macs_of_attention(need_weights: bool) -> None:
+    """In evaluation PyTorch computes it in one function, inside of which it counts nothing."""
+
+    class Own(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x, x, x, need_weights=need_weights)[0]
+
+    batch, length, width, heads, hidden = 3, 5, 8, 2, 7
+    products = batch * (4 * length * width**2 + 2 * length**2 * width)
+    assert count_macs(Own(width, heads, batch_first=True), torch.zeros(batch, length, width)) == products
+    assert count_macs(Own(width, heads, dropout=0.1), torch.zeros(length, batch, width)) == products
+    layer = nn.TransformerEncoderLayer(width, heads, hidden, batch_first=True)
+    assert count_macs(layer, torch.zeros(batch, length, width)) == products + 2 * batch * length * width * hidden
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_counting_leaves_the_network_as_it_was(training: bool) -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).train(training)

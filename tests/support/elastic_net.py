@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -117,3 +118,75 @@ def separate(net: ElasticNet) -> nn.Module:
     made.norm, made.dropout = norm(nn.BatchNorm1d, wide(net.norm)), nn.Dropout(net.dropout.p)
     made.head = wide(net.head)
     return made.to(weight.dtype)
+
+
+HEADS, HEAD = [1, 2, 4], 2
+
+
+class AttentionNet(nn.Module):
+    """A layer of a transformer with elastic heads and an elastic feed-forward width."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem = nn.Linear(1, 8)
+            self.layer: Any = elastic(
+                nn.TransformerEncoderLayer(8, HEADS[-1], HIDDEN[-1], dropout=0.0),
+                num_heads=HEADS,
+                dim_feedforward=HIDDEN,
+                name={"num_heads": "heads", "dim_feedforward": "hidden"},
+            )
+            self.head = nn.Linear(8, CLASSES)
+            for weight in self.parameters():
+                nn.init.normal_(weight, std=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.stem(x.T.unsqueeze(-1))).mean(0))
+
+
+class PlainAttention(nn.Module):
+    """Self-attention of sequences [L, B, E] by linear layers of its own."""
+
+    batch_first = False
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values = (nn.Linear(width, heads * HEAD) for _ in range(3))
+        self.out = nn.Linear(heads * HEAD, width)
+
+    def forward(self, x: Tensor, *_: Tensor, **__: Any) -> tuple[Tensor, None]:
+        q, k, v = (each(x).unflatten(-1, (-1, HEAD)) for each in (self.queries, self.keys, self.values))
+        scores = torch.einsum("lbhd,sbhd->bhls", q, k) / HEAD**0.5
+        return self.out(torch.einsum("bhls,sbhd->lbhd", scores.softmax(-1), v).flatten(2)), None
+
+
+def separate_attention(net: AttentionNet) -> nn.Module:
+    """The same network with a module of its own for each candidate, which has copies of the slices."""
+    made, layer = AttentionNet(), copy.deepcopy(net.layer)
+    wide, up = layer.self_attn.widest, layer.linear1.widest
+    candidates = {}
+    for heads in HEADS:
+        candidates[str(heads)] = small = PlainAttention(8, heads)
+        rows = slice(heads * HEAD)
+        with torch.no_grad():
+            for each, weight, bias in zip(
+                (small.queries, small.keys, small.values),
+                wide.in_proj_weight.chunk(3),
+                wide.in_proj_bias.chunk(3),
+                strict=True,
+            ):
+                each.weight.copy_(weight[rows])
+                each.bias.copy_(bias[rows])
+            small.out.weight.copy_(wide.out_proj.weight[:, rows])
+            small.out.bias.copy_(wide.out_proj.bias)
+    made.stem, made.layer, made.head = copy.deepcopy(net.stem), layer, copy.deepcopy(net.head)
+    layer.self_attn = MixedOp("heads", candidates)
+    hidden = {}
+    for size in HIDDEN:
+        hidden[str(size)] = narrow = Padded(nn.Linear(8, size), 8, HIDDEN[-1])
+        with torch.no_grad():
+            narrow.module.weight.copy_(up.weight[:size])  # type: ignore[operator, union-attr]
+            narrow.module.bias.copy_(up.bias[:size])  # type: ignore[operator, union-attr]
+    layer.linear1, layer.linear2 = MixedOp("hidden", hidden), layer.linear2.widest
+    return made.to(up.weight.dtype)

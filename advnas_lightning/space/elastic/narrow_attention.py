@@ -62,7 +62,7 @@ class NarrowAttention(nn.MultiheadAttention):
         is_causal = is_causal and key_padding_mask is None and not need_weights  # where the hint is enough
         mask = None if is_causal else _mask(self, q, k, key_padding_mask, attn_mask)
         if self.bias_k is not None and self.bias_v is not None:  # [1, 1, H · D], for all sequences
-            entries = (_by_head(self, each[0]).expand(len(k), -1, -1, -1) for each in (self.bias_k, self.bias_v))
+            entries = (_by_head(self, each[0]).expand(k.shape[0], -1, -1, -1) for each in (self.bias_k, self.bias_v))
             k, v = (torch.cat(each, 2) for each in zip((k, v), entries, strict=True))
             mask = mask if mask is None else F.pad(mask, (0, 1))
         if self.add_zero_attn:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advnas_lightning import SearchSpace
 from advnas_lightning.engine.clock import SearchClock
-from tests.support.elastic_net import ElasticNet, separate
+from tests.support.elastic_net import AttentionNet, ElasticNet, separate, separate_attention
 from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
 
 Make = Callable[..., Any]
@@ -62,11 +62,25 @@ def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any) -> Non
 WITHOUT = ("random", "fixed", "darts-second_order")
 
 
-@pytest.mark.parametrize("name", [each for each in STRATEGIES if each not in WITHOUT])
-def test_theta_has_the_gradient_of_separate_candidates(name: str, make_search: Make) -> None:
-    net, data = ElasticNet().double(), batch()
+NETWORKS: dict[str, tuple[Make, Make]] = {
+    "sizes": (ElasticNet, separate),
+    "heads": (AttentionNet, separate_attention),
+}
+QUICK = ("advantage", "counterfactual", "darts")
+CASES = [
+    pytest.param(name, kind, marks=[] if kind == "sizes" or name in QUICK else [pytest.mark.slow])
+    for name in STRATEGIES
+    if name not in WITHOUT
+    for kind in NETWORKS
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_theta_has_the_gradient_of_separate_candidates(name: str, kind: str, make_search: Make) -> None:
+    make, apart = NETWORKS[kind]
+    net, data = make().double(), batch()
     found = []
-    for each in (net, separate(net)):
+    for each in (net, apart(net)):
         search = make_search(name, each)
         search.clock = SearchClock(progress=0.5)
         torch.manual_seed(0)

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advnas_lightning import Genotype, SearchSpace, elastic
+from advnas_lightning.cost import count_macs, count_parameters, measure_costs
+from advnas_lightning.export.network import export_network
 from advnas_lightning.space.elastic.narrow_attention import NarrowAttention
+from tests.support.elastic_net import HEADS as HEADS_OF_NET
+from tests.support.elastic_net import AttentionNet
+from tests.support.small_search import FEATURES
 
 WIDTH, HEADS, HEAD, BATCH, QUERIES, KEYS = 12, 4, 3, 2, 5, 6
 SIZES = [1, 3, 4]
@@ -261,14 +266,27 @@ def test_what_is_found_has_the_small_shapes_and_is_copied_and_stored() -> None:
     assert b"advnas" not in pickle.dumps(found)
 
 
+@pytest.mark.parametrize("kind", ["params", "macs"])
+def test_costs_are_those_of_what_is_found(kind: str, make_search: Any) -> None:
+    search = make_search("advantage", AttentionNet())
+    x = torch.randn(3, FEATURES)
+    table = measure_costs([kind], search.model, search.evaluator, (x, torch.zeros(3, dtype=torch.long)))[kind]
+    for choice in itertools.product(range(len(HEADS_OF_NET)), range(2)):
+        genotype = search.space.genotype(choice)
+        network = genotype.apply(search.model)
+        expected = count_parameters(network) if kind == "params" else count_macs(network, x) / len(x)
+        assert table.fixed + sum(table.edges[edge][name] for edge, name in genotype.items()) == expected
+
+
 @pytest.mark.slow
-def test_a_found_layer_is_exported() -> None:
-    found, x = found_in_a_layer(), torch.randn(2, 5, WIDTH)
-    program = torch.export.export(found, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
-    other = torch.randn(3, 5, WIDTH)
-    torch.testing.assert_close(program.module()(other), found(other))
-    traced = torch.jit.trace(found, (x,))  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(traced(other), found(other))
+@pytest.mark.parametrize("ending", ["py", "pt2", "torchscript"])
+def test_what_is_found_is_exported(ending: str, tmp_path: Path) -> None:
+    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, add_bias_kv=True, add_zero_attn=True)
+    layer: Any = nn.TransformerEncoderLayer(WIDTH, HEADS, 8, batch_first=True)
+    layer.self_attn = elastic(attention, num_heads=SIZES, name="heads")
+    found = Genotype({"heads": "3"}).apply(nn.Sequential(layer))
+    exported = export_network(found, tmp_path / f"found.{ending}", torch.randn(2, 5, WIDTH))  # compares the outputs
+    assert exported.sizes == [2, 1, 3]
 
 
 @pytest.mark.slow
