@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from advnas_lightning.space.elastic.attention import NumHeads
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
 from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
+from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, InnerHeads
 from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
 from advnas_lightning.space.elastic.recurrent import HiddenSize, InputSize
 from advnas_lightning.space.elastic.transposed import Nf, Nx
@@ -19,6 +20,9 @@ from advnas_lightning.texts import listed
 CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
 BATCH_NORM = (NumFeatures(),)
 RECURRENT = (HiddenSize(), InputSize())
+# Families of Hugging Face whose classes are built alike.
+BERTS = ("bert.modeling_bert.Bert", "roberta.modeling_roberta.Roberta", "electra.modeling_electra.Electra")
+LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.Linear: (Axis(), InFeatures()),
     nn.Embedding: (EmbeddingDim(),),
@@ -38,7 +42,13 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.MultiheadAttention: (NumHeads(),),
     "timm.layers.conv2d_same.Conv2dSame": CONVOLUTION[:3],  # its padding depends on the kernel
     "timm.layers.norm_act.BatchNormAct2d": BATCH_NORM,
+    "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (FusedHeads(),),
+    "transformers.models.vit.modeling_vit.ViTAttention": (GroupedHeads(),),
+    "transformers.models.vit.modeling_vit.ViTSelfAttention": (InnerHeads(),),  # before transformers 5
+    **{f"transformers.models.{name}SelfAttention": (InnerHeads(),) for name in BERTS},
+    **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in LLAMAS},
 }
 """The elastic sizes by the class of a module, or by its name with its module. Classes of one's own can be entered."""
 

@@ -22,6 +22,7 @@ class Member(NamedTuple):
         module: The module.
         axis: The size.
         role: Whether it gives the size, has it in passing, or reads it; or lies behind a stack.
+        times: How often it has the size, such as a layer that reads all features of each head.
 
     Example:
         >>> Member("up", nn.Linear(4, 8), Axis(), "gives").full
@@ -32,6 +33,7 @@ class Member(NamedTuple):
     module: nn.Module
     axis: Axis
     role: Literal["gives", "through", "reads", "behind"]
+    times: int = 1
 
     @property
     def full(self) -> Any:
@@ -153,7 +155,58 @@ class Stack:
         return found
 
 
-Description = Width | Stack
+@dataclass(frozen=True)
+class Heads:
+    """The heads of an attention, which has the elastic size ``num_heads``.
+
+    For an attention of one's own, the size is entered in
+    :data:`AXES <advnas_lightning.space.elastic.kinds.AXES>` by the attention's class.
+
+    Args:
+        attention: The name of the attention in the block. By default it is the block itself.
+        reads: The names of linear layers in the block that read the features of all heads, where the attention has no
+            such layer inside.
+
+    Example:
+        >>> [(member.axis.name, member.full) for member in Heads().members(nn.MultiheadAttention(8, 4))]
+        [('num_heads', 4)]
+    """
+
+    attention: str = ""
+    reads: Sequence[str] = ()
+
+    kind = "heads"
+
+    def __post_init__(self) -> None:
+        if self.attention != "":
+            check_names("attention of Heads", [self.attention])
+        check_names("reads of Heads", self.reads)
+
+    def members(self, block: nn.Module) -> list[Member]:
+        """The attention, and what reads the features of its heads.
+
+        Args:
+            block: The block.
+
+        Raises:
+            ValueError: A module is missing, or has no such size.
+        """
+        attention = submodule(block, self.attention)
+        axes = axes_of(attention)
+        if "num_heads" not in axes:
+            raise ValueError(f"a {type(attention).__name__} has no elastic size num_heads")
+        first = Member(self.attention, attention, axes["num_heads"], "gives")
+        found = [first]
+        for name in self.reads:
+            module = submodule(block, name)
+            reader = Member(name, module, _axis(name, module, "reads"), "reads")
+            if reader.full % first.full:
+                raise ValueError(f"{name!r} has size {reader.full}, which is no multiple of {first.full} heads")
+            found.append(reader._replace(times=reader.full // first.full))
+        return found
+
+
+Description = Width | Stack | Heads
 
 
 def check_names(what: str, names: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from advnas_lightning.space.elastic.kinds import qualified
-from advnas_lightning.space.elastic.rules.descriptions import Description, Stack, Width
+from advnas_lightning.space.elastic.kinds import BERTS, LLAMAS, qualified
+from advnas_lightning.space.elastic.rules.descriptions import Description, Heads, Stack, Width
 
 TRANSFORMER_LAYER = (Width("ffn", ["linear1"], ["linear2"]),)
 BASIC_BLOCK = (Width("channels", ["conv1"], ["conv2"], through=["bn1"]),)
@@ -68,8 +68,6 @@ TIMM_STAGES = tuple(
     for stage in range(10)
     for norm in (f"blocks.{stage + 1}.0.bn1", "bn2")  # that of the head behind the last stage
 )
-BERTS = ("bert.modeling_bert.Bert", "roberta.modeling_roberta.Roberta", "electra.modeling_electra.Electra")
-LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 GATED_FEED_FORWARD = (Width("ffn", ["gate_proj", "up_proj"], ["down_proj"]),)
 BERT_LAYER = (Width("ffn", ["intermediate.dense"], ["output.dense"]),)
 
@@ -78,6 +76,7 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "torch.nn.modules.transformer.TransformerDecoderLayer": TRANSFORMER_LAYER,
     "torch.nn.modules.transformer.TransformerEncoder": (Stack("layers"),),
     "torch.nn.modules.transformer.TransformerDecoder": (Stack("layers"),),
+    "torch.nn.modules.activation.MultiheadAttention": (Heads(),),
     "torchvision.ops.misc.MLP": (Width("ffn", ["0"], ["3"]),),  # of vision and Swin transformers
     "torchvision.models.vision_transformer.Encoder": (Stack("layers", behind=["ln"]),),
     "torchvision.models.convnext.CNBlock": (Width("ffn", ["block.3"], ["block.5"]),),
@@ -97,6 +96,7 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.layers.mlp.Mlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
     "timm.layers.mlp.ConvMlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
     "timm.layers.mlp.SwiGLU": (Width("ffn", ["fc1_g", "fc1_x"], ["fc2"], through=["norm"]),),
+    "timm.layers.attention.Attention": (Heads(),),
     "timm.models.vision_transformer.VisionTransformer": (Stack("blocks", behind=["norm", "fc_norm"]),),
     "timm.models.resnet.BasicBlock": TIMM_BASIC_BLOCK,
     "timm.models.resnet.Bottleneck": TIMM_BOTTLENECK,
@@ -106,6 +106,10 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.models.efficientnet.EfficientNet": TIMM_STAGES,
     **{f"transformers.models.{name}Layer": BERT_LAYER for name in BERTS},
     **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in BERTS},
+    **{f"transformers.models.{name}Attention": (Heads("self", reads=["output.dense"]),) for name in BERTS},
+    **{f"transformers.models.{name}Attention": (Heads(),) for name in LLAMAS},
+    "transformers.models.vit.modeling_vit.ViTAttention": (Heads(), Heads("attention", reads=["output.dense"])),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (Heads(),),
     "transformers.models.vit.modeling_vit.ViTMLP": (Width("ffn", ["fc1"], ["fc2"]),),
     "transformers.models.vit.modeling_vit.ViTLayer": BERT_LAYER,  # before transformers 5
     "transformers.models.vit.modeling_vit.ViTModel": (Stack("layers"), Stack("encoder.layer", behind=["layernorm"])),
@@ -133,7 +137,7 @@ def checked_blocks(blocks: Any) -> Blocks:
         >>> checked_blocks({nn.Linear: "up"})
         Traceback (most recent call last):
             ...
-        ValueError: blocks has 'up' for Linear: give a Width, a Stack, or a list of them
+        ValueError: blocks has 'up' for Linear: give a Width, Heads, a Stack, or a list of them
     """
     if not isinstance(blocks, Mapping):
         raise ValueError(f"blocks={blocks!r} is no mapping: give descriptions by the class of a block")
@@ -141,8 +145,10 @@ def checked_blocks(blocks: Any) -> Blocks:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise ValueError(f"blocks has {kind!r}, which is no class of modules: give descriptions by such a class")
         each = described if isinstance(described, list | tuple) else [described]
-        if not each or not all(isinstance(one, Stack | Width) for one in each):
-            raise ValueError(f"blocks has {described!r} for {kind.__name__}: give a Width, a Stack, or a list of them")
+        if not each or not all(isinstance(one, Heads | Stack | Width) for one in each):
+            raise ValueError(
+                f"blocks has {described!r} for {kind.__name__}: give a Width, Heads, a Stack, or a list of them"
+            )
     return blocks
 
 

@@ -11,6 +11,13 @@ from torch import nn
 from advnas_lightning.space.elastic.edge import Elastic
 from advnas_lightning.space.elastic.making import check_sizes, elastic
 from advnas_lightning.space.elastic.rules.descriptions import Member
+from advnas_lightning.space.elastic.rules.importance import (
+    OrderBy,
+    Score,
+    checked_order,
+    refuse_tied,
+    reordering,
+)
 from advnas_lightning.space.elastic.rules.sizes import Sizes, checked, in_numbers, names
 from advnas_lightning.space.elastic.rules.table import Blocks, checked_blocks, descriptions_of
 from advnas_lightning.space.mixed_op import mixed_ops
@@ -72,6 +79,7 @@ class Widths:
 
     Attributes:
         sizes: The sizes to choose from by kind.
+        order_by: What the entries of widths are ordered by before.
         where: A pattern of the names of the blocks that are meant.
         blocks: A user's own descriptions by class.
 
@@ -81,6 +89,7 @@ class Widths:
     """
 
     sizes: Mapping[str, Sequence[int | float]]
+    order_by: OrderBy = None
     where: str | None = None
     blocks: Blocks = field(default_factory=dict)
 
@@ -100,6 +109,8 @@ class Widths:
         """
         chosen = _as_edges(self._found(model), self.sizes, share)
         sides = _check(chosen, model)
+        if self.order_by is not None:
+            _reorder([each for each in chosen if each.found.kind != DEPTH], self.order_by, model)
         everywhere = list(places(model))
         made = {id(module): _elastic(module, own) for module, own in sides.items()}
         put(model, [place for place in everywhere if id(place.module) in made], made)
@@ -157,8 +168,10 @@ class Widths:
 def widths(
     *,
     ffn: Sizes | None = None,
+    heads: Sizes | None = None,
     depth: Sizes | None = None,
     channels: Sizes | None = None,
+    order_by: OrderBy = None,
     where: str | None = None,
     blocks: Blocks | None = None,
 ) -> Widths:
@@ -177,12 +190,21 @@ def widths(
 
     Args:
         ffn: The widths of feed-forward parts of transformers and of ConvNeXt.
+        heads: The numbers of heads of attentions. The first ones stay, each as large as before. Heads that share keys
+            and values, as in Llama, stay in whole groups.
         depth: The numbers of layers of stacks. The first ones run. A stack of one layer is left as it is.
         channels: The channels inside residual blocks of convolutions. Those between blocks stay.
+        order_by: What decides which entries of a width come first, and so stay in small sizes. By default it is their
+            place. With ``"magnitude"`` it is the sum of the absolute values of the weights that give an entry, or that
+            belong to a head; biases do not count. A function is given the modules that have the width, as a list of
+            :class:`~advnas_lightning.space.elastic.rules.descriptions.Member`, and returns a tensor with a score for
+            each entry. The weights of all these modules are then reordered in place, the highest scores first. The
+            network computes the same, but sums in another order, so that it is no longer equal bit for bit.
         where: A pattern of the qualified names of the blocks and stacks that are meant, such as ``"layer3.**"``. By
             default all of them are.
         blocks: Descriptions by the class of a block: a :class:`~advnas_lightning.space.elastic.rules.Width`, a
-            :class:`~advnas_lightning.space.elastic.rules.Stack`, or several of them.
+            :class:`~advnas_lightning.space.elastic.rules.Stack`,
+            :class:`~advnas_lightning.space.elastic.rules.Heads`, or several of them.
 
     Raises:
         ValueError: There are no sizes, or what is given is none.
@@ -200,13 +222,13 @@ def widths(
         0.up    0.ffn  8, 16
         1.up    1.ffn  8, 16
     """
-    given = {"ffn": ffn, DEPTH: depth, "channels": channels}
+    given = {"ffn": ffn, "heads": heads, DEPTH: depth, "channels": channels}
     sizes = {kind: checked(kind, each) for kind, each in given.items() if each is not None}
     if not sizes:
         raise ValueError(f"widths() has no sizes: give it {' or '.join(f'{kind}=[0.5, 1.0]' for kind in given)}")
     if where is not None and (not isinstance(where, str) or not where):
         raise ValueError(f"widths(where={where!r}) is no pattern of names: give a text such as 'layer3.**'")
-    return Widths(sizes, where, checked_blocks(blocks or {}))
+    return Widths(sizes, checked_order(order_by), where, checked_blocks(blocks or {}))
 
 
 def _inside(name: str, inner: str) -> str:
@@ -252,23 +274,32 @@ def _check(chosen: Sequence[Chosen], model: nn.Module) -> dict[nn.Module, dict[s
                 f"{found.place!r} has the {found.kind} {listed(sizes)}, but the network has an edge {edge!r} with"
                 f" {listed(edges[edge])}: give it another name with share"
             )
-        for name, module, axis, _ in found.members:
+        for name, module, axis, _, times in found.members:
             if name not in known:
                 raise ValueError(
                     f"the {found.kind} of the network itself cannot be a choice, as nothing around it is there to call"
                     " it: put the network into a module, such as nn.Sequential(model)"
                 )
             check_place(known[name], {})
-            check_sizes(module, axis, edge, sizes)
+            own_sizes = {candidate: size * times for candidate, size in sizes.items()}
+            check_sizes(module, axis, edge, own_sizes)
             if found.kind == DEPTH:
                 continue
             own = sides.setdefault(module, {})
-            if own.setdefault(axis.name, (edge, sizes)) != (edge, sizes):
+            if own.setdefault(axis.name, (edge, own_sizes)) != (edge, own_sizes):
                 raise ValueError(
                     f"{name!r} has {axis.name} of two edges, {own[axis.name][0]!r} and {edge!r}: let one description"
                     " name it"
                 )
     return sides
+
+
+def _reorder(chosen: Sequence[Chosen], order_by: str | Score, model: nn.Module) -> None:
+    """Put the entries of all widths in their order of importance, after all orders are known to be possible."""
+    orders = [reordering(each.found.members, each.edge, order_by) for each in chosen]
+    refuse_tied(orders, model)
+    for order in orders:
+        order.apply()
 
 
 def _elastic(module: nn.Module, sides: Mapping[str, tuple[str, Mapping[str, int]]]) -> nn.Module:
@@ -286,7 +317,8 @@ def _nowhere(kind: str, blocks: Sequence[nn.Module]) -> str:
     model, *inner = [block for block in blocks if type(block) not in CONTAINERS or block is blocks[0]]
     around = [block for block in inner if next(block.children(), None) is not None]
     seen = list(dict.fromkeys(type(block).__name__ for block in around or inner))
-    example = 'Stack("layers")' if kind == DEPTH else f'Width("{kind}", gives=["up"], reads=["down"])'
+    examples = {DEPTH: 'Stack("layers")', "heads": "Heads()"}
+    example = examples.get(kind, f'Width("{kind}", gives=["up"], reads=["down"])')
     return (
         f"{kind} is known of no block of this {type(model).__name__}, which has {_some(seen) or 'none'}: describe one,"
         f" as in widths({kind}=…, blocks={{{[*seen, 'MyBlock'][0]}: {example}}})"

@@ -11,7 +11,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from advnas_lightning import MixedOp, make_searchable, widths
-from advnas_lightning.space.elastic.rules import Stack, Width
+from advnas_lightning.space.elastic.rules import Heads, Stack, Width
 from tests.support.refusals import one_line
 
 HALF = [0.5, 1.0]
@@ -29,6 +29,7 @@ class Own(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.up, self.down, self.act = nn.Linear(4, 8), nn.Linear(8, 4), nn.ReLU()
+        self.attention, self.odd = nn.MultiheadAttention(4, 2), nn.Linear(3, 4)
         self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,8 +54,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
         nested,
         {"ffn": HALF},
         (
-            "ffn is known of no block of this Sequential, which has Own: describe one, as in widths(ffn=…, blocks={Own:"
-            ' Width("ffn", gives=["up"], reads=["down"])})',
+            "ffn is known of no block of this Sequential, which has Own, MultiheadAttention: describe one, as in",
+            ' widths(ffn=…, blocks={Own: Width("ffn", gives=["up"], reads=["down"])})',
         ),
     ),
     "unknown of known": (
@@ -108,6 +109,17 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
         ("'up' is a Linear and has no size of input and output: it has out_features, in_features",),
     ),
     "own stack": (nested, {"depth": HALF, "blocks": own(Stack("act"))}, ("'act' is a ReLU and no Sequential",)),
+    "own attention": (
+        nested,
+        {"heads": HALF, "blocks": own(Heads())},
+        ("what blocks says of the heads of a Own is not so: a Own cannot be elastic",),
+    ),
+    "own heads": (nested, {"heads": HALF, "blocks": own(Heads("up"))}, ("a Linear has no elastic size num_heads",)),
+    "own reader": (
+        nested,
+        {"heads": HALF, "blocks": own(Heads("attention", reads=["odd"]))},
+        ("'odd' has size 3, which is no multiple of 2 heads",),
+    ),
     "unequal layers": (
         nested,
         {"depth": HALF, "blocks": own(Stack("layers"))},
@@ -146,7 +158,7 @@ def test_a_size_that_cannot_be_is_refused(name: str) -> None:
         ({"ffn": HALF, "where": ""}, "widths(where='') is no pattern of names"),
         ({"ffn": HALF, "blocks": [Width("ffn", ["up"], ["down"])]}, "is no mapping"),
         ({"ffn": HALF, "blocks": {"Own": Width("ffn", ["up"], ["down"])}}, "blocks has 'Own', which is no class"),
-        ({"ffn": HALF, "blocks": {Own: ["up"]}}, "blocks has ['up'] for Own: give a Width, a Stack, or a list"),
+        ({"ffn": HALF, "blocks": {Own: ["up"]}}, "blocks has ['up'] for Own: give a Width, Heads, a Stack, or a list"),
         ({"ffn": HALF, "blocks": {Own: []}}, "blocks has [] for Own"),
     ],
 )
@@ -163,6 +175,8 @@ def test_what_is_no_list_of_sizes_is_refused(sizes: dict[str, Any], part: str) -
         (lambda: Width("ffn", ["up"], []), "a Width reads nothing: name a module of the block"),
         (lambda: Width("ffn", [], ["down"]), "a Width gives nothing"),
         (lambda: Width("ffn", ["up"], ["down"], [1]), "through of a Width is [1]"),  # type: ignore[list-item]
+        (lambda: Heads(["self"]), "attention of Heads is"),  # type: ignore[arg-type]
+        (lambda: Heads(reads="out"), "reads of Heads is 'out'"),
         (lambda: Stack(["layers"]), "layers of a Stack is"),  # type: ignore[arg-type]
         (lambda: Stack("layers", behind="norm"), "behind of a Stack is 'norm'"),
     ],

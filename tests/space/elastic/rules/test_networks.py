@@ -26,6 +26,12 @@ def vit(layers: int = 3, width: int = 16) -> nn.Module:
     return zoo.VisionTransformer(16, 8, layers, 2, 8, width, num_classes=CLASSES)
 
 
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    stack = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(8), enable_nested_tensor=False)
+    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(2), nn.Linear(16, 8), stack)
+
+
 def convnext() -> nn.Module:
     return ConvNeXt([CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 3)], num_classes=CLASSES)
 
@@ -33,6 +39,8 @@ def convnext() -> nn.Module:
 # The network, its elastic sizes, and the network of the smallest sizes where torchvision can build it.
 NETWORKS: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
     "vit": (vit, {"ffn": [4, 16], "depth": [1, 3]}, lambda: vit(1, 4)),
+    "heads of vit": (vit, {"ffn": [4, 16], "heads": HALF, "depth": [1, 3]}, None),
+    "encoder": (encoder, {"ffn": HALF, "heads": HALF, "depth": HALF}, None),
     "convnext": (convnext, {"ffn": HALF, "depth": HALF}, None),
 }
 SLOW: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
@@ -58,6 +66,7 @@ SLOW: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
     "mobilenet_v3_large": (lambda: zoo.mobilenet_v3_large(), {"channels": HALF}, None),
     "efficientnet_b0": (lambda: zoo.efficientnet_b0(), {"channels": HALF, "depth": HALF}, None),
     "efficientnet_v2_s": (lambda: zoo.efficientnet_v2_s(), {"channels": HALF, "depth": HALF}, None),
+    "heads of vit_b_16": (lambda: zoo.vit_b_16(image_size=32), {"heads": [4, 8, 12]}, None),
     "vit_b_16": (
         lambda: zoo.vit_b_16(image_size=32),
         {"ffn": HALF, "depth": [6, 9, 12]},

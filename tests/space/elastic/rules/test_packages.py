@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning import SearchSpace, make_searchable, widths
+from advnas_lightning.space.elastic.rules import fit_config
+from tests.support.refusals import one_line
 from tests.support.small_search import CLASSES
 
 Make = Callable[..., Any]
@@ -57,42 +60,50 @@ def of_transformers(kind: str, head: str, **options: Any) -> nn.Module:
 
 # The network, its elastic sizes, and how many parameters the smallest sizes remove, counted by hand.
 FFN = 8 * (8 + 1 + 8)  # of 8 of 16 features, between a stream of 8
+HEADS = 3 * (4 * 8 + 4) + 8 * 4  # of half of the heads: rows of queries, keys and values, columns of what reads them
 ATTENTION = 4 * (8 * 8 + 8)
+ALL = {"ffn": HALF, "heads": HALF, "depth": [1, 3]}
 TEXT: dict[str, tuple[Make, dict[str, Any], int]] = {
     "bert": (
         lambda: of_transformers("Bert", "BertForSequenceClassification"),
-        {"ffn": HALF, "depth": [1, 3]},
-        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+        ALL,
+        FFN + HEADS + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
     ),
     "gpt2": (
         lambda: of_transformers("GPT2", "GPT2LMHeadModel"),
-        {"ffn": HALF, "depth": [1, 3]},
-        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+        ALL,
+        FFN + HEADS + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
     ),
     # whose feed-forward part has three layers without biases, and its attention half as many keys and values
     "llama": (
         lambda: of_transformers("Llama", "LlamaForCausalLM", num_key_value_heads=2),
-        {"ffn": HALF, "depth": [1, 3]},
-        8 * 3 * 8 + 2 * (3 * 8 * 16 + 3 * 8 * 8 + 2 * 8),
+        ALL,
+        8 * 3 * 8 + 4 * 8 + 2 * (2 * 8) + 8 * 4 + 2 * (3 * 8 * 16 + 3 * 8 * 8 + 2 * 8),
     ),
 }
 IMAGES: dict[str, tuple[Make, dict[str, Any], int]] = {
     "vit": (
         lambda: of_transformers("ViT", "ViTForImageClassification"),
-        {"ffn": HALF, "depth": [1, 3]},
-        FFN + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+        ALL,
+        FFN + HEADS + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
     ),
-    "deit": (small_vit, {"ffn": HALF, "depth": [1, 3]}, 16 * 17 + 2 * (ATTENTION + 32 * 17 + 8 + 2 * 16)),
+    "deit": (small_vit, ALL, 16 * 17 + HEADS + 2 * (ATTENTION + 32 * 17 + 8 + 2 * 16)),
 }
 OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "roberta": (lambda: of_transformers("Roberta", "RobertaForSequenceClassification"), {"ffn": HALF, "depth": HALF}),
-    "electra": (lambda: of_transformers("Electra", "ElectraForSequenceClassification"), {"ffn": HALF, "depth": HALF}),
-    "mistral": (lambda: of_transformers("Mistral", "MistralForCausalLM"), {"ffn": HALF, "depth": HALF}),
-    "qwen2": (lambda: of_transformers("Qwen2", "Qwen2ForCausalLM"), {"ffn": HALF, "depth": HALF}),
-    "averaging vit": (lambda: small_vit(global_pool="avg"), {"ffn": HALF, "depth": HALF}),
+    "roberta": (
+        lambda: of_transformers("Roberta", "RobertaForSequenceClassification"),
+        {"ffn": HALF, "heads": HALF, "depth": HALF},
+    ),
+    "electra": (
+        lambda: of_transformers("Electra", "ElectraForSequenceClassification"),
+        {"ffn": HALF, "heads": HALF, "depth": HALF},
+    ),
+    "mistral": (lambda: of_transformers("Mistral", "MistralForCausalLM"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
+    "qwen2": (lambda: of_transformers("Qwen2", "Qwen2ForCausalLM"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
+    "averaging vit": (lambda: small_vit(global_pool="avg"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
     "distilled deit": (
         lambda: of_timm("deit_tiny_distilled_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2),
-        {"ffn": HALF, "depth": HALF},
+        {"ffn": HALF, "heads": HALF, "depth": HALF},
     ),
     "efficientnet": (lambda: of_timm("efficientnet_lite0"), {"channels": HALF, "depth": HALF}),
     "squeezed": (lambda: of_timm("efficientnet_b0"), {"channels": HALF, "depth": HALF}),
@@ -146,6 +157,22 @@ def test_a_network_becomes_a_smaller_one(name: str) -> None:
     assert b"advnas" not in pickle.dumps(found.net if isinstance(found, OfText) else found)
 
 
+@pytest.mark.parametrize("name", [*TEXT, *IMAGES])
+def test_a_network_computes_the_same_in_another_order(name: str) -> None:
+    make, sizes, _ = {**TEXT, **IMAGES}[name]
+    net = make().double().eval()
+    for weight in net.parameters():  # biases, too
+        nn.init.normal_(weight, std=0.5)
+    plain, x = copy.deepcopy(net), inputs(name)
+    x = x.double() if x.is_floating_point() else x
+    make_searchable(net, widths(**sizes, order_by="magnitude"))
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([len(row) - 1 for row in space.candidates])):
+        torch.testing.assert_close(net(x), plain(x), rtol=1e-9, atol=1e-9)
+    moved = {key.replace("widest.", ""): value for key, value in net.state_dict().items()}
+    assert any(not torch.equal(value, moved[key]) for key, value in plain.state_dict().items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_network_of_another_family_becomes_a_smaller_one(name: str) -> None:
@@ -170,6 +197,45 @@ def test_a_network_is_searched(name: str, strategy: str, make_search: Make, fit:
     again = pickle.loads(pickle.dumps(found))
     with torch.no_grad():
         assert torch.equal(again(x), found(x))
+
+
+# The sizes that a config can say, and one that it cannot, with the reason.
+SAVED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "bert": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a BertForSequenceClassification describes"),
+    "gpt2": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a GPT2LMHeadModel describes the network"),
+    "llama": (ALL, {"heads": [2, 4]}, ""),
+    "vit": (ALL, {"heads": [2, 4]}, ""),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_is_found_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    sizes, others, reason = SAVED[name]
+    make, x = {**TEXT, **IMAGES}[name][0], inputs(name)
+
+    def found(kinds: dict[str, Any], **options: Any) -> Any:
+        net = make().eval()
+        make_searchable(net, widths(**kinds), **options)
+        space = SearchSpace(net)
+        return space.genotype([0] * len(space)).apply(net)
+
+    small = found(sizes)
+    fit_config(small.net)
+    small.net.save_pretrained(tmp_path)
+    again = OfText(type(small.net).from_pretrained(tmp_path), small.given).eval()
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+    if reason:
+        with one_line(reason, "save it with torch.save"):
+            fit_config(found(others).net)
+    net = make().eval()
+    make_searchable(net, widths(ffn=HALF))
+    space = SearchSpace(net)
+    uneven: Any = space.genotype([0, 1, 1]).apply(net)
+    before = uneven.net.config.to_dict()
+    with one_line("a config has one ffn for all layers, and the network has 8, 16: search one for all with share="):
+        fit_config(uneven.net)
+    assert uneven.net.config.to_dict() == before
 
 
 def test_a_cache_of_keys_is_no_output_that_can_be_mixed(make_search: Make, fit: Make) -> None:
