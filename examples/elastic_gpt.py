@@ -14,7 +14,7 @@ import argparse
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,14 +30,19 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from advnas_lightning import AdvantageNAS, Depth, Distillation, elastic
+from advnas_lightning import AdvantageNAS, Depth, Distillation, RandomSearch, SearchStrategy, elastic
 from advnas_lightning.cost import count_parameters
 from advnas_lightning.ranking import Evolution
 
 HEAD, CONTEXT = 8, 64  # the features of a head, and the characters that a network sees
-EPOCHS, WARMUP_EPOCHS = 10, 8  # of the search; θ moves in the last two
+EPOCHS = 10  # of the search
 QUICK = dict(layers=3, batch_size=2, batches=2, search_steps=10, train_steps=2, top=3, generations=1, random=1)
 
+# Whether the losses alone choose in the end, or also the probabilities that a search learns in its last two epochs.
+STRATEGIES: dict[str, Callable[..., SearchStrategy]] = {
+    "random": RandomSearch,
+    "advantage": partial(AdvantageNAS, architecture_optimizer=partial(Adam, lr=0.02), warmup_epochs=8),
+}
 # How the shared weights are trained, and how many times the steps. A step of a sandwich runs four networks.
 SUPERNETS: dict[str, tuple[int, dict[str, Any]]] = {
     "sandwich, distilled": (1, {"sampling": "sandwich", "teacher": Distillation("widest", dim=-1)}),
@@ -138,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="a text file of a megabyte or more")
     parser.add_argument("--output", type=Path, default=Path("elastic_gpt"), help="the folder of the results")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="random", help="how networks are drawn and chosen")
     parser.add_argument("--search-steps", type=int, default=400, help="the weight steps of the supernet")
     parser.add_argument("--train-steps", type=int, default=400, help="the steps of each network that is compared")
     parser.add_argument("--width", type=int, default=64, help="the width of the residual stream, a multiple of 64")
@@ -161,17 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gpt = partial(GPT, vocabulary, layers=options.layers, steps=options.train_steps)
     comparison = Comparison("parameters", "bits per character of the test")
 
-    def train_supernet(name: str) -> AdvantageNAS:
+    def train_supernet(name: str) -> SearchStrategy:
         times, how = SUPERNETS[name]
         steps = times * options.search_steps
         seed_everything(options.seed, verbose=False)
-        search = AdvantageNAS(
-            make_elastic(gpt(width=options.width, steps=steps)),
-            architecture_optimizer=partial(Adam, lr=0.02),
-            warmup_epochs=WARMUP_EPOCHS,
-            seed=options.seed,
-            **how,
-        )
+        strategy = STRATEGIES[options.strategy]
+        search = strategy(make_elastic(gpt(width=options.width, steps=steps)), seed=options.seed, **how)
         data = {"weights": train(), "architecture": valid()}
         with comparison.timed(f"supernet: {name}"):
             fit(search, data, max_epochs=EPOCHS, limit_train_batches=steps // EPOCHS)

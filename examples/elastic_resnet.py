@@ -28,19 +28,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from size_comparison import Comparison, fit
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18
-from torchvision.models.resnet import BasicBlock
 
-from advnas_lightning import AdvantageNAS, Genotype, elastic
+from advnas_lightning import Genotype, RandomSearch, make_searchable, widths
 from advnas_lightning.cost import count_macs
 from advnas_lightning.ranking import Evolution
 
 SHARES = [0.25, 0.375, 0.5, 0.75, 1.0]  # of the channels that a block has inside
 SCALED = SHARES[1:4]  # whose networks are the budgets
-EPOCHS, WARMUP_EPOCHS = 10, 8  # of the search; θ moves in the last two
+EPOCHS = 10  # of the search
 QUICK = dict(batch_size=4, batches=2, search_steps=10, train_steps=1, top=2, generations=0, random=1)
 
 
@@ -66,12 +65,7 @@ class Classifier(LightningModule):
 
 def make_elastic(classifier: Classifier) -> Classifier:
     """Let each block choose its channels."""
-    for name, block in classifier.net.named_modules():
-        if isinstance(block, BasicBlock):
-            channels = [int(share * block.conv1.out_channels) for share in SHARES]
-            block.conv1 = elastic(block.conv1, out_channels=channels, name=name)
-            block.bn1 = elastic(block.bn1, num_features=channels, name=name)
-            block.conv2 = elastic(block.conv2, in_channels=channels, name=name)
+    make_searchable(classifier.net, widths(channels=SHARES))
     return classifier
 
 
@@ -110,15 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison = Comparison("multiply-accumulates", "accuracy on test images in %")
 
     seed_everything(options.seed, verbose=False)
-    search = AdvantageNAS(
-        make_elastic(new(steps=options.search_steps)),
-        architecture_optimizer=partial(Adam, lr=0.02),
-        warmup_epochs=WARMUP_EPOCHS,
-        sampling="sandwich",
-        teacher="widest",
-        seed=options.seed,
-    )
-    loaders = {"weights": data.train_dataloader(), "architecture": data.val_dataloader()}
+    network = make_elastic(new(steps=options.search_steps))
+    search = RandomSearch(network, sampling="sandwich", teacher="widest", seed=options.seed)
+    loaders = {"weights": data.train_dataloader()}
     with comparison.timed("supernet"):
         fit(search, loaders, max_epochs=EPOCHS, limit_train_batches=options.search_steps // EPOCHS)
 

@@ -99,12 +99,13 @@ def test_the_program_compares_networks_of_equal_cost(
 
     monkeypatch.setattr(Trainer, "fit", noted)
     (tmp_path / "text.txt").write_text(words())
-    options = ["--text", tmp_path / "text.txt", "--output", tmp_path / "out", "--quick", *["--supernets"] * supernets]
+    options = ["--text", tmp_path / "text.txt", "--output", tmp_path / "out", "--quick"]
+    options += ["--supernets", "--strategy", "advantage"] if supernets else []
     example["main"](list(map(str, options)))
     found = json.loads((tmp_path / "out" / "sizes.json").read_text())
     (searched, search), *others = steps
     assert searched == search.weight_steps == 10
-    assert search.architecture_steps == 2
+    assert search.architecture_steps == (2 if supernets else 0)
     assert [number for number, _ in others[9:]] == ([10, 40] if supernets else [])
     for (number, network), row in zip(others[:9], found["networks"], strict=True):
         assert number == 2
