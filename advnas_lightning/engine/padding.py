@@ -104,7 +104,8 @@ class PaddingCheck:
     def _tolerance(self, architecture: Architecture) -> float:
         kind = architecture.gates.device.type
         halves = any(parameter.dtype in HALF for parameter in self._model.parameters())
-        return OF_HALVES if halves or torch.is_autocast_enabled(kind) else TOLERANCE
+        is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return OF_HALVES if halves or is_mixed else TOLERANCE
 
 
 @contextmanager

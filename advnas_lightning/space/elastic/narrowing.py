@@ -23,7 +23,8 @@ class Change:
 
     Attributes:
         attributes: Its attributes by name.
-        views: By the name of a parameter or buffer: the function that returns the part of it that is used.
+        views: By the name of a parameter or buffer: the function that returns the part of it that is used, as a view or
+            as a :class:`Copying`.
         derived: A function that returns further attributes, given those and the parts by name.
         parts: The changes of modules inside it, for a size that several modules have in common.
         kind: The class of the plain module, where the widest one's has no form of this size. Its ``forward`` runs with
@@ -67,10 +68,41 @@ def first(size: int, dim: int = 0) -> View:
     return lambda tensor: tensor.narrow(dim, 0, size)
 
 
+@dataclass(frozen=True)
+class Copying:
+    """A function that returns a part of a tensor which no view can show, and so is a copy.
+
+    Of a buffer, what is written to the copy is written to the buffer afterwards.
+
+    Attributes:
+        part: The function. It picks entries, and computes nothing.
+
+    Example:
+        >>> Copying(lambda tensor: tensor[[0, 2]])(torch.arange(4))
+        tensor([0, 2])
+    """
+
+    part: View
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor."""
+        return self.part(tensor)
+
+    def write_back(self, part: Tensor, tensor: Tensor) -> None:
+        """Write a part into the tensor that it is of.
+
+        BatchNorm raises no version counter when it writes, so that it is not known whether it has.
+
+        Args:
+            part: The part.
+            tensor: The tensor.
+        """
+        places = self(torch.arange(tensor.numel(), device=tensor.device).view_as(tensor))
+        tensor.data.put_(places, part)
+
+
 def first_of_each(blocks: int, size: int, dim: int = 0) -> View:
     """The function that returns the first entries of each block of a tensor, as those of queries, keys and values.
-
-    They are no part of the tensor that a view can show, and so are copied.
 
     Args:
         blocks: The number of blocks, which are equally large.
@@ -82,7 +114,7 @@ def first_of_each(blocks: int, size: int, dim: int = 0) -> View:
         tensor([0, 1, 4, 5, 8, 9])
     """
     # In host memory a part may lie on its device as a slice already, whose blocks are smaller than the module's.
-    return lambda tensor: tensor.unflatten(dim, (blocks, -1)).narrow(dim + 1, 0, size).flatten(dim, dim + 1)
+    return Copying(lambda tensor: tensor.unflatten(dim, (blocks, -1)).narrow(dim + 1, 0, size).flatten(dim, dim + 1))
 
 
 @contextmanager
@@ -149,6 +181,11 @@ def _narrow(module: nn.Module, change: Change) -> Callable[[], None]:
     inside |= change.derived(inside)
     if change.kind is not None:
         inside |= {"forward": MethodType(change.kind.forward, module), KIND: change.kind}
+    copied = [
+        (view, name)
+        for name, view in change.views.items()
+        if isinstance(view, Copying) and name in tensors and name in attributes["_buffers"]
+    ]
     before = {name: attributes[name] for name in inside if name in attributes}
     attributes.update(inside)
 
@@ -156,20 +193,10 @@ def _narrow(module: nn.Module, change: Change) -> Callable[[], None]:
         attributes.update(before)  # in the order that they had
         for name in inside.keys() - before.keys():
             del attributes[name]
-        for name in tensors.keys() & attributes["_buffers"].keys():
-            _write_back(tensors[name], inside[name], change.views[name])
+        for view, name in copied:
+            view.write_back(inside[name], tensors[name])
 
     return restore
-
-
-def _write_back(buffer: Tensor, part: Tensor, view: View) -> None:
-    """Let a buffer have what was perhaps written to a part of it, where the part is a copy.
-
-    BatchNorm raises no version counter when it writes, so that it is not known whether something was.
-    """
-    if part.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():
-        places = view(torch.arange(buffer.numel(), device=buffer.device).view_as(buffer))
-        buffer.data.put_(places, part)
 
 
 def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:

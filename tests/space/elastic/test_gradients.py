@@ -17,15 +17,22 @@ from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
 Make = Callable[..., Any]
 
 
+NETWORKS: dict[str, tuple[Make, Make]] = {
+    "sizes": (ElasticNet, separate),
+    "heads": (AttentionNet, separate_attention),
+}
+
+
 def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(7, FEATURES, dtype=torch.double), torch.randint(CLASSES, (7,))
 
 
-def test_gate_gradients_are_finite_differences() -> None:
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_gate_gradients_are_finite_differences(kind: str) -> None:
     """With all candidates mixed, the loss is a function of the gates of all."""
-    net = ElasticNet().double()
+    net = NETWORKS[kind][0]().double()
     space, (x, _) = SearchSpace(net), batch()
-    dense = space.one_hot([0, 1, 1])
+    dense = space.one_hot([0] * len(space))
     gates = torch.rand(space.mask.shape, dtype=torch.double)
 
     def loss(gates: Tensor) -> Tensor:
@@ -36,13 +43,14 @@ def test_gate_gradients_are_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, gates.requires_grad_(), atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("inactive", ["none", "outputs"])
-def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any) -> None:
+def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any, kind: str) -> None:
     """Where one candidate runs, its gate has the gradient that it has in Eq. (1) with zeros for the other gates."""
-    net = ElasticNet().double()
+    net = NETWORKS[kind][0]().double()
     space, (x, _) = SearchSpace(net), batch()
     net.eval()
-    for choice in ([0, 0, 0], [1, 1, 0], [2, 2, 1]):
+    for choice in ([0] * len(space), [1] * len(space), [len(names) - 1 for names in space.candidates]):
         one_hot = space.one_hot(choice, like=x)
 
         def gradient(paths: Any, kind: Any, one_hot: Any = one_hot) -> Tensor:
@@ -62,10 +70,6 @@ def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any) -> Non
 WITHOUT = ("random", "fixed", "darts-second_order")
 
 
-NETWORKS: dict[str, tuple[Make, Make]] = {
-    "sizes": (ElasticNet, separate),
-    "heads": (AttentionNet, separate_attention),
-}
 QUICK = ("advantage", "counterfactual", "darts")
 CASES = [
     pytest.param(name, kind, marks=[] if kind == "sizes" or name in QUICK else [pytest.mark.slow])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.space import mixed_ops
 from advnas_lightning.space.elastic import Elastic, Follower
 from benchmarks.software_device import DEVICE, on_device, software_device
-from tests.support.elastic_net import ElasticNet
+from tests.support.elastic_net import AttentionNet, ElasticNet
 from tests.support.offloading import ADAM, ends
 from tests.support.small_search import FEATURES
 
@@ -29,18 +30,36 @@ Make = Callable[..., Any]
 GENOTYPE = Genotype({"kernel": "3", "width": "6", "hidden": "3"})
 
 
-def fitted(fit: Make, make_search: Make, make_loaders: Make, name: str = "advantage", **options: Any) -> Any:
+def fitted(
+    fit: Make,
+    make_search: Make,
+    make_loaders: Make,
+    name: str = "advantage",
+    net: nn.Module | None = None,
+    **options: Any,
+) -> Any:
     keys = ("precision", "callbacks", "ckpt_path", "enable_checkpointing")
     trainer = {key: options.pop(key) for key in keys if key in options}
-    search = make_search(name, ElasticNet(dropout=0.2), weight_optimizer=ADAM, **options)
+    net = ElasticNet(dropout=0.2) if net is None else net
+    search = make_search(name, net, weight_optimizer=ADAM, **options)
     torch.manual_seed(3)  # of the dropout
     fit(search, make_loaders(), make_loaders()["weights"], max_epochs=2, **trainer)
     return search
 
 
-@pytest.mark.parametrize("name", ["advantage", "counterfactual", "gdas", "darts-second_order"])
-def test_what_is_found_is_a_plain_network(name: str, make_search: Make, make_loaders: Make, fit: Make) -> None:
-    search = fitted(fit, make_search, make_loaders, name, calibrate=0)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *((name, partial(ElasticNet, dropout=0.2)) for name in ("advantage", "counterfactual", "gdas")),
+        ("darts-second_order", partial(ElasticNet, dropout=0.2)),
+        ("counterfactual", AttentionNet),
+        pytest.param("darts-second_order", AttentionNet, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_found_is_a_plain_network(
+    name: str, make: Make, make_search: Make, make_loaders: Make, fit: Make
+) -> None:
+    search = fitted(fit, make_search, make_loaders, name, make(), calibrate=0)
     found = search.derive().eval().double()
     assert not [module for module in found.modules() if isinstance(module, Elastic | Follower)]
     space = search.space
@@ -61,13 +80,14 @@ class Noting(Callback):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [ElasticNet, AttentionNet])
 @pytest.mark.parametrize("steps", [{}, {"sampling": "sandwich", "teacher": "widest"}])
 def test_a_search_with_weights_in_host_memory_has_the_same_numbers(
-    steps: dict[str, str], make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
+    steps: dict[str, str], make: Make, make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
 ) -> None:
     def result(name: str, *, offload: bool) -> dict[str, Any]:
         with software_device():
-            search = make_search(name, ElasticNet(), weight_optimizer=ADAM, offload=offload, **steps)
+            search = make_search(name, make(), weight_optimizer=ADAM, offload=offload, **steps)
             torch.manual_seed(3)
             fit(search, make_loaders(weights=2, architecture=2), callbacks=[noting := Noting()], **on_device())
             assert noting.kinds == {"cpu" if offload else DEVICE.type}
