@@ -79,8 +79,9 @@ class GroupedHeads(Heads):
     """
 
     def of(self, module: Any) -> bool:
-        """Whether the projections are layers of the attention itself."""
-        return hasattr(module, "q_proj") and hasattr(module, "head_dim")
+        """Whether the projections are layers of the attention itself, and its heads are whole groups."""
+        is_whole = hasattr(module, "q_proj") and hasattr(module, "head_dim")
+        return is_whole and module.o_proj.in_features % module.k_proj.out_features == 0
 
     def full(self, module: Any) -> int:
         """The number of heads of the queries."""
@@ -99,7 +100,7 @@ class GroupedHeads(Heads):
 
     def group(self, module: Any) -> int:
         """The number of heads that share their keys and values."""
-        return self.full(module) // int(module.k_proj.out_features // module.head_dim)
+        return int(module.o_proj.in_features // module.k_proj.out_features)
 
     def change(self, module: Any, size: int) -> Change:
         """The features of the first groups in all projections."""

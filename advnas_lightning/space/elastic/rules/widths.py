@@ -22,7 +22,7 @@ from advnas_lightning.space.elastic.rules.sizes import Sizes, checked, in_number
 from advnas_lightning.space.elastic.rules.table import Blocks, checked_blocks, descriptions_of
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.space.patterns import matches
-from advnas_lightning.space.places import check_place, places, put
+from advnas_lightning.space.places import Place, check_place, places, put
 from advnas_lightning.texts import listed
 
 Share = Callable[[str, nn.Module], str]
@@ -111,17 +111,18 @@ class Widths:
         sides = _check(chosen, model)
         if self.order_by is not None:
             _reorder([each for each in chosen if each.found.kind != DEPTH], self.order_by, model)
-        everywhere = list(places(model))
+        names: dict[nn.Module, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            names.setdefault(module, []).append(name)
         made = {id(module): _elastic(module, own) for module, own in sides.items()}
-        put(model, [place for place in everywhere if id(place.module) in made], made)
+        put(model, [place for place in places(model) if id(place.module) in made], made)
         depths = [(member, each) for each in chosen if each.found.kind == DEPTH for member in each.found.members]
         # What lies behind a stack comes first, as it may be in another one; and inner stacks before those around them.
         for member, each in sorted(depths, key=lambda pair: (pair[0].role == "gives", -pair[0].name.count("."))):
             module = model.get_submodule(member.name)  # which may be elastic itself
             edge = Elastic(each.edge, module, member.axis, each.sizes)
             edge.training = module.training
-            own = [place._replace(module=module) for place in everywhere if place.module is member.module]
-            put(model, own, {id(module): edge})
+            put(model, [_place(model, name) for name in names[member.module]], {id(module): edge})
         return chosen
 
     def _found(self, model: nn.Module) -> list[Found]:
@@ -275,12 +276,13 @@ def _check(chosen: Sequence[Chosen], model: nn.Module) -> dict[nn.Module, dict[s
                 f" {listed(edges[edge])}: give it another name with share"
             )
         for name, module, axis, _, times in found.members:
-            if name not in known:
+            if not name:
                 raise ValueError(
                     f"the {found.kind} of the network itself cannot be a choice, as nothing around it is there to call"
                     " it: put the network into a module, such as nn.Sequential(model)"
                 )
-            check_place(known[name], {})
+            if name in known:  # and no elastic module, which a gate of a depth is put around
+                check_place(known[name], {})
             own_sizes = {candidate: size * times for candidate, size in sizes.items()}
             check_sizes(module, axis, edge, own_sizes)
             if found.kind == DEPTH:
@@ -292,6 +294,13 @@ def _check(chosen: Sequence[Chosen], model: nn.Module) -> dict[nn.Module, dict[s
                     " name it"
                 )
     return sides
+
+
+def _place(model: nn.Module, name: str) -> Place:
+    """The place of a qualified name, whatever stands there."""
+    parent, _, key = name.rpartition(".")
+    around = model.get_submodule(parent)
+    return Place(name, around, key, around.get_submodule(key))
 
 
 def _reorder(chosen: Sequence[Chosen], order_by: str | Score, model: nn.Module) -> None:

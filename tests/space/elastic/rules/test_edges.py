@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from advnas_lightning import Genotype, SearchSpace, choices, make_searchable, widths
+from advnas_lightning.cost.elastic import count
 from advnas_lightning.space.elastic import Elastic, Follower
 from advnas_lightning.space.elastic.rules import Stack, Width
 
@@ -67,6 +69,22 @@ def test_a_block_of_ones_own_becomes_what_is_built_small() -> None:
     torch.testing.assert_close(narrow, small(x), rtol=0, atol=1e-10)
     small.load_state_dict(found.state_dict(), strict=True)
     torch.testing.assert_close(found(x), small(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", ["stages", "loop"])
+def test_costs_are_those_of_what_is_found(make: str) -> None:
+    """Also where a gate stands behind a norm that is elastic itself, and where a module loops over its layers."""
+    if make == "loop":
+        net: nn.Module = Net()
+        make_searchable(net, widths(ffn=HALF, depth=[2, 3], blocks={Gated: [GATED, Stack("extra")]}))
+    else:
+        net = ResNet(BasicBlock, [1, 2, 1, 1], 3)
+        make_searchable(net, widths(channels=HALF, where="layer3.0"))
+        make_searchable(net, widths(depth=HALF))
+    space = SearchSpace(net)
+    for choice in itertools.product(range(2), repeat=len(space)):
+        found = space.genotype(choice).apply(net)
+        assert count(net, space, list(choice)) == sum(weight.numel() for weight in found.parameters())
 
 
 def test_an_edge_is_shared_by_blocks_of_different_sizes() -> None:

@@ -98,8 +98,14 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
         lambda: of_transformers("Electra", "ElectraForSequenceClassification"),
         {"ffn": HALF, "heads": HALF, "depth": HALF},
     ),
-    "mistral": (lambda: of_transformers("Mistral", "MistralForCausalLM"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
-    "qwen2": (lambda: of_transformers("Qwen2", "Qwen2ForCausalLM"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
+    "mistral": (
+        lambda: of_transformers("Mistral", "MistralForCausalLM", num_key_value_heads=2),
+        {"ffn": HALF, "heads": HALF, "depth": HALF},
+    ),
+    "qwen2": (
+        lambda: of_transformers("Qwen2", "Qwen2ForCausalLM", num_key_value_heads=2),
+        {"ffn": HALF, "heads": HALF, "depth": HALF},
+    ),
     "averaging vit": (lambda: small_vit(global_pool="avg"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
     "distilled deit": (
         lambda: of_timm("deit_tiny_distilled_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2),
