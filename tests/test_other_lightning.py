@@ -214,6 +214,7 @@ def test_both_packages_can_be_one() -> None:
     assert "steps 2 True" in run(textwrap.dedent(SCRIPT))
 
 
+@pytest.mark.slow
 def test_it_is_too_late_once_the_other_is_there() -> None:
     pytest.importorskip("pytorch_lightning")
     said = run("""

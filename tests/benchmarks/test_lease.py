@@ -100,6 +100,7 @@ def search(folder: Path, script: str) -> Job:
     return Job("search", ("sh", "-c", script.format(folder=folder)), parts={"search": "search"})
 
 
+@pytest.mark.slow
 def test_nothing_starts_that_cannot_finish_and_what_runs_saves_in_time(
     lease: Callable[..., Lease], tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_search_that_could_save_nothing_any_more_does_not_start(lease: Callabl
     assert not (tmp_path / "on").exists()
 
 
+@pytest.mark.slow
 def test_what_does_not_heed_sigterm_is_killed_in_time(lease: Callable[..., Lease], tmp_path: Path) -> None:
     began = time.monotonic()
     plan = lease(seconds=6)

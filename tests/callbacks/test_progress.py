@@ -312,6 +312,7 @@ def test_a_likelier_candidate_is_darker() -> None:
         assert max(dark) < min(light)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", NAMES)
 def test_every_logger_stands_beside_the_runs_own(logger: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = pytest.importorskip(logger)

@@ -296,7 +296,7 @@ def test_a_run_with_a_folder_in_the_place_of_its_file(tmp_path: Path, monkeypatc
     assert read(tmp_path / "on", "summary.json")["epochs"] == 3
 
 
-@pytest.mark.parametrize("metric", ["test/loss", "architecture/loss"])
+@pytest.mark.parametrize("metric", ["test/loss", pytest.param("architecture/loss", marks=pytest.mark.slow)])
 def test_optuna_finds_the_better_rate(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)

@@ -118,6 +118,7 @@ def test_the_size_of_the_batch_can_be_chosen(here: Path) -> None:
     assert two["memory"].table.edges["0->1"]["nor_conv_3x3"] < six["memory"].table.edges["0->1"]["nor_conv_3x3"]
 
 
+@pytest.mark.slow
 def test_a_search_takes_one_of_the_costs(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_run_counts_costs_and_leaves_them(
     assert read(folder / "own", "costs.json")["edges"]["0->1"]["skip_connect"] == 3  # one in each of three cells
 
 
+@pytest.mark.slow
 def test_a_budgeted_run_goes_on_bit_for_bit(
     folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

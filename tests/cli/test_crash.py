@@ -26,7 +26,7 @@ STRATEGIES = [
 ]  # fmt: skip
 SMALL = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}
 EVERYWHERE = [(strategy, task) for strategy in STRATEGIES for task in SMALL]
-QUICK = [("gdas", "toy"), ("darts", "ptb"), ("advantage", "cifar10")]
+QUICK = [("gdas", "toy"), ("darts", "ptb")]
 MANY_CHECKPOINTS = "checkpoint.every_n_steps=1"
 
 
@@ -145,6 +145,7 @@ def test_a_run_that_is_told_to_stop_saves_first(
     assert_same_end(folder / "run", folder / "straight", assert_same)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_does_not_wait(folder: Path) -> None:
     process = start("task.data.batches=3000", "task.data.batch_size=10", "hydra.run.dir=run")
     wait_for(folder / "run" / "metrics.csv", process)
@@ -169,7 +170,7 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content[: len(content) // 2] if how == "cut" else b"" if how == "empty" else content)
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
+@pytest.mark.parametrize("how", ["flipped", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cut", "empty"))])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     how: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:

@@ -181,6 +181,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_one_runs(
     folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_second_process_is_refused_while_the_first_one_runs(
     assert second.poll() is None, second.communicate()
 
 
+@pytest.mark.slow
 def test_a_second_sweep_is_refused_while_the_first_one_runs(
     folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_second_sweep_is_refused_while_the_first_one_runs(
     assert "sweep/toy/advantage/0 is in use by process" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_line_that_is_told_goes_on(
     number: signal.Signals, folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch, assert_same: Any

@@ -42,7 +42,7 @@ def ranked(run: Path) -> Any:
     return read(run, "ranking.json")
 
 
-@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
+@pytest.mark.parametrize("task", ["toy", "ptb", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_a_run_of_each_task_is_ranked(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +94,7 @@ def test_a_budget_is_measured_and_one_that_cannot_be_met_is_refused(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_costs_of_a_file_and_several_budgets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_ranking(toy: Path, tmp_
     assert (toy / "ranking.json").read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_says_how_to_go_on(toy: Path, tmp_path: Path, jobs: int) -> None:
     options = ["run", "top=9000", "sample=0", "batches=2", f"jobs={jobs}"]
@@ -196,6 +198,7 @@ def test_scores_of_an_older_supernet_are_not_used(toy: Path, monkeypatch: pytest
     assert "ranked" not in read(toy, "genotype.json")
 
 
+@pytest.mark.slow
 def test_the_supernet_is_trained_further_once_and_the_run_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,6 +301,7 @@ def test_options_are_read_as_they_are_typed(tmp_path: Path) -> None:
     assert read_settings([str(tmp_path), "budget=2"])["budgets"] == [{None: 2}]
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_command(toy: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "advnas_lightning", "rank", "run", "top=5000", "sample=0", "batches=2", "jobs=2"]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

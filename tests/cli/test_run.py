@@ -301,6 +301,7 @@ def test_a_cell_without_its_last_bar_is_ours_to_explain(
     assert "\n" not in error
 
 
+@pytest.mark.slow
 def test_a_multirun_gives_each_job_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, "-m", "strategy=advantage,reinforce,gdas", "seed=0,1", *SMALL_TOY)
     summaries = [read(run, "summary.json") for run in runs(folder / "multirun")]
@@ -309,7 +310,7 @@ def test_a_multirun_gives_each_job_its_folder(folder: Path, monkeypatch: pytest.
     }
 
 
-@pytest.mark.parametrize("task", ["ptb", "cifar10"])
+@pytest.mark.parametrize("task", ["ptb", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_resuming_continues_bit_for_bit(folder: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     arguments = [*SMALL[task], "task.epochs=4"]
     launch(monkeypatch, *arguments, "hydra.run.dir=whole")
@@ -447,6 +448,7 @@ def test_the_zero_operation_is_searched_and_scored(
         assert f"{published} %" in printed
 
 
+@pytest.mark.slow
 def test_a_cell_is_trained_however_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"selected": "argmax", "argmax": CELL_EDGES, "process_best": None}
     (folder / "genotype.json").write_text(json.dumps(content))
@@ -481,6 +483,7 @@ def test_a_cell_is_trained_as_the_benchmark_did(
     assert re.search(rf"^test accuracy +{summary['test/accuracy']:.6g}$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_cells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = CELL.replace("avg_pool_3x3", "nor_conv_1x1")
     launch(monkeypatch, "-m", *fixed(f"{CELL},{other}"))
@@ -524,6 +527,7 @@ def test_images_may_be_of_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert math.isfinite(read(only_run(folder), "summary.json")["test/loss"])
 
 
+@pytest.mark.slow
 def test_images_of_several_sizes_are_resized_as_the_error_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,6 +192,7 @@ class Spendthrift:
         return functional.softmax_vjp(self.probs, -0.1 * self.cost.table / self.cost.table.amax(-1).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", slow_but([0.005, 0.1], [0.1]))
 def test_a_budget_is_used_up_without_swings(
     lr: float, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]

@@ -104,6 +104,7 @@ def test_a_broken_file_is_named(content: Any, says: str, tmp_path: Path) -> None
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_file_whose_writing_was_killed_is_the_old_one(several: Path) -> None:
     before = several.read_bytes()
     killed = f"""

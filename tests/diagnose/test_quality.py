@@ -56,6 +56,7 @@ def test_a_large_space_is_sampled_without_bias() -> None:
     assert truth.error < 0.2 * true_gradient(search).norm()
 
 
+@pytest.mark.slow
 def test_what_is_unbiased_is_found_to_be_and_what_is_not_is_not() -> None:
     search = search_net()
     truth, qualities, _ = diagnose(search, BATCHES, draws=400)

@@ -64,7 +64,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 def engines(*without: str) -> list[Any]:
     """The strategies: those whose architecture steps differ most, and the others in the slow tests."""
-    first = ("advantage", "advantage-exact", "counterfactual", "parsec", "darts-second_order")
+    first = ("advantage", "counterfactual", "darts-second_order")
     return [
         pytest.param(name, marks=() if name in first else pytest.mark.slow) for name in ENGINES if name not in without
     ]

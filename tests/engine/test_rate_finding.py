@@ -194,6 +194,7 @@ class Data(LightningDataModule):
         return loader(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["power", pytest.param("binsearch", marks=pytest.mark.slow)])
 def test_a_data_module_gets_the_batch_size_that_it_gets_alone(mode: str, fit: Fit, tmp_path: Path) -> None:
     genotype = {**GENOTYPE, "first": "linear"}  # without a dropout

@@ -96,7 +96,7 @@ def check(train: Make, assert_same: Make, name: str, loaders: Callable[[], tuple
     assert_same(state(resumed), state(straight))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", slow_but(STRATEGIES, ["advantage", "enas"]))
 def test_every_strategy_resumes(name: str, train: Make, make_loaders: Make, assert_same: Make, tmp_path: Path) -> None:
     def loaders() -> tuple[Any, Any]:
         return make_loaders(weights=2, architecture=3, shuffle=True), make_loaders(architecture=1)["architecture"]

@@ -281,6 +281,7 @@ def wait_for(folder: Path, *names: str, number: int) -> None:
     raise AssertionError(f"too little was trained: {calls(folder)}")
 
 
+@pytest.mark.slow
 @needs_storage
 def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "refine"

@@ -267,6 +267,7 @@ def test_a_bad_file_of_finalists_is_one_line(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_the_ranking_of_another_state_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(run / "ranking.json", {"settings": {"checkpoint_sha256": "0"}, "architectures": []})
     before = contents(run)
@@ -371,6 +372,7 @@ def test_a_cell_is_trained_on_the_weights_part_and_scored_on_the_other(
     assert data.image_size == 4
 
 
+@pytest.mark.slow
 def test_the_shared_weights_may_be_inherited(images: Path) -> None:
     main(["run", "rungs=1", "proxy=none", "weights=inherited", "neighbours=false"])
     content = read(images, "refine.json")
@@ -380,6 +382,7 @@ def test_the_shared_weights_may_be_inherited(images: Path) -> None:
     assert fresh["weights"] == "fresh"
 
 
+@pytest.mark.slow
 def test_the_table_stands_for_the_trainings(images: Path) -> None:
     main(["run", "oracle=table"])
     content = read(images, "refine.json")

@@ -62,7 +62,7 @@ def check(name: str, make_search: Make, make_loaders: Make, fit: Make, assert_sa
     "engine",
     slow_but(
         [name for name in STRATEGIES if name not in SAME_ENGINE],
-        ["advantage", "counterfactual", "enas", "proxylessnas", "darts-second_order"],
+        ["advantage", "counterfactual"],
     ),
 )
 def test_the_numbers_are_those_of_a_search_without(
@@ -86,7 +86,7 @@ def test_what_is_where(make_search: Make, make_loaders: Make, fit: Make, device:
     assert places.kinds == expected(DEVICE.type)
 
 
-@pytest.mark.parametrize("at", [2, 4], ids=["middle", "end"])
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 4], ids=["middle", "end"])
 def test_a_search_goes_on_and_nothing_has_moved(
     at: int, make_search: Make, make_loaders: Make, fit: Make, device: Memory, tmp_path: Path, assert_same: Make
 ) -> None:
@@ -366,6 +366,7 @@ def test_costs_are_the_same(kind: str, device: Memory, make_search: Make, make_l
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_diagnosis_leaves_the_weights_where_they_are(device: Memory, make_search: Make, assert_same: Make) -> None:
     found = []
     for offload in (False, True):
