@@ -16,6 +16,7 @@ from advnas_lightning.engine.evaluation import Evaluator
 from advnas_lightning.space.search_space import Architecture
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)  # which have a number for it
 TOLERANCE, OF_HALVES = 1e-3, 5e-2  # of the loss, above what TF32 and halves round
 LEAST = 1e-5  # a difference of losses that is always rounding
 
@@ -110,7 +111,7 @@ class PaddingCheck:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """A context in which no dropout layer drops anything.
+    """A context in which no layer of PyTorch drops anything.
 
     Args:
         model: The network.
@@ -122,11 +123,17 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
         >>> dropout.training
         True
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, DROPOUT) and layer.training]
-    for layer in layers:
-        layer.training = False
+    off = {"training": (DROPOUT, False), "dropout": (WITH_DROPOUT, 0.0)}
+    before = [
+        (layer, name, getattr(layer, name), value)
+        for layer in model.modules()
+        for name, (kinds, value) in off.items()
+        if isinstance(layer, kinds)
+    ]
+    for layer, name, _, value in before:
+        setattr(layer, name, value)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.training = True
+        for layer, name, value, _ in before:
+            setattr(layer, name, value)

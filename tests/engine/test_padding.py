@@ -77,6 +77,28 @@ def test_what_keeps_zeros_is_searched(name: str, between: nn.Module) -> None:
     assert all(layer.training for layer in search.model.modules())
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over pairs, with dropout between its two layers, and attention with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(1, 4, num_layers=2, dropout=0.5, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.gru(x.unsqueeze(-1))
+        return self.attention(states, states, states)[0][:, -1]
+
+
+def test_dropout_inside_of_layers_hides_nothing() -> None:
+    net = network(nn.Sigmoid())
+    with pytest.raises(ValueError, match="outputs of edge 'first' are padded"):
+        fit(DARTS, nn.Sequential(Recurrent(), net))
+    search = fit(DARTS, nn.Sequential(first := Recurrent(), network(nn.GELU())))
+    assert search.model[0] is first
+    assert (first.gru.dropout, first.attention.dropout) == (0.5, 0.5)
+
+
 def test_a_strategy_that_pads_nothing_takes_all_layers() -> None:
     fit(AdvantageNAS, network(nn.Sigmoid()))
 

@@ -142,7 +142,7 @@ class Behind(Axis):
         return self.depth
 
     def change(self, module: Any, size: int) -> Change:
-        """Nothing."""
+        """No change: the module computes the same with any depth."""
         return Change()
 
 
