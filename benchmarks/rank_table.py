@@ -21,6 +21,7 @@ from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import open_table
 from advnas_lightning.tasks.cifar10.tables import Table
 from benchmarks.refine_oracle import TEST
+from benchmarks.rows import markdown
 
 Row = Mapping[str, Any]
 ORDERS: Mapping[str, Callable[[Row], float]] = {
@@ -58,11 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     table = open_table(options.table)
     titles = ["ranking", "order", "drawn", "Spearman", "cells", *(f"best of {count}" for count in FIRST)]
-    lines = [titles, ["---"] * len(titles)]
+    lines = [titles]
     for path in options.rankings:
         lines += lines_of(str(path), json.loads(path.read_text())["architectures"], table)
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
+    print(markdown(lines))
 
 
 if __name__ == "__main__":

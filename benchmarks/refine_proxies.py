@@ -26,6 +26,7 @@ from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import open_table
 from advnas_lightning.tasks.cifar10.tables import Table
 from benchmarks.refine_oracle import TEST
+from benchmarks.rows import markdown
 
 
 def scores_of(refinement: Mapping[str, Any]) -> dict[Genotype, float]:
@@ -72,10 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines.append(row(name, minutes, scores, table))
     cells = {genotype: None for each in refinements.values() for genotype in scores_of(each)}
     lines.append(row("benchmark", None, {each: table.scores(each)[COLUMN] for each in cells}, table))
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
-        if line is lines[0]:
-            print("|" + " --- |" * len(line))
+    print(markdown(lines))
 
 
 if __name__ == "__main__":
