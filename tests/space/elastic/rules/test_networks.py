@@ -107,6 +107,37 @@ def test_a_network_of_the_usual_size_becomes_a_smaller_one(name: str) -> None:
     check(*SLOW[name])
 
 
+class Masked(nn.Module):
+    """An encoder of sequences, of which the second one ends with padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.encoder(x, src_key_padding_mask=torch.tensor([[False] * 4, [False, False, True, True]]))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_only_padded_places_differ_where_pytorch_has_a_fast_path() -> None:
+    net = Masked().eval()
+    plain, x = copy.deepcopy(net), torch.randn(2, 4, 8)
+    make_searchable(net, widths(ffn=[8, 16]))
+    space = SearchSpace(net)
+    widest = [names.index("16") for names in space.candidates]
+    with space.bind(space.one_hot(widest)):
+        assert torch.equal(net(x), plain(x))  # with gradients there is no fast path
+        with torch.no_grad():
+            ours, theirs = net(x), plain(x)
+    assert not theirs[1, 2:].any()
+    assert ours[1, 2:].any()
+    for sequence, length in enumerate((4, 2)):
+        torch.testing.assert_close(ours[sequence, :length], theirs[sequence, :length], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(space.genotype(widest).apply(net)(x), theirs)
+
+
 def images() -> dict[str, DataLoader[Any]]:
     data = TensorDataset(torch.randn(12, 3, 16, 16), torch.randint(CLASSES, (12,)))
     return {"weights": DataLoader(data, batch_size=6), "architecture": DataLoader(data, batch_size=6)}
