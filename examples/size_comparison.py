@@ -38,9 +38,10 @@ def fit(model: LightningModule, data: Any, **options: Any) -> None:
 def renewed(network: Any, seed: int) -> Any:
     """The network with new weights, as PyTorch draws them for its sizes. Those of a wider one have another scale."""
     torch.manual_seed(seed)
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    for module in reversed(list(network.modules())):  # an attention sets some weights of the layers in it once more
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset is not None:
+            reset()
     return network
 
 
