@@ -74,8 +74,8 @@ def help_text() -> str:
         usage: advnas refine RUN [OPTION=VALUE ...]
     """
     about = (
-        "Trains what a search has found, each architecture by itself and for a short time, and then what differs from"
-        " the best one in one edge, the most promising first, until none is better or the budget is spent. Trainings"
+        "Trains what a search has found, each architecture by itself and for a short time, and then what differs in one"
+        " edge from the best one, and from the first one, until none is better or the budget is spent. Trainings"
         " that fall behind are ended early. At last the best ones are trained again, and then what the search finds"
         " more probable and the trainings have not ruled out. Of those that are tied the most probable one wins. Prints"
         " a table, writes refine.json, refine.png and refine.svg, and adds the"

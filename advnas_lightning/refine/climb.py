@@ -85,12 +85,12 @@ def climb(
 ) -> tuple[Ladder, End]:
     """Train the finalists, and then neighbours of the best one, until none of them is better or the budget is spent.
 
-    As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. Successive halving
-    ends trainings early that are worse than others were at the same rung, and a neighbour has to be better than the
-    winner was there. So this is first-improvement hill climbing, in which a regression over all trainings so far
-    chooses the next neighbour. At last the best architectures are trained again, with other seeds, and then those that
-    the search finds more probable than the winner, unless they are ruled out. A budget that is large enough keeps what
-    these need.
+    As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. When none is left,
+    neighbours of the first finalist are tried as well. Successive halving ends trainings early that are worse than
+    others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
+    first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. At last
+    the best architectures are trained again, with other seeds, and then those that the search finds more probable than
+    the winner, unless they are ruled out. A budget that is large enough keeps what these need.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 

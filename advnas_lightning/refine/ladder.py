@@ -115,6 +115,15 @@ class Ladder:
             begun, key=lambda trial: (trial.last, self.sign * trial.scores[trial.last]), default=None
         )
 
+    def best(self, number: int) -> list[Trial]:
+        """The best complete first trainings, the best one first.
+
+        Args:
+            number: How many of them at most.
+        """
+        complete = [trial for trial in self.first if trial.state == "complete"]
+        return sorted(complete, key=lambda trial: -self.sign * trial.scores[self.rungs[-1]])[:number]
+
     def is_better(self, one: Trial, other: Trial) -> bool:
         """Whether a complete training has a better score than another one."""
         last = self.rungs[-1]
@@ -126,9 +135,10 @@ class Ladder:
         return 1 if self.maximize else -1
 
     def is_behind(self, trial: Trial) -> bool:
-        """Whether a neighbour is no better than the leader was at the last rung that the neighbour has reached.
+        """Whether a neighbour is no better than either of the two best was at the last rung that it has reached.
 
-        It is said of no finalist, and of nothing at the last rung, which decides by itself.
+        Early scores are chance in part: what one of the two best had at a rung does not rule a neighbour out. It is
+        said of no finalist, and of nothing at the last rung, which decides by itself.
 
         Args:
             trial: The training.
@@ -139,10 +149,10 @@ class Ladder:
             >>> [Ladder(trials, (1, 2), maximize=True).is_behind(trial) for trial in trials]
             [False, True, False]
         """
-        best = self.leader
-        if best is None or trial.round == 0 or trial.last not in best.scores or trial.last == self.rungs[-1]:
+        if self.leader is None or trial.round == 0 or trial.last == self.rungs[-1]:
             return False
-        return self.sign * (trial.scores[trial.last] - best.scores[trial.last]) <= 0
+        bars = [each.scores[trial.last] for each in self.best(2) or [self.leader] if trial.last in each.scores]
+        return bool(bars) and all(self.sign * (trial.scores[trial.last] - bar) <= 0 for bar in bars)
 
     def gaps(self) -> dict[Genotype, float]:
         """How much better than the leader each architecture was at the last rung that it has reached.

@@ -75,7 +75,10 @@ class Scope:
 
 
 def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
-    """The architecture to train next: the next finalist, or the leader's most promising neighbour, or a last one.
+    """The architecture to train next: a finalist, the most promising neighbour, or one of those that come last.
+
+    Neighbours are first those of the leader, and where none of them is left, those of the first finalist. The best
+    finalist may lie where the climb ends soon, and the first one is what the search itself has chosen.
 
     Args:
         ladder: The trainings so far.
@@ -97,12 +100,13 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
     for genotype, by in scope.finalists.items():
         if genotype not in tried:
             return Proposal(genotype, by, 0)
-    best = ladder.leader
-    if scope.around and best is not None:
-        near = neighbours(best.genotype, scope.candidates)
+    own = next(iter(scope.finalists))
+    starts = [ladder.leader, next((trial for trial in ladder.first if trial.genotype == own), None)]
+    for start in starts if scope.around and ladder.leader is not None else ():
+        near = neighbours(start.genotype, scope.candidates) if start is not None else ()
         left = [each for each in near if each not in tried and scope.allows(each)]
-        if left:
-            return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {best.number}", best.round + 1)
+        if start is not None and left:
+            return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {start.number}", start.round + 1)
     return last_proposal(ladder, scope)
 
 

@@ -67,7 +67,7 @@ def next_repeat(ladder: Ladder, repeats: int) -> tuple[Trial, int] | None:
         >>> found.number, repeat
         (1, 1)
     """
-    finals = _finals(ladder, FINALS)
+    finals = ladder.best(FINALS)
     begun = {(trial.genotype, trial.repeat) for trial in ladder.trials}
     for repeat in range(1, repeats + 1) if len(finals) > 1 else ():
         for trial in finals:
@@ -90,18 +90,12 @@ def epochs_of_repeats(ladder: Ladder, repeats: int, *, further: int = 0) -> int:
         >>> epochs_of_repeats(ladder, repeats=2), epochs_of_repeats(ladder, repeats=2, further=1)
         (0, 16)
     """
-    last, finals = ladder.rungs[-1], _finals(ladder, FINALS - further)
+    last, finals = ladder.rungs[-1], ladder.best(FINALS - further)
     if len(finals) + further < 2:
         return 0
     begun = {(trial.genotype, trial.repeat): trial.begun for trial in ladder.trials}
     left = [last - begun.get((trial.genotype, repeat), 0) for trial in finals for repeat in range(1, repeats + 1)]
     return sum(left) + further * repeats * last
-
-
-def _finals(ladder: Ladder, number: int) -> list[Trial]:
-    """The best complete first trainings, the best one first."""
-    complete = [trial for trial in ladder.first if trial.state == "complete"]
-    return sorted(complete, key=lambda trial: -ladder.sign * trial.scores[ladder.rungs[-1]])[:number]
 
 
 def decide(ladder: Ladder, prior: Callable[[Genotype], float] | None = None) -> Decision | None:

@@ -81,8 +81,28 @@ def test_what_is_refined_is_a_local_optimum(rungs: tuple[int, ...]) -> None:
     assert is_local_optimum(ladder.winner.genotype)
     tried = Counter(trial.genotype for trial in ladder.trials)
     assert set(tried.values()) == {1}
-    assert set(tried) >= {*FINALISTS, *neighbours_of(ladder.winner.genotype)}
+    assert set(tried) >= {*FINALISTS, *neighbours_of(ladder.winner.genotype), *neighbours_of(next(iter(FINALISTS)))}
     assert [trial.genotype for trial in ladder.trials[:2]] == list(FINALISTS)
+
+
+def test_the_neighbours_of_the_first_finalist_lead_out_of_a_local_optimum() -> None:
+    names = {"first": "abc", "second": "abc"}
+    values = {("a", "a"): 1.0, ("c", "c"): 5.0, ("b", "a"): 9.0}
+    finalists = {Genotype({"first": name, "second": name}): name for name in "ac"}
+    tried: list[tuple[str, ...]] = []
+
+    def train(genotype: Genotype, *_: object) -> float:
+        tried.append(tuple(genotype.values()))
+        return values.get(tried[-1], 0.0)
+
+    ladder, end = climb(TrialBook(None, names, (1,), maximize=True), Scope(finalists, names), train)
+    assert ladder.winner is not None
+    assert (tuple(ladder.winner.genotype.values()), ladder.winner.proposed_by, end) == (
+        ("b", "a"),
+        "neighbour of 0",
+        "optimum",
+    )
+    assert set(tried[2:6]) == {("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")}  # those of the leader come first
 
 
 def test_the_lowest_score_may_be_the_best() -> None:
@@ -109,7 +129,7 @@ def test_without_neighbours_the_finalists_alone_are_trained() -> None:
     assert (len(ladder.trials), end) == (2, "finalists")
 
 
-def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_winner() -> None:
+def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_two_best() -> None:
     ladder, _ = refined(None)
     states = Counter(trial.state for trial in ladder.trials)
     assert states["pruned"] > 3
@@ -121,8 +141,9 @@ def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_win
                 break
             values = sorted((each.scores[rung] for each in before if rung in each.scores), reverse=True)
             goes_on = trial.scores[rung] >= values[max(len(values) // 2, 1) - 1]  # among the best half, or the best
-            winners = [each for each in ladder.path if each.number < trial.number]
-            if trial.round and trial.scores[rung] <= winners[-1].scores[rung]:
+            complete = [each for each in before[:-1] if each.state == "complete"]
+            two = sorted(complete, key=lambda each: -each.scores[RUNGS[-1]])[:2]
+            if trial.round and all(trial.scores[rung] <= each.scores[rung] for each in two):
                 goes_on = False
             assert goes_on == (RUNGS[place + 1] in trial.scores)
         assert trial.state == ("complete" if RUNGS[-1] in trial.scores else "pruned")
