@@ -24,6 +24,13 @@ assert edges_right(search, watch)[-1] < edges_right(faster, watch_faster)[-1] ==
 assert min(statistics, key=lambda each: each.draw_cosine).name == "reinforce"
 assert Path("report/report.html").exists()
 """,
+    "smaller_networks": """
+for budget, genotype in found.items():
+    assert macs(genotype.apply(network)) <= budget
+smallest_of = {kind: list(reached.values())[0] for kind, reached in results.items()}
+assert smallest_of["same share, cut directly"] < smallest_of["same share"] < smallest_of["found"]
+assert isinstance(smallest, Classifier)
+""",
 }
 
 
@@ -32,7 +39,7 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_notebooks() -> None:
-    assert NOTEBOOKS.keys() == {"own_data", "reading_a_search"}
+    assert NOTEBOOKS.keys() == {"own_data", "reading_a_search", "smaller_networks"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
