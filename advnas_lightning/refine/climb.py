@@ -140,12 +140,13 @@ def climb(
 
 def _take(book: TrialBook, ladder: Ladder, scope: Scope, budget: Budget) -> int | Literal["wait", "budget", "nothing"]:
     """Hold a training to work on: one that nobody works on, or else the next one. Otherwise say why there is none."""
-    busy = is_short = False
+    busy: list[Trial] = []
+    is_short = False
     for trial in ladder.trials:
         if trial.state != "unfinished":
             continue
         if not book.hold(trial.number):
-            busy = True
+            busy.append(trial)
             continue
         rung = _next_rung(trial, book.rungs)
         if rung is None or _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, scope):
@@ -157,6 +158,8 @@ def _take(book: TrialBook, ladder: Ladder, scope: Scope, budget: Budget) -> int 
     if is_short or (wanted is not None and not _allows(budget, ladder, first, wanted.repeat, scope)):
         is_short = True
         wanted = last_proposal(ladder, scope)
+    if wanted is not None and wanted.repeat and any(trial.repeat == 0 for trial in busy):
+        return "wait"  # what comes last depends on the winner, which one of these may become
     if wanted is not None and _allows(budget, ladder, first, wanted.repeat, scope):
         number = book.add(*wanted)
         book.hold(number)

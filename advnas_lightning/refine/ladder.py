@@ -110,10 +110,13 @@ class Ladder:
         Several processes share the trainings. While one of them trains the first architecture to the end, the others
         have the leader's neighbours to train.
         """
+        return self.winner or next(iter(self.begun), None)
+
+    @property
+    def begun(self) -> list[Trial]:
+        """The first trainings that have a score and are not over, those first that have got furthest and are best."""
         begun = [trial for trial in self.first if trial.scores and trial.state == "unfinished"]
-        return self.winner or max(
-            begun, key=lambda trial: (trial.last, self.sign * trial.scores[trial.last]), default=None
-        )
+        return sorted(begun, key=lambda trial: (-trial.last, -self.sign * trial.scores[trial.last]))
 
     def best(self, number: int) -> list[Trial]:
         """The best complete first trainings, the best one first.

@@ -78,7 +78,8 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
     """The architecture to train next: a finalist, the most promising neighbour, or one of those that come last.
 
     Neighbours are first those of the leader, and where none of them is left, those of the first finalist. The best
-    finalist may lie where the climb ends soon, and the first one is what the search itself has chosen.
+    finalist may lie where the climb ends soon, and the first one is what the search itself has chosen. Then come those
+    of what other processes are training, since it may become the winner.
 
     Args:
         ladder: The trainings so far.
@@ -101,11 +102,12 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
         if genotype not in tried:
             return Proposal(genotype, by, 0)
     own = next(iter(scope.finalists))
-    starts = [ladder.leader, next((trial for trial in ladder.first if trial.genotype == own), None)]
-    for start in starts if scope.around and ladder.leader is not None else ():
-        near = neighbours(start.genotype, scope.candidates) if start is not None else ()
+    firsts = [trial for trial in ladder.first if trial.genotype == own]
+    starts = [] if ladder.leader is None or not scope.around else [ladder.leader, *firsts, *ladder.begun]
+    for start in starts:
+        near = neighbours(start.genotype, scope.candidates)
         left = [each for each in near if each not in tried and scope.allows(each)]
-        if start is not None and left:
+        if left:
             return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {start.number}", start.round + 1)
     return last_proposal(ladder, scope)
 

@@ -174,6 +174,45 @@ def test_a_training_that_is_not_finite_has_failed_and_is_never_the_winner() -> N
     assert ladder.winner.genotype["first"] != "c"
 
 
+def test_while_a_neighbour_is_trained_others_have_its_neighbours_and_repeat_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"first": "abc", "second": "ab"}
+    scope = Scope({Genotype({"first": "a", "second": "a"}): "argmax"}, names, repeats=1)
+    done: list[tuple[str, ...]] = []
+
+    def train(genotype: Genotype, folder: Path, epochs: int, repeat: int) -> float:
+        edges = tuple(genotype.values())
+        if edges == ("b", "a") and epochs == 2:
+            raise Interrupted
+        done.append(edges)
+        return {("a", "a"): 2.0, ("b", "a"): 3.0, ("c", "a"): 3.5}.get(edges, 0.0)
+
+    def book(kind: type[TrialBook] = TrialBook) -> TrialBook:
+        return kind(tmp_path, names, (1, 2), maximize=True)
+
+    with pytest.raises(Interrupted):
+        climb(book(), scope, train)
+
+    class OfAnother(TrialBook):
+        """The book as one process sees it while another one works on the neighbour."""
+
+        def hold(self, number: int) -> bool:
+            return number != 1 and super().hold(number)
+
+    def interrupt(seconds: float) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    done.clear()
+    with pytest.raises(Interrupted):  # it waits
+        climb(book(OfAnother), scope, train)
+    assert set(done) == {("a", "b"), ("b", "b"), ("c", "a"), ("c", "b")}
+    ladder = book().ladder()
+    assert [trial.state for trial in ladder.trials].count("complete") == 2  # which could be trained again
+    assert all(trial.repeat == 0 for trial in ladder.trials)
+
+
 def test_while_the_first_one_is_trained_others_have_its_neighbours() -> None:
     names = [Genotype({"edge": name}) for name in "abc"]
     begun = [
