@@ -11,6 +11,7 @@ from typing import Literal
 
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.probable import is_ruled_out
 from advnas_lightning.refine.proposals import Scope, last_proposal, next_proposal
 from advnas_lightning.refine.ties import epochs_of_repeats
 from advnas_lightning.space.genotype import Genotype
@@ -198,7 +199,7 @@ def _work(
                 book.finish(number, "complete")
                 return
             is_scored = trial.last and trial.begun <= trial.last
-            if is_scored and trial.repeat == 0 and (ladder.is_behind(trial) or is_pruned(trial, ladder)):
+            if is_scored and _is_over(trial, ladder, scope):
                 book.finish(number, "pruned")
                 return
             if not _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, scope):
@@ -217,6 +218,13 @@ def _work(
             book.report(number, rung, score, seconds=seconds)
             ladder = book.ladder()
         on_change(ladder)
+
+
+def _is_over(trial: Trial, ladder: Ladder, scope: Scope) -> bool:
+    """Whether a training ends at the last rung that it has reached."""
+    if trial.repeat:
+        return is_ruled_out(ladder, trial, scope.prior)
+    return ladder.is_behind(trial) or is_pruned(trial, ladder)
 
 
 def _next_rung(trial: Trial, rungs: tuple[int, ...]) -> int | None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.ties import decide
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["next_probable"]
+__all__ = ["is_ruled_out", "next_probable"]
 
 CLEARLY_WORSE = -2.0  # standard errors
 
@@ -65,6 +65,35 @@ def next_probable(
             return None  # it is decided when these are complete
         return genotype, 1 + max((trial.repeat for trial in own), default=0)
     return None
+
+
+def is_ruled_out(ladder: Ladder, trial: Trial, prior: Callable[[Genotype], float] | None) -> bool:
+    """Whether a training of a more probable architecture is clearly worse than the winner at its last rung.
+
+    It is said of no architecture that was trained to the end.
+
+    Args:
+        ladder: The trainings so far.
+        trial: The training.
+        prior: The logarithm of the probability of an architecture.
+
+    Example:
+        >>> rows = [("a", {1: 0.50, 2: 0.60}, 0), ("a", {1: 0.52, 2: 0.61}, 1), ("b", {1: 0.51, 2: 0.61}, 0)]
+        >>> rows += [("b", {1: 0.49, 2: 0.62}, 1), ("c", {1: 0.3}, 1), ("d", {1: 0.5}, 1)]
+        >>> edges = [Genotype({"edge": name}) for name, *_ in rows]
+        >>> states = ["complete"] * 4 + ["unfinished"] * 2
+        >>> every = enumerate(zip(edges, states, rows, strict=True))
+        >>> trials = [Trial(n, edge, state, s, "", 0, 1.0, 1, r) for n, (edge, state, (_, s, r)) in every]
+        >>> ladder = Ladder(trials, (1, 2), maximize=True)
+        >>> [is_ruled_out(ladder, trial, None) for trial in trials[4:]]
+        [True, False]
+    """
+    decision = decide(ladder, prior)
+    if decision is None or not decision.deviation or not all(ladder.deviations().values()):
+        return False
+    if any(each.genotype == trial.genotype and each.state == "complete" for each in ladder.trials):
+        return False
+    return differences(ladder, decision.winner.genotype)[trial.genotype] < CLEARLY_WORSE
 
 
 def differences(ladder: Ladder, winner: Genotype) -> dict[Genotype, float]:

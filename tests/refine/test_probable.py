@@ -74,6 +74,13 @@ def test_an_architecture_that_is_clearly_worse_never_wins() -> None:
 
 
 @needs_storage
+def test_a_more_probable_one_that_the_first_rung_rules_out_ends_there() -> None:
+    ladder = trained(lambda genotype: flat(genotype) - 6.0 * (genotype == NEEDED))
+    (late,) = [trial for trial in ladder.trials if trial.genotype == NEEDED]
+    assert (late.proposed_by, late.state, late.last) == ("more probable", "pruned", 1)
+
+
+@needs_storage
 def test_without_repeats_or_a_search_nothing_more_is_trained() -> None:
     for options in ({"repeats": 0}, {"probable": ()}):
         assert not [trial for trial in trained(flat, **options).trials if trial.proposed_by == "more probable"]
