@@ -61,6 +61,8 @@ def next_probable(
         least = min(known.get(genotype, 0.0), *(best.get(pair, 0.0) for pair in genotype.items()))
         if genotype in decision.means or least < CLEARLY_WORSE:
             continue
+        if begun and not whole and not any(trial.scores for trial in begun):
+            continue  # another process will soon know whether it is ruled out
         if len(whole) + len(begun) > repeats:
             return None  # it is decided when these are complete
         return genotype, 1 + max((trial.repeat for trial in own), default=0)

@@ -154,6 +154,10 @@ def test_a_pruned_one_is_trained_again_until_it_is_decided() -> None:
         trial(4, "c", {1: 0.3}, state="pruned"),
     ]  # fmt: skip
     assert next_probable(Ladder(trials, (1, 3), maximize=True), names, prior, 1) == (names[0], 1)
+    other = Genotype({"edge": "d"})  # for a second process, while the first one trains "c" to its first rung
+    order["d"] = 2.5
+    first = [*trials, trial(5, "c", {}, 1, "unfinished")]
+    assert next_probable(Ladder(first, (1, 3), maximize=True), [names[0], other], prior, 1) == (other, 1)
     trials.append(trial(5, "c", {1: 0.3, 3: 0.70}, 1))
     assert next_probable(Ladder(trials, (1, 3), maximize=True), names, prior, 1) == (names[0], 2)
     running = [*trials, trial(6, "c", {}, 2, "unfinished")]
