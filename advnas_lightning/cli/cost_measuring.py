@@ -169,19 +169,23 @@ def _search_and_batch(
             f"{os.path.relpath(folder.batch)} is missing, as in a run of an older version, and without it the data are"
             f" needed: {error}; or measure once where they are, which writes that file"
         ) from None
-    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(_first_batch(data), 0), 0)
+    batch = first_batch(data)
     write_description(folder.batch, batch, data_arguments(data))
     search = build_strategy(config, data)
     return search, batch if batch_size is None else make_batch(resized(describe(batch), batch_size), trust=trust)
 
 
-def _first_batch(data: Any) -> Any:
-    """The first batch of the architecture steps, or of the weight steps if there are no other."""
+def first_batch(data: Any) -> Any:
+    """The first batch of the architecture steps, or of the weight steps if there are no other.
+
+    Args:
+        data: The data module, set up.
+    """
     loaders = data.train_dataloader()
     loaders = getattr(loaders, "iterables", loaders)
     if isinstance(loaders, dict):
         loaders = loaders.get("architecture", loaders.get("weights"))
-    return next(iter(loaders))
+    return data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(loaders)), 0), 0)
 
 
 def _already_there(output: Path, search: SearchStrategy) -> dict[str, Measurement]:

@@ -21,7 +21,6 @@ from advnas_lightning.cli.loading import SavedRun, load
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.supernet import train_supernet
 from advnas_lightning.cost.meters import UNITS
-from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.cost.plan_table import plan_table
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.folder_lock import FolderLock
@@ -182,7 +181,7 @@ def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder) -> None:
         console = Console()
         console = console if console.is_terminal else Console(width=WIDTH)
         for budgets in ranking.budgets or ({},):
-            console.print(plan_table(CostPlan(ranking.tables, budgets), ranking.named))
+            console.print(plan_table(ranking.plan(budgets), ranking.named))
             print()
     best = {ranking.within(each).rows[0].rank for each in ranking.budgets}
     print(writable(columns(ranking.table(options["show"], also=best))))

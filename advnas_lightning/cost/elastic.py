@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import combinations
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
@@ -98,7 +99,7 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
     return CostTable(kind, table, fixed)
 
 
-def count(model: nn.Module, space: SearchSpace, choice: list[int]) -> float:
+def count(model: nn.Module, space: SearchSpace, choice: Sequence[int]) -> float:
     """The number of parameters of the network of a choice.
 
     Args:
@@ -120,6 +121,31 @@ def count(model: nn.Module, space: SearchSpace, choice: list[int]) -> float:
                 part = getattr(module, name)
                 sizes[id(weight), part.storage_offset(), part.shape, part.stride()] = part.numel()  # equal ones are one
     return float(sum(sizes.values()))
+
+
+def multiplied_edges(model: nn.Module) -> set[frozenset[str]]:
+    """The pairs of edges whose sizes multiply each other in the cost of a layer: both are around its parameters.
+
+    Args:
+        model: The network.
+
+    Example:
+        >>> from advnas_lightning import elastic
+        >>> names = {"in_features": "width", "out_features": "ffn"}
+        >>> layer = elastic(nn.Linear(8, 8), in_features=[2, 8], out_features=[4, 8], name=names)
+        >>> [sorted(pair) for pair in multiplied_edges(layer)]
+        [['ffn', 'width']]
+    """
+    pairs: set[frozenset[str]] = set()
+    waiting: list[tuple[nn.Module, frozenset[str]]] = [(model, frozenset())]
+    while waiting:
+        module, around = waiting.pop()
+        if isinstance(module, MixedOp | Follower):
+            around |= {module.name}
+        if any(True for _ in module.parameters(recurse=False)):
+            pairs |= {frozenset(pair) for pair in combinations(around, 2)}
+        waiting += [(child, around) for child in module.children()]
+    return pairs
 
 
 @contextmanager

@@ -218,13 +218,7 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
                 f"the cost {name_of(meter)} is that of one candidate, and elastic sizes are measured in whole networks:"
                 f" use {', '.join(UNITS)}"
             )
-
-        def whole(choice: Sequence[int]) -> float:
-            with space.bind(space.one_hot(choice)):
-                terms = network().size if meter == "macs" else 1
-                return measure(network) / terms
-
-        return measure_sizes(str(meter), model, space, whole)
+        return measure_sizes(meter, model, space, partial(meter_choice, meter, model, space, run))
     table, fixed = _Rows(space), 0.0
     for index in range(max(map(len, space.candidates))):
         choice = [min(index, len(row) - 1) for row in space.candidates]
@@ -243,6 +237,27 @@ def meter_candidates(meter: str | Meter, model: nn.Module, space: SearchSpace, r
                 beside = measure(network) - sum(value for _, value in spent)
                 fixed = max(beside, 0.0) / terms  # the timings of the parts may exceed the whole
     return table.filled("own" if callable(meter) else meter, fixed)
+
+
+def meter_choice(
+    kind: str, model: nn.Module, space: SearchSpace, run: Callable[[], Outcome], choice: Sequence[int]
+) -> float:
+    """The cost of the whole network of a choice.
+
+    Args:
+        kind: A key of ``METERS``.
+        model: The network.
+        space: The edges of the network.
+        run: A function that runs the network, including the loss, on one batch.
+        choice: The index of the candidate of each edge.
+
+    Example:
+        >>> net = nn.Sequential(MixedOp("edge", {"linear": nn.Linear(8, 8), "skip": nn.Identity()}), nn.Linear(8, 2))
+        >>> meter_choice("macs", net, SearchSpace(net), lambda: Outcome(net(torch.zeros(4, 8)).sum(), size=4), [0])
+        80.0
+    """
+    with space.bind(space.one_hot(choice)):
+        return measure_whole(kind, model, run)
 
 
 def measure_whole(kind: str, network: nn.Module, run: Callable[[], Outcome]) -> float:

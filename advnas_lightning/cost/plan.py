@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from advnas_lightning.cost.feasibility import find_within
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.table import CostTable, within
+from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.texts import listed
 from advnas_lightning.validate import check_positive
 
@@ -48,6 +48,7 @@ class CostPlan:
         tables: The costs of every candidate by the name of the cost, as :func:`~advnas_lightning.cost.measure_costs`
             measures them.
         budgets: The largest cost that is allowed, by the name of the cost and in its own unit.
+        whole: What counts a cost of whole networks, where sums over edges are not exact, by the name of the cost.
 
     Raises:
         ValueError: There is no table, two tables are of different spaces, a budget is of a cost that has no table, or a
@@ -69,6 +70,7 @@ class CostPlan:
 
     tables: Mapping[str, CostTable]
     budgets: Mapping[str, float] = field(default_factory=dict)
+    whole: Mapping[str, WholeCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tables:
@@ -96,7 +98,7 @@ class CostPlan:
         Args:
             choice: The candidate of each edge.
         """
-        return {kind: table.of(choice) for kind, table in self.tables.items()}
+        return {kind: costs.of(choice) for kind, costs in self._costs.items()}
 
     def cheapest(self, kind: str) -> Choice:
         """The architecture with the lowest cost of a kind; of equal candidates the first one of an edge."""
@@ -110,12 +112,14 @@ class CostPlan:
 
     def allows(self, choice: Sequence[int]) -> bool:
         """Whether an architecture is within all budgets."""
-        return all(self.tables[kind].of(choice) <= within(budget) for kind, budget in self.budgets.items())
+        return self._allows(choice, self.budgets)
 
     def least(self, prefix: Sequence[int]) -> dict[str, float]:
         """The lowest cost of each kind that architectures with a given beginning can have.
 
-        Each is exact. Together they are a lower bound, since what is cheap in one cost may be dear in another.
+        Each is exact, unless edges multiply each other in more ways than are looked at one by one: see
+        :class:`~advnas_lightning.cost.whole.WholeCost`. Together they are a lower bound, since what is cheap in one
+        cost may be dear in another.
 
         Args:
             prefix: The candidates of the first edges, as many as are decided.
@@ -125,19 +129,19 @@ class CostPlan:
             >>> CostPlan({"params": table}).least((0,))
             {'params': 17.0}
         """
-        return {kind: self._least(kind, prefix) for kind in self.tables}
+        return {kind: costs.least(prefix) for kind, costs in self._costs.items()}
 
     def may_fit(self, prefix: Sequence[int]) -> bool:
         """Whether the lower bounds of :meth:`least` are within all budgets.
 
         A search over partial choices drops those for which this is false: no completion of them is within the budgets.
-        Of a complete choice it tells the same as :meth:`allows`. With one budget, it is true only if some completion is
-        within it.
+        Of a complete choice it tells the same as :meth:`allows`, and with one budget it is true only if some completion
+        is within it, wherever :meth:`least` is exact.
 
         Args:
             prefix: The candidates of the first edges, as many as are decided.
         """
-        return all(self._least(kind, prefix) <= within(budget) for kind, budget in self.budgets.items())
+        return all(self._costs[kind].least(prefix) <= within(budget) for kind, budget in self.budgets.items())
 
     def allowed(self) -> Iterator[Choice]:
         """Yield every architecture within all budgets, in the order of the candidates."""
@@ -147,7 +151,8 @@ class CostPlan:
             if not self.may_fit(prefix):
                 continue
             if len(prefix) == len(self.candidates):
-                yield prefix
+                if self.allows(prefix):
+                    yield prefix
             else:
                 waiting += [(*prefix, index) for index in reversed(range(len(self.candidates[len(prefix)])))]
 
@@ -161,6 +166,8 @@ class CostPlan:
             kinds: The names of costs that have a budget.
         """
         asked = kinds or tuple(self.budgets)
+        if any(kind in self.whole for kind in asked):
+            return self._fit_in_parts(asked)
         over = any(self.tables[kind].cheapest > within(self.budgets[kind]) for kind in asked)
         if over or len(asked) < 2:
             choice = self.cheapest(asked[0]) if asked else (0,) * len(self.edges)
@@ -179,7 +186,7 @@ class CostPlan:
             ValueError: A budget is below the cheapest architecture, or no architecture is within all of them.
         """
         for kind, budget in self.budgets.items():
-            cheapest = self.tables[kind].cheapest
+            cheapest = self._costs[kind].least(())
             if cheapest > within(budget):
                 raise ValueError(
                     f"the budget {kind}={budget:.12g} is below what the cheapest architecture costs,"
@@ -191,14 +198,42 @@ class CostPlan:
                 " met alone: raise one of them"
             )
 
-    def _least(self, kind: str, prefix: Sequence[int]) -> float:
-        rows, fixed = self.tables[kind].rows, self.tables[kind].fixed
-        chosen = (row[index] for row, index in zip(rows, prefix, strict=False))
-        return math.fsum([fixed, *chosen, *self._minima[kind][len(prefix) :]])
+    # -- where sizes multiply ------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> Iterator[tuple[Mapping[int, int], CostPlan]]:
+        """Plans whose costs are sums over edges, and the candidates of edges for which each of them holds.
+
+        It is this plan alone where costs are such sums. Otherwise the sums are not above what networks cost.
+        """
+        counted = [kind for kind in self.budgets if kind in self.whole]
+        if not counted:
+            yield {}, self
+            return
+        for number, way in enumerate(self.whole[counted[0]].ways):
+            tables = {kind: table.given(way) for kind, table in self.tables.items() if kind not in counted}
+            yield way, CostPlan({**tables, **{kind: self.whole[kind].table(number) for kind in counted}}, self.budgets)
+
+    def _fit_in_parts(self, kinds: Sequence[str]) -> Fit:
+        is_certain = True
+        for given, part in self.parts:
+            found = part.fit(*kinds)
+            is_certain = is_certain and found == (None, True)
+            if found.choice is not None:
+                choice = tuple(given.get(edge, index) for edge, index in enumerate(found.choice))
+                if self._allows(choice, kinds):
+                    return Fit(choice, is_certain=True)
+        return Fit(None, is_certain)
+
+    def _allows(self, choice: Sequence[int], kinds: Iterable[str]) -> bool:
+        """Whether an architecture is within some budgets. A sum that is above one spares the count."""
+        most = {kind: within(self.budgets[kind]) for kind in kinds}
+        may_be = all(self._costs[kind].least(choice) <= most[kind] for kind in most)
+        return may_be and all(self.whole[kind].of(choice) <= most[kind] for kind in most if kind in self.whole)
 
     @cached_property
-    def _minima(self) -> dict[str, list[float]]:
-        return {kind: [min(row) for row in table.rows] for kind, table in self.tables.items()}
+    def _costs(self) -> dict[str, CostTable | WholeCost]:
+        return {**self.tables, **self.whole}
 
 
 def check_budget(kind: str, budget: float, tables: Mapping[str, CostTable]) -> float:

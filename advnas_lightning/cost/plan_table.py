@@ -38,8 +38,9 @@ def plan_table(plan: CostPlan, named: Mapping[str, Sequence[int]]) -> Table:
     if plan.budgets:
         table.add_column("budget", justify="right")
         table.add_column("can be met")
+    shown = [plan.of(choice) for choice in named.values()]
     for kind, costs in plan.tables.items():
-        values = [costs.cheapest, costs.largest, *(costs.of(choice) for choice in named.values())]
+        values = [costs.cheapest, costs.largest, *(each[kind] for each in shown)]
         row: list[Text | str] = [rich(kind), *(readable(value, DIGITS) for value in values)]
         if plan.budgets:
             budget = plan.budgets.get(kind)

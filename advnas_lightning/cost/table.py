@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -67,12 +67,17 @@ class CostTable:
     @property
     def cheapest(self) -> float:
         """The cost of the cheapest architecture."""
-        return math.fsum([self.fixed, *map(min, self.rows)])
+        return self.least(())
 
     @cached_property
     def largest(self) -> float:
         """The cost C_max of the most expensive architecture."""
         return math.fsum([self.fixed, *map(max, self.rows)])
+
+    @cached_property
+    def minima(self) -> list[float]:
+        """The cost of each edge's cheapest candidate."""
+        return [min(row) for row in self.rows]
 
     @property
     def makes_a_difference(self) -> bool:
@@ -82,6 +87,34 @@ class CostTable:
     def of(self, choice: Sequence[int]) -> float:
         """The cost of an architecture, given the candidate of each edge."""
         return math.fsum([self.fixed, *(row[index] for row, index in zip(self.rows, choice, strict=True))])
+
+    def least(self, prefix: Sequence[int]) -> float:
+        """The lowest cost of the architectures with a given beginning.
+
+        Args:
+            prefix: The candidates of the first edges, as many as are decided.
+        """
+        chosen = (row[index] for row, index in zip(self.rows, prefix, strict=False))
+        return math.fsum([self.fixed, *chosen, *self.minima[len(prefix) :]])
+
+    def given(self, candidates: Mapping[int, int]) -> CostTable:
+        """The table in which the candidates of some edges are given, whose costs are then in what is fixed.
+
+        Args:
+            candidates: The index of each given candidate by the number of its edge.
+
+        Example:
+            >>> table = CostTable("params", {"a": {"x": 5.0, "y": 1.0}, "b": {"x": 2.0, "y": 4.0}}, 10.0)
+            >>> table.given({0: 1})
+            CostTable(kind='params', edges={'a': {'x': 0.0, 'y': 0.0}, 'b': {'x': 2.0, 'y': 4.0}}, fixed=11.0)
+        """
+        edges = {
+            name: dict.fromkeys(row, 0.0) if edge in candidates else row
+            for edge, (name, row) in enumerate(self.edges.items())
+        }
+        return CostTable(
+            self.kind, edges, math.fsum([self.fixed, *(self.rows[edge][index] for edge, index in candidates.items())])
+        )
 
     def refuse(self, *, penalty: float, budget: float | None) -> None:
         """Refuse costs that change nothing, or leave no architecture within the budget.

@@ -17,6 +17,7 @@ Rows = Sequence[Sequence[float]]
 SLACK = 1e-9  # of a bound, which is a difference of sums; log p itself is a sum that is rounded once
 SWEEPS, THIRDS = 8, 60  # over all multipliers, and of the interval of one
 MOST = 500_000  # partial choices that are continued
+MOST_COUNTED = 20_000  # networks that are counted and over a budget
 
 
 def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = MOST) -> Iterator[tuple[float, Choice]]:
@@ -27,6 +28,9 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
     budgets c_k(a) ≤ B_k, the Lagrangian bound Σ_e max_j (log p_ej − Σ_k λ_k c_kej) + Σ_k λ_k B_k holds for any λ ≥ 0.
     It is used where it is lower, with the λ that minimise it over all architectures. So the order is exact, and
     architectures that do not fit are rarely looked at, even where the budgets leave only improbable ones.
+
+    Where costs are counted in whole networks, there is a bound for each way to choose the candidates of the edges that
+    multiply others, and the count decides of each architecture that a bound lets through.
 
     Architectures of equal probability come in the order of their candidates, the most probable candidate of the first
     edge first, and of equal candidates the first one.
@@ -40,7 +44,8 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
         The logarithm of the probability, and the candidate of each edge.
 
     Raises:
-        ValueError: ``most`` partial choices were continued, and there may be more architectures.
+        ValueError: ``most`` partial choices were continued, or ``MOST_COUNTED`` networks over a budget were counted,
+            and there may be more architectures.
 
     Example:
         >>> from math import log
@@ -49,6 +54,33 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
         [(0.54, (0, 0)), (0.36, (1, 0)), (0.06, (0, 1)), (0.04, (1, 1))]
     """
     order = [sorted(range(len(row)), key=row.__getitem__, reverse=True) for row in log_probs]  # which is stable
+    places = [{index: place for place, index in enumerate(own)} for own in order]
+
+    def key(found: tuple[float, Choice]) -> tuple[float, Choice]:
+        return -found[0], tuple(own[index] for own, index in zip(places, found[1], strict=True))
+
+    if plan is None:
+        yield from _in_order(log_probs, order, None, most)
+        return
+    parts = (
+        _in_order(log_probs, [[given[edge]] if edge in given else own for edge, own in enumerate(order)], part, most)
+        for given, part in plan.parts
+    )
+    found = over = 0
+    for each in heapq.merge(*parts, key=key):
+        if plan.whole and not plan.allows(each[1]):
+            over += 1
+            if over == MOST_COUNTED:
+                raise _too_long(found, f"{over} networks that were counted")
+            continue
+        found += 1
+        yield each
+
+
+def _in_order(
+    log_probs: Rows, order: Sequence[Sequence[int]], plan: CostPlan | None, most: int
+) -> Iterator[tuple[float, Choice]]:
+    """Yield the architectures of the candidates in an order, where costs are sums over edges."""
     rows = [[row[index] for index in places] for row, places in zip(log_probs, order, strict=True)]
     best = [row[0] for row in rows]
     bound = None if plan is None else _bound(rows, order, plan)
@@ -65,10 +97,7 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
             continue
         continued += 1
         if continued > most:
-            raise ValueError(
-                f"the budgets leave so few of the probable architectures that only {found} were found among {most}"
-                f" partial choices: ask for top={max(found, 1)}, or raise a budget"
-            )
+            raise _too_long(found, f"{most} partial choices")
         chosen = [row[place] for row, place in zip(rows, places, strict=False)]
         for place, index in enumerate(order[edge]):
             if plan is not None and not plan.may_fit((*choice, index)):
@@ -79,6 +108,13 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
                 if edge + 1 < len(rows):  # log p itself is known of a complete choice
                     largest = min(largest, bound.after(edge + 1, own_gain))
             heapq.heappush(waiting, (-largest, (*places, place), own_gain))
+
+
+def _too_long(found: int, among: str) -> ValueError:
+    return ValueError(
+        f"the budgets leave so few of the probable architectures that only {found} were found among {among}: ask for"
+        f" top={max(found, 1)}, or raise a budget"
+    )
 
 
 @dataclass(frozen=True)

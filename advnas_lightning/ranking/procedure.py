@@ -8,6 +8,7 @@ from itertools import islice
 
 from advnas_lightning.cost.plan import Choice, CostPlan
 from advnas_lightning.cost.table import CostTable
+from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.ranking.blend import blend
 from advnas_lightning.ranking.enumeration import Rows, most_probable
 from advnas_lightning.ranking.evolution import Evolution, random_choices
@@ -113,6 +114,7 @@ def rank_architectures(
     settings: Settings,
     *,
     tables: Mapping[str, CostTable] | None = None,
+    whole: Mapping[str, WholeCost] | None = None,
     budgets: Sequence[Mapping[str, float]] = (),
     named: Mapping[str, Choice] | None = None,
     known: Callable[[Genotype], Mapping[str, float]] = lambda genotype: {},
@@ -126,6 +128,7 @@ def rank_architectures(
         score: Gives the scores of choices, each once, and remembers them.
         settings: Which architectures are scored.
         tables: The costs of the candidates by name.
+        whole: What counts a cost of whole networks, where sums over edges are not exact, by name.
         budgets: The budgets, each of one cost or of several ones together.
         named: What the search itself has found, by kind. It is scored if it is within a budget.
         known: Gives what is known of an architecture from elsewhere.
@@ -143,12 +146,12 @@ def rank_architectures(
         >>> [row.genotype["edge"] for row in rank_architectures(space, score, Settings())]
         ['skip', 'relu']
     """
-    tables, named = tables or {}, named or {}
+    tables, whole, named = tables or {}, whole or {}, named or {}
     if settings.top is None and distribution.space.size > MOST:
         raise ValueError(
             f"top=all: the space has {spaced(distribution.space.size)} architectures, too many to score: give a number"
         )
-    plans = [CostPlan(tables, each) for each in budgets]
+    plans = [CostPlan(tables, each, whole) for each in budgets]
     for plan in plans:
         plan.refuse()
 
@@ -187,7 +190,7 @@ def rank_architectures(
     for rank, choice in enumerate(ordered, start=1):
         own, log_prob = by_choice[choice]
         genotype = distribution.space.genotype(choice)
-        costs = {name: table.of(choice) for name, table in tables.items()}
+        costs = CostPlan(tables, whole=whole).of(choice) if tables else {}
         rows.append(
             RankedArchitecture(
                 rank, genotype, choice, values[choice], own.loss, own.halves, own.metrics, log_prob, costs,
@@ -195,7 +198,7 @@ def rank_architectures(
             )
         )  # fmt: skip
     trust = Trust.of(log_probs, [own.loss for own in scores], [own.halves for own in scores])
-    return Ranking(rows, trust, tables, tuple(budgets), named)
+    return Ranking(rows, trust, tables, tuple(budgets), named, whole)
 
 
 def _add(chosen: dict[Choice, str], more: Iterable[Choice], source: str) -> None:
