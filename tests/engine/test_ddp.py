@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 import advnas_lightning
 from advnas_lightning import SearchStrategy, search_loaders
 from advnas_lightning.objectives import Classification
-from tests.support.elastic_net import ElasticNet
+from tests.support.elastic_net import AttentionNet, ElasticNet
 from tests.support.small_search import CLASSES, SAME_ENGINE, STRATEGIES, CountingData, SmallNet
 
 BATCH, EPOCHS = 8, 3
@@ -48,6 +48,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "advantage, offloaded, adopting": {"name": "advantage", "offload": True, "adopts": 0.4},
     **{f"{name}, one rank not finite": {"name": name, "broken": True} for name in ENGINES},
     "counterfactual, elastic": {"name": "counterfactual", "elastic": True},
+    "counterfactual, elastic heads": {"name": "counterfactual", "heads": True},
+    "advantage, elastic heads, offloaded": {"name": "advantage", "heads": True, "offload": True},
     "advantage, elastic, offloaded": {"name": "advantage", "elastic": True, "offload": True},
     "advantage, line search": {"name": "advantage", "weight_optimizer": LINE_SEARCH},
     "advantage, sandwich": {"name": "advantage", "elastic": True, **SANDWICH},
@@ -136,11 +138,14 @@ def joint(loader: DataLoader[Any]) -> DataLoader[Any]:
     return DataLoader(loader.dataset, batch_size=BATCH, sampler=sampler)
 
 
-def build(name: str, *, adopts: bool = False, elastic: bool = False, **more: Any) -> SearchStrategy:
+def build(
+    name: str, *, adopts: bool = False, elastic: bool = False, heads: bool = False, **more: Any
+) -> SearchStrategy:
     kind, options = STRATEGIES[name]
     torch.manual_seed(0)
     # what is random, or averaged over a rank's batch alone, would differ
     net: nn.Module = ElasticNet(norm=False) if elastic else SmallNet(dropout=0.0, norm=False)
+    net = AttentionNet() if heads else net
     model = Classifier(net) if adopts else net
     own = (
         {} if adopts else {"weight_optimizer": partial(SGD, lr=0.1, momentum=0.9), "objective": Classification(CLASSES)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import shutil
 import subprocess
@@ -127,25 +128,48 @@ def test_what_lies_in_host_memory_is_loaded_in_slices(fit: Make, make_search: Ma
     assert gradients[0].sum(1).tolist() == [4.0] * 6 + [0.0] * 2
 
 
-def test_a_search_in_bfloat16_finds_a_network(make_search: Make, make_loaders: Make, fit: Make) -> None:
-    search = fitted(fit, make_search, make_loaders, "counterfactual", precision="bf16-mixed")
+@pytest.mark.parametrize("make", [ElasticNet, AttentionNet])
+def test_a_search_in_bfloat16_finds_a_network(make: Make, make_search: Make, make_loaders: Make, fit: Make) -> None:
+    search = fitted(fit, make_search, make_loaders, "counterfactual", make(), precision="bf16-mixed")
     assert all(weight.isfinite().all() for weight in search.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_heads_in_bfloat16_are_those_of_single_precision_but_for_rounding(mixed: bool, training: bool) -> None:
+    net = AttentionNet().train(training)
+    space, x = SearchSpace(net), torch.randn(16, FEATURES, generator=torch.Generator().manual_seed(0))
+    weights = list(net.parameters())
+    for choice in itertools.product(*(range(len(row)) for row in space.candidates)):
+        drawn = space.one_hot(choice)
+        gates = (space.mask / 2 if mixed else drawn.gates).clone().requires_grad_()
+        run = type(drawn)(gates, space.all_paths if mixed else drawn.paths)
+
+        def gradients(run: Any = run, gates: Tensor = gates, *, half: bool) -> Tensor:
+            with space.bind(run, gates), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = net(x).float().square().mean()
+                found = torch.autograd.grad(loss, [*weights, gates])
+            return torch.cat([each.flatten() for each in found])
+
+        exact = gradients(half=False)
+        assert 0 < (gradients(half=True) - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize("make", [partial(ElasticNet, dropout=0.2), pytest.param(AttentionNet, marks=pytest.mark.slow)])
 def test_a_search_resumes_bit_for_bit(
-    make_search: Make, make_loaders: Make, fit: Make, assert_same: Make, tmp_path: Path
+    make: Make, make_search: Make, make_loaders: Make, fit: Make, assert_same: Make, tmp_path: Path
 ) -> None:
     class Crash(Callback):
         def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
             if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
                 raise InterruptedError
 
-    straight = fitted(fit, make_search, make_loaders)
+    straight = fitted(fit, make_search, make_loaders, net=make())
     callbacks = [LastCheckpoint(tmp_path, every_n_steps=1), Crash()]
     with pytest.raises(InterruptedError):
-        fitted(fit, make_search, make_loaders, callbacks=callbacks, enable_checkpointing=True)
+        fitted(fit, make_search, make_loaders, net=make(), callbacks=callbacks, enable_checkpointing=True)
     checkpoint = shutil.copy(tmp_path / "last.ckpt", tmp_path / "crash.ckpt")
-    resumed = fitted(fit, make_search, make_loaders, ckpt_path=checkpoint)
+    resumed = fitted(fit, make_search, make_loaders, net=make(), ckpt_path=checkpoint)
     assert_same(ends(resumed), ends(straight))
 
 
