@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from advnas_lightning.space.elastic.narrowing import Change, first
+from advnas_lightning.space.elastic.narrowing import Change, first, first_of_each
 
 
 class Axis:
@@ -108,6 +108,35 @@ class InFeatures(Axis):
     def change(self, module: Any, size: int) -> Change:
         """The first columns of the weight."""
         return Change({self.name: size}, {"weight": first(size, 1)})
+
+
+class InHalves(InFeatures):
+    """Half of the ``in_features`` of a Linear whose input is two halves, as of a recurrent layer in two directions.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> InHalves().change(nn.Linear(4, 8), 1).views["weight"](torch.arange(4).view(1, 4))
+        tensor([[0, 2]])
+    """
+
+    name = "in_halves"
+
+    def of(self, module: Any) -> bool:
+        """Whether the input has two halves."""
+        return bool(module.in_features % 2 == 0)
+
+    def full(self, module: Any) -> int:
+        """The size of a half."""
+        return int(module.in_features) // 2
+
+    def given(self, module: Any, value: Any) -> int:
+        """The size of a half of an input."""
+        return super().given(module, value) // 2
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first columns of each half of the weight."""
+        return Change({"in_features": 2 * size}, {"weight": first_of_each(2, size, 1)})
 
 
 class EmbeddingDim(Axis):

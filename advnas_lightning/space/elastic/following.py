@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from torch import nn
 
 from advnas_lightning.space.elastic.edge import Elastic, Follower, innermost
+from advnas_lightning.space.elastic.recurrent import HiddenSize
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.texts import listed
 
@@ -19,7 +21,8 @@ def follow(model: nn.Module, edges: Mapping[str, MixedOp]) -> None:
         edges: The first module of each edge, by the edge's name.
 
     Raises:
-        ValueError: An edge is missing, two modules of one name have different sizes, or two are made of one module.
+        ValueError: An edge is missing, two modules of one name have different sizes, two are made of one module, or one
+            has twice the sizes of a recurrent layer in two directions.
 
     Example:
         >>> from advnas_lightning.space.elastic import elastic
@@ -31,6 +34,7 @@ the name 'ffn'
     """
     orders: dict[str, tuple[str, list[int]]] = {}
     _refuse_two(model)
+    _refuse_twice(model)
     for place, module in model.named_modules():
         if isinstance(module, Follower):
             edge = edges.get(module.name)
@@ -69,3 +73,25 @@ def _refuse_two(model: nn.Module) -> None:
                     f"{first!r} and {place!r} were made elastic of one module: make it elastic once, and put the result"
                     " in both places"
                 )
+
+
+def _refuse_twice(model: nn.Module) -> None:
+    """Refuse a module of twice the sizes of a layer in two directions, whose outputs are two halves."""
+    both = {module.name: module.sizes for module in model.modules() if _has_two_directions(module)}
+    for place, module in model.named_modules():
+        if isinstance(module, Elastic | Follower) and module.name in both:
+            sizes = both[module.name]
+            if module.sizes == tuple(2 * size for size in sizes):
+                raise ValueError(
+                    f"{place!r} has twice the sizes of edge {module.name!r}, whose layer gives two halves, one for each"
+                    f" direction: give a Linear in_halves={list(sizes)} in place of in_features, or a recurrent layer"
+                    " input_halves; other modules cannot follow it"
+                )
+
+
+def _has_two_directions(module: nn.Module) -> TypeGuard[Elastic]:
+    return (
+        isinstance(module, Elastic)
+        and isinstance(module.axis, HiddenSize)
+        and bool(getattr(innermost(module.widest), "bidirectional", False))
+    )

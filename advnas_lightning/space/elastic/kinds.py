@@ -9,22 +9,22 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from advnas_lightning.space.elastic.attention import NumHeads
-from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures
+from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, InHalves
 from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
 from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, InnerHeads
 from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
-from advnas_lightning.space.elastic.recurrent import HiddenSize, InputSize
+from advnas_lightning.space.elastic.recurrent import HiddenSize, InputHalves, InputSize
 from advnas_lightning.space.elastic.transposed import Nf, Nx
 from advnas_lightning.texts import listed
 
 CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
 BATCH_NORM = (NumFeatures(),)
-RECURRENT = (HiddenSize(), InputSize())
+RECURRENT = (HiddenSize(), InputSize(), InputHalves())
 # Families of Hugging Face whose classes are built alike.
 BERTS = ("bert.modeling_bert.Bert", "roberta.modeling_roberta.Roberta", "electra.modeling_electra.Electra")
 LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
-    nn.Linear: (Axis(), InFeatures()),
+    nn.Linear: (Axis(), InFeatures(), InHalves()),
     nn.Embedding: (EmbeddingDim(),),
     nn.Conv1d: CONVOLUTION,
     nn.Conv2d: CONVOLUTION,
@@ -78,7 +78,7 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
 
     Example:
         >>> list(axes_of(nn.Linear(4, 8)))
-        ['out_features', 'in_features']
+        ['out_features', 'in_features', 'in_halves']
     """
     kinds = {each: entry for each in type(module).__mro__ for entry in (each, qualified(each)) if entry in AXES}
     kind, name = next(iter(kinds), None), type(module).__name__

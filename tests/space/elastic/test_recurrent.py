@@ -18,6 +18,8 @@ KINDS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "lstm": (nn.LSTM, 4, {"num_layers": 2, "batch_first": True}),
     "gru": (nn.GRU, 3, {"bias": False}),
     "rnn": (nn.RNN, 1, {"nonlinearity": "relu"}),
+    "lstm in two directions": (nn.LSTM, 4, {"num_layers": 2, "bidirectional": True}),
+    "gru in two directions": (nn.GRU, 3, {"num_layers": 2, "batch_first": True, "bidirectional": True}),
 }
 
 
@@ -28,8 +30,11 @@ def rows(tensor: Tensor, gates: int, size: int) -> Tensor:
 
 def sliced(state: dict[str, Tensor], gates: int, size: int) -> dict[str, Tensor]:
     small = {name: rows(tensor, gates, size) for name, tensor in state.items()}
-    inner = [name for name in small if name.startswith("weight_hh") or name == "weight_ih_l1"]
-    return {**small, **{name: small[name][:, :size] for name in inner}}
+    for name in small:
+        if name.startswith(("weight_hh", "weight_ih_l1")):
+            halves = small[name].split(6, dim=1)  # of two directions, or one
+            small[name] = torch.cat([half[:, :size] for half in halves], dim=1)
+    return small
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -121,9 +126,65 @@ def test_a_search_finds_a_hidden_size(make_search: Make, make_loaders: Make, fit
     assert search.derive().lstm.hidden_size in (4, 8)
 
 
-def test_a_layer_in_two_directions_has_no_elastic_hidden_size() -> None:
-    with pytest.raises(ValueError, match="a GRU has no elastic size 'hidden_size': it has input_size"):
-        elastic(nn.GRU(3, 4, bidirectional=True), hidden_size=[2], name="hidden")
+class InTwoDirections(nn.Module):
+    """Two recurrent layers in two directions and a classifier, which read both halves of what comes before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = elastic(nn.LSTM(1, 6, batch_first=True, bidirectional=True), hidden_size=[2, 6], name="first")
+        self.second: Any = elastic(
+            nn.GRU(12, 5, batch_first=True, bidirectional=True),
+            input_halves=[2, 6],
+            hidden_size=[5, 3],
+            name={"input_halves": "first", "hidden_size": "second"},
+        )
+        self.head: Any = elastic(nn.Linear(10, CLASSES), in_halves=[5, 3], name="second")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x.unsqueeze(-1))[0])[0].sum(1))
+
+
+def test_what_follows_two_directions_slices_both_halves_of_its_input() -> None:
+    net = InTwoDirections().double()
+    space, x = SearchSpace(net), torch.randn(5, FEATURES, dtype=torch.double)
+    wide = net.second.widest.widest
+    drawn: Any = type(space.one_hot([0, 0]))
+    for choice in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        first, second = (2, 6)[choice[0]], (5, 3)[choice[1]]
+        found: Any = space.genotype(choice).apply(net)
+        assert repr(found.second) == repr(nn.GRU(2 * first, second, batch_first=True, bidirectional=True))
+        assert repr(found.head) == repr(nn.Linear(2 * second, CLASSES))
+        columns = [*range(second), *range(5, 5 + second)]
+        assert torch.equal(found.head.weight, net.head.widest.weight[:, columns])
+        columns = [*range(first), *range(6, 6 + first)]
+        for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
+            assert torch.equal(getattr(found.second, name), rows(getattr(wide, name), 3, second)[:, columns])
+        expected = found(x)
+        exact = torch.autograd.grad(expected.square().sum(), [found.head.weight, found.second.weight_ih_l0])
+        for paths in (space.one_hot(choice).paths, space.all_paths):  # narrow, and with zeros behind each half
+            gates = space.one_hot(choice).gates.double().requires_grad_()
+            with space.bind(drawn(gates, paths), gates):
+                output = net(x)
+                head, inputs = torch.autograd.grad(
+                    output.square().sum(), [net.head.widest.weight, wide.weight_ih_l0], retain_graph=True
+                )
+            torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+            columns = [*range(second), *range(5, 5 + second)]
+            torch.testing.assert_close(head[:, columns], exact[0], rtol=0, atol=1e-10)
+            columns = [*range(first), *range(6, 6 + first)]
+            torch.testing.assert_close(rows(inputs, 3, second)[:, columns], exact[1], rtol=0, atol=1e-10)
+
+
+def test_twice_the_sizes_of_two_directions_are_refused() -> None:
+    gru = elastic(nn.GRU(3, 4, bidirectional=True), hidden_size=[2, 4], name="hidden")
+    net = nn.ModuleList([gru, elastic(nn.Linear(8, 1), in_features={"2": 4, "4": 8}, name="hidden")])
+    with pytest.raises(ValueError, match=r"'1' has twice the sizes of edge 'hidden', .* in_halves=\[2, 4\]"):
+        SearchSpace(net)
+    with pytest.raises(ValueError, match="a GRU has no elastic size 'input_halves': it has hidden_size, input_size"):
+        elastic(nn.GRU(3, 4), input_halves=[1], name="inputs")
+
+
+def test_the_input_of_a_layer_in_two_directions_is_cut() -> None:
     edge = elastic(nn.Linear(1, 3), out_features=[2, 3], name="inputs")
     net = nn.ModuleList([edge, elastic(nn.GRU(3, 4, bidirectional=True), input_size=[2, 3], name="inputs")])
     cut: Any = Genotype({"inputs": "2"}).apply(net)
