@@ -60,7 +60,8 @@ def rank_run(options: Mapping[str, Any]) -> None:
                 f"{run.folder.path} has gone on meanwhile, and this ranking is of its old state: rank anew"
             )
         _write(ranking, run.folder, folder, {**_deciding(options), "checkpoint_sha256": before})
-    _show(ranking, options, run.folder)
+    named = {kind: run.search.space.nesting.canonical(choice) for kind, choice in ranking.named.items()}
+    _show(ranking, options, run.folder, named)
 
 
 @contextmanager
@@ -175,13 +176,20 @@ def best_file(budgets: Mapping[str, float]) -> str:
     return f"best-{'-'.join(f'{kind}-{value:.12g}' for kind, value in budgets.items())}.json"
 
 
-def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder) -> None:
-    """Print what the costs allow, the table, the best of each budget, how far to trust them, and what to do next."""
+def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder, named: Mapping[str, Sequence[int]]) -> None:
+    """Print what the costs allow, the table, the best of each budget, how far to trust them, and what to do next.
+
+    Args:
+        ranking: The ranking.
+        options: The options of the command.
+        run: The run.
+        named: What the search itself has found, by kind, as the choices whose costs are those of the networks.
+    """
     if ranking.tables:
         console = Console()
         console = console if console.is_terminal else Console(width=WIDTH)
         for budgets in ranking.budgets or ({},):
-            console.print(plan_table(ranking.plan(budgets), ranking.named))
+            console.print(plan_table(ranking.plan(budgets), named))
             print()
     best = {ranking.within(each).rows[0].rank for each in ranking.budgets}
     print(writable(columns(ranking.table(options["show"], also=best))))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from advnas_lightning.cost.plan import Choice, CostPlan
 from advnas_lightning.cost.table import within
+from advnas_lightning.space.nesting import Nesting
 
 __all__ = ["most_probable"]
 
@@ -20,7 +21,9 @@ MOST = 500_000  # partial choices that are continued
 MOST_COUNTED = 20_000  # networks that are counted and over a budget
 
 
-def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = MOST) -> Iterator[tuple[float, Choice]]:
+def most_probable(
+    log_probs: Rows, plan: CostPlan | None = None, *, nesting: Nesting | None = None, most: int = MOST
+) -> Iterator[tuple[float, Choice]]:
     """Yield all architectures in the order of their probability, those over a budget left out.
 
     Edges are independent, so that log p(a) = Σ_e log p_e(a_e). The search over partial choices is best-first (A*):
@@ -35,9 +38,14 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
     Architectures of equal probability come in the order of their candidates, the most probable candidate of the first
     edge first, and of equal candidates the first one.
 
+    Of architectures that are one network, as they differ in edges alone that it leaves out, one is yielded. Its
+    probability is that of the most probable one of them, and its costs are those of the one with the fewest parameters,
+    which is yielded.
+
     Args:
         log_probs: The logarithm of p by edge and candidate.
         plan: The costs and the budgets of the same edges and candidates; ``None`` for none.
+        nesting: Which edges the network of an architecture leaves out; ``None`` where each has all of them.
         most: The number of partial choices that are continued at most. Several tight budgets may need many.
 
     Yields:
@@ -60,12 +68,13 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
         return -found[0], tuple(own[index] for own, index in zip(places, found[1], strict=True))
 
     if plan is None:
-        yield from _in_order(log_probs, order, None, most)
+        yield from _in_order(log_probs, order, None, nesting, most)
         return
-    parts = (
-        _in_order(log_probs, [[given[edge]] if edge in given else own for edge, own in enumerate(order)], part, most)
+    orders = (
+        ([[given[edge]] if edge in given else own for edge, own in enumerate(order)], part)
         for given, part in plan.parts
     )
+    parts = (_in_order(log_probs, own, part, nesting, most) for own, part in orders)
     found = over = 0
     for each in heapq.merge(*parts, key=key):
         if plan.whole and not plan.allows(each[1]):
@@ -78,35 +87,58 @@ def most_probable(log_probs: Rows, plan: CostPlan | None = None, *, most: int = 
 
 
 def _in_order(
-    log_probs: Rows, order: Sequence[Sequence[int]], plan: CostPlan | None, most: int
+    log_probs: Rows, given: Sequence[Sequence[int]], plan: CostPlan | None, nesting: Nesting | None, most: int
 ) -> Iterator[tuple[float, Choice]]:
-    """Yield the architectures of the candidates in an order, where costs are sums over edges."""
-    rows = [[row[index] for index in places] for row, places in zip(log_probs, order, strict=True)]
+    """Yield the architectures of the candidates in an order, where costs are sums over edges; of each network one."""
+    deciders: Choice = () if nesting is None else nesting.deciders
+    conditional = set() if nesting is None else set(nesting.conditional)
+    # The deciders come first, so that it is known of all others whether they are left out.
+    edges = [*deciders, *(edge for edge in range(len(log_probs)) if edge not in deciders)]
+    order = [list(given[edge]) for edge in edges]
+    rows = [[log_probs[edge][index] for index in own] for edge, own in zip(edges, order, strict=True)]
+    absent = [False] * len(edges)  # whether the first place of a row is for where the edge is left out
+    for number, edge in enumerate(edges):
+        if nesting is not None and edge in conditional and nesting.fewest[edge] in given[edge]:
+            order[number].insert(0, nesting.fewest[edge])
+            rows[number].insert(0, max(log_probs[edge]))
+            absent[number] = True
     best = [row[0] for row in rows]
+    plan = _permuted(plan, edges) if plan is not None and deciders else plan
     bound = None if plan is None else _bound(rows, order, plan)
+
+    def is_so(out: frozenset[int], number: int, place: int) -> bool:
+        """Whether the edge with a number has that first place if it is left out, and another one if not."""
+        return edges[number] not in conditional or (absent[number] and place == 0) == (edges[number] in out)
+
     # The negative bound of the completions, the place of each decided edge's candidate in its row, and their gains.
     waiting: list[tuple[float, Choice, float]] = [(-math.fsum(best), (), 0.0)]
     found = continued = 0
     while waiting:
         negative, places, gain = heapq.heappop(waiting)
         choice = tuple(own[place] for own, place in zip(order, places, strict=False))
-        edge = len(places)
-        if edge == len(rows):
+        number, out = len(places), None
+        if nesting is not None and deciders and number >= len(deciders):
+            out = nesting.given(choice[: len(deciders)])
+            if number == len(deciders) and not all(is_so(out, *pair) for pair in enumerate(places)):
+                continue
+        if number == len(rows):
             found += 1
-            yield -negative, choice
+            yield -negative, tuple(index for _, index in sorted(zip(edges, choice, strict=True)))
             continue
         continued += 1
         if continued > most:
             raise _too_long(found, f"{most} partial choices")
         chosen = [row[place] for row, place in zip(rows, places, strict=False)]
-        for place, index in enumerate(order[edge]):
+        for place, index in enumerate(order[number]):
+            if out is not None and not is_so(out, number, place):
+                continue
             if plan is not None and not plan.may_fit((*choice, index)):
                 continue
-            largest, own_gain = math.fsum([*chosen, rows[edge][place], *best[edge + 1 :]]), gain
+            largest, own_gain = math.fsum([*chosen, rows[number][place], *best[number + 1 :]]), gain
             if bound is not None:
-                own_gain += bound.gains[edge][place]
-                if edge + 1 < len(rows):  # log p itself is known of a complete choice
-                    largest = min(largest, bound.after(edge + 1, own_gain))
+                own_gain += bound.gains[number][place]
+                if number + 1 < len(rows):  # log p itself is known of a complete choice
+                    largest = min(largest, bound.after(number + 1, own_gain))
             heapq.heappush(waiting, (-largest, (*places, place), own_gain))
 
 
@@ -115,6 +147,15 @@ def _too_long(found: int, among: str) -> ValueError:
         f"the budgets leave so few of the probable architectures that only {found} were found among {among}: ask for"
         f" top={max(found, 1)}, or raise a budget"
     )
+
+
+def _permuted(plan: CostPlan, edges: Sequence[int]) -> CostPlan:
+    """A plan of the same costs and budgets, whose edges are in another order."""
+    tables = {}
+    for kind, table in plan.tables.items():
+        names = list(table.edges)
+        tables[kind] = replace(table, edges={names[edge]: table.edges[names[edge]] for edge in edges})
+    return CostPlan(tables, plan.budgets)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Evolution:
         rate: Callable[[Sequence[Choice]], Sequence[float]],
         *,
         allows: Callable[[Choice], bool] = lambda choice: True,
+        canonical: Callable[[Choice], Choice] = lambda choice: choice,
         seed: int = 0,
     ) -> list[Choice]:
         """Let generations follow each other.
@@ -68,6 +69,8 @@ class Evolution:
             rate: Gives the value of each architecture, the highest of the best. It is called with all architectures so
                 far in each generation, and may remember what it knows of them.
             allows: Whether an architecture is within the budgets.
+            canonical: Gives the choice that stands for all those that are one network, see
+                :meth:`~advnas_lightning.space.nesting.Nesting.canonical`. The first architectures are such choices.
             seed: The seed of the draws.
 
         Returns:
@@ -81,7 +84,7 @@ class Evolution:
             members = sorted(made, key=lambda choice: -values[choice])[: self.population]
             for child in range(self.population):
                 for _ in range(TRIES):
-                    new = self._child(members, values, counts, draws, mutates=child % 2 == 0)
+                    new = canonical(self._child(members, values, counts, draws, mutates=child % 2 == 0))
                     if new not in known and allows(new):
                         made.append(new)
                         known.add(new)
@@ -109,7 +112,12 @@ class Evolution:
 
 
 def random_choices(
-    number: int, counts: Sequence[int], *, allows: Callable[[Choice], bool] = lambda choice: True, seed: int = 0
+    number: int,
+    counts: Sequence[int],
+    *,
+    allows: Callable[[Choice], bool] = lambda choice: True,
+    canonical: Callable[[Choice], Choice] = lambda choice: choice,
+    seed: int = 0,
 ) -> list[Choice]:
     """Different architectures that are drawn with equal chances; fewer where the space or the budgets have no more.
 
@@ -117,6 +125,7 @@ def random_choices(
         number: How many.
         counts: The number of candidates of each edge.
         allows: Whether an architecture is within the budgets. What is not is drawn again.
+        canonical: Gives the choice that stands for all those that are one network, which is drawn once.
         seed: The seed of the draws.
 
     Example:
@@ -128,7 +137,7 @@ def random_choices(
     for _ in range(TRIES * number):
         if len(found) == number:
             break
-        choice = tuple(draws.randrange(count) for count in counts)
+        choice = canonical(tuple(draws.randrange(count) for count in counts))
         if choice not in found and allows(choice):
             found[choice] = None
     return list(found)

@@ -57,7 +57,7 @@ def rank(
 ) -> Ranking:
     """Rank architectures of a search by their losses with the shared weights and by their probabilities.
 
-    Each architecture is evaluated on the same validation batches in eval mode. Where the network keeps running
+    Each network is evaluated once, on the same validation batches in eval mode. Where the network keeps running
     statistics, as BatchNorm does, they are those of this architecture on training batches. The search stays as it is.
 
     Parameters and multiply-accumulates are those of the network that is derived. Where a sum over edges is not exact,
@@ -115,12 +115,13 @@ def rank(
         key = content_key(
             search.space.edges, search.space.candidates, search.model.state_dict(), found, calibrating, str(precision)
         )
-        file = ScoresFile(None if scores is None else Path(scores), key, search.space.candidates)
+        canonical = search.space.nesting.canonical  # whatever the search finds probable
+        file = ScoresFile(None if scores is None else Path(scores), key, search.space.candidates, canonical)
         scorer = Scorer(found, search.outcome, search.objective, _Readiness(search, calibrating))
         with Workers(scorer, jobs) as workers:
             return rank_architectures(
                 distribution_of(search),
-                lambda choices: _scores(choices, file, workers, on_progress),
+                lambda choices: _scores([*map(canonical, choices)], file, workers, on_progress),
                 settings,
                 tables=every,
                 whole=whole_costs(every, search.model, search.evaluator, lambda: found[0]),
@@ -156,6 +157,7 @@ class _Readiness:
             stack.enter_context(self._bound(architecture))
             stack.enter_context(self._precision())
             yield
+            self._search.space.refuse_left_out(choice)
 
     def _bound(self, architecture: Architecture) -> AbstractContextManager[None]:
         if not self._batches:
@@ -216,7 +218,7 @@ def distribution_of(search: Any) -> Distribution:
         [(0,)]
     """
     rows = _rows(search) if search.has_independent_edges else None
-    return Distribution(search.space, search.log_prob, search.draw_choices, rows)
+    return Distribution(search.space, search.log_prob, search.draw_choices, rows, tuple(search.most_probable_choice()))
 
 
 def _rows(search: Any) -> list[list[float]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from advnas_lightning.cost.plan import Choice, CostPlan
@@ -35,12 +37,13 @@ class Distribution:
         log_prob: Gives the logarithm of the probability of each choice.
         draw: Draws a number of choices by a seed.
         rows: The logarithm of p by edge and candidate, where edges are independent; otherwise ``None``.
+        mode: The most probable candidate of each edge.
 
     Example:
         >>> from torch import nn
         >>> from advnas_lightning import MixedOp, RandomSearch
         >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
-        >>> uniform = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]])
+        >>> uniform = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]], (0,))
         >>> uniform.counts
         [2]
     """
@@ -49,14 +52,36 @@ class Distribution:
     log_prob: Callable[[Sequence[Choice]], list[float]]
     draw: Callable[[int, int], list[Choice]]
     rows: Rows | None
+    mode: Choice
 
     @property
     def counts(self) -> list[int]:
         """The number of candidates of each edge."""
         return [len(row) for row in self.space.candidates]
 
+    def canonical(self, choice: Sequence[int]) -> Choice:
+        """The most probable of the architectures that are the network of a choice, which stands for all of them."""
+        return self.space.nesting.canonical(choice, self.mode)
+
+    def canonical_genotype(self, genotype: Genotype) -> Genotype:
+        """The same by names."""
+        return self.space.genotype(self.canonical(self.space.choice(genotype)))
+
+    def network_log_prob(self, choices: Sequence[Choice]) -> list[float]:
+        """The logarithm of the probability of each choice's network, whatever the edges have that it leaves out.
+
+        Where edges depend on each other, it is that of the choice alone.
+        """
+        rows, nesting = self.rows, self.space.nesting
+        if rows is None or not nesting.deciders:
+            return self.log_prob(choices)
+        return [
+            math.fsum(rows[edge][index] for edge, index in enumerate(choice) if edge not in nesting.left_out(choice))
+            for choice in choices
+        ]
+
     def probable(self, number: int | None, plan: CostPlan | None, seed: int) -> list[Choice]:
-        """The most probable architectures within the budgets, the first ones first.
+        """The most probable architectures within the budgets, the first ones first; of each network one.
 
         Where edges depend on each other, they are the most probable ones of many draws.
 
@@ -65,14 +90,16 @@ class Distribution:
             plan: The costs and budgets, if there are any.
             seed: The seed of the draws, where edges depend on each other.
         """
+        nesting = self.space.nesting
         if self.rows is not None:
-            return [choice for _, choice in islice(most_probable(self.rows, plan), number)]
+            probable = most_probable(self.rows, plan, nesting=nesting)
+            return [self.canonical(choice) for _, choice in islice(probable, number)]
         if number is None or number >= self.space.size:
             uniform = [[0.0] * count for count in self.counts]  # the order does not matter if all are taken
-            found = [choice for _, choice in most_probable(uniform, plan)]
+            found = [self.canonical(choice) for _, choice in most_probable(uniform, plan, nesting=nesting)]
         else:
-            drawn = dict.fromkeys(self.draw(DRAWS * number, seed))
-            found = [choice for choice in drawn if plan is None or plan.allows(choice)]
+            drawn = dict.fromkeys(map(self.canonical, self.draw(DRAWS * number, seed)))
+            found = [choice for choice in drawn if plan is None or plan.allows(nesting.canonical(choice))]
         values = dict(zip(found, self.log_prob(found), strict=True)) if found else {}
         return sorted(found, key=lambda choice: (-values[choice], choice))[:number]
 
@@ -123,6 +150,10 @@ def rank_architectures(
 
     With budgets, those that are within none of them are not scored, and ``settings.top`` counts within each budget.
 
+    Of architectures that are one network, the most probable one stands for all. A network with fewer layers has fewer
+    edges, and so a higher probability for that alone. So the score takes the probability of the architecture, in which
+    the edges of layers that are left out have their most probable candidates, and not that of the network.
+
     Args:
         distribution: The architectures, and how probable they are.
         score: Gives the scores of choices, each once, and remembers them.
@@ -140,13 +171,13 @@ def rank_architectures(
         >>> from torch import nn
         >>> from advnas_lightning import MixedOp, RandomSearch
         >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
-        >>> space = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]])
+        >>> space = Distribution(search.space, search.log_prob, search.draw_choices, [[-0.7, -0.7]], (0,))
         >>> def score(choices):
         ...     return [Score(float(index), (float(index), float(index)), {}) for index, in choices]
         >>> [row.genotype["edge"] for row in rank_architectures(space, score, Settings())]
         ['skip', 'relu']
     """
-    tables, whole, named = tables or {}, whole or {}, named or {}
+    tables, whole = tables or {}, whole or {}
     if settings.top is None and distribution.space.size > MOST:
         raise ValueError(
             f"top=all: the space has {spaced(distribution.space.size)} architectures, too many to score: give a number"
@@ -154,9 +185,11 @@ def rank_architectures(
     plans = [CostPlan(tables, each, whole) for each in budgets]
     for plan in plans:
         plan.refuse()
+    canonical, cheapest = distribution.canonical, distribution.space.nesting.canonical
 
-    def allows(choice: Choice) -> bool:
-        return not plans or any(plan.allows(choice) for plan in plans)
+    def allows(choice: Choice, within: CostPlan | None = None) -> bool:
+        each = plans if within is None else [within]
+        return not each or any(plan.allows(cheapest(choice)) for plan in each)
 
     chosen: dict[Choice, str] = {}
     each_plan: list[CostPlan | None] = [*plans] or [None]
@@ -165,18 +198,22 @@ def rank_architectures(
         if within is not None and not found:
             raise ValueError(_none_found(within, distribution.rows is not None))
         _add(chosen, found, "probable" if distribution.rows is not None else "drawn")
+    named = {kind: canonical(choice) for kind, choice in (named or {}).items()}
     _add(chosen, filter(allows, named.values()), "found")
     if len(chosen) < distribution.space.size:
-        drawn = random_choices(settings.sample, distribution.counts, allows=allows, seed=settings.seed)
+        drawn = random_choices(
+            settings.sample, distribution.counts, allows=allows, canonical=canonical, seed=settings.seed
+        )
         _add(chosen, drawn, "sample")
     if settings.evolution is not None:
         for within in each_plan:
-            start = [choice for choice in chosen if within is None or within.allows(choice)]
+            start = [choice for choice in chosen if allows(choice, within)]
             made = settings.evolution.run(
                 start,
                 distribution.counts,
                 lambda choices: _rate(distribution, choices, score(choices)),
-                allows=allows if within is None else within.allows,
+                allows=partial(allows, within=within),
+                canonical=canonical,
                 seed=settings.seed,
             )
             _add(chosen, made, "evolution")
@@ -184,13 +221,14 @@ def rank_architectures(
     scores = score(choices)
     log_probs = distribution.log_prob(choices)
     values = dict(zip(choices, _rate(distribution, choices, scores), strict=True))
-    by_choice = dict(zip(choices, zip(scores, log_probs, strict=True), strict=True))
+    of_networks = distribution.network_log_prob(choices)
+    by_choice = dict(zip(choices, zip(scores, log_probs, of_networks, strict=True), strict=True))
     ordered = sorted(choices, key=lambda choice: (-values[choice], -by_choice[choice][1], choice))
     rows = []
     for rank, choice in enumerate(ordered, start=1):
-        own, log_prob = by_choice[choice]
+        own, _, log_prob = by_choice[choice]
         genotype = distribution.space.genotype(choice)
-        costs = CostPlan(tables, whole=whole).of(choice) if tables else {}
+        costs = CostPlan(tables, whole=whole).of(cheapest(choice)) if tables else {}
         rows.append(
             RankedArchitecture(
                 rank, genotype, choice, values[choice], own.loss, own.halves, own.metrics, log_prob, costs,

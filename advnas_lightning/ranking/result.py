@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from advnas_lightning.cost.plan import Choice, CostPlan
-from advnas_lightning.cost.table import CostTable
+from advnas_lightning.cost.table import CostTable, within
 from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.ranking.trust import Trust
 from advnas_lightning.space.genotype import Genotype
@@ -27,13 +27,14 @@ class RankedArchitecture:
 
     Attributes:
         rank: Its place, from 1.
-        genotype: The candidate of each edge by name.
+        genotype: The candidate of each edge by name. Where a depth leaves out layers, edges inside have the candidates
+            that are the most probable ones.
         choice: The index of each edge's candidate.
         score: The score by which it has this place, the highest of the best.
         loss: Its mean loss on the batches.
         halves: Its mean losses on two halves of the batches.
         metrics: Its metrics by name.
-        log_prob: The logarithm of its probability in the search.
+        log_prob: The logarithm of the probability of its network in the search.
         costs: Its costs by name, as far as they are known.
         known: What is known of it from elsewhere, such as its accuracy in a benchmark.
         source: Why it is in the ranking: ``"probable"``, ``"drawn"``, ``"sample"``, ``"evolution"`` or ``"found"``.
@@ -133,14 +134,16 @@ class Ranking(Sequence[RankedArchitecture]):
             ValueError: The costs of such a kind are not known.
 
         Example:
-            >>> row = RankedArchitecture(1, Genotype({"edge": "skip"}), (0,), 1.5, 0.25, (0.2, 0.3), {}, -0.5)
+            >>> skip, costs = Genotype({"edge": "skip"}), {"params": 10.0}
+            >>> row = RankedArchitecture(1, skip, (0,), 1.5, 0.25, (0.2, 0.3), {}, -0.5, costs)
             >>> table = CostTable("params", {"edge": {"skip": 0.0, "linear": 72.0}}, 10.0)
             >>> ranking = Ranking([row], Trust(1, None, None), {"params": table})
             >>> len(ranking.within({"params": 50})), len(ranking.within({"params": 5}))
             (1, 0)
         """
-        plan = self.plan(budgets)
-        return replace(self, rows=[row for row in self.rows if plan.allows(row.choice)], budgets=())
+        self.plan(budgets)  # refuses budgets of what is not known
+        rows = [row for row in self.rows if all(row.costs[kind] <= within(most) for kind, most in budgets.items())]
+        return replace(self, rows=rows, budgets=())
 
     def plan(self, budgets: Mapping[str, float]) -> CostPlan:
         """The costs of the ranking with budgets, which tells of any architecture whether it is within them.

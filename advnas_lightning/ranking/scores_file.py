@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ class ScoresFile:
         path: The file; ``None`` to keep the scores in memory alone.
         key: What decides the scores, see :func:`content_key`.
         candidates: The names of each edge's candidates.
+        canonical: Gives the choice that stands for all those that are one network.
 
     Attributes:
-        known: The scores of this key, by choice.
+        known: The scores of this key, by that choice.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -45,8 +46,14 @@ class ScoresFile:
         {}
     """
 
-    def __init__(self, path: Path | None, key: str, candidates: Sequence[Sequence[str]]) -> None:
-        self._path, self._key, self._candidates = path, key, candidates
+    def __init__(
+        self,
+        path: Path | None,
+        key: str,
+        candidates: Sequence[Sequence[str]],
+        canonical: Callable[[Choice], Choice] = lambda choice: choice,
+    ) -> None:
+        self._path, self._key, self._candidates, self._canonical = path, key, candidates, canonical
         self.known: dict[Choice, Score] = {}
         if path is not None and path.is_file():
             self._read(path)
@@ -81,7 +88,7 @@ class ScoresFile:
                     first, second = map(_read, entry["halves"])
                     metrics = {str(name): _read(value) for name, value in entry["metrics"].items()}
                     score = Score(_read(entry["loss"]), (first, second), metrics)
-                    self.known[tuple(list(row).index(name) for row, name in names)] = score
+                    self.known[self._canonical(tuple(list(row).index(name) for row, name in names))] = score
             except (KeyError, TypeError, ValueError, AttributeError):  # damaged: that architecture is scored again
                 continue
 

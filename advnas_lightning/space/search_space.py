@@ -15,6 +15,7 @@ from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.gates import ActiveGates, EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
+from advnas_lightning.space.nesting import Nesting
 from advnas_lightning.space.offload import DeviceCopies
 from advnas_lightning.texts import listed
 
@@ -58,6 +59,7 @@ class SearchSpace:
         candidates: The names of each edge's candidates. Rows may differ in length.
         mask: ``[E, J]`` bool, true where edge e has a candidate j.
         zero_ops: ``[E, J]`` bool, true where the candidate declares itself a zero operation.
+        nesting: Which edges the network of an architecture leaves out, such as those in layers that do not run.
 
     Raises:
         ValueError: The model has no MixedOp, or none with more than one candidate, or two of one name whose candidates
@@ -98,6 +100,7 @@ class SearchSpace:
         switch_off_fast_paths(model)
         self._edges: list[EdgeState] = [op.edge_state for op in first.values()]
         self._offloaded = [op for op in ops if op.is_offloaded]
+        self.nesting = Nesting(model, self.edges)
         self._outermost = {op.name for op in ops if not op.is_inner}
 
     def __len__(self) -> int:
@@ -139,6 +142,23 @@ class SearchSpace:
         rows = zip(self.edges, self.candidates, self._edges, strict=True)
         idle = {edge for edge, row, own in rows if len(row) > 1 and own.plan is not None and not own.plan.has_run}
         return idle & self._outermost
+
+    def refuse_left_out(self, choice: Sequence[int]) -> None:
+        """Refuse that edges have run, since an architecture was bound, which its network leaves out.
+
+        Args:
+            choice: The candidate of each edge in that architecture.
+
+        Raises:
+            ValueError: One has run, since the network calls it other than by what stands around it.
+        """
+        for edge in self.nesting.left_out(choice):
+            plan = self._edges[edge].plan
+            if plan is not None and plan.has_run:
+                raise ValueError(
+                    f"edge {self.edges[edge]!r} has run, and {dict(self.genotype(choice))} leaves it out: let the"
+                    " network call the stack in which it stands, and not its layers"
+                )
 
     def running(self, architecture: Architecture) -> set[tuple[str, int]]:
         """The candidates that an architecture runs, in the forward or the backward pass: their edges and indices.
