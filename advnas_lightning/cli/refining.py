@@ -82,7 +82,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     costs = _costs(plan, search, data, options)
 
     def allows(genotype: Genotype) -> bool:
-        return costs is None or costs.allows(search.space.choice(genotype))
+        return costs is None or costs.allows(search.space.nesting.canonical(search.space.choice(genotype)))
 
     if options["finalists"] is not None:
         finalists = {genotype: by for genotype, by in finalists_in(options["finalists"]).items() if allows(genotype)}
@@ -98,7 +98,8 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     def prior(genotype: Genotype) -> float:
         return search.log_prob([search.space.choice(genotype)])[0]
 
-    probable = map(search.space.genotype, distribution_of(search).probable(PROBABLE, costs, plan.seed))
+    distribution = distribution_of(search)
+    probable = map(search.space.genotype, distribution.probable(PROBABLE, costs, plan.seed))
     scope = Scope(
         finalists,
         candidates,
@@ -107,6 +108,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
         repeats=0 if plan.oracle else options["repeats"],  # a table has no seeds
         probable=list(probable) if options["neighbours"] else [],
         prior=prior,
+        canonical=distribution.canonical_genotype,
     )
     with turn_in(plan.folder):
         keep_settings(plan.folder, {**plan.decided, "candidates": candidates})

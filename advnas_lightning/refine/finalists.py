@@ -23,7 +23,7 @@ def finalists_of(
     seed: int = 0,
     plan: CostPlan | None = None,
 ) -> dict[Genotype, str]:
-    """The architectures between which trainings of their own are to decide, each once, and who proposes it.
+    """The architectures between which trainings of their own are to decide, each network once, and who proposes it.
 
     They are the arg max and the process-best architecture of the search, then those of a ranking, then draws of the
     search's distribution p, all in this order. With budgets, those that are over them are left out, and the most
@@ -51,16 +51,20 @@ def finalists_of(
         ('argmax', 3)
     """
     check_int("draws", draws, least=0)
-    found = {search.genotype(): "argmax"}
-    for choice in distribution_of(search).probable(1, plan, seed) if plan is not None else ():
-        found = {search.space.genotype(choice): "most probable within the budgets", **found}
+    distribution, space = distribution_of(search), search.space
+    within = [] if plan is None else distribution.probable(1, plan, seed)
+    given = [(space.genotype(choice), "most probable within the budgets") for choice in within]
+    given.append((search.genotype(), "argmax"))
     if search.process_best is not None:
-        found.setdefault(search.process_best, "process_best")
-    for place, genotype in enumerate(ranked, start=1):
-        found.setdefault(genotype, f"ranked {place}")
-    for place, choice in enumerate(search.draw_choices(draws, seed), start=1):
-        found.setdefault(search.space.genotype(choice), f"draw {place}")
-    return found if plan is None else {each: by for each, by in found.items() if plan.allows(search.space.choice(each))}
+        given.append((search.process_best, "process_best"))
+    given += [(genotype, f"ranked {place}") for place, genotype in enumerate(ranked, start=1)]
+    drawn = search.draw_choices(draws, seed)
+    given += [(space.genotype(choice), f"draw {place}") for place, choice in enumerate(drawn, start=1)]
+    found: dict[Genotype, str] = {}
+    for genotype, by in given:
+        if plan is None or plan.allows(space.nesting.canonical(space.choice(genotype))):
+            found.setdefault(distribution.canonical_genotype(genotype), by)
+    return found
 
 
 def finalists_in(path: str | Path) -> dict[Genotype, str]:

@@ -52,6 +52,9 @@ def refine(
     validation data after each rung. Successive halving ends trainings early that are worse than others were at the same
     rung. Test data are never asked for.
 
+    Architectures that are one network, as they differ in layers alone that a depth leaves out, are trained once. A
+    neighbour with more layers has the choices of the first finalist in them.
+
     The folder keeps all scores in an Optuna study. The same call goes on where a killed one was, and what is trained is
     not trained again. Calls in several processes with the same folder share the work.
 
@@ -108,7 +111,12 @@ def refine(
     )
     budget = Budget(minutes, epochs)
     budget.check(steps)
-    scope = Scope(given, candidates, around=neighbours, allows=allows, repeats=repeats)
+
+    def canonical(genotype: Genotype) -> Genotype:
+        like = space.choice(next(iter(given)))
+        return space.genotype(space.nesting.canonical(space.choice(genotype), like))
+
+    scope = Scope(given, candidates, around=neighbours, allows=allows, repeats=repeats, canonical=canonical)
     train.check(next(iter(given)))  # before anything is written
     with turn_in(Path(folder)):
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "anneal": anneal, "seed": seed}

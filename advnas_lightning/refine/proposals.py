@@ -48,6 +48,7 @@ class Scope:
         probable: Architectures of the search, the most probable one first, of which those that are more probable than
             the winner are tried at last.
         prior: The logarithm of the probability of an architecture, which decides between those that are tied.
+        canonical: Gives the architecture that is trained in the place of all those that are one network.
 
     Raises:
         ValueError: There is no finalist, or one of them does not fit the candidates.
@@ -66,6 +67,7 @@ class Scope:
     repeats: int = 0
     probable: Sequence[Genotype] = ()
     prior: Callable[[Genotype], float] | None = None
+    canonical: Callable[[Genotype], Genotype] = lambda genotype: genotype
 
     def __post_init__(self) -> None:
         if not self.finalists:
@@ -97,15 +99,16 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
         >>> next_proposal(Ladder([trial], (1,), maximize=True), scope)
         Proposal(genotype=Genotype(edges={'edge': 'tanh'}), by='neighbour of 0', round=1, repeat=0)
     """
-    tried = {trial.genotype for trial in ladder.trials}
-    for genotype, by in scope.finalists.items():
+    tried = {scope.canonical(trial.genotype) for trial in ladder.trials}
+    for finalist, by in scope.finalists.items():
+        genotype = scope.canonical(finalist)
         if genotype not in tried:
             return Proposal(genotype, by, 0)
-    own = next(iter(scope.finalists))
+    own = scope.canonical(next(iter(scope.finalists)))
     firsts = [trial for trial in ladder.first if trial.genotype == own]
     starts = [] if ladder.leader is None or not scope.around else [ladder.leader, *firsts, *ladder.begun]
     for start in starts:
-        near = neighbours(start.genotype, scope.candidates)
+        near = map(scope.canonical, neighbours(start.genotype, scope.candidates))
         left = [each for each in near if each not in tried and scope.allows(each)]
         if left:
             return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {start.number}", start.round + 1)
