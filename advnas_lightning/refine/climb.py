@@ -1,4 +1,4 @@
-"""The procedure: train the finalists, and then the neighbours of the best one, until none of them is better."""
+"""The procedure: train the finalists, and then neighbours of the first and the best one, until none is better."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def climb(
 ) -> tuple[Ladder, End]:
     """Train the finalists, and then neighbours of the best one, until none of them is better or the budget is spent.
 
-    As soon as a neighbour is better than the winner it is the winner, and its neighbours are tried. When none is left,
-    neighbours of the first finalist are tried as well. Successive halving ends trainings early that are worse than
-    others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
+    The neighbours of the first finalist are tried before those of the best one. As soon as a neighbour is better than
+    the winner it is the winner, and its neighbours are tried. Successive halving ends trainings early that are worse
+    than others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
     first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. At last
     the best architectures are trained again, with other seeds, and then those that the search finds more probable than
     the winner, unless they are ruled out. A budget that is large enough keeps what these need.

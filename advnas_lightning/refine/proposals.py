@@ -79,9 +79,9 @@ class Scope:
 def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
     """The architecture to train next: a finalist, the most promising neighbour, or one of those that come last.
 
-    Neighbours are first those of the leader, and where none of them is left, those of the first finalist. The best
-    finalist may lie where the climb ends soon, and the first one is what the search itself has chosen. Then come those
-    of what other processes are training, since it may become the winner.
+    Neighbours are first all those of the first finalist, which is what the search itself has chosen. A climb from the
+    best finalist alone may end soon. Then come those of the leader, and where none of them is left, those of what other
+    processes are training, since it may become the winner.
 
     Args:
         ladder: The trainings so far.
@@ -106,7 +106,7 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
             return Proposal(genotype, by, 0)
     own = scope.canonical(next(iter(scope.finalists)))
     firsts = [trial for trial in ladder.first if trial.genotype == own]
-    starts = [] if ladder.leader is None or not scope.around else [ladder.leader, *firsts, *ladder.begun]
+    starts = [] if ladder.leader is None or not scope.around else [*firsts, ladder.leader, *ladder.begun]
     for start in starts:
         near = map(scope.canonical, neighbours(start.genotype, scope.candidates))
         left = [each for each in near if each not in tried and scope.allows(each)]
