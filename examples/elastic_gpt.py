@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, required=True, help="a text file of a megabyte or more")
     parser.add_argument("--output", type=Path, default=Path("elastic_gpt"), help="the folder of the results")
     parser.add_argument("--strategy", choices=STRATEGIES, default="random", help="how networks are drawn and chosen")
-    parser.add_argument("--search-steps", type=int, default=400, help="the weight steps of the supernet")
+    parser.add_argument("--search-steps", type=int, default=1600, help="the weight steps of the supernet")
     parser.add_argument("--train-steps", type=int, default=400, help="the steps of each network that is compared")
     parser.add_argument("--width", type=int, default=64, help="the width of the residual stream, a multiple of 64")
     parser.add_argument("--layers", type=int, default=6, help="the layers of the widest network")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -178,5 +179,6 @@ class Comparison:
                 axes.plot(x, y, color=colour, linewidth=1)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 8M in the place of 8000000
         for ending in ("png", "svg"):
             figure.savefig(folder / f"sizes.{ending}", dpi=160)
