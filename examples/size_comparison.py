@@ -38,12 +38,14 @@ def fit(model: LightningModule, data: Any, **options: Any) -> None:
 
 def renewed(network: Any, seed: int) -> Any:
     """The network with new weights, as PyTorch draws them for its sizes. Those of a wider one have another scale."""
+
+    def reset(module: nn.Module) -> None:
+        own: Any = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if own is not None:
+            own()
+
     torch.manual_seed(seed)
-    for module in reversed(list(network.modules())):  # an attention sets some weights of the layers in it once more
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if reset is not None:
-            reset()
-    return network
+    return network.apply(reset)  # children first, since an attention sets some weights of the layer in it once more
 
 
 def random_genotypes(
