@@ -46,7 +46,9 @@ def refine(
     on_change: Callable[[Ladder], None] = lambda ladder: None,
     **training: Any,
 ) -> Ladder:
-    """Train the finalists of a search by themselves, and then neighbours of the best one until none is better.
+    """Train the finalists of a search by themselves, and then neighbours of the first and the best one.
+
+    The neighbours of the first finalist are trained first, and then those of the best one until none is better.
 
     Each architecture is trained as :class:`~advnas_lightning.Fixed` trains it, with fresh weights, and is scored on
     validation data after each rung. Successive halving ends trainings early that are worse than others were at the same
@@ -68,7 +70,8 @@ def refine(
         maximize: Whether the highest score is the best one.
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
         anneal: Whether the learning rates fall to 0 by a cosine up to each rung, whatever the module's schedules say.
-        neighbours: Whether architectures that differ from the best one in one edge are trained, too.
+        neighbours: Whether architectures that differ in one edge from the first finalist, and then from the best one,
+            are trained too.
         allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
         repeats: How often each of the three best architectures is trained again, with other seeds. Then
             :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.
