@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -49,7 +49,9 @@ class WholeCost:
     def __init__(
         self, count: Callable[[tuple[int, ...]], float], summed: CostTable, pairs: Collection[Collection[int]]
     ) -> None:
-        self._summed, self._count, self.table = summed, cache(count), cache(self._table)
+        self._summed, self._count = summed, count
+        self._counted: dict[tuple[int, ...], float] = {}
+        self._tables: dict[int, CostTable] = {}
         sizes = [len(row) for row in summed.rows]
         hubs = sorted(_hubs(pairs, sizes))
         indices = product(*(range(sizes[edge]) for edge in hubs))
@@ -61,7 +63,10 @@ class WholeCost:
         Args:
             choice: The index of the candidate of each edge.
         """
-        return self._count(tuple(choice))
+        key = tuple(choice)
+        if key not in self._counted:
+            self._counted[key] = self._count(key)
+        return self._counted[key]
 
     def least(self, prefix: Sequence[int]) -> float:
         """The least sum of the architectures with a given beginning.
@@ -74,6 +79,20 @@ class WholeCost:
             n for n, way in enumerate(self.ways) if all(decided.get(e, index) == index for e, index in way.items())
         )
         return min(self.table(n).least(prefix) for n in agreeing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is saved: the costs that were counted, and not the network."""
+        return {**vars(self), "_count": _not_counted}
+
+    def table(self, way: int) -> CostTable:
+        """The sums with given candidates of the hubs, which are made once.
+
+        Args:
+            way: The number of one of ``ways``.
+        """
+        if way not in self._tables:
+            self._tables[way] = self._table(way)
+        return self._tables[way]
 
     def _table(self, way: int) -> CostTable:
         """The sums with given candidates of the hubs, whose own costs are in what is fixed.
@@ -96,6 +115,10 @@ class WholeCost:
             for (name, row), values in zip(self._summed.edges.items(), added, strict=True)
         }
         return CostTable(self._summed.kind, edges, max(math.fsum([beside, *map(min, added)]), 0.0))
+
+
+def _not_counted(choice: tuple[int, ...]) -> float:
+    raise ValueError("this network was not counted before its costs were saved: rank again")
 
 
 def whole_costs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -149,6 +150,10 @@ def test_a_ranking_takes_and_shows_what_the_networks_cost() -> None:
     )
     assert len(made) > 4
     assert all(max(costs[row.choice].values()) <= budget for row in made)
+    again = pickle.loads(pickle.dumps(ranking))  # without the network that was counted
+    assert [row.choice for row in again.within(both)] == [row.choice for row in ranking.within(both)]
+    with pytest.raises(ValueError, match="not counted before its costs were saved"):
+        again.whole["params"].of((-1,))
     for genotype in finalists_of(search, draws=20, plan=ranking.plan(both)):
         assert max(costs[tuple(search.space.choice(genotype))].values()) <= budget
 
