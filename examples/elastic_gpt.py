@@ -6,15 +6,20 @@ One supernet is trained for all sizes together, and `rank` takes the best networ
 Each of them is then trained from scratch, and so are what it is compared with: a GPT of the same number of parameters
 that is uniformly scaled, and random networks of the search space that use at least nine tenths of the budget. All take
 the same steps on the same batches. The last tenth of the text is the test, and the tenth before it ranks.
+
+With `--searches`, AdvantageNAS and CounterfactualNAS search the same supernet within each budget, too. Its weights stay
+as they are, and the three searches of a strategy take as long as the ranking together.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,7 +35,17 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from advnas_lightning import AdvantageNAS, Depth, Distillation, RandomSearch, SearchStrategy, elastic
+from advnas_lightning import (
+    AdvantageNAS,
+    ArchitectureCost,
+    CounterfactualNAS,
+    Depth,
+    Distillation,
+    Genotype,
+    RandomSearch,
+    SearchStrategy,
+    elastic,
+)
 from advnas_lightning.cost import count_parameters
 from advnas_lightning.ranking import Evolution
 
@@ -49,6 +64,8 @@ SUPERNETS: dict[str, tuple[int, dict[str, Any]]] = {
     "sandwich": (1, {"sampling": "sandwich"}),
     "one draw": (4, {"sampling": "one"}),
 }
+# What searches a supernet whose weights stay as they are.
+SEARCHES: dict[str, Callable[..., SearchStrategy]] = {"advantage": AdvantageNAS, "counterfactual": CounterfactualNAS}
 
 
 class Block(nn.Module):
@@ -138,6 +155,18 @@ def bits(network: Any, batches: Iterable[Any]) -> float:
     return float(torch.stack([network.training_step(batch) for batch in batches]).mean()) / math.log(2)
 
 
+def search_sizes(name: str, supernet: GPT, budget: float, data: Any, seconds: float, seed: int) -> Genotype:
+    """The most probable network within a budget of parameters, after a search that changes none of the weights."""
+    search = SEARCHES[name](
+        supernet.requires_grad_(False),
+        architecture_optimizer=partial(Adam, lr=0.05),
+        cost=ArchitectureCost("params", budget=budget),
+        seed=seed,
+    )
+    fit(search, {"weights": data, "architecture": data}, max_epochs=-1, max_time=timedelta(seconds=seconds))
+    return search.genotype(search.selected)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train a supernet, take the best network within each budget, train it and its rivals, and compare them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=30, help="the most probable networks that the ranking scores")
     parser.add_argument("--generations", type=int, default=5, help="the generations of the ranking's evolution")
     parser.add_argument("--random", type=int, default=4, help="the random networks of each budget")
+    parser.add_argument("--searches", action="store_true", help="search the supernet by two strategies, too")
     parser.add_argument("--supernets", action="store_true", help="compare with supernets that are trained otherwise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="let the program run through in some seconds")
@@ -192,7 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             budgets=[{"params": budget} for budget in scaled],
             seed=options.seed,
         )
-    found = {budget: ranking.within({"params": budget}).best.genotype for budget in scaled}
+    found = {"found": {budget: ranking.within({"params": budget}).best.genotype for budget in scaled}}
+    seconds = comparison.seconds["ranking"] / len(scaled)
+    for name in SEARCHES if options.searches else ():
+        supernet = copy.deepcopy(search.model)
+        with comparison.timed(f"search: {name}"):
+            found[name] = {
+                budget: search_sizes(name, supernet, budget, valid(), seconds, options.seed) for budget in scaled
+            }
     comparison.train_all(
         search,
         found,

@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     comparison.train_all(
         search,
-        {budget: ranking.within({"macs": budget}).best.genotype for budget in scaled},
+        {"found": {budget: ranking.within({"macs": budget}).best.genotype for budget in scaled}},
         scaled,
         count=count,
         fresh=elastic,

@@ -26,7 +26,13 @@ from advnas_lightning import Genotype, SearchSpace, SearchStrategy
 
 LEAST = 0.9  # the share of a budget that a random network uses at least
 TRIES = 1000
-STYLES = {"found": ("*", "#D55E00", 110), "uniform": ("s", "#0077BB", 36), "random": ("o", "#8FA3B8", 16)}
+STYLES = {
+    "found": ("*", "#D55E00", 110),
+    "advantage": ("^", "#009E73", 36),
+    "counterfactual": ("v", "#CC79A7", 36),
+    "uniform": ("s", "#0077BB", 36),
+    "random": ("o", "#8FA3B8", 16),
+}
 
 
 def fit(model: LightningModule, data: Any, **options: Any) -> None:
@@ -68,7 +74,7 @@ class Trained:
     """A network after its own training.
 
     Attributes:
-        kind: ``"found"``, ``"uniform"`` or ``"random"``.
+        kind: ``"found"`` by the ranking, the name of a strategy that has found it, ``"uniform"`` or ``"random"``.
         budget: What it may cost.
         cost: What it costs.
         quality: What it reaches on the test.
@@ -110,7 +116,7 @@ class Comparison:
     def train_all(
         self,
         search: SearchStrategy,
-        found: Mapping[float, Genotype],
+        found: Mapping[str, Mapping[float, Genotype]],
         uniform: Mapping[float, Any],
         *,
         count: Callable[[nn.Module], float],
@@ -120,11 +126,11 @@ class Comparison:
         number: int,
         seed: int,
     ) -> None:
-        """Train the found network of each budget, the uniform one and random ones from scratch, and note their quality.
+        """Train the found networks of each budget, the uniform one and random ones, and note their quality.
 
         Args:
             search: The search, whose space the random networks are from.
-            found: The found architecture by budget.
+            found: The found architectures by kind and budget.
             uniform: The uniformly scaled network by budget.
             count: Gives the cost of a network.
             fresh: Gives a new network with elastic sizes.
@@ -135,7 +141,8 @@ class Comparison:
         """
         for budget, scaled in uniform.items():
             drawn = random_genotypes(search.space, lambda each: count(each.apply(search.model)), budget, number, seed)
-            for kind, genotype in [("found", found[budget]), *(("random", each) for each in drawn), ("uniform", None)]:
+            chosen = [(kind, genotypes[budget]) for kind, genotypes in found.items()]
+            for kind, genotype in [*chosen, *(("random", each) for each in drawn), ("uniform", None)]:
                 network = renewed(scaled if genotype is None else genotype.apply(fresh()), seed)
                 with self.timed("own trainings"):
                     train(network)
@@ -152,12 +159,16 @@ class Comparison:
         """The networks of a kind, the small ones first."""
         return sorted((each for each in self.networks if each.kind == kind), key=lambda each: each.cost)
 
+    def kinds(self) -> list[str]:
+        """The kinds that there are."""
+        return [kind for kind in STYLES if self.of(kind)]
+
     def table(self) -> Table:
         """A row for each budget, with the mean of the random networks."""
-        table = Table(self.unit, *STYLES, title=self.measure)
+        table = Table(self.unit, *self.kinds(), title=self.measure)
         for budget in sorted({each.budget for each in self.networks}):
             cells = []
-            for kind in STYLES:
+            for kind in self.kinds():
                 reached = [each.quality for each in self.of(kind) if each.budget == budget]
                 cells.append(f"{mean(reached):.3f}" + f" (mean of {len(reached)})" * (len(reached) > 1))
             table.add_row(f"{budget:,.0f}", *cells)
@@ -174,7 +185,8 @@ class Comparison:
         (folder / "sizes.json").write_text(json.dumps(content, indent=2) + "\n")
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot(xlabel=self.unit, ylabel=self.measure)
-        for kind, (marker, colour, size) in STYLES.items():
+        for kind in self.kinds():
+            marker, colour, size = STYLES[kind]
             x, y = ([getattr(each, name) for each in self.of(kind)] for name in ("cost", "quality"))
             axes.scatter(x, y, s=size, c=colour, marker=marker, label=kind)
             if kind != "random":

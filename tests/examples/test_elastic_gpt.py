@@ -100,14 +100,16 @@ def test_the_program_compares_networks_of_equal_cost(
     monkeypatch.setattr(Trainer, "fit", noted)
     (tmp_path / "text.txt").write_text(words())
     options = ["--text", tmp_path / "text.txt", "--output", tmp_path / "out", "--quick"]
-    options += ["--supernets", "--strategy", "advantage"] if supernets else []
+    options += ["--supernets", "--strategy", "advantage"] if supernets else ["--searches"]
     example["main"](list(map(str, options)))
     found = json.loads((tmp_path / "out" / "sizes.json").read_text())
     (searched, search), *others = steps
     assert searched == search.weight_steps == 10
     assert search.architecture_steps == (2 if supernets else 0)
-    assert [number for number, _ in others[9:]] == ([10, 40] if supernets else [])
-    for (number, network), row in zip(others[:9], found["networks"], strict=True):
+    searches = [] if supernets else [each for _, each in others[:6]]
+    rows, trained = found["networks"], others[len(searches) :][: len(found["networks"])]
+    assert [number for number, _ in others[len(searches) + len(rows) :]] == ([10, 40] if supernets else [])
+    for (number, network), row in zip(trained, rows, strict=True):
         assert number == 2
         assert not mixed_ops(network)
         assert row["cost"] == count_parameters(network) <= row["budget"]
@@ -118,12 +120,20 @@ def test_the_program_compares_networks_of_equal_cost(
             ]
         if row["kind"] == "random":
             assert row["cost"] >= 0.9 * row["budget"]
-    assert [row["kind"] for row in found["networks"]] == ["found", "random", "uniform"] * 3
-    uniform = [row for row in found["networks"] if row["kind"] == "uniform"]
+    kinds = ["found", *([] if supernets else example["SEARCHES"]), "random", "uniform"]
+    assert [row["kind"] for row in rows] == kinds * 3
+    uniform = [row for row in rows if row["kind"] == "uniform"]
     assert [row["cost"] for row in uniform] == [row["budget"] for row in uniform]
+    for index, each in enumerate(searches):
+        assert each.architecture_steps > 0
+        assert each.probs.ne(each.probs[:, :1]).any()  # it has learnt
+        assert all(map(torch.equal, each.model.parameters(), search.model.parameters()))
+        kind, budget = list(example["SEARCHES"])[index // 3], uniform[index % 3]["budget"]
+        (row,) = (row for row in rows if row["kind"] == kind and row["budget"] == budget)
+        assert row["genotype"] == dict(each.genotype(each.selected))
     assert set(found["agreements"]) == set(list(example["SUPERNETS"])[: 3 if supernets else 1])
     printed = capsys.readouterr().out
-    assert all(f"{row['quality']:.3f}" in printed for row in found["networks"])
+    assert all(f"{row['quality']:.3f}" in printed for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sizes.json", "sizes.png", "sizes.svg"}
 
 
