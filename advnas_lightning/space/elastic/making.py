@@ -49,8 +49,8 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
         The edge, the module that follows one, or the transformer layer.
 
     Raises:
-        ValueError: The module has no such size or cannot be elastic, a size is not one that it can have, or names are
-            missing.
+        ValueError: The module has no such size or cannot be elastic, a size is not one that it can have, two are of
+            one input, or names are missing.
 
     Example:
         >>> net = nn.Sequential(
@@ -74,6 +74,11 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
         raise ValueError(f"a module of edge {module.name!r} is elastic already: give all its sizes at once")
     axes, inner = axes_of(module), module
     names = _edges(_told(inner), axes, name, sizes, [axis for axis in axes if not _follows(axes[axis])])
+    of_input = [axis for axis in sizes if _follows(axes[axis])]
+    if len(of_input) > 1:
+        raise ValueError(
+            f"elastic {_told(inner)} has {listed(of_input)}, which are sizes of one input: give one of them"
+        )
     for axis in sorted(sizes, key=lambda each: not _follows(axes[each])):  # followers inside
         checked = check_sizes(inner, axes[axis], names[axis], sizes[axis])
         around = Follower if _follows(axes[axis]) else Elastic

@@ -53,6 +53,10 @@ def linear(**options: Any) -> Any:
             "elastic Conv1d has two choices called 'c': give them two names, such as name={'out_channels':",
         ),
         (
+            lambda: linear(in_features=[2, 4], in_halves=[1, 2]),
+            "elastic Linear has in_features, in_halves, which are sizes of one input: give one of them",
+        ),
+        (
             lambda: elastic(linear(out_features=[4, 8]), out_features=[2, 8], name="ffn"),
             "a module of edge 'ffn' is elastic already: give all its sizes at once",
         ),
