@@ -99,6 +99,7 @@ class Evaluator:
         self.source, self.seed = source, seed
         self.is_evaluating = False
         self._has_graph = False  # where no gradient is asked for
+        self._copies = False  # the outputs of edges, since what follows changes them in place
         self._idle: set[str] | None = None  # the edges that no evaluation so far has run
 
     @contextmanager
@@ -142,13 +143,22 @@ class Evaluator:
         try:
             losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)
         except RuntimeError as error:
-            if gates or self._has_graph or not re.search("requires?[ _]grad", str(error)):
+            if not self._adapts_to(str(error), gates):
                 raise
-            self._has_graph = True  # the loss takes a gradient itself; the first try has left no trace
-            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)
+            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)  # the first try has left no trace
         loss = self.ranks.mean(weighted_mean(losses, sizes))
         gate_grad = self.ranks.mean(weighted_mean(grads, sizes)) if gates else None
         return Trial(architecture, loss, gate_grad, sum(sizes) * self.ranks.count)
+
+    def _adapts_to(self, error: str, gates: bool) -> bool:
+        """Whether another evaluation may succeed, now that an error has told something of the network."""
+        if gates and not self._copies and re.search("in-?place", error):
+            self._copies = True
+            return True
+        if not gates and not self._has_graph and re.search("requires?[ _]grad", error):
+            self._has_graph = True  # the loss takes a gradient itself
+            return True
+        return False
 
     def _evaluate_parts(self, architecture: Architecture, parts: Sequence[Any], gates: bool) -> Any:
         with self.no_trace(architecture):
@@ -157,7 +167,8 @@ class Evaluator:
     def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
         leaf = architecture.gates.detach().requires_grad_() if gates else None
         gate_grad = None
-        with torch.set_grad_enabled(gates or self._has_graph), self.space.bind(architecture, leaf, only_gates=gates):
+        bound = self.space.bind(architecture, leaf, only_gates=gates, copies=self._copies)
+        with torch.set_grad_enabled(gates or self._has_graph), bound:
             outcome = self.run(batch)
             if self._idle is None or self._idle:
                 self._idle = self.space.idle if self._idle is None else self._idle & self.space.idle

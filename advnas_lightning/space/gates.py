@@ -31,6 +31,8 @@ class EdgePlan:
         inactive: The gradient of the gates of candidates that did not run, see :class:`Architecture`.
         copies_of: A function that gives the parameters of an offloaded candidate on the device.
         only_gates: Whether the pass is differentiated by its gates alone, so that it needs no graph of the weights.
+        copies: Whether an output under a gate of one is copied. A view takes less time and memory, but an in-place
+            operation that follows is a ``RuntimeError``.
         has_run: Whether the edge has run since the plan was made.
 
     Example:
@@ -47,6 +49,7 @@ class EdgePlan:
     inactive: Inactive
     copies_of: CopiesOf
     only_gates: bool = False
+    copies: bool = True
     has_run: bool = False
 
     @property
@@ -137,8 +140,8 @@ class ActiveGates(torch.autograd.Function):
 class OneHotGates(torch.autograd.Function):
     """Returns the outputs of the one candidate whose gate is one; its backward pass gives the credit of the gates.
 
-    A product with the gate would do the same, but its backward pass would read and write the memory twice more. Where
-    the backward pass is to be differentiated itself (``create_graph=True``), it is that of the product.
+    A product with the gate would do the same, but would read and write the memory three times more. Where the backward
+    pass is to be differentiated itself (``create_graph=True``), it is that of the product.
 
     ``forward(gates, plan, others, count, *outputs, *arguments)`` takes
 
@@ -157,7 +160,7 @@ class OneHotGates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, plan: EdgePlan, others: RunOthers | None, count: int, *tensors: Tensor) -> Any:
-        """Return copies of the outputs."""
+        """Return views of the outputs. PyTorch refuses to change those in place."""
         ctx.plan, ctx.others, ctx.count = plan, others, count
         ctx.save_for_backward(gates, *tensors)
         ctx.set_materialize_grads(False)
@@ -167,7 +170,7 @@ class OneHotGates(torch.autograd.Function):
             enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
             # The cache is off, so that a pass that needs a graph does not find weights that were cast without one.
             ctx.autocast = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
-        return tuple(output.clone() for output in tensors[:count])  # copies, so that an in-place operation may follow
+        return tuple(output.view_as(output) for output in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]

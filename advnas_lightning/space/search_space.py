@@ -173,7 +173,7 @@ class SearchSpace:
 
     @contextmanager
     def bind(
-        self, architecture: Architecture, gates: Tensor | None = None, *, only_gates: bool = False
+        self, architecture: Architecture, gates: Tensor | None = None, *, only_gates: bool = False, copies: bool = True
     ) -> Iterator[None]:
         """A context in which every MixedOp of the model runs ``architecture``.
 
@@ -183,6 +183,8 @@ class SearchSpace:
             architecture: The architecture to run.
             gates: The gates to differentiate, ``[E, J]``. Without them only the weights can be differentiated.
             only_gates: Whether nothing but the gates will be differentiated: see :attr:`MixedOp.only_gates`.
+            copies: Whether what follows an edge may change its output in place, for which outputs under gates that are
+                differentiated are copied.
 
         Example:
             >>> net = MixedOp("edge", {"relu": nn.ReLU(), "skip": nn.Identity()})
@@ -204,11 +206,11 @@ class SearchSpace:
         if not all(units):
             rows = (architecture.gates if gates is None else gates).unbind(0)
         before = [edge.plan for edge in self._edges]
-        copies = DeviceCopies(self._offloaded)
+        loaded = DeviceCopies(self._offloaded)
         for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
             own = actives[index] if unit else rows[index]
             edge.plan = EdgePlan(
-                self.edges[index], paths[index], own, unit, architecture.inactive, copies.of, only_gates
+                self.edges[index], paths[index], own, unit, architecture.inactive, loaded.of, only_gates, copies
             )
         try:
             yield

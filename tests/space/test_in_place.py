@@ -144,18 +144,23 @@ def test_only_what_shares_memory_is_copied() -> None:
         assert edge(torch.ones(3)) is made[0]
 
 
-def test_the_input_may_be_changed_after_the_edge_where_no_gate_is_differentiated() -> None:
+def test_the_input_may_be_changed_after_the_edge_unless_others_still_need_it() -> None:
     edge = MixedOp("a", {"skip": nn.Identity(), "tanh": nn.Tanh()})
     space = SearchSpace(edge)
     start = torch.ones(3, requires_grad=True)
+    hot = space.one_hot([0])
+    for gates in (None, hot.gates.clone().requires_grad_()):
+        x = start * 1
+        with space.bind(hot, gates):
+            y = edge(x)
+            x += 1
+            assert (x.tolist(), y.tolist()) == ([2, 2, 2], [1, 1, 1])
+            (x * y).sum().backward()
+    assert gates is not None
+    assert gates.grad is not None
+    assert gates.grad.tolist() == [[6, 0]]
     x = start * 1
-    with space.bind(space.one_hot([0])):
-        y = edge(x)
-        x += 1
-    assert (x.tolist(), y.tolist()) == ([2, 2, 2], [1, 1, 1])
-    gates = space.one_hot([0]).gates.requires_grad_()
-    x = start * 1
-    with space.bind(space.one_hot([0]), gates):
+    with space.bind(replace(hot, inactive="outputs"), hot.gates.clone().requires_grad_()):
         y = edge(x)
         x += 1
         with pytest.raises(RuntimeError, match=r"edge 'a' was modified by an inplace operation.*x = x \+ 1") as caught:
