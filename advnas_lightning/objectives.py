@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning.functional import widened
+from advnas_lightning.texts import listed
 from advnas_lightning.validate import check_one_of
 
 __all__ = ["Classification", "LanguageModelling", "MeanLoss", "Objective", "Outcome", "Regression", "Window"]
@@ -132,6 +134,17 @@ class Objective(nn.Module):
         self.metrics.reset()
 
 
+def _pair(objective: Objective, batch: Any) -> Any:
+    """The inputs and targets of a batch, which is no dict as those of Hugging Face are."""
+    if not isinstance(batch, Mapping | list | tuple) or (not isinstance(batch, Mapping) and len(batch) == 2):
+        return batch
+    told = f"of {listed(map(repr, batch))}" if isinstance(batch, Mapping) else f"of {len(batch)}"
+    raise ValueError(
+        f"{type(objective).__name__} reads batches (inputs, targets), and here is a {type(batch).__name__} {told}:"
+        " search a LightningModule, whose training_step reads its own batches, or write an Objective for them"
+    )
+
+
 class Regression(Objective):
     """The mean squared error on batches ``(inputs, targets)``.
 
@@ -142,7 +155,7 @@ class Regression(Objective):
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Compare ``model(inputs)`` with ``targets`` of equal shape ``[B, ...]``."""
-        inputs, targets = batch
+        inputs, targets = _pair(self, batch)
         return Outcome(F.mse_loss(model(inputs), targets), len(targets))
 
 
@@ -171,7 +184,7 @@ class Classification(Objective):
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Compare the logits ``model(inputs)`` ``[B, classes]`` with the labels ``[B]``."""
-        inputs, labels = batch
+        inputs, labels = _pair(self, batch)
         logits = model(inputs)
         return Outcome(F.cross_entropy(logits, labels), len(labels), logits, labels)
 

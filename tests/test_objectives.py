@@ -15,6 +15,7 @@ from advnas_lightning import Fixed, SearchStrategy
 from advnas_lightning.objectives import Classification, LanguageModelling, Objective, Outcome, Regression
 from advnas_lightning.tasks.ptb import PennTreebank, RecurrentLM
 from advnas_lightning.tasks.ptb.data import Windows
+from tests.support.refusals import one_line
 
 
 def outcome(loss: float, size: int) -> Outcome:
@@ -50,6 +51,20 @@ def test_an_evaluations_loss_of_any_type(dtype: torch.dtype, loss: float) -> Non
     for _ in range(100):
         task.update(Outcome(torch.tensor(loss, dtype=dtype), 2240))  # 40 · 2240 is beyond a float16
     assert task.compute()["loss"].item() == pytest.approx(loss, rel=1e-14 if dtype is torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("objective", [Classification(2), Regression()])
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        ({"input_ids": 0, "labels": 1}, "a dict of 'input_ids', 'labels': search a LightningModule"),  # it has two keys
+        ((0, 1, 2), "a tuple of 3: search a LightningModule"),
+        ([0], "a list of 1: search a LightningModule"),
+    ],
+)
+def test_a_batch_without_inputs_and_targets_is_refused(objective: Objective, batch: Any, told: str) -> None:
+    with one_line(f"{type(objective).__name__} reads batches (inputs, targets), and here is {told}"):
+        objective(nn.Identity(), batch)
 
 
 def test_a_diverged_network_reports_nan() -> None:
