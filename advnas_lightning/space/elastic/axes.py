@@ -51,6 +51,10 @@ class Axis:
         """The size of the input that belongs to this size."""
         return size
 
+    def group(self, module: Any) -> int:
+        """How many entries stay together, so that a size is a multiple of it."""
+        return 1
+
     def change(self, module: Any, size: Any) -> Change:
         """What the module has with this size.
 
@@ -73,6 +77,8 @@ class Axis:
         full = self.full(module)
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= full:
             raise ValueError(f"it is no whole number from 1 to the {full} that the {type(module).__name__} has")
+        if size % (group := self.group(module)):
+            raise ValueError(f"it is no multiple of {group}, which is the size of a group")
         return size
 
     def padded(self, module: Any, output: Any, size: int) -> Any:

@@ -68,23 +68,15 @@ class GroupedChannels(OutChannels):
         """The number of input channels of these groups."""
         return int(size * module.in_channels // module.out_channels)
 
+    def group(self, module: Any) -> int:
+        """The output channels of a group."""
+        return int(module.out_channels // module.groups)
+
     def change(self, module: Any, size: int) -> Change:
         """The first groups."""
         groups = size * module.groups // module.out_channels
         attributes = {"out_channels": size, "in_channels": self.read(module, size), "groups": groups}
         return Change(attributes, super().change(module, size).views)
-
-    def checked(self, module: Any, size: Any) -> Any:
-        """The size, if it is that of whole groups.
-
-        Raises:
-            ValueError: The size is no multiple of a group's output channels.
-        """
-        super().checked(module, size)
-        each = module.out_channels // module.groups
-        if size % each:
-            raise ValueError(f"it is no multiple of {each}, the output channels of each of the {module.groups} groups")
-        return size
 
 
 class KernelSize(Axis):

@@ -87,17 +87,6 @@ class GroupedHeads(Heads):
         """The number of heads of the queries."""
         return int(module.o_proj.in_features // module.head_dim)
 
-    def checked(self, module: Any, size: Any) -> Any:
-        """The size, if it is that of whole groups.
-
-        Raises:
-            ValueError: The size is no multiple of the heads that share their keys and values.
-        """
-        super().checked(module, size)
-        if size % (group := self.group(module)):
-            raise ValueError(f"it is no multiple of {group}, the heads of each group that shares its keys and values")
-        return size
-
     def group(self, module: Any) -> int:
         """The number of heads that share their keys and values."""
         return int(module.o_proj.in_features // module.k_proj.out_features)

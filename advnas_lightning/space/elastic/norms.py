@@ -67,19 +67,11 @@ class NumChannels(NumFeatures):
 
     name = "num_channels"
 
+    def group(self, module: Any) -> int:
+        """The channels of a group; with one group alone any number of channels can be."""
+        return 1 if module.num_groups == 1 else int(module.num_channels // module.num_groups)
+
     def change(self, module: Any, size: int) -> Change:
         """The first groups."""
         groups = 1 if module.num_groups == 1 else size * module.num_groups // module.num_channels
         return Change({self.name: size, "num_groups": groups}, dict.fromkeys(("weight", "bias"), first(size)))
-
-    def checked(self, module: Any, size: Any) -> Any:
-        """The size, if it is that of whole groups.
-
-        Raises:
-            ValueError: The size is no multiple of a group's channels.
-        """
-        super().checked(module, size)
-        each = module.num_channels // module.num_groups
-        if module.num_groups > 1 and size % each:
-            raise ValueError(f"it is no multiple of {each}, the channels of each of the {module.num_groups} groups")
-        return size

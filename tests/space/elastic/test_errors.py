@@ -84,11 +84,11 @@ def linear(**options: Any) -> Any:
         ),
         (
             lambda: elastic(nn.Conv2d(8, 8, 3, groups=4), name="a", out_channels=[3]),
-            "out_channels=3 of elastic 'a' cannot be: it is no multiple of 2, the output channels of each of the 4",
+            "out_channels=3 of elastic 'a' cannot be: it is no multiple of 2, which is the size of a group",
         ),
         (
             lambda: elastic(nn.GroupNorm(4, 8), name="a", num_channels=[3]),
-            "it is no multiple of 2, the channels of each",
+            "it is no multiple of 2, which is the size of a group",
         ),
         (
             lambda: elastic(nn.Conv2d(8, 8, 5, padding=1), name="a", kernel_size=[1]),

@@ -44,14 +44,15 @@ def checked(kind: str, sizes: Any) -> tuple[int | float, ...]:
     return found
 
 
-def in_numbers(kind: str, sizes: Sequence[int | float], full: int, place: str) -> list[int]:
-    """The sizes of one block in whole numbers; shares are rounded.
+def in_numbers(kind: str, sizes: Sequence[int | float], full: int, place: str, group: int = 1) -> list[int]:
+    """The sizes of one block in whole numbers; shares are rounded to whole groups.
 
     Args:
         kind: The option that has the sizes.
         sizes: Whole numbers and shares.
         full: The size that the block has.
         place: The block's name, for the message.
+        group: How many entries stay together, such as the channels of a group of a convolution.
 
     Raises:
         ValueError: A size is above the block's, a share gives nothing, two sizes are equal, or the block's own size is
@@ -60,6 +61,8 @@ def in_numbers(kind: str, sizes: Sequence[int | float], full: int, place: str) -
     Example:
         >>> in_numbers("channels", [0.25, 0.5, 1.0], 64, "layer1.0")
         [16, 32, 64]
+        >>> in_numbers("channels", [0.3, 1.0], 64, "layer1.0", group=8)
+        [16, 64]
         >>> in_numbers("channels", [16, 32], 64, "layer1.0")
         Traceback (most recent call last):
             ...
@@ -68,7 +71,7 @@ add 64, or 1.0
     """
     found: dict[int, int | float] = {}
     for size in sizes:
-        number = floor(size * full + 0.5) if isinstance(size, float) else size
+        number = group * floor(size * full / group + 0.5) if isinstance(size, float) else size
         if number == 0:
             raise ValueError(f"{kind}={size} of the {full} of {place!r} is nothing: give a larger share")
         if number > full:

@@ -25,6 +25,7 @@ RESNET = (
     ),
     Stack("layer4"),
 )
+PRE_ACTIVATION = (Width("channels", ["conv1"], ["conv2"], through=["norm2"]),)
 MBCONV = (  # with squeeze-excitation, and without
     Width(
         "channels",
@@ -33,6 +34,20 @@ MBCONV = (  # with squeeze-excitation, and without
         through=["block.0.1", "block.1.0", "block.1.1"],
     ),
     Width("channels", ["block.0.0"], ["block.2.0"], through=["block.0.1", "block.1.0", "block.1.1"]),
+)
+REGNET_BOTTLENECK = (  # with squeeze-excitation, and without
+    Width("channels", ["a.0", "se.fc2"], ["se.fc1", "c.0"], through=["a.1", "b.0", "b.1"]),
+    Width("channels", ["a.0"], ["c.0"], through=["a.1", "b.0", "b.1"]),
+)
+REGNET = (
+    *(
+        Stack(
+            f"trunk_output.block{n}",
+            behind=[f"trunk_output.block{n + 1}.block{n + 1}-0.{norm}" for norm in ("f.a.1", "proj.1")],
+        )
+        for n in (1, 2, 3)
+    ),
+    Stack("trunk_output.block4"),
 )
 EFFICIENT_NET = tuple(
     Stack(f"features.{stage}", behind=[f"features.{stage + 1}.{norm}"])
@@ -63,6 +78,19 @@ TIMM_EDGE = (
     Width("channels", ["conv_exp", "se.conv_expand"], ["se.conv_reduce", "conv_pwl"], through=["bn1", "aa"]),
     Width("channels", ["conv_exp"], ["conv_pwl"], through=["bn1", "aa", "se"]),
 )
+TIMM_PRE_ACTIVATION = (
+    Width("channels", ["conv1"], ["conv2"], through=["norm2"]),
+    Width("channels", ["conv2"], ["conv3"], through=["norm3"]),
+)
+TIMM_REGNET_BOTTLENECK = (
+    Width(
+        "channels",
+        ["conv1.conv", "se.fc2"],
+        ["se.fc1", "conv3.conv"],
+        through=["conv1.bn", "conv2.conv", "conv2.bn"],
+    ),
+    Width("channels", ["conv1.conv"], ["conv3.conv"], through=["conv1.bn", "conv2.conv", "conv2.bn", "se"]),
+)
 TIMM_STAGES = tuple(
     Stack(f"blocks.{stage}", behind=[norm])
     for stage in range(10)
@@ -84,6 +112,12 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "torchvision.models.resnet.BasicBlock": BASIC_BLOCK,
     "torchvision.models.resnet.Bottleneck": BOTTLENECK,
     "torchvision.models.resnet.ResNet": RESNET,
+    "torchvision.models.regnet.BottleneckTransform": REGNET_BOTTLENECK,
+    "torchvision.models.regnet.RegNet": REGNET,
+    "torchvision.models.densenet._DenseLayer": PRE_ACTIVATION,
+    "torchvision.models.mnasnet._InvertedResidual": (
+        Width("channels", ["layers.0"], ["layers.6"], through=["layers.1", "layers.3", "layers.4"]),
+    ),
     "torchvision.models.mobilenetv2.InvertedResidual": (
         Width("channels", ["conv.0.0"], ["conv.2"], through=["conv.0.1", "conv.1.0", "conv.1.1"]),
     ),
@@ -101,6 +135,10 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.models.resnet.BasicBlock": TIMM_BASIC_BLOCK,
     "timm.models.resnet.Bottleneck": TIMM_BOTTLENECK,
     "timm.models.resnet.ResNet": RESNET,
+    "timm.models.resnetv2.PreActBasic": PRE_ACTIVATION,
+    "timm.models.resnetv2.PreActBottleneck": TIMM_PRE_ACTIVATION,
+    "timm.models.regnet.Bottleneck": TIMM_REGNET_BOTTLENECK,
+    "timm.models.densenet.DenseLayer": PRE_ACTIVATION,
     "timm.models._efficientnet_blocks.InvertedResidual": TIMM_INVERTED,
     "timm.models._efficientnet_blocks.EdgeResidual": TIMM_EDGE,
     "timm.models.efficientnet.EfficientNet": TIMM_STAGES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -53,6 +54,12 @@ class Found(NamedTuple):
     def edge(self) -> str:
         """The name of the edge, if it is not shared."""
         return _inside(self.place, self.kind)
+
+    @property
+    def group(self) -> int:
+        """How many entries stay together in all of the members."""
+        groups = [(each.axis.group(each.module), each.times) for each in self.members]
+        return math.lcm(*(group // math.gcd(group, times) for group, times in groups))
 
 
 class Chosen(NamedTuple):
@@ -182,7 +189,7 @@ def widths(
     classes; ``blocks`` has descriptions of others. The widest candidate is the network that is there: it computes the
     same, bit for bit.
 
-    A size is a whole number, or a share of what each block has, such as ``0.5``, which is rounded. Each list has the
+    A size is a whole number, or a share of what each block has, such as ``0.5``, rounded to whole groups. Each list has the
     size that the blocks have themselves, as a number or as ``1.0``. A candidate has its size as its name, such as
     ``"32"``; where blocks of different sizes share an edge, it is the share, such as ``"1/2"``.
 
@@ -245,7 +252,7 @@ def _as_edges(found: Sequence[Found], sizes: Mapping[str, Sequence[int | float]]
         if not isinstance(edge, str) or not edge:
             raise ValueError(f"share gives {each.edge!r} the edge name {edge!r}: return a text")
         edges.append(edge)
-    numbers = [in_numbers(each.kind, sizes[each.kind], each.members[0].full, each.place) for each in found]
+    numbers = [in_numbers(each.kind, sizes[each.kind], each.members[0].full, each.place, each.group) for each in found]
     kinds: dict[str, Found] = {}
     for each, edge in zip(found, edges, strict=True):
         first = kinds.setdefault(edge, each)

@@ -12,6 +12,8 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.densenet import DenseNet
+from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from advnas_lightning import SearchSpace, make_searchable, widths
@@ -36,12 +38,26 @@ def convnext() -> nn.Module:
     return ConvNeXt([CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 3)], num_classes=CLASSES)
 
 
+def regnet(squeeze: float | None) -> nn.Module:
+    """A network whose stages have 12, 24, 24 and 36 channels in groups of 6."""
+    stages = BlockParams([2, 1, 1, 2], [12, 24, 24, 36], [6] * 4, [1.0] * 4, [2] * 4, squeeze)
+    return RegNet(stages, num_classes=CLASSES)
+
+
 # The network, its elastic sizes, and the network of the smallest sizes where torchvision can build it.
 NETWORKS: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
     "vit": (vit, {"ffn": [4, 16], "depth": [1, 3]}, lambda: vit(1, 4)),
     "heads of vit": (vit, {"ffn": [4, 16], "heads": HALF, "depth": [1, 3]}, None),
     "encoder": (encoder, {"ffn": HALF, "heads": HALF, "depth": HALF}, None),
     "convnext": (convnext, {"ffn": HALF, "depth": HALF}, None),
+    "regnet": (lambda: regnet(None), {"channels": [0.3, 1.0], "depth": HALF}, None),  # 0.3 of 12 are 6, a whole group
+    "regnet with squeeze": (lambda: regnet(0.25), {"channels": HALF, "depth": HALF}, None),
+    "mnasnet": (lambda: zoo.MNASNet(0.5, CLASSES), {"channels": HALF}, None),
+    "densenet": (
+        lambda: DenseNet(4, (1, 2), 8, num_classes=CLASSES),
+        {"channels": HALF},
+        lambda: DenseNet(4, (1, 2), 8, bn_size=2, num_classes=CLASSES),
+    ),
 }
 SLOW: dict[str, tuple[Make, dict[str, Any], Make | None]] = {
     "resnet50": (

@@ -119,6 +119,11 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "resnet with pooling": (lambda: of_timm("resnet18d", zero_init_last=False), {"channels": HALF, "depth": HALF}),
     "resnet": (lambda: of_timm("resnet26"), {"channels": HALF, "depth": HALF}),
     "resnext": (lambda: of_timm("resnext50_32x4d"), {"channels": HALF}),
+    "pre-activation resnet": (lambda: of_timm("resnetv2_18"), {"channels": HALF}),
+    "pre-activation bottlenecks": (lambda: of_timm("resnetv2_50"), {"channels": HALF}),
+    "regnet": (lambda: of_timm("regnetx_002"), {"channels": HALF}),
+    "regnet with squeeze": (lambda: of_timm("regnety_002"), {"channels": HALF}),
+    "densenet": (lambda: of_timm("densenet121"), {"channels": HALF}),
 }
 
 
