@@ -189,8 +189,8 @@ def widths(
     classes; ``blocks`` has descriptions of others. The widest candidate is the network that is there: it computes the
     same, bit for bit.
 
-    A size is a whole number, or a share of what each block has, such as ``0.5``, rounded to whole groups. Each list has the
-    size that the blocks have themselves, as a number or as ``1.0``. A candidate has its size as its name, such as
+    A size is a whole number, or a share of what each block has, such as ``0.5``, rounded to whole groups. Each list has
+    the size that the blocks have themselves, as a number or as ``1.0``. A candidate has its size as its name, such as
     ``"32"``; where blocks of different sizes share an edge, it is the share, such as ``"1/2"``.
 
     By default each block is an edge of its own, such as ``"layer1.0.channels"``. ``share`` of ``make_searchable`` is
