@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from size_comparison import Comparison, fit
+from size_comparison import Comparison, fit, renewed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, AdamW
@@ -233,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison.train_all(
         search,
         found,
-        scaled,
+        {budget: renewed(network, options.seed) for budget, network in scaled.items()},
+        make=lambda genotype: renewed(genotype.apply(make_elastic(gpt(width=options.width))), options.seed),
         count=count_parameters,
-        fresh=lambda: make_elastic(gpt(width=options.width)),
         train=lambda network: fit(network, train(), max_epochs=-1, max_steps=options.train_steps),
         quality=lambda network: bits(network, islice(test(), options.batches)),
         number=options.random,

@@ -29,7 +29,7 @@ import torch
 from classifier import SIZE, Images
 from lightning import LightningModule, seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from size_comparison import Comparison, fit
+from size_comparison import Comparison, fit, renewed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
@@ -185,9 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison.train_all(
         search,
         {"found": {budget: ranking.within({"macs": budget}).best.genotype for budget in scaled}},
-        scaled,
+        {budget: renewed(network, options.seed) for budget, network in scaled.items()},
+        make=lambda genotype: renewed(genotype.apply(elastic()), options.seed),
         count=count,
-        fresh=elastic,
         train=train,
         quality=partial(accuracy, batches=test),
         number=options.random,

@@ -1,4 +1,4 @@
-"""What the examples that search sizes share: they train networks from scratch, and compare them at equal cost."""
+"""What the examples that search sizes share: they train networks equally, and compare them at equal cost."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ STYLES = {
     "advantage": ("^", "#009E73", 36),
     "counterfactual": ("v", "#CC79A7", 36),
     "uniform": ("s", "#0077BB", 36),
+    "shallow": ("P", "#009988", 36),
+    "one width": ("D", "#EE7733", 30),
     "random": ("o", "#8FA3B8", 16),
 }
 
@@ -74,11 +76,12 @@ class Trained:
     """A network after its own training.
 
     Attributes:
-        kind: ``"found"`` by the ranking, the name of a strategy that has found it, ``"uniform"`` or ``"random"``.
+        kind: ``"found"`` by the ranking, the name of a strategy that has found it, ``"random"``, or what else it is.
         budget: What it may cost.
         cost: What it costs.
         quality: What it reaches on the test.
         genotype: Its sizes; ``None`` if it is not of the search space.
+        more: What else it reaches, by name.
     """
 
     kind: str
@@ -86,6 +89,7 @@ class Trained:
     cost: float
     quality: float
     genotype: Mapping[str, str] | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,36 +123,41 @@ class Comparison:
         found: Mapping[str, Mapping[float, Genotype]],
         uniform: Mapping[float, Any],
         *,
+        make: Callable[[Genotype], Any],
         count: Callable[[nn.Module], float],
-        fresh: Callable[[], Any],
         train: Callable[[Any], None],
-        quality: Callable[[Any], float],
+        quality: Callable[[Any], float | Mapping[str, float]],
         number: int,
         seed: int,
     ) -> None:
-        """Train the found networks of each budget, the uniform one and random ones, and note their quality.
+        """Train the networks of each budget and random ones, and note their quality.
 
         Args:
             search: The search, whose space the random networks are from.
-            found: The found architectures by kind and budget.
-            uniform: The uniformly scaled network by budget.
+            found: The architectures by kind and budget.
+            uniform: The uniformly scaled network by budget; none if it is among the architectures.
+            make: Makes the network of an architecture, which is then trained.
             count: Gives the cost of a network.
-            fresh: Gives a new network with elastic sizes.
             train: Trains a network.
-            quality: What a network reaches on the test.
+            quality: What a network reaches on the test. Of several values by name, the first one is the quality.
             number: How many random networks there are for a budget.
-            seed: The seed of their sizes, and of the new weights.
+            seed: The seed of their sizes.
         """
-        for budget, scaled in uniform.items():
+        for budget in found["found"]:
             drawn = random_genotypes(search.space, lambda each: count(each.apply(search.model)), budget, number, seed)
             chosen = [(kind, genotypes[budget]) for kind, genotypes in found.items()]
-            for kind, genotype in [*chosen, *(("random", each) for each in drawn), ("uniform", None)]:
-                network = renewed(scaled if genotype is None else genotype.apply(fresh()), seed)
+            scaled = [("uniform", None)] if uniform else []
+            for kind, genotype in [*chosen, *(("random", each) for each in drawn), *scaled]:
+                network = uniform[budget] if genotype is None else make(genotype)
                 with self.timed("own trainings"):
                     train(network)
+                reached = quality(network)
+                values = reached if isinstance(reached, Mapping) else {self.measure: reached}
+                (_, value), *more = values.items()
                 sizes = None if genotype is None else dict(genotype)
-                self.networks.append(Trained(kind, budget, count(network), quality(network), sizes))
-                print(f"{kind}: {count(network):,} {self.unit}, {self.networks[-1].quality:.3f}", flush=True)
+                self.networks.append(Trained(kind, budget, count(network), value, sizes, dict(more)))
+                told = "".join(f", {name} {each:.3f}" for name, each in more)
+                print(f"{kind}: {count(network):,} {self.unit}, {value:.3f}{told}", flush=True)
 
     def compare_supernet(self, name: str, scores: Sequence[float]) -> None:
         """Note how well a supernet's scores of the random networks order them, by Spearman's rank correlation."""
