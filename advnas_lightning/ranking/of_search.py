@@ -71,7 +71,8 @@ def rank(
         dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches.
         datamodule: The data module, as in ``Trainer.validate``.
         batches: The number of batches at most; at least 2, since the losses on two halves of them are compared.
-        top: The number of the most probable architectures; ``None`` for all. ENAS draws its candidates instead.
+        top: The number of the most probable architectures; ``None`` for all. ENAS draws its candidates instead. Where
+            all architectures are equally probable, they are drawn.
         sample: The number of architectures that are drawn with equal chances, to judge how far to trust the losses.
         evolution: How new architectures are made of the best ones, if they are to be.
         seed: The seed of these draws.
@@ -214,8 +215,8 @@ def distribution_of(search: Any) -> Distribution:
         >>> from torch import nn
         >>> from advnas_lightning import MixedOp, RandomSearch
         >>> search = RandomSearch(MixedOp("edge", {"skip": nn.Identity(), "relu": nn.ReLU()}))
-        >>> distribution_of(search).probable(1, None, 0)
-        [(0,)]
+        >>> sorted(distribution_of(search).probable(2, None, 0))
+        [(0,), (1,)]
     """
     rows = _rows(search) if search.has_independent_edges else None
     return Distribution(search.space, search.log_prob, search.draw_choices, rows, tuple(search.most_probable_choice()))

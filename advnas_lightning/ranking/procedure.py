@@ -59,6 +59,11 @@ class Distribution:
         """The number of candidates of each edge."""
         return [len(row) for row in self.space.candidates]
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all architectures are equally probable, as after a search that learns no probabilities."""
+        return self.rows is not None and all(min(row) == max(row) for row in self.rows)
+
     def canonical(self, choice: Sequence[int]) -> Choice:
         """The most probable of the architectures that are the network of a choice, which stands for all of them."""
         return self.space.nesting.canonical(choice, self.mode)
@@ -83,23 +88,33 @@ class Distribution:
     def probable(self, number: int | None, plan: CostPlan | None, seed: int) -> list[Choice]:
         """The most probable architectures within the budgets, the first ones first; of each network one.
 
-        Where edges depend on each other, they are the most probable ones of many draws.
+        Where edges depend on each other, they are the most probable ones of many draws. Where all architectures are
+        equally probable, they are drawn: the first ones in some order would be much alike.
 
         Args:
             number: How many; ``None`` for all.
             plan: The costs and budgets, if there are any.
-            seed: The seed of the draws, where edges depend on each other.
+            seed: The seed of the draws.
         """
         nesting = self.space.nesting
+
+        def allows(choice: Choice) -> bool:
+            return plan is None or plan.allows(nesting.canonical(choice))
+
         if self.rows is not None:
-            probable = most_probable(self.rows, plan, nesting=nesting)
-            return [self.canonical(choice) for _, choice in islice(probable, number)]
+            found = []
+            if number is not None and self.is_uniform:
+                found = random_choices(number, self.counts, allows=allows, canonical=self.canonical, seed=seed)
+            if len(found) != number:  # few are within the budgets
+                probable = islice(most_probable(self.rows, plan, nesting=nesting), number)
+                found += [self.canonical(choice) for _, choice in probable]
+            return list(dict.fromkeys(found))[:number]
         if number is None or number >= self.space.size:
             uniform = [[0.0] * count for count in self.counts]  # the order does not matter if all are taken
             found = [self.canonical(choice) for _, choice in most_probable(uniform, plan, nesting=nesting)]
         else:
             drawn = dict.fromkeys(map(self.canonical, self.draw(DRAWS * number, seed)))
-            found = [choice for choice in drawn if plan is None or plan.allows(nesting.canonical(choice))]
+            found = list(filter(allows, drawn))
         values = dict(zip(found, self.log_prob(found), strict=True)) if found else {}
         return sorted(found, key=lambda choice: (-values[choice], choice))[:number]
 
@@ -109,7 +124,8 @@ class Settings:
     """Which architectures a ranking scores.
 
     Attributes:
-        top: The number of the most probable architectures; ``None`` for all.
+        top: The number of the most probable architectures, or of draws where all are equally probable; ``None`` for
+            all.
         sample: The number of architectures that are drawn with equal chances, which tell how far losses are to be
             trusted.
         evolution: How new architectures are made of the best ones, if they are to be.
@@ -197,7 +213,7 @@ def rank_architectures(
         found = distribution.probable(settings.top, within, settings.seed)
         if within is not None and not found:
             raise ValueError(_none_found(within, distribution.rows is not None))
-        _add(chosen, found, "probable" if distribution.rows is not None else "drawn")
+        _add(chosen, found, "drawn" if distribution.rows is None or distribution.is_uniform else "probable")
     named = {kind: canonical(choice) for kind, choice in (named or {}).items()}
     _add(chosen, filter(allows, named.values()), "found")
     if len(chosen) < distribution.space.size:
