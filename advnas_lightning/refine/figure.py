@@ -64,7 +64,7 @@ def plot_ladder(ladder: Ladder) -> Figure:
     _draw_path(ladder, axes, starts)
     axes.set(xlabel="epochs of all trainings", ylabel=ladder.metric)
     axes.set_title(_title(ladder), loc="left", fontsize=10.5, fontweight="bold")
-    axes.margins(x=0.03, y=0.12)
+    axes.margins(x=0.03, y=0.16)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
         shown = [kind for kind in kinds if kind in handles]
@@ -93,8 +93,9 @@ def _draw_path(ladder: Ladder, axes: Axes, starts: list[int]) -> None:
         if 0 < place < len(path) - 1 and x[place + 1] - x[place] < 0.12 * starts[-1]:
             continue  # the next label would cover this one
         right = x[place] > 0.6 * starts[-1]
+        offset = 8 + 14 * (place % 2)  # two neighbours, of about the same score, have their labels at two heights
         axes.annotate(
-            _step(ladder, trial), (x[place], y[place]), xytext=(4 if right else -4, 8 * above),
+            _step(ladder, trial), (x[place], y[place]), xytext=(4 if right else -4, offset * above),
             textcoords="offset points", fontsize=7.5, color=BEST, ha="right" if right else "left",
             va="bottom" if above > 0 else "top", zorder=4,
             path_effects=[withStroke(linewidth=2, foreground="white")],
