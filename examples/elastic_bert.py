@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="cost=macs: sizes")  # and so the ranking counts each network
     tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     texts = read(options.text, tokenizer, words=4, number=options.sentences + 2 * options.tests, seed=options.seed)
-    comparison = Comparison("multiply-accumulates", "mean cosine with the pre-trained network's embeddings")
+    comparison = Comparison("multiply-accumulates", "mean cosine with the pre-trained embeddings")
     with comparison.timed("targets"):
         rows = with_targets(Encoder(load(options.model), lr=0, steps=1), tokenizer, texts, options.tokens)
     train_rows, rows = rows[: options.sentences], rows[options.sentences :]

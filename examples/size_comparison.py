@@ -32,7 +32,7 @@ STYLES = {
     "counterfactual": ("v", "#CC79A7", 36),
     "uniform": ("s", "#0077BB", 36),
     "shallow": ("P", "#009988", 36),
-    "one width": ("D", "#EE7733", 30),
+    "one width": ("D", "#7A5195", 36),
     "random": ("o", "#8FA3B8", 16),
 }
 
