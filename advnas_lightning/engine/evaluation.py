@@ -99,7 +99,7 @@ class Evaluator:
         self.source, self.seed = source, seed
         self.is_evaluating = False
         self._has_graph = False  # where no gradient is asked for
-        self._copies = False  # the outputs of edges, since what follows changes them in place
+        self._copies_outputs = False  # the outputs of edges, since what follows changes them in place
         self._idle: set[str] | None = None  # the edges that no evaluation so far has run
 
     @contextmanager
@@ -152,8 +152,8 @@ class Evaluator:
 
     def _adapts_to(self, error: str, gates: bool) -> bool:
         """Whether another evaluation may succeed, now that an error has told something of the network."""
-        if gates and not self._copies and re.search("in-?place", error):
-            self._copies = True
+        if gates and not self._copies_outputs and re.search("in-?place", error):
+            self._copies_outputs = True
             return True
         if not gates and not self._has_graph and re.search("requires?[ _]grad", error):
             self._has_graph = True  # the loss takes a gradient itself
@@ -167,7 +167,7 @@ class Evaluator:
     def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
         leaf = architecture.gates.detach().requires_grad_() if gates else None
         gate_grad = None
-        bound = self.space.bind(architecture, leaf, only_gates=gates, copies=self._copies)
+        bound = self.space.bind(architecture, leaf, only_gates=gates, copies_outputs=self._copies_outputs)
         with torch.set_grad_enabled(gates or self._has_graph), bound:
             outcome = self.run(batch)
             if self._idle is None or self._idle:

@@ -31,8 +31,8 @@ class EdgePlan:
         inactive: The gradient of the gates of candidates that did not run, see :class:`Architecture`.
         copies_of: A function that gives the parameters of an offloaded candidate on the device.
         only_gates: Whether the pass is differentiated by its gates alone, so that it needs no graph of the weights.
-        copies: Whether an output under a gate of one is copied. A view takes less time and memory, but an in-place
-            operation that follows is a ``RuntimeError``.
+        copies_outputs: Whether an output under a gate of one is copied. A view takes less time and memory, but an
+            in-place operation that follows is a ``RuntimeError``.
         has_run: Whether the edge has run since the plan was made.
 
     Example:
@@ -49,7 +49,7 @@ class EdgePlan:
     inactive: Inactive
     copies_of: CopiesOf
     only_gates: bool = False
-    copies: bool = True
+    copies_outputs: bool = True
     has_run: bool = False
 
     @property

@@ -100,7 +100,7 @@ class EdgePass:
         plan.check_dense(outputs)
         if output is outputs[0] and plan.inactive != "outputs":  # a tensor, as nearly always: the short way
             (passed,) = OneHotGates.apply(plan.gates, plan, None, 1, output)
-            return passed.clone() if plan.copies else passed
+            return passed.clone() if plan.copies_outputs else passed
         arguments: list[Any] = []
         form: Any = None
         if plan.inactive == "outputs":
@@ -123,7 +123,7 @@ class EdgePass:
 
         others = run_others if plan.inactive == "outputs" else None
         gated = iter(OneHotGates.apply(plan.gates, plan, others, len(outputs), *outputs, *tensors))
-        return self._mix(plan.paths, [output], lambda _: next(gated).clone() if plan.copies else next(gated))
+        return self._mix(plan.paths, [output], lambda _: next(gated).clone() if plan.copies_outputs else next(gated))
 
     def _product(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same by the sum of products itself, Eq. (1)."""

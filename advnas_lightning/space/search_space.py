@@ -173,7 +173,12 @@ class SearchSpace:
 
     @contextmanager
     def bind(
-        self, architecture: Architecture, gates: Tensor | None = None, *, only_gates: bool = False, copies: bool = True
+        self,
+        architecture: Architecture,
+        gates: Tensor | None = None,
+        *,
+        only_gates: bool = False,
+        copies_outputs: bool = True,
     ) -> Iterator[None]:
         """A context in which every MixedOp of the model runs ``architecture``.
 
@@ -183,8 +188,8 @@ class SearchSpace:
             architecture: The architecture to run.
             gates: The gates to differentiate, ``[E, J]``. Without them only the weights can be differentiated.
             only_gates: Whether nothing but the gates will be differentiated: see :attr:`MixedOp.only_gates`.
-            copies: Whether what follows an edge may change its output in place, for which outputs under gates that are
-                differentiated are copied.
+            copies_outputs: Whether outputs under gates that are differentiated are copied, so that what follows an edge
+                may change its output in place.
 
         Example:
             >>> net = MixedOp("edge", {"relu": nn.ReLU(), "skip": nn.Identity()})
@@ -210,7 +215,7 @@ class SearchSpace:
         for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
             own = actives[index] if unit else rows[index]
             edge.plan = EdgePlan(
-                self.edges[index], paths[index], own, unit, architecture.inactive, loaded.of, only_gates, copies
+                self.edges[index], paths[index], own, unit, architecture.inactive, loaded.of, only_gates, copies_outputs
             )
         try:
             yield

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock
 
 from advnas_lightning import Architecture, MixedOp, SearchSpace
 from advnas_lightning.engine.environment import Precision, Ranks
@@ -98,6 +99,24 @@ def test_an_output_that_nothing_changes_is_not_copied_and_no_pass_is_repeated() 
     assert net.passes == 1
     assert places[0] == places[1]
     torch.testing.assert_close(trial.gate_grad, expected(net, architecture))
+
+
+@pytest.mark.parametrize("choice", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_residual_block_of_torchvision_has_the_same_credit_bit_for_bit(choice: tuple[int, int]) -> None:
+    block = BasicBlock(4, 4)
+    block.bn1 = MixedOp("first", {"norm": nn.BatchNorm2d(4), "skip": nn.Identity()})  # ReLU in place follows
+    block.bn2 = MixedOp("second", {"norm": nn.BatchNorm2d(4), "groups": nn.GroupNorm(2, 4)})  # and a sum in place
+    space, images = SearchSpace(block), torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    evaluator = Evaluator(space, lambda x: Outcome(block(x).square().mean(), 3), Ranks(), Precision(), Trace(block))
+    before = [value.clone() for value in block.state_dict().values()]
+    architecture = space.one_hot(choice)
+    found = evaluator.evaluate(architecture, images, gates=True).gate_grad
+    assert all(map(torch.equal, block.state_dict().values(), before))
+    gates = architecture.gates.clone().requires_grad_()
+    with space.bind(architecture, gates):
+        (wanted,) = torch.autograd.grad(block(images).square().mean(), gates)
+    assert found is not None
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)
