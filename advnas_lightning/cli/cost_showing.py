@@ -62,7 +62,9 @@ def show_costs(
     console.print()
     for name, each in found.items():
         own = MORE_KINDS[name][1] if name in MORE_KINDS else "a unit of your own"
-        words = filter(None, [unit_of(each.table) or own, agreement(each.measured)])
+        groups = len(each.table.interactions)
+        beside = f"besides the sum, {counted(groups, 'group')} of edges cost something together" if groups else ""
+        words = filter(None, [unit_of(each.table) or own, beside, agreement(each.measured)])
         console.print(rich(f"{name}: {'; '.join(words)}"), highlight=False)
     how = {name: described(each.measured) for name, each in found.items()}
     for text in dict.fromkeys(how.values()):
@@ -119,14 +121,14 @@ def described(measured: Mapping[str, Any]) -> str:
 
 
 def agreement(measured: Mapping[str, Any]) -> str:
-    """How well the sums over the candidates tell the costs of whole networks, in words; empty where nobody looked.
+    """How well the costs of the candidates tell those of whole networks, in words; empty where nobody looked.
 
     Args:
         measured: What the file says about the measurement.
 
     Example:
         >>> agreement({"check": {"whole": [1.0, 2.0], "error": 0.25, "r_squared": 0.5}})
-        'the sums over the candidates are 25 % off those of 2 whole networks in the mean, and R² is 0.500'
+        'what they add up to is 25 % off the costs of 2 whole networks in the mean, and R² is 0.500'
     """
     check = measured.get("check")
     if not isinstance(check, dict) or not isinstance(check.get("whole"), list):
@@ -134,8 +136,8 @@ def agreement(measured: Mapping[str, Any]) -> str:
     error, r_squared = as_number(check.get("error")), as_number(check.get("r_squared"))
     networks = counted(len(check["whole"]), "whole network")
     if error == 0:
-        return f"the sums over the candidates are those of {networks}"
-    text = f"the sums over the candidates are {100 * (error or 0):.2g} % off those of {networks} in the mean"
+        return f"what they add up to is what {networks} cost"
+    text = f"what they add up to is {100 * (error or 0):.2g} % off the costs of {networks} in the mean"
     return text if r_squared is None else f"{text}, and R² is {r_squared:.3f}"
 
 

@@ -14,8 +14,6 @@ import torch
 from hydra.utils import instantiate
 from lightning import LightningDataModule
 
-from advnas_lightning import rng
-from advnas_lightning.cli.cost_measuring import first_batch
 from advnas_lightning.cli.known import known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import saved_state
 from advnas_lightning.cli.process import keep_memory, quiet
@@ -23,7 +21,6 @@ from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
 from advnas_lightning.cli.refine_settings import Plan, read_plan
 from advnas_lightning.cli.run import build_strategy
 from advnas_lightning.cost.plan import CostPlan
-from advnas_lightning.cost.whole import whole_costs
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.ranking.of_search import distribution_of
 from advnas_lightning.ranking.result import columns
@@ -79,7 +76,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     written = plan.checkpoint.stat().st_mtime_ns
     search, data = _load(plan)
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
-    costs = _costs(plan, search, data, options)
+    costs = _costs(plan, search, options)
 
     def allows(genotype: Genotype) -> bool:
         return costs is None or costs.allows(search.space.nesting.canonical(search.space.choice(genotype)))
@@ -158,9 +155,7 @@ def _ranked(run: RunFolder, checkpoint: Path, top: int | None, allows: Callable[
         raise ValueError(f"{path} is no ranking ({error}): run advnas rank again, or give top=0") from None
 
 
-def _costs(
-    plan: Plan, search: SearchStrategy, data: LightningDataModule, options: Mapping[str, Any]
-) -> CostPlan | None:
+def _costs(plan: Plan, search: SearchStrategy, options: Mapping[str, Any]) -> CostPlan | None:
     """The costs and the budgets, if there are any.
 
     Raises:
@@ -172,9 +167,7 @@ def _costs(
     for kind in plan.budgets:
         if kind not in tables:
             raise ValueError(f"cost_budget has {kind}, which was not measured: advnas cost measure RUN kinds={kind}")
-    with rng.seeded(0):
-        whole = whole_costs(tables, search.model, search.evaluator, lambda: first_batch(data))
-    costs = CostPlan(tables, plan.budgets, whole)
+    costs = CostPlan(tables, plan.budgets)
     costs.refuse()
     return costs
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from advnas_lightning import functional
+from advnas_lightning.cost.expected import ExpectedCost
 from advnas_lightning.cost.files import read_table
 from advnas_lightning.cost.measuring import NetworkRunner, count_candidates, measure
 from advnas_lightning.cost.meters import UNITS, Meter
+from advnas_lightning.cost.probable import most_probable_within
 from advnas_lightning.cost.table import MOST, CostTable, within
 from advnas_lightning.runs import COSTS, in_run
 from advnas_lightning.space.search_space import SearchSpace
@@ -52,6 +54,9 @@ def check_cost(cost: Any, space: SearchSpace, without_choice: str | None) -> tup
 
 class ArchitectureCost(nn.Module):
     """The expected cost C(p) = c_0 + Σ_i ⟨p_i, c_i⟩ as a penalty or a budget of a search.
+
+    Where elastic sizes multiply each other, or a depth leaves layers out, C(p) is the expected cost of the network that
+    runs, see :class:`~advnas_lightning.cost.expected.ExpectedCost`.
 
     A penalty adds λ C(p)/C_max to the loss. C_max is the cost of the most expensive architecture, so that λ is in the
     loss's units for any unit of the cost. The gradient in θ is exact where edges are drawn independently, which is the
@@ -127,7 +132,8 @@ class ArchitectureCost(nn.Module):
         self._space: SearchSpace | None = None
         self._known: CostTable | None = None
         # These are where the penalty is. They follow from what is known, and so are no buffers.
-        self.table = self._exact = self._shares = torch.zeros(0)  # [E, J]: c, also in double precision, and c/C_max
+        self.table = torch.zeros(0)  # [E, J]: c
+        self._expected: ExpectedCost | None = None
 
     @property
     def unit(self) -> str:
@@ -170,11 +176,15 @@ class ArchitectureCost(nn.Module):
 
     # -- what a search needs of a term of its objective ----------------------------------------------------------------
 
-    @property
-    def slope(self) -> Tensor:
-        """λ c/C_max, ``[E, J]``: the gradient of the penalty in the expected gates."""
-        self.result()
-        return self.penalty * self._shares
+    def slope(self, expected_gates: Tensor) -> Tensor:
+        """The gradient of the penalty in the expected gates, ``[E, J]``: λ c/C_max where costs are sums over edges.
+
+        Args:
+            expected_gates: Where it is taken, ``[E, J]``.
+        """
+        largest = self.result().largest or 1.0  # 0 where nothing costs anything
+        assert self._expected is not None
+        return self.penalty * (self._expected.slope(expected_gates) / largest).to(self.table.dtype)
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The gradient of the penalty in θ, for p = softmax(θ), ``[E, J]``.
@@ -182,7 +192,7 @@ class ArchitectureCost(nn.Module):
         Args:
             probs: The probabilities p, ``[E, J]``.
         """
-        return functional.softmax_vjp(probs, self.slope)
+        return functional.softmax_vjp(probs, self.slope(probs))
 
     @torch.no_grad()
     def after_step(self, expected_gates: Tensor) -> None:
@@ -221,10 +231,7 @@ class ArchitectureCost(nn.Module):
         least = TIGHT * self.budget if binds else 0.0
         if least <= self._known.of(choice) <= within(self.budget):
             return choice
-        rows, fixed = self._known.rows, self._known.fixed
-        found = functional.knapsack_argmax(log_probs.tolist(), rows, least - fixed, within(self.budget) - fixed)
-        # The knapsack keeps few of the partial choices, and may lose all that end within the budget.
-        return [row.index(min(row)) for row in rows] if found is None else found
+        return most_probable_within(log_probs.tolist(), self._known, least, within(self.budget))
 
     # -- costs ---------------------------------------------------------------------------------------------------------
 
@@ -237,7 +244,9 @@ class ArchitectureCost(nn.Module):
         Raises:
             ValueError: The costs are not known yet.
         """
-        return self.result().fixed + (expected_gates * self._exact).sum()
+        self.result()
+        assert self._expected is not None
+        return self._expected(expected_gates)
 
     def foresee(self, model: nn.Module, warmup_epochs: int) -> None:
         """Say when the costs will be measured, if that is later, and check now what can be known of them.
@@ -297,13 +306,9 @@ class ArchitectureCost(nn.Module):
         """Put the costs where the penalty is."""
         if self._known is not None:
             device = self.penalty.device
-            precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
+            self._expected = ExpectedCost(self._known, self.space.mask.shape[1], device)
             single = torch.promote_types(self.penalty.dtype, torch.float32)  # at least: the penalty may be in half
-            width, largest = self.space.mask.shape[1], self._known.largest or 1.0  # 0 where nothing costs anything
-            rows = [row + [0.0] * (width - len(row)) for row in self._known.rows]
-            self._exact = torch.tensor(rows, dtype=precise, device=device)
-            self.table = self._exact.to(single)
-            self._shares = torch.tensor([[cost / largest for cost in row] for row in rows], dtype=single, device=device)
+            self.table = self._expected.rows.to(single)
 
     # -- torch ---------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import nn
 
+from advnas_lightning.cost.interaction import Interaction
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.space.elastic import Elastic, Follower
 from advnas_lightning.space.elastic.edge import innermost, with_size
@@ -17,6 +22,8 @@ from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import listed
 
 ROUNDING = 1e-9  # a share of a cost, up to which sums are equal
+MOST_NETWORKS = 2000  # that are measured for the interactions
+TESTS = 8  # networks that are measured to test a table
 
 
 def is_elastic(model: nn.Module) -> bool:
@@ -35,15 +42,17 @@ def is_elastic(model: nn.Module) -> bool:
 def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callable[[list[int]], float]) -> CostTable:
     """The cost of each candidate of a network with elastic sizes, by measuring whole networks.
 
-    A layer whose input and output are both elastic has a product for a cost, and a table has sums. c_0 is the cost of
-    the network of the cheapest candidates. c_ij is what a candidate adds while the edges before it have their cheapest
-    candidates and those after it their dearest ones. A ``Depth``, which has other edges in its layers, is the last one.
+    A layer whose input and output are both elastic has a product for a cost, and the layers that a ``Depth`` leaves out
+    cost nothing. So a table has what each candidate adds to the network of the cheapest candidates, and what the
+    candidates of edges cost together beside that: of all edges that are around one parameter. Each of these is measured
+    by a network in which all other edges have their cheapest candidates.
 
-    The sum is exact where no two edges are of one layer, and for the network of the dearest candidates. Where sizes
-    multiply it is never below what a network costs, so that a found network is within its budget. A warning then says
-    how far it is above, in the worst of the networks in which one edge is cheapest and all others are dearest. With a
-    ``Depth`` over layers whose edges do not multiply each other, it is exact where the layers that are left out have
-    their cheapest candidates.
+    Some networks, drawn by a fixed seed, and the dearest one are measured to test the table. If it is off in one of
+    them, or if it would take more than ``MOST_NETWORKS`` networks, and for latency, which no measurement gives exactly,
+    the table has sums alone. c_ij is then what a candidate adds while the edges before it have their cheapest
+    candidates and those after it their dearest ones; a ``Depth``, which has other edges in its layers, is the last one.
+    Where sizes multiply, such a sum is never below what a network costs. A warning says how far it is above, in the
+    worst of these networks and of those in which one edge is cheapest and all others are dearest.
 
     Args:
         kind: The kind of the cost.
@@ -61,6 +70,69 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
         >>> table.edges, table.fixed  # 2 · (4 + 1 + 3) + 3, and 6 · 8 more
         ({'ffn': {'2': 0.0, '8': 48.0}}, 19.0)
     """
+    groups = together(model, space)
+    networks = sum(math.prod(len(space.candidates[edge]) - 1 for edge in group) for group in groups)
+    if kind != "latency" and networks <= MOST_NETWORKS:
+        found = _with_interactions(kind, model, space, whole, groups)
+        if found is not None:
+            return found
+    return _sums(kind, model, space, whole)
+
+
+def _with_interactions(
+    kind: str,
+    model: nn.Module,
+    space: SearchSpace,
+    whole: Callable[[list[int]], float],
+    groups: Sequence[tuple[int, ...]],
+) -> CostTable | None:
+    """The table with interactions; ``None`` if it does not tell what networks cost."""
+    sizes = [len(row) for row in space.candidates]
+    known: dict[tuple[int, ...], float] = {}
+
+    def cost(choice: Sequence[int]) -> float:
+        key = tuple(choice)
+        if key not in known:
+            known[key] = whole([*key])
+        return known[key]
+
+    cheapest = [0] * len(space)
+    for edge in [*range(len(space))] * 2:  # twice, as what is cheapest may depend on edges behind
+        costs = [cost([*cheapest[:edge], index, *cheapest[edge + 1 :]]) for index in range(sizes[edge])]
+        cheapest[edge] = costs.index(min(costs))
+    fixed = cost(cheapest)
+    added: dict[tuple[int, ...], NDArray[np.float64]] = {}
+    for group in sorted(groups, key=len):
+        values = np.zeros([sizes[edge] for edge in group])
+        for indices in np.ndindex(*values.shape):
+            choice = list(cheapest)
+            for edge, index in zip(group, indices, strict=True):
+                choice[edge] = index
+            if all(index != cheapest[edge] for edge, index in zip(group, indices, strict=True)):
+                parts = (
+                    own[tuple(choice[edge] for edge in part)] for part, own in added.items() if set(part) < set(group)
+                )
+                values[indices] = cost(choice) - math.fsum([fixed, *parts])
+        added[group] = values
+    table = CostTable(
+        kind,
+        {
+            name: dict(zip(names, np.maximum(added[edge,], 0).tolist(), strict=True))
+            for edge, (name, names) in enumerate(zip(space.edges, space.candidates, strict=True))
+        },
+        fixed,
+        tuple(
+            Interaction(group, values)
+            for group, values in added.items()
+            if len(group) > 1 and abs(values).max() > ROUNDING * max(known.values())
+        ),
+    )
+    is_so = all(math.isclose(table.of(choice), cost(choice), rel_tol=ROUNDING) for choice in _tests(model, space))
+    return table if is_so else None
+
+
+def _sums(kind: str, model: nn.Module, space: SearchSpace, whole: Callable[[list[int]], float]) -> CostTable:
+    """The table without interactions, and a warning if its sums are not what networks cost."""
     top = _widest(model, space)
 
     def row(edge: int, others: list[int]) -> list[float]:
@@ -78,25 +150,34 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
         fixed = min(values)
         choice[edge] = values.index(fixed)
         rows[edge] = [value - fixed for value in values]
+    table = CostTable(
+        kind,
+        {
+            name: dict(zip(names, values, strict=True))
+            for name, names, values in zip(space.edges, space.candidates, rows, strict=True)
+        },
+        fixed,
+    )
     if kind != "latency":
-        dearest = fixed + sum(map(max, rows))
-        off = [
-            dearest - max(values) - whole([*top[:edge], choice[edge], *top[edge + 1 :]])
-            for edge, values in enumerate(rows)
-        ]
-        worst = max(off, key=abs, default=0.0)
-        if abs(worst) > ROUNDING * dearest:
+        tests = [*_tests(model, space), *([*top[:edge], choice[edge], *top[edge + 1 :]] for edge in range(len(space)))]
+        worst = max((table.of(each) - whole(each) for each in tests), key=abs)
+        if abs(worst) > ROUNDING * table.largest:
             several = [name for name, values in zip(space.edges, rows, strict=True) if max(values) > 0]
             rank_zero_warn(
-                f"cost={kind}: sizes of the edges {listed(several)} multiply each other, and a sum over edges is"
-                f" {'above' if worst > 0 else 'below'} what a network costs, by up to {abs(worst) / dearest:.0%} of the"
-                " dearest network's cost in those that were measured"
+                f"cost={kind}: what candidates of the edges {listed(several)} cost depends on each other, and is not"
+                f" measured together. A sum over edges is {'above' if worst > 0 else 'below'} what a network costs, by"
+                f" up to {abs(worst) / table.largest:.0%} of the dearest network's cost in those that were measured"
             )
-    table = {
-        name: dict(zip(names, values, strict=True))
-        for name, names, values in zip(space.edges, space.candidates, rows, strict=True)
-    }
-    return CostTable(kind, table, fixed)
+    return table
+
+
+def _tests(model: nn.Module, space: SearchSpace) -> list[list[int]]:
+    """The networks on which a table is tested: the widest one, and some that are drawn by a fixed seed."""
+    draws = random.Random(0)
+    return [
+        _widest(model, space),
+        *([draws.randrange(len(row)) for row in space.candidates] for _ in range(TESTS)),
+    ]
 
 
 def count(model: nn.Module, space: SearchSpace, choice: Sequence[int]) -> float:
@@ -123,29 +204,37 @@ def count(model: nn.Module, space: SearchSpace, choice: Sequence[int]) -> float:
     return float(sum(sizes.values()))
 
 
-def multiplied_edges(model: nn.Module) -> set[frozenset[str]]:
-    """The pairs of edges whose sizes multiply each other in the cost of a layer: both are around its parameters.
+def together(model: nn.Module, space: SearchSpace) -> list[tuple[int, ...]]:
+    """The groups of edges that cost something together, as they are around one parameter; each edge alone is one, too.
 
     Args:
         model: The network.
+        space: The edges of the network.
+
+    Returns:
+        The numbers of the edges of each group in rising order, with each smaller group of the same edges.
 
     Example:
         >>> from advnas_lightning import elastic
         >>> names = {"in_features": "width", "out_features": "ffn"}
         >>> layer = elastic(nn.Linear(8, 8), in_features=[2, 8], out_features=[4, 8], name=names)
-        >>> [sorted(pair) for pair in multiplied_edges(layer)]
-        [['ffn', 'width']]
+        >>> net = nn.Sequential(elastic(nn.Linear(4, 8), out_features=[2, 8], name="width"), layer)
+        >>> together(net, SearchSpace(net))
+        [(0,), (1,), (0, 1)]
     """
-    pairs: set[frozenset[str]] = set()
-    waiting: list[tuple[nn.Module, frozenset[str]]] = [(model, frozenset())]
+    around: dict[int, frozenset[int]] = {}  # the edges around each parameter, in all places where it is
+    waiting: list[tuple[nn.Module, frozenset[int]]] = [(model, frozenset())]
     while waiting:
-        module, around = waiting.pop()
+        module, edges = waiting.pop()
         if isinstance(module, MixedOp | Follower):
-            around |= {module.name}
-        if any(True for _ in module.parameters(recurse=False)):
-            pairs |= {frozenset(pair) for pair in combinations(around, 2)}
-        waiting += [(child, around) for child in module.children()]
-    return pairs
+            edges |= {space.edges.index(module.name)}
+        for parameter in module.parameters(recurse=False):
+            around[id(parameter)] = around.get(id(parameter), frozenset()) | edges
+        waiting += [(child, edges) for child in module.children()]
+    groups: set[tuple[int, ...]] = {(edge,) for edge in range(len(space))}
+    for edges in set(around.values()):
+        groups |= {group for size in range(1, len(edges) + 1) for group in combinations(sorted(edges), size)}
+    return sorted(groups, key=lambda group: (len(group), group))
 
 
 @contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from advnas_lightning.cost.feasibility import find_within
+from advnas_lightning.cost.interaction import ways
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.table import CostTable, within
-from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.texts import listed
 from advnas_lightning.validate import check_positive
 
@@ -48,7 +49,6 @@ class CostPlan:
         tables: The costs of every candidate by the name of the cost, as :func:`~advnas_lightning.cost.measure_costs`
             measures them.
         budgets: The largest cost that is allowed, by the name of the cost and in its own unit.
-        whole: What counts a cost of whole networks, where sums over edges are not exact, by the name of the cost.
 
     Raises:
         ValueError: There is no table, two tables are of different spaces, a budget is of a cost that has no table, or a
@@ -70,7 +70,6 @@ class CostPlan:
 
     tables: Mapping[str, CostTable]
     budgets: Mapping[str, float] = field(default_factory=dict)
-    whole: Mapping[str, WholeCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tables:
@@ -98,15 +97,17 @@ class CostPlan:
         Args:
             choice: The candidate of each edge.
         """
-        return {kind: costs.of(choice) for kind, costs in self._costs.items()}
+        return {kind: costs.of(choice) for kind, costs in self.tables.items()}
 
     def cheapest(self, kind: str) -> Choice:
         """The architecture with the lowest cost of a kind; of equal candidates the first one of an edge."""
-        return tuple(row.index(min(row)) for row in self.tables[kind].rows)
+        given, table = min(self.tables[kind].parts, key=lambda part: part[1].cheapest)
+        return tuple(given.get(edge, row.index(min(row))) for edge, row in enumerate(table.rows))
 
     def dearest(self, kind: str) -> Choice:
         """The architecture with the highest cost of a kind; of equal candidates the first one of an edge."""
-        return tuple(row.index(max(row)) for row in self.tables[kind].rows)
+        given, table = max(self.tables[kind].parts, key=lambda part: part[1].largest)
+        return tuple(given.get(edge, row.index(max(row))) for edge, row in enumerate(table.rows))
 
     # -- budgets -------------------------------------------------------------------------------------------------------
 
@@ -117,9 +118,9 @@ class CostPlan:
     def least(self, prefix: Sequence[int]) -> dict[str, float]:
         """The lowest cost of each kind that architectures with a given beginning can have.
 
-        Each is exact, unless edges multiply each other in more ways than are looked at one by one: see
-        :class:`~advnas_lightning.cost.whole.WholeCost`. Together they are a lower bound, since what is cheap in one
-        cost may be dear in another.
+        Each is exact, unless edges cost something together in more ways than are looked at one by one, see
+        :attr:`CostTable.parts`. Together they are a lower bound, since what is cheap in one cost may be dear in
+        another.
 
         Args:
             prefix: The candidates of the first edges, as many as are decided.
@@ -129,7 +130,7 @@ class CostPlan:
             >>> CostPlan({"params": table}).least((0,))
             {'params': 17.0}
         """
-        return {kind: costs.least(prefix) for kind, costs in self._costs.items()}
+        return {kind: costs.least(prefix) for kind, costs in self.tables.items()}
 
     def may_fit(self, prefix: Sequence[int]) -> bool:
         """Whether the lower bounds of :meth:`least` are within all budgets.
@@ -141,7 +142,7 @@ class CostPlan:
         Args:
             prefix: The candidates of the first edges, as many as are decided.
         """
-        return all(self._costs[kind].least(prefix) <= within(budget) for kind, budget in self.budgets.items())
+        return all(self.tables[kind].least(prefix) <= within(budget) for kind, budget in self.budgets.items())
 
     def allowed(self) -> Iterator[Choice]:
         """Yield every architecture within all budgets, in the order of the candidates."""
@@ -166,7 +167,7 @@ class CostPlan:
             kinds: The names of costs that have a budget.
         """
         asked = kinds or tuple(self.budgets)
-        if any(kind in self.whole for kind in asked):
+        if any(self.tables[kind].interactions for kind in asked):
             return self._fit_in_parts(asked)
         over = any(self.tables[kind].cheapest > within(self.budgets[kind]) for kind in asked)
         if over or len(asked) < 2:
@@ -186,7 +187,7 @@ class CostPlan:
             ValueError: A budget is below the cheapest architecture, or no architecture is within all of them.
         """
         for kind, budget in self.budgets.items():
-            cheapest = self._costs[kind].least(())
+            cheapest = self.tables[kind].cheapest
             if cheapest > within(budget):
                 raise ValueError(
                     f"the budget {kind}={budget:.12g} is below what the cheapest architecture costs,"
@@ -198,21 +199,26 @@ class CostPlan:
                 " met alone: raise one of them"
             )
 
-    # -- where sizes multiply ------------------------------------------------------------------------------------------
+    # -- where edges cost something together ---------------------------------------------------------------------------
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether all costs that have a budget are sums over edges."""
+        return not any(self.tables[kind].interactions for kind in self.budgets)
 
     @property
     def parts(self) -> Iterator[tuple[Mapping[int, int], CostPlan]]:
         """Plans whose costs are sums over edges, and the candidates of edges for which each of them holds.
 
-        It is this plan alone where costs are such sums. Otherwise the sums are not above what networks cost.
+        It is this plan alone where costs are such sums. Otherwise see :attr:`CostTable.parts`.
         """
-        counted = [kind for kind in self.budgets if kind in self.whole]
-        if not counted:
+        if self.is_sum:
             yield {}, self
             return
-        for number, way in enumerate(self.whole[counted[0]].ways):
-            tables = {kind: table.given(way) for kind, table in self.tables.items() if kind not in counted}
-            yield way, CostPlan({**tables, **{kind: self.whole[kind].table(number) for kind in counted}}, self.budgets)
+        groups = [each.edges for kind in self.budgets for each in self.tables[kind].interactions]
+        for way in ways(groups, [*map(len, self.candidates)]):
+            tables = {kind: table.given(way).bounded(np.min) for kind, table in self.tables.items()}
+            yield way, CostPlan(tables, self.budgets)
 
     def _fit_in_parts(self, kinds: Sequence[str]) -> Fit:
         is_certain = True
@@ -226,14 +232,7 @@ class CostPlan:
         return Fit(None, is_certain)
 
     def _allows(self, choice: Sequence[int], kinds: Iterable[str]) -> bool:
-        """Whether an architecture is within some budgets. A sum that is above one spares the count."""
-        most = {kind: within(self.budgets[kind]) for kind in kinds}
-        may_be = all(self._costs[kind].least(choice) <= most[kind] for kind in most)
-        return may_be and all(self.whole[kind].of(choice) <= most[kind] for kind in most if kind in self.whole)
-
-    @cached_property
-    def _costs(self) -> dict[str, CostTable | WholeCost]:
-        return {**self.tables, **self.whole}
+        return all(self.tables[kind].of(choice) <= within(self.budgets[kind]) for kind in kinds)
 
 
 def check_budget(kind: str, budget: float, tables: Mapping[str, CostTable]) -> float:

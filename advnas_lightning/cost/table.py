@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from advnas_lightning.cost.interaction import Interaction, ways
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import shortened
@@ -27,10 +30,14 @@ Rows = list[list[float]]
 class CostTable:
     """The costs by edge and candidate, and the cost of the network beside its edges.
 
+    An architecture costs the sum over its candidates. Where sizes multiply, there are interactions, and it costs what
+    its candidates cost together as well.
+
     Attributes:
         kind: The kind of the cost, a key of ``UNITS``, or ``"own"``.
         edges: The costs c_ij by edge and candidate.
         fixed: The cost c_0 of the network beside its edges.
+        interactions: What edges cost together.
 
     Raises:
         ValueError: A cost is no finite number of at least 0, or all costs together are too large.
@@ -43,20 +50,29 @@ class CostTable:
         Traceback (most recent call last):
             ...
         ValueError: the cost of candidate 'skip' of edge 'edge' is -1.0: it must be a finite number of at least 0
+
+        A layer of 1 or 2 inputs and 1 or 3 outputs:
+
+        >>> product = Interaction((0, 1), np.array([[0.0, 0.0], [0.0, 2.0]]))
+        >>> table = CostTable("macs", {"in": {"1": 0.0, "2": 1.0}, "out": {"1": 0.0, "3": 2.0}}, 1.0, (product,))
+        >>> table.of((1, 1)), table.of((0, 1)), table.least((1,)), table.largest
+        (6.0, 3.0, 2.0, 6.0)
     """
 
     kind: str
     edges: dict[str, dict[str, float]]
     fixed: float
+    interactions: tuple[Interaction, ...] = ()
 
     def __post_init__(self) -> None:
         for edge, row in self.edges.items():
             for name, cost in row.items():
                 check_cost_of(edge, name, cost)
         check_cost_of(None, "fixed", self.fixed)
-        if self.largest > LARGEST:
+        bound = math.fsum([self.fixed, *map(max, self.rows), *(each.costs.max() for each in self.interactions)])
+        if bound > LARGEST:
             raise ValueError(
-                f"cost={self.kind} adds up to {self.largest:g}, which is above {LARGEST:g}: count in a larger unit"
+                f"cost={self.kind} adds up to {bound:g}, which is above {LARGEST:g}: count in a larger unit"
             )
 
     @cached_property
@@ -72,6 +88,8 @@ class CostTable:
     @cached_property
     def largest(self) -> float:
         """The cost C_max of the most expensive architecture."""
+        if self.interactions:
+            return max(self.given(way).bounded(np.max).largest for way, _ in self.parts)
         return math.fsum([self.fixed, *map(max, self.rows)])
 
     @cached_property
@@ -82,20 +100,42 @@ class CostTable:
     @property
     def makes_a_difference(self) -> bool:
         """Whether two architectures differ in their cost."""
-        return any(min(row) < max(row) for row in self.rows)
+        return bool(self.interactions) or any(min(row) < max(row) for row in self.rows)
 
     def of(self, choice: Sequence[int]) -> float:
         """The cost of an architecture, given the candidate of each edge."""
-        return math.fsum([self.fixed, *(row[index] for row, index in zip(self.rows, choice, strict=True))])
+        own = (row[index] for row, index in zip(self.rows, choice, strict=True))
+        return math.fsum([self.fixed, *own, *(each.of(choice) for each in self.interactions)])
 
     def least(self, prefix: Sequence[int]) -> float:
-        """The lowest cost of the architectures with a given beginning.
+        """The lowest cost of the architectures with a given beginning, or a bound that is not above it.
+
+        It is the lowest cost itself without interactions, and where those of :attr:`parts` are gone.
 
         Args:
             prefix: The candidates of the first edges, as many as are decided.
         """
+        if self.interactions:
+            decided = dict(enumerate(prefix))
+            return min(
+                part.least(prefix)
+                for way, part in self.parts
+                if all(decided.get(edge, index) == index for edge, index in way.items())
+            )
         chosen = (row[index] for row, index in zip(self.rows, prefix, strict=False))
         return math.fsum([self.fixed, *chosen, *self.minima[len(prefix) :]])
+
+    # -- where edges cost something together ---------------------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> list[tuple[Mapping[int, int], CostTable]]:
+        """Tables without interactions, and the candidates of edges for which each holds.
+
+        They are exact, unless there are too many of them: see :func:`~advnas_lightning.cost.interaction.ways`. Then
+        they are not above what architectures cost.
+        """
+        groups = [each.edges for each in self.interactions]
+        return [(way, self.given(way).bounded(np.min)) for way in ways(groups, [*map(len, self.rows)])]
 
     def given(self, candidates: Mapping[int, int]) -> CostTable:
         """The table in which the candidates of some edges are given, whose costs are then in what is fixed.
@@ -106,15 +146,47 @@ class CostTable:
         Example:
             >>> table = CostTable("params", {"a": {"x": 5.0, "y": 1.0}, "b": {"x": 2.0, "y": 4.0}}, 10.0)
             >>> table.given({0: 1})
-            CostTable(kind='params', edges={'a': {'x': 0.0, 'y': 0.0}, 'b': {'x': 2.0, 'y': 4.0}}, fixed=11.0)
+            CostTable(kind='params', edges={'a': {'x': 0.0, 'y': 0.0}, 'b': {'x': 2.0, 'y': 4.0}}, fixed=11.0, \
+interactions=())
         """
+        rows = [np.array(row) for row in self.rows]
+        fixed = [self.fixed, *(self.rows[edge][index] for edge, index in candidates.items())]
+        for edge in candidates:
+            rows[edge] = np.zeros_like(rows[edge])
+        kept = []
+        for each in self.interactions:
+            left, costs = each.given(candidates)
+            if len(left) > 1:
+                kept.append(Interaction(left, costs))
+            elif left:
+                rows[left[0]] = rows[left[0]] + costs
+            else:
+                fixed.append(float(costs))
+        return self._of_rows(rows, fixed, tuple(kept))
+
+    def bounded(self, extreme: Callable[..., NDArray[np.float64]]) -> CostTable:
+        """A table without interactions that is nowhere above what architectures cost, or nowhere below.
+
+        Args:
+            extreme: ``numpy.min`` or ``numpy.max``.
+        """
+        rows = [np.array(row) for row in self.rows]
+        for each in self.interactions:
+            rows[each.edges[0]] = rows[each.edges[0]] + each.bound(extreme)
+        return self._of_rows(rows, [self.fixed], ()) if self.interactions else self
+
+    def _of_rows(
+        self, rows: Sequence[NDArray[np.float64]], fixed: Sequence[float], kept: tuple[Interaction, ...]
+    ) -> CostTable:
+        """A table of the same edges whose candidates cost at least 0, as the cheapest ones are in what is fixed."""
+        below = [min(float(row.min()), 0.0) for row in rows]
         edges = {
-            name: dict.fromkeys(row, 0.0) if edge in candidates else row
-            for edge, (name, row) in enumerate(self.edges.items())
+            name: dict(zip(own, (row - least).tolist(), strict=True))
+            for (name, own), row, least in zip(self.edges.items(), rows, below, strict=True)
         }
-        return CostTable(
-            self.kind, edges, math.fsum([self.fixed, *(self.rows[edge][index] for edge, index in candidates.items())])
-        )
+        return replace(self, edges=edges, fixed=max(math.fsum([*fixed, *below]), 0.0), interactions=kept)
+
+    # -- what a search and its files need ------------------------------------------------------------------------------
 
     def refuse(self, *, penalty: float, budget: float | None) -> None:
         """Refuse costs that change nothing, or leave no architecture within the budget.
@@ -149,15 +221,21 @@ class CostTable:
         Args:
             broadcast: A function that gives all processes the tensor of the first one.
         """
-        sent = broadcast(torch.tensor([self.fixed, *chain(*self.rows)], dtype=torch.double)).tolist()
+        together = chain.from_iterable(each.costs.flat for each in self.interactions)
+        sent = broadcast(torch.tensor([self.fixed, *chain(*self.rows), *together], dtype=torch.double)).tolist()
         costs = iter(sent[1:])
-        return CostTable(
-            self.kind, {edge: {name: next(costs) for name in row} for edge, row in self.edges.items()}, sent[0]
+        edges = {edge: {name: next(costs) for name in row} for edge, row in self.edges.items()}
+        interactions = tuple(
+            Interaction(each.edges, np.array([next(costs) for _ in each.costs.flat]).reshape(each.costs.shape))
+            for each in self.interactions
         )
+        return CostTable(self.kind, edges, sent[0], interactions)
 
     def content(self) -> dict[str, Any]:
         """The content of a file of costs, as values for JSON."""
-        return {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
+        content = {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
+        together = [each.content([*self.edges]) for each in self.interactions]
+        return {**content, "interactions": together} if together else content
 
     @classmethod
     def read(cls, content: Any, space: SearchSpace | None = None) -> CostTable:
@@ -192,7 +270,12 @@ class CostTable:
             edge: {name: check_cost_of(edge, name, _entry(_entry(rows, edge), name)) for name in names}
             for edge, names in wanted
         }
-        return cls(kind, edges, check_cost_of(None, "fixed", _entry(content, "fixed")))
+        there, here = ({edge: [*row] for edge, row in each.items() if isinstance(row, dict)} for each in (rows, edges))
+        together = content.get("interactions", [])
+        if not isinstance(together, list):
+            raise ValueError(f"its interactions are {shortened(repr(together), 40)}")
+        interactions = tuple(Interaction.read(each, there, here) for each in together)
+        return cls(kind, edges, check_cost_of(None, "fixed", _entry(content, "fixed")), interactions)
 
 
 def _entry(content: Any, key: str) -> Any:

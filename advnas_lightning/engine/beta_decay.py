@@ -20,18 +20,16 @@ class BetaDecay:
         edges: The number of edges E.
         progress: A function that gives the share of the architecture steps that is done.
 
-    Attributes:
-        slope: The gradient in the expected gates; there is none, because this is a term of θ itself.
-
     Example:
         >>> BetaDecay(50.0, edges=2, progress=lambda: 0.5).gradient(torch.tensor([[0.2, 0.8]]))
         tensor([[ 2.5000, 10.0000]])
     """
 
-    slope: None = None
-
     def __init__(self, final: float, edges: int, progress: Callable[[], float]) -> None:
         self.final, self.edges, self.progress = final, edges, progress
+
+    def slope(self, expected_gates: Tensor) -> None:
+        """The gradient in the expected gates; there is none, because this is a term of θ itself."""
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The gradient in θ, λ p_i/E, for p = softmax(θ), ``[E, J]``."""

@@ -187,9 +187,8 @@ class Term(Protocol):
         [0]
     """
 
-    @property
-    def slope(self) -> Tensor | None:
-        """The term's gradient in the expected gates, ``[E, J]``; ``None`` for a term of θ itself."""
+    def slope(self, expected_gates: Tensor) -> Tensor | None:
+        """The term's gradient in the expected gates, ``[E, J]``, at some; ``None`` for a term of θ itself."""
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The term's gradient in θ, for p = softmax(θ), ``[E, J]``."""

@@ -18,7 +18,7 @@ Rows = Sequence[Sequence[float]]
 SLACK = 1e-9  # of a bound, which is a difference of sums; log p itself is a sum that is rounded once
 SWEEPS, THIRDS = 8, 60  # over all multipliers, and of the interval of one
 MOST = 500_000  # partial choices that are continued
-MOST_COUNTED = 20_000  # networks that are counted and over a budget
+MOST_OVER = 20_000  # architectures that a bound lets through, and that are over a budget
 
 
 def most_probable(
@@ -32,8 +32,8 @@ def most_probable(
     It is used where it is lower, with the λ that minimise it over all architectures. So the order is exact, and
     architectures that do not fit are rarely looked at, even where the budgets leave only improbable ones.
 
-    Where costs are counted in whole networks, there is a bound for each way to choose the candidates of the edges that
-    multiply others, and the count decides of each architecture that a bound lets through.
+    Where edges cost something together, there is a bound for each of the plan's parts, and the cost itself decides of
+    each architecture that a bound lets through.
 
     Architectures of equal probability come in the order of their candidates, the most probable candidate of the first
     edge first, and of equal candidates the first one.
@@ -52,8 +52,8 @@ def most_probable(
         The logarithm of the probability, and the candidate of each edge.
 
     Raises:
-        ValueError: ``most`` partial choices were continued, or ``MOST_COUNTED`` networks over a budget were counted,
-            and there may be more architectures.
+        ValueError: ``most`` partial choices were continued, or ``MOST_OVER`` architectures were over a budget, and
+            there may be more architectures.
 
     Example:
         >>> from math import log
@@ -77,10 +77,10 @@ def most_probable(
     parts = (_in_order(log_probs, own, part, nesting, most) for own, part in orders)
     found = over = 0
     for each in heapq.merge(*parts, key=key):
-        if plan.whole and not plan.allows(each[1]):
+        if not plan.is_sum and not plan.allows(each[1]):
             over += 1
-            if over == MOST_COUNTED:
-                raise _too_long(found, f"{over} networks that were counted")
+            if over == MOST_OVER:
+                raise _too_long(found, f"{over} that are over them")
             continue
         found += 1
         yield each

@@ -14,7 +14,6 @@ from advnas_lightning.cost.measuring import measure_costs
 from advnas_lightning.cost.meters import Meter
 from advnas_lightning.cost.plan import Choice
 from advnas_lightning.cost.table import CostTable
-from advnas_lightning.cost.whole import whole_costs
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.ranking.batches import with_validation_batches
@@ -59,9 +58,6 @@ def rank(
 
     Each network is evaluated once, on the same validation batches in eval mode. Where the network keeps running
     statistics, as BatchNorm does, they are those of this architecture on training batches. The search stays as it is.
-
-    Parameters and multiply-accumulates are those of the network that is derived. Where a sum over edges is not exact,
-    as with elastic sizes that multiply each other, each network is counted.
 
     The loss is the objective's, or what ``training_step`` of an adapted module returns in eval mode, where dropout is
     off. The metrics are the objective's. What a module's own ``validation_step`` logs is not read.
@@ -125,7 +121,6 @@ def rank(
                 lambda choices: _scores([*map(canonical, choices)], file, workers, on_progress),
                 settings,
                 tables=every,
-                whole=whole_costs(every, search.model, search.evaluator, lambda: found[0]),
                 budgets=each,
                 named=_found(search),
                 known=known,

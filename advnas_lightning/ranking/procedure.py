@@ -10,7 +10,6 @@ from itertools import islice
 
 from advnas_lightning.cost.plan import Choice, CostPlan
 from advnas_lightning.cost.table import CostTable
-from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.ranking.blend import blend
 from advnas_lightning.ranking.enumeration import Rows, most_probable
 from advnas_lightning.ranking.evolution import Evolution, random_choices
@@ -157,7 +156,6 @@ def rank_architectures(
     settings: Settings,
     *,
     tables: Mapping[str, CostTable] | None = None,
-    whole: Mapping[str, WholeCost] | None = None,
     budgets: Sequence[Mapping[str, float]] = (),
     named: Mapping[str, Choice] | None = None,
     known: Callable[[Genotype], Mapping[str, float]] = lambda genotype: {},
@@ -175,7 +173,6 @@ def rank_architectures(
         score: Gives the scores of choices, each once, and remembers them.
         settings: Which architectures are scored.
         tables: The costs of the candidates by name.
-        whole: What counts a cost of whole networks, where sums over edges are not exact, by name.
         budgets: The budgets, each of one cost or of several ones together.
         named: What the search itself has found, by kind. It is scored if it is within a budget.
         known: Gives what is known of an architecture from elsewhere.
@@ -193,12 +190,12 @@ def rank_architectures(
         >>> [row.genotype["edge"] for row in rank_architectures(space, score, Settings())]
         ['skip', 'relu']
     """
-    tables, whole = tables or {}, whole or {}
+    tables = tables or {}
     if settings.top is None and distribution.space.size > MOST:
         raise ValueError(
             f"top=all: the space has {spaced(distribution.space.size)} architectures, too many to score: give a number"
         )
-    plans = [CostPlan(tables, each, whole) for each in budgets]
+    plans = [CostPlan(tables, each) for each in budgets]
     for plan in plans:
         plan.refuse()
     canonical, cheapest = distribution.canonical, distribution.space.nesting.canonical
@@ -244,7 +241,7 @@ def rank_architectures(
     for rank, choice in enumerate(ordered, start=1):
         own, _, log_prob = by_choice[choice]
         genotype = distribution.space.genotype(choice)
-        costs = CostPlan(tables, whole=whole).of(cheapest(choice)) if tables else {}
+        costs = CostPlan(tables).of(cheapest(choice)) if tables else {}
         rows.append(
             RankedArchitecture(
                 rank, genotype, choice, values[choice], own.loss, own.halves, own.metrics, log_prob, costs,
@@ -252,7 +249,7 @@ def rank_architectures(
             )
         )  # fmt: skip
     trust = Trust.of(log_probs, [own.loss for own in scores], [own.halves for own in scores])
-    return Ranking(rows, trust, tables, tuple(budgets), named, whole)
+    return Ranking(rows, trust, tables, tuple(budgets), named)
 
 
 def _add(chosen: dict[Choice, str], more: Iterable[Choice], source: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any, overload
 
 from advnas_lightning.cost.plan import Choice, CostPlan
 from advnas_lightning.cost.table import CostTable, within
-from advnas_lightning.cost.whole import WholeCost
 from advnas_lightning.ranking.trust import Trust
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.texts import plain
@@ -84,7 +83,6 @@ class Ranking(Sequence[RankedArchitecture]):
         tables: The costs of the candidates by name.
         budgets: The budgets that were asked for, each of one cost or of several ones.
         named: The choices that the search itself has found, by kind, such as ``"argmax"``.
-        whole: What counts a cost of whole networks, where sums over edges are not exact, by name.
 
     Example:
         >>> rows = [RankedArchitecture(1, Genotype({"edge": "skip"}), (0,), 1.5, 0.25, (0.2, 0.3), {}, -0.5)]
@@ -98,7 +96,6 @@ class Ranking(Sequence[RankedArchitecture]):
     tables: Mapping[str, CostTable] = field(default_factory=dict)
     budgets: Sequence[Mapping[str, float]] = ()
     named: Mapping[str, Choice] = field(default_factory=dict)
-    whole: Mapping[str, WholeCost] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> RankedArchitecture: ...
@@ -151,7 +148,7 @@ class Ranking(Sequence[RankedArchitecture]):
         Args:
             budgets: The largest cost that is allowed, by the name of the cost and in its own unit.
         """
-        return CostPlan(self.tables, budgets, self.whole)
+        return CostPlan(self.tables, budgets)
 
     def content(self) -> dict[str, Any]:
         """The whole ranking as values for JSON."""

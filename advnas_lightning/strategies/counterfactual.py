@@ -158,9 +158,8 @@ class CounterfactualNAS(SearchStrategy):
 
     def term_gradient(self, term: Term) -> Tensor:
         """The gradient of a term in θ; with ``geometry="mirror"`` that in the expected gates, if it is one of them."""
-        if self.geometry == "softmax" or term.slope is None:
-            return super().term_gradient(term)
-        return term.slope
+        slope = term.slope(self.probs) if self.geometry == "mirror" else None
+        return super().term_gradient(term) if slope is None else slope
 
     def _others(self, choice: Sequence[int]) -> list[tuple[int, int]]:
         """The edges and candidates that a choice leaves out, in order."""

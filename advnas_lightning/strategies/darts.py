@@ -81,9 +81,8 @@ class DARTS(SearchStrategy):
 
     def term_gradient(self, term: Term) -> Tensor:
         """The gradient of a term in θ; with ``geometry="mirror"`` that in the expected gates, if it is one of them."""
-        if self.geometry == "softmax" or term.slope is None:
-            return super().term_gradient(term)
-        return term.slope
+        slope = term.slope(self.probs) if self.geometry == "mirror" else None
+        return super().term_gradient(term) if slope is None else slope
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         """Evaluate the mixture; with ``second_order`` the gate gradient is that of L(w − ξ ∇w L_train)."""

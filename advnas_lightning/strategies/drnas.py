@@ -80,7 +80,9 @@ class DrNAS(SearchStrategy):
 
     def term_gradient(self, term: Term) -> Tensor:
         """The gradient of a term in θ, through the mean of the gates if it is one of them, ``[E, J]``."""
-        if term.slope is None:
+        means = self.log_probs.exp()
+        slope = term.slope(means.detach())
+        if slope is None:
             return term.gradient(functional.log_probs(self.theta, self.mask).detach().exp())
-        (gradient,) = torch.autograd.grad(self.log_probs.exp(), self.theta, term.slope)
+        (gradient,) = torch.autograd.grad(means, self.theta, slope)
         return gradient

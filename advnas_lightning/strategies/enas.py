@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advnas_lightning import functional
 from advnas_lightning.engine.evaluation import Trial
+from advnas_lightning.engine.steps import Term
 from advnas_lightning.strategies.reinforce import REINFORCE
 from advnas_lightning.validate import check_int, check_positive
 
@@ -174,9 +175,17 @@ class ENAS(REINFORCE):
             bonus = self.entropy_weight * len(self.space) * functional.entropy(log_p)
             surrogate = self.excess(trial.loss) * log_p_of_draw - bonus
             for term in self.terms:
-                assert term.slope is not None
-                surrogate = surrogate + self._expected(log_p, a, term.slope)
+                surrogate = surrogate + self._expected(log_p, a, self._slope(term, a))
         return list(torch.autograd.grad(surrogate, self.architecture_parameters()))
+
+    def _slope(self, term: Term, a: Tensor) -> Tensor:
+        """What each candidate adds to the term with the earlier edges of the draw and no later ones, ``[E, J]``."""
+        rows = []
+        for edge in range(len(a)):
+            slope = term.slope(torch.cat([a[:edge], torch.zeros_like(a[edge:])]))
+            assert slope is not None  # a term of θ itself is refused, as there is no θ
+            rows.append(slope[edge])
+        return torch.stack(rows)
 
     def _expected(self, log_p: Tensor, a: Tensor, slope: Tensor) -> Tensor:
         """A scalar whose gradient has, over a ~ p, the mean ∇ E[Σ_i ⟨p(·|a_<i), c_i⟩], where c is the ``slope``.

@@ -71,7 +71,8 @@ class NASP(SearchStrategy):
 
     def term_gradient(self, term: Term) -> Tensor:
         """The gradient of a term in the gates, which moves θ as that of the loss does; or in θ itself."""
-        return super().term_gradient(term) if term.slope is None else term.slope
+        slope = term.slope(self.expected_gates)
+        return super().term_gradient(term) if slope is None else slope
 
     def after_theta_step(self, trials: Sequence[Trial], before: Sequence[Tensor]) -> None:
         """Project θ onto [0, 1]^J."""

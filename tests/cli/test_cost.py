@@ -88,7 +88,7 @@ def test_a_folder_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]
         assert len(each.measured["check"]["whole"]) == 4
         assert kind in shown
     assert all(found[kind].measured["check"]["error"] == 0 for kind in ("params", "macs"))
-    assert "the sums over the candidates are those of 4 whole networks" in shown
+    assert "what they add up to is what 4 whole networks cost" in shown
     assert re.search(r"^cost +cheapest +dearest +argmax +process-best$", shown, re.MULTILINE)
     assert shown.splitlines()[-1] == "all.json"
     assert read(here / "run", "costs.json") == by_search

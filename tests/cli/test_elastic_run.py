@@ -11,8 +11,10 @@ import pytest
 from advnas_lightning.cli.cost import main as cost
 from advnas_lightning.cli.rank import main as rank
 from advnas_lightning.cli.refine import main as refine
+from advnas_lightning.cost.files import read_table
+from advnas_lightning.space.search_space import SearchSpace
 from tests.support.command_line import SMALL_TOY, launch, read
-from tests.support.elastic_student import FIRST, SECOND, parameters
+from tests.support.elastic_student import FIRST, SECOND, ElasticStudent, parameters
 from tests.support.refining import needs_storage
 
 ELASTIC = [
@@ -49,10 +51,24 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return tmp_path / "run"
 
 
-def test_a_sum_over_edges_leaves_out_a_network_within_the_budget(run: Path) -> None:
-    table = read(run, "costs.json")["costs"]["params"]
-    first, second = (table["edges"][edge][str(size)] for edge, size in zip(("first", "second"), LARGEST, strict=True))
-    assert table["fixed"] + first + second > BUDGET
+def test_the_file_of_costs_tells_what_networks_cost(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = read_table(run / "costs.json", SearchSpace(ElasticStudent()))
+    for first, second in product(FIRST, SECOND):
+        assert table.of((FIRST.index(first), SECOND.index(second))) == parameters(first, second)
+    cost(["show", "run"])
+    assert "besides the sum, 1 group of edges cost something together" in capsys.readouterr().out
+    cost(["measure", "run", "kinds=macs", "check=4", "trust=true"])
+    assert "what they add up to is what 4 whole networks cost" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_search_finds_a_network_within_its_budget_by_a_file_of_costs(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = [f"cost_budget={BUDGET}", "hydra.run.dir=within"]
+    launch(monkeypatch, *ELASTIC, "strategy=advantage", "cost=run/costs.json", *budget)
+    genotype = read(run.parent / "within", "genotype.json")["argmax"]
+    assert counted(genotype) <= BUDGET
+    assert read(run.parent / "within", "summary.json")["cost"] == counted(genotype)
 
 
 def test_all_networks_within_the_budget_are_ranked_with_what_they_cost(run: Path) -> None:

@@ -78,7 +78,7 @@ def test_enas_descends_the_expected_cost_in_the_mean(make_search: Make) -> None:
     with torch.no_grad():
         for parameter in search.controller.parameters():
             parameter.mul_(10)
-    parameters, slope = search.architecture_parameters(), search.cost.slope.double()
+    parameters, slope = search.architecture_parameters(), search.cost.slope(search.probs).double()
     choices = [(i, j) for i in range(4) for j in range(2)]
     log_p = search.controller(torch.tensor(choices))  # [8, E, J]
     probs = torch.stack([log_p[n, range(2), choice].sum().exp() for n, choice in enumerate(choices)])
