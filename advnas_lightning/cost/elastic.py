@@ -70,7 +70,7 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
         >>> table.edges, table.fixed  # 2 · (4 + 1 + 3) + 3, and 6 · 8 more
         ({'ffn': {'2': 0.0, '8': 48.0}}, 19.0)
     """
-    groups = together(model, space)
+    groups = interacting(model, space)
     networks = sum(math.prod(len(space.candidates[edge]) - 1 for edge in group) for group in groups)
     if kind != "latency" and networks <= MOST_NETWORKS:
         found = _with_interactions(kind, model, space, whole, groups)
@@ -204,7 +204,7 @@ def count(model: nn.Module, space: SearchSpace, choice: Sequence[int]) -> float:
     return float(sum(sizes.values()))
 
 
-def together(model: nn.Module, space: SearchSpace) -> list[tuple[int, ...]]:
+def interacting(model: nn.Module, space: SearchSpace) -> list[tuple[int, ...]]:
     """The groups of edges that cost something together, as they are around one parameter; each edge alone is one, too.
 
     Args:
@@ -219,7 +219,7 @@ def together(model: nn.Module, space: SearchSpace) -> list[tuple[int, ...]]:
         >>> names = {"in_features": "width", "out_features": "ffn"}
         >>> layer = elastic(nn.Linear(8, 8), in_features=[2, 8], out_features=[4, 8], name=names)
         >>> net = nn.Sequential(elastic(nn.Linear(4, 8), out_features=[2, 8], name="width"), layer)
-        >>> together(net, SearchSpace(net))
+        >>> interacting(net, SearchSpace(net))
         [(0,), (1,), (0, 1)]
     """
     around: dict[int, frozenset[int]] = {}  # the edges around each parameter, in all places where it is

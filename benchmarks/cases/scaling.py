@@ -117,6 +117,7 @@ def figure(case: str, rows: Sequence[Row]) -> Figure:
         time.set(ylabel="ms per pair of steps")
         memory.set(ylabel="peak MiB beside the network")
         for axes in (time, memory):
-            axes.set(xlabel=f"number of {AXES[case][0]}", xlim=(0, None), ylim=(0, None))
+            top = 1.08 * axes.get_ylim()[1]
+            axes.set(xlabel=f"number of {AXES[case][0]}", xlim=(0, None), ylim=(0, top))
         time.legend(loc="best")
     return picture
