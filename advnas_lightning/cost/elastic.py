@@ -96,10 +96,13 @@ def _with_interactions(
             known[key] = whole([*key])
         return known[key]
 
-    cheapest = [0] * len(space)
-    for edge in [*range(len(space))] * 2:  # twice, as what is cheapest may depend on edges behind
-        costs = [cost([*cheapest[:edge], index, *cheapest[edge + 1 :]]) for index in range(sizes[edge])]
-        cheapest[edge] = costs.index(min(costs))
+    cheapest: list[int] = [0] * len(space)
+    before: list[int] | None = None
+    while cheapest != before:  # what is cheapest on an edge may depend on the others
+        before = list(cheapest)
+        for edge in range(len(space)):
+            costs = [cost([*cheapest[:edge], index, *cheapest[edge + 1 :]]) for index in range(sizes[edge])]
+            cheapest[edge] = costs.index(min(costs))
     fixed = cost(cheapest)
     added: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for group in sorted(groups, key=len):
@@ -117,7 +120,7 @@ def _with_interactions(
     table = CostTable(
         kind,
         {
-            name: dict(zip(names, np.maximum(added[edge,], 0).tolist(), strict=True))
+            name: dict(zip(names, added[edge,].tolist(), strict=True))
             for edge, (name, names) in enumerate(zip(space.edges, space.candidates, strict=True))
         },
         fixed,
