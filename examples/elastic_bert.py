@@ -197,7 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vars(options).update(QUICK)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the sentences are in memory
-    warnings.filterwarnings("ignore", message="cost=macs: sizes")  # and so the ranking counts each network
     tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     texts = read(options.text, tokenizer, words=4, number=options.sentences + 2 * options.tests, seed=options.seed)
     comparison = Comparison("multiply-accumulates", "mean cosine with the pre-trained embeddings")

@@ -191,7 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vars(options).update(QUICK)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the text is in memory
-    warnings.filterwarnings("ignore", message="cost=params: sizes")  # and so the ranking counts each network
     vocabulary, texts = read(options.text)
     train, valid, test = (partial(batches_of, text, options.batch_size, options.seed) for text in texts)
     gpt = partial(GPT, vocabulary, layers=options.layers, steps=options.train_steps)

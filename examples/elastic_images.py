@@ -143,7 +143,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vars(options).update(QUICK)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message="cost=macs: sizes")  # and so the ranking counts each network
     family, data = FAMILIES[options.network], Images(options.data, options.batch_size)
     data.setup()
     order = torch.Generator().manual_seed(options.seed)
