@@ -183,8 +183,7 @@ class ArchitectureCost(nn.Module):
             expected_gates: Where it is taken, ``[E, J]``.
         """
         largest = self.result().largest or 1.0  # 0 where nothing costs anything
-        assert self._expected is not None
-        return self.penalty * (self._expected.slope(expected_gates) / largest).to(self.table.dtype)
+        return self.penalty * (self._placed().slope(expected_gates) / largest).to(self.table.dtype)
 
     def gradient(self, probs: Tensor) -> Tensor:
         """The gradient of the penalty in θ, for p = softmax(θ), ``[E, J]``.
@@ -244,9 +243,7 @@ class ArchitectureCost(nn.Module):
         Raises:
             ValueError: The costs are not known yet.
         """
-        self.result()
-        assert self._expected is not None
-        return self._expected(expected_gates)
+        return self._placed()(expected_gates)
 
     def foresee(self, model: nn.Module, warmup_epochs: int) -> None:
         """Say when the costs will be measured, if that is later, and check now what can be known of them.
@@ -301,6 +298,11 @@ class ArchitectureCost(nn.Module):
         found.refuse(penalty=float(self.penalty), budget=self.budget)
         self.name, self._known = found.kind, found
         self._place()
+
+    def _placed(self) -> ExpectedCost:
+        self.result()  # refuses costs that are not known
+        assert self._expected is not None
+        return self._expected
 
     def _place(self) -> None:
         """Put the costs where the penalty is."""

@@ -22,7 +22,8 @@ from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import listed
 
 ROUNDING = 1e-9  # a share of a cost, up to which sums are equal
-MOST_NETWORKS = 2000  # that are measured for the interactions
+MOST_NETWORKS = 2000  # that are measured for the interactions,
+MOST_COUNTED = 20_000  # and whose parameters are counted
 TESTS = 8  # networks that are measured to test a table
 
 
@@ -47,12 +48,12 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
     candidates of edges cost together beside that: of all edges that are around one parameter. Each of these is measured
     by a network in which all other edges have their cheapest candidates.
 
-    Some networks, drawn by a fixed seed, and the dearest one are measured to test the table. If it is off in one of
-    them, or if it would take more than ``MOST_NETWORKS`` networks, and for latency, which no measurement gives exactly,
-    the table has sums alone. c_ij is then what a candidate adds while the edges before it have their cheapest
-    candidates and those after it their dearest ones; a ``Depth``, which has other edges in its layers, is the last one.
-    Where sizes multiply, such a sum is never below what a network costs. A warning says how far it is above, in the
-    worst of these networks and of those in which one edge is cheapest and all others are dearest.
+    Some networks, drawn by a fixed seed, and the dearest one are measured to test the table. It has sums alone if it is
+    off in one of them, if it would take more than ``MOST_NETWORKS`` networks (``MOST_COUNTED`` for parameters), and for
+    latency, which no measurement gives exactly. c_ij is then what a candidate adds while the edges before it have their
+    cheapest candidates and those after it their dearest ones; a ``Depth``, which has other edges in its layers, is the
+    last one. Where sizes multiply, such a sum is never below what a network costs. A warning says how far it is above,
+    in the worst of these networks and of those in which one edge is cheapest and all others are dearest.
 
     Args:
         kind: The kind of the cost.
@@ -72,7 +73,7 @@ def measure_sizes(kind: str, model: nn.Module, space: SearchSpace, whole: Callab
     """
     groups = interacting(model, space)
     networks = sum(math.prod(len(space.candidates[edge]) - 1 for edge in group) for group in groups)
-    if kind != "latency" and networks <= MOST_NETWORKS:
+    if kind != "latency" and networks <= (MOST_COUNTED if kind == "params" else MOST_NETWORKS):
         found = _with_interactions(kind, model, space, whole, groups)
         if found is not None:
             return found

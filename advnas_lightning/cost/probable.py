@@ -43,9 +43,8 @@ def most_probable_within(
             for edge, (row, own) in enumerate(zip(log_probs, table.rows, strict=True))
         ]
         ways.append((math.fsum(max(row.values()) for row in rows), given, rows))
-    best: tuple[bool, float, float, list[int]] | None = (
-        None  # whether it costs enough; log p or cost, the other; itself
-    )
+    # Whether it costs enough; log p or else its cost, and the other one of them; the architecture itself.
+    best: tuple[bool, float, float, list[int]] | None = None
     for bound, given, rows in sorted(ways, key=lambda way: -way[0]):
         if best is not None and best[0] and bound <= best[1]:
             break

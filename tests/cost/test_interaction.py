@@ -362,7 +362,7 @@ def test_a_product_that_no_parameter_shows_is_found_and_costs_stay_above() -> No
 
 
 def test_too_many_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advnas_lightning.cost.elastic.MOST_NETWORKS", 5)
+    monkeypatch.setattr("advnas_lightning.cost.elastic.MOST_COUNTED", 5)
     net = Stack()
     search = RandomSearch(net, objective=Classification(CLASSES))
     with pytest.warns(UserWarning, match=r"cost=params: what candidates of the edges .* is not measured together"):
