@@ -221,15 +221,20 @@ interactions=())
         Args:
             broadcast: A function that gives all processes the tensor of the first one.
         """
+        edges = [number for each in self.interactions for number in (len(each.edges), *each.edges)]
         together = chain.from_iterable(each.costs.flat for each in self.interactions)
-        sent = broadcast(torch.tensor([self.fixed, *chain(*self.rows), *together], dtype=torch.double)).tolist()
-        costs = iter(sent[1:])
-        edges = {edge: {name: next(costs) for name in row} for edge, row in self.edges.items()}
+        count = len(self.interactions)  # which is sent, too, since another process may have found other ones
+        own = torch.tensor([self.fixed, *chain(*self.rows), count, *edges, *together], dtype=torch.double)
+        values = iter(broadcast(own).tolist())
+        fixed = next(values)
+        costs = {edge: {name: next(values) for name in row} for edge, row in self.edges.items()}
+        found = [tuple(int(next(values)) for _ in range(int(next(values)))) for _ in range(int(next(values)))]
+        shapes = [[len(self.rows[edge]) for edge in group] for group in found]
         interactions = tuple(
-            Interaction(each.edges, np.array([next(costs) for _ in each.costs.flat]).reshape(each.costs.shape))
-            for each in self.interactions
+            Interaction(group, np.array([next(values) for _ in range(math.prod(shape))]).reshape(shape))
+            for group, shape in zip(found, shapes, strict=True)
         )
-        return CostTable(self.kind, edges, sent[0], interactions)
+        return CostTable(self.kind, costs, fixed, interactions)
 
     def content(self) -> dict[str, Any]:
         """The content of a file of costs, as values for JSON."""

@@ -1,4 +1,4 @@
-"""A network of elastic sizes on the command line: searched, ranked and refined within budgets that are counted."""
+"""A network of elastic sizes on the command line: searched, ranked and refined within budgets."""
 
 from __future__ import annotations
 

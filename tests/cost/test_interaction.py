@@ -277,6 +277,14 @@ def test_costs_survive_files_checkpoints_and_other_processes(tmp_path: Path) -> 
     assert torch.equal(again.slope(search.probs), cost.slope(search.probs))
 
 
+def test_all_processes_have_the_interactions_of_the_first_one() -> None:
+    _, tables, _ = counted(Stack())
+    first, sent = tables["macs"], []
+    first.of_first(lambda own: sent.append(own) or own)  # type: ignore[func-returns-value]
+    for other in (replace(first, interactions=()), replace(first, interactions=first.interactions[:2], fixed=1.0)):
+        assert other.of_first(lambda _: sent[0]) == first
+
+
 class Reordered(nn.ModuleList):
     """The edges of a :class:`Stack` in another order."""
 
