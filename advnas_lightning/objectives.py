@@ -116,11 +116,6 @@ class Objective(nn.Module):
         self.training_metrics.reset()
         return metrics
 
-    @property
-    def was_updated(self) -> bool:
-        """Whether the evaluation has received a batch."""
-        return self.mean_loss.update_called
-
     def compute(self) -> dict[str, Tensor]:
         """The evaluation's metrics so far; ``loss`` is the mean over all terms of all its batches."""
         return {"loss": self.mean_loss.compute(), **self.metrics.compute()}

@@ -253,11 +253,6 @@ def _collect_result(result: Any) -> dict[str, Any]:
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
-def metric_states(metric: Metric) -> list[str]:
-    """The names of a metric's states. The public ``metric_state`` gives their values, and not those of lists alone."""
-    return list(metric._defaults)
-
-
 def collect_metrics(module: nn.Module) -> dict[str, list[Any]]:
     """The states of all metrics in a module, and how often each was updated.
 

@@ -62,7 +62,7 @@ def state(search: SearchStrategy) -> dict[str, Any]:
         "modes": [module.training for module in search.modules()],
         "generator": search.generator.get_state(),
         "random": [torch.get_rng_state(), random.getstate()],
-        "metrics": search.objective.was_updated,
+        "metrics": search.objective.mean_loss.update_called,
         "gradients": [parameter.grad for parameter in search.parameters()],
     }
 

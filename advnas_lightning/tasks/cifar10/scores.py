@@ -53,7 +53,6 @@ class CellScores(SummaryCallback):
         self._table = open_table(table) if table else None  # an empty environment variable means no table
         self.column = score_column(self._table)
         self._published = (TABLE_4 if zero_op else TABLE_2).get(strategy, {})
-        self._strategy = strategy
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy of both cells, if the cell exists and the table has its accuracy."""
