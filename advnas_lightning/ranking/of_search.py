@@ -23,6 +23,8 @@ from advnas_lightning.ranking.result import Ranking
 from advnas_lightning.ranking.scores_file import ScoresFile, content_key
 from advnas_lightning.ranking.scoring import Score, Scorer
 from advnas_lightning.ranking.workers import Workers
+from advnas_lightning.space.elastic.ordering import widest_first
+from advnas_lightning.space.elastic.scaling import uniformly_scaled
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.space.search_space import Architecture
@@ -213,8 +215,11 @@ def distribution_of(search: Any) -> Distribution:
         >>> sorted(distribution_of(search).probable(2, None, 0))
         [(0,), (1,)]
     """
+    space, mode = search.space, tuple(search.most_probable_choice())
     rows = _rows(search) if search.has_independent_edges else None
-    return Distribution(search.space, search.log_prob, search.draw_choices, rows, tuple(search.most_probable_choice()))
+    orders = {space.edges.index(edge): order for edge, order in widest_first(search.model).items()}
+    scaled = uniformly_scaled(orders, space.nesting.deciders, mode)
+    return Distribution(space, search.log_prob, search.draw_choices, rows, mode, scaled)
 
 
 def _rows(search: Any) -> list[list[float]]:

@@ -37,6 +37,8 @@ class Distribution:
         draw: Draws a number of choices by a seed.
         rows: The logarithm of p by edge and candidate, where edges are independent; otherwise ``None``.
         mode: The most probable candidate of each edge.
+        scaled: The uniformly scaled architectures, see
+            :func:`~advnas_lightning.space.elastic.scaling.uniformly_scaled`.
 
     Example:
         >>> from torch import nn
@@ -52,6 +54,7 @@ class Distribution:
     draw: Callable[[int, int], list[Choice]]
     rows: Rows | None
     mode: Choice
+    scaled: Sequence[Choice] = ()
 
     @property
     def counts(self) -> list[int]:
@@ -213,6 +216,7 @@ def rank_architectures(
         _add(chosen, found, "drawn" if distribution.rows is None or distribution.is_uniform else "probable")
     named = {kind: canonical(choice) for kind, choice in (named or {}).items()}
     _add(chosen, filter(allows, named.values()), "found")
+    _add(chosen, filter(allows, map(canonical, distribution.scaled)), "scaled")
     if len(chosen) < distribution.space.size:
         drawn = random_choices(
             settings.sample, distribution.counts, allows=allows, canonical=canonical, seed=settings.seed

@@ -36,7 +36,8 @@ class RankedArchitecture:
         log_prob: The logarithm of the probability of its network in the search.
         costs: Its costs by name, as far as they are known.
         known: What is known of it from elsewhere, such as its accuracy in a benchmark.
-        source: Why it is in the ranking: ``"probable"``, ``"drawn"``, ``"sample"``, ``"evolution"`` or ``"found"``.
+        source: Why it is in the ranking: ``"probable"``, ``"drawn"``, ``"found"``, ``"scaled"``, ``"sample"`` or
+            ``"evolution"``.
 
     Example:
         >>> row = RankedArchitecture(1, Genotype({"edge": "skip"}), (0,), 1.5, 0.25, (0.2, 0.3), {}, -0.5)

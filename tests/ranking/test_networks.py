@@ -105,7 +105,7 @@ def test_evolution_and_draws_evaluate_no_network_twice(kind: type, monkeypatch: 
     search, evaluated = made(kind), []
     one_hot = search.one_hot
     monkeypatch.setattr(search, "one_hot", lambda choice: (evaluated.append(tuple(choice)), one_hot(choice))[1])
-    ranking = search.rank(batches(), top=2, sample=3, evolution=Evolution(3, population=4))
+    ranking = search.rank(batches(), top=2, sample=6, evolution=Evolution(3, population=4))
     prints = [fingerprint(search.space, choice, search.model) for choice in evaluated]
     assert len(set(prints)) == len(prints) == len(ranking) > 5
     assert {"evolution", "sample"} <= {row.source for row in ranking}
