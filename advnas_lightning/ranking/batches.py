@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,10 +69,13 @@ def with_validation_batches(
         if dataloader_idx == 0:
             found.append(batch)
 
+    sigterm = signal.getsignal(signal.SIGTERM)
+
     def end() -> None:
         try:
             if found:
-                results.append(use(found))
+                with _sigterm_to(sigterm):
+                    results.append(use(found))
         except KeyboardInterrupt as error:  # the Trainer would end the process
             interrupts.append(error)
 
@@ -120,6 +125,19 @@ def _instead(search: LightningModule, methods: Mapping[str, Callable[..., None]]
         for name in methods:
             vars(search).pop(name, None)
         vars(search).update(own)
+
+
+@contextmanager
+def _sigterm_to(handler: Any) -> Iterator[None]:
+    """Let a handler hear SIGTERM. The Trainer's own one would let the work go on to its end."""
+    if handler is None or threading.current_thread() is not threading.main_thread():  # None: it is not Python's
+        yield
+        return
+    trainers = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, trainers)
 
 
 @contextmanager

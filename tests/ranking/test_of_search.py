@@ -6,6 +6,9 @@ import json
 import math
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -27,6 +30,7 @@ from advnas_lightning.ranking import Evolution, Ranking
 from advnas_lightning.ranking.workers import Workers
 from tests.support.small_search import CLASSES, FEATURES, GENOTYPE, SAME_ENGINE, STRATEGIES, SmallNet
 
+ROOT = Path(__file__).parents[2]
 Batch = tuple[Tensor, Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics of all")
 
@@ -213,6 +217,16 @@ def test_an_error_in_another_process_is_raised_here() -> None:
         list(workers.map([1, 2]))
     with pytest.raises(RuntimeError, match="one of the 2 processes has ended"), Workers(work, jobs=2) as workers:
         list(workers.map([1, 3, 1]))
+
+
+def test_sigterm_ends_a_ranking_at_once() -> None:
+    program = (
+        "import signal; from tests.ranking.test_of_search import batches_of, made\n"
+        "made().rank(batches_of(), on_progress=lambda *_: (print('scored', flush=True), signal.raise_signal(15)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+    assert ended.stdout.splitlines() == ["scored"]
 
 
 def test_scores_are_read_again_but_not_those_of_other_weights_or_batches(tmp_path: Path) -> None:
