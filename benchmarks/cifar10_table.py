@@ -78,6 +78,8 @@ def main() -> None:
     print(row(titles), row(["---"] * len(titles)), sep="\n")
     for path in sorted(options.folder.rglob(SUMMARY)):
         run, summary = RunFolder(path.parent), json.loads(path.read_text())
+        if summary["task"] != "cifar10":
+            continue
         found = {kind: by_epoch(run, kind) for kind in ("argmax", "process_best")}
         later, minutes = found_later(run, table), [summary["seconds"] / 60]
         if (run.path / REFINEMENT).exists():

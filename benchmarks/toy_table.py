@@ -31,17 +31,19 @@ def main() -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     for path in runs:
         summary = json.loads(path.read_text())
+        if summary["task"] != "toy":
+            continue
         with RunFolder(path.parent).metrics.open() as file:
-            rows = [row for row in csv.DictReader(file) if row["test/loss"]][
-                :-1
-            ]  # the last row is that of the final evaluation
+            rows = [row for row in csv.DictReader(file) if row["test/loss"]]
+        rows.pop()  # that of the final evaluation
         curves[summary["strategy"]].append({int(row["step"]): 100 * float(row["test/loss"]) for row in rows})
         right[summary["strategy"]].append(summary["argmax/edges_right"] / summary["edges"])
         seconds[summary["strategy"]].append(summary["seconds"])
     print("| strategy | n | " + " | ".join(map(str, ITERATIONS)) + " | edges right | s per run |")
     print("| --- " * (len(ITERATIONS) + 4) + "|")
     for strategy, losses in curves.items():
-        cells = [f"{median(curve[at] for curve in losses if at in curve):.3f}" for at in ITERATIONS]
+        values = [[curve[at] for curve in losses if at in curve] for at in ITERATIONS]
+        cells = [f"{median(own):.3f}" if own else "" for own in values]
         share = f"{100 * mean(right[strategy]):.0f} %"
         print(f"| {strategy} | {len(losses)} | " + " | ".join(cells) + f" | {share} | {mean(seconds[strategy]):.1f} |")
 
