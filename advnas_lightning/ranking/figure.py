@@ -17,7 +17,7 @@ from advnas_lightning.report.plots import INK, RC_PARAMS, SOFT
 
 __all__ = ["draw_ranking", "front"]
 
-POINT, BEST = "#8FA3B8", "#D55E00"
+POINT, SCALED, BEST = "#8FA3B8", "#AA4499", "#D55E00"
 MARKERS = {"argmax": ("arg max", "s", "#0077BB"), "process_best": ("process-best", "D", "#117733")}
 MOST = 4  # panels
 
@@ -26,7 +26,8 @@ def draw_ranking(ranking: Ranking, folder: Path) -> None:
     """Draw a ranking, and write it as ``ranking.png`` and ``ranking.svg``.
 
     With costs there is a panel for each: the score by the cost, and the front of the architectures of which no other
-    one has a higher score at no higher cost. Without costs it is the loss by the logarithm of the probability.
+    one has a higher score at no higher cost. Without costs it is the loss by the logarithm of the probability. Uniformly
+    scaled architectures have a mark of their own.
 
     Args:
         ranking: The ranking.
@@ -82,6 +83,10 @@ def _draw_cost(axes: Axes, ranking: Ranking, kind: str) -> None:
 def _scatter(axes: Axes, ranking: Ranking, x: Any, y: Any) -> None:
     rows = [row for row in ranking if math.isfinite(y(row)) and math.isfinite(x(row))]
     axes.scatter(list(map(x, rows)), list(map(y, rows)), s=14, color=POINT, linewidths=0, alpha=0.75, zorder=1)
+    scaled = [row for row in rows if row.source == "scaled"]
+    if scaled:
+        axes.scatter(list(map(x, scaled)), list(map(y, scaled)), s=26, marker="^", facecolors="none", edgecolors=SCALED,
+                     linewidths=1.2, zorder=3, label="uniformly scaled")  # fmt: skip
     by_choice = {row.choice: row for row in rows}
     marked: list[tuple[RankedArchitecture | None, tuple[str, str, str]]] = [
         (by_choice.get(ranking.named[kind]), style) for kind, style in MARKERS.items() if kind in ranking.named

@@ -176,11 +176,13 @@ class Ranking(Sequence[RankedArchitecture]):
         """The rows as texts, the titles first.
 
         Args:
-            most: The largest number of rows. What the search itself has found follows if it is not among them.
+            most: The largest number of rows. What the search itself has found follows if it is not among them, and so
+                does the best uniformly scaled architecture.
             also: The ranks of other rows that follow.
         """
         named = {choice: kind.replace("_", "-") for kind, choice in reversed(list(self.named.items()))}
-        shown = list(self.rows[:most]) + [row for row in self.rows[most:] if row.choice in named or row.rank in also]
+        ranks = {*also, *[row.rank for row in self.rows if row.source == "scaled"][:1]}
+        shown = list(self.rows[:most]) + [row for row in self.rows[most:] if row.choice in named or row.rank in ranks]
         reference = self.named.get("argmax", self.rows[0].choice if self.rows else ())
         names = {
             part: list(dict.fromkeys(name for row in self.rows for name in getattr(row, part)))
@@ -197,9 +199,9 @@ class Ranking(Sequence[RankedArchitecture]):
         return lines
 
     def _words(self, row: RankedArchitecture, named: Mapping[Choice, str], reference: Choice) -> str:
-        """How an architecture differs from the arg max, or that it is what the search has found."""
-        if row.choice in named:
-            return named[row.choice]
+        """How an architecture differs from the arg max; or what it is, if the search has found it or it is scaled."""
+        if row.choice in named or row.source == "scaled":
+            return named.get(row.choice, "uniformly scaled")
         edges = zip(row.genotype.items(), row.choice, reference, strict=True)
         text = ", ".join(plain(f"{edge}: {name}") for (edge, name), index, other in edges if index != other)
         return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"

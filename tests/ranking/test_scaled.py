@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -58,6 +59,16 @@ def test_the_best_uniformly_scaled_network_is_found_where_draws_miss_it() -> Non
     widths = {choice[1:] if choice[0] == "6" else choice[1 : 1 + DEPTHS[0]] for choice in scaled}
     assert {(str(size),) * LAYERS for size in SIZES} <= widths
     assert {(str(size),) * DEPTHS[0] for size in SIZES} <= widths
+
+
+def test_the_table_shows_the_best_of_them() -> None:
+    ranking = search().rank(batches(), top=5, sample=5)
+    assert ranking.table()[1][-1] == "uniformly scaled"
+    worse = [row for row in ranking if row.source == "scaled"][1:]
+    without = replace(ranking, rows=[row for row in ranking if row.source != "scaled"] + worse)
+    last = {line[-1]: line[0] for line in without.table(0)[1:]}
+    assert last.keys() == {"argmax", "uniformly scaled"}
+    assert last["uniformly scaled"] == str(worse[0].rank)
 
 
 def test_they_are_within_the_budgets() -> None:
