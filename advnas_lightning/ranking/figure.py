@@ -26,8 +26,8 @@ def draw_ranking(ranking: Ranking, folder: Path) -> None:
     """Draw a ranking, and write it as ``ranking.png`` and ``ranking.svg``.
 
     With costs there is a panel for each: the score by the cost, and the front of the architectures of which no other
-    one has a higher score at no higher cost. Without costs it is the loss by the logarithm of the probability. Uniformly
-    scaled architectures have a mark of their own.
+    one has a higher score at no higher cost. Without costs it is the loss by the logarithm of the probability.
+    Uniformly scaled architectures have a mark of their own.
 
     Args:
         ranking: The ranking.
