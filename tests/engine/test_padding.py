@@ -99,6 +99,17 @@ def test_dropout_inside_of_layers_hides_nothing() -> None:
     assert (first.gru.dropout, first.attention.dropout) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("name", PADS)
+def test_sizes_may_be_in_any_order(name: str) -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        elastic(nn.Linear(4, 8), out_features=[8, 2], name="first"),  # as many candidates as any edge has
+        nn.ReLU(),
+        elastic(nn.Linear(8, 1), in_features=[8, 2], name="first"),
+    )
+    fit(PADS[name], net)
+
+
 def test_a_strategy_that_pads_nothing_takes_all_layers() -> None:
     fit(AdvantageNAS, network(nn.Sigmoid()))
 
