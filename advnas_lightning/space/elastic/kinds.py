@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -94,12 +95,34 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
             f"a {name} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
             " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
         )
-    for axis in axes.values():
+    refuse_computed(f"a {name}", module, axes.values())
+    return axes
+
+
+def refuse_computed(owner: str, module: nn.Module, axes: Iterable[Axis]) -> None:
+    """Refuse a module that computes what a smaller size would take a slice of: the slice would be overwritten.
+
+    Args:
+        owner: The module, for the message.
+        module: The module.
+        axes: Its sizes.
+
+    Raises:
+        ValueError: It computes a weight.
+
+    Example:
+        >>> linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
+        >>> refuse_computed("a Linear", linear, [Axis()])
+        Traceback (most recent call last):
+            ...
+        ValueError: a Linear with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before
+    """
+    for axis in axes:
         for each, change in axis.change(module, axis.full(module)).of(module):
             held = {*dict(each.named_parameters(recurse=False)), *dict(each.named_buffers(recurse=False))}
             computed = [tensor for tensor in change.views if getattr(each, tensor) is not None and tensor not in held]
-            if is_parametrized(each) or computed:
+            if computed or (change.views and is_parametrized(each)):
                 raise ValueError(
-                    f"a {name} with a computed weight, as of weight_norm, cannot be elastic: remove that before"
+                    f"{owner} with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that"
+                    " before"
                 )
-    return axes

@@ -76,7 +76,7 @@ def linear(**options: Any) -> Any:
         ),
         (
             lambda: elastic(WEIGHT_NORM(nn.Linear(4, 8)), name="a", out_features=[1]),
-            "with a computed weight, as of weight_norm, cannot be elastic",
+            "with a computed weight, as of weight_norm or pruning, cannot be elastic",
         ),
         (
             lambda: elastic(nn.Conv2d(8, 8, 3, groups=8), name="a", in_channels=[1]),
@@ -117,6 +117,17 @@ def test_what_cannot_be_elastic(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("compute", [WEIGHT_NORM, lambda conv: nn.utils.prune.l1_unstructured(conv, "weight", 0.5)])
+def test_a_weight_that_is_computed_later_is_refused_too(compute: Any) -> None:
+    net = nn.Sequential(elastic(nn.Conv2d(3, 8, 5, padding=2), kernel_size=[1, 5], name="kernel"))
+    compute(net[0].widest)  # as in a loop over all convolutions of the network
+    message = "'0', a .*Conv2d with a computed weight, as of weight_norm or pruning, cannot be elastic"
+    with pytest.raises(ValueError, match=message):
+        SearchSpace(net)
+    with pytest.raises(ValueError, match=message):
+        Genotype({"kernel": "1"}).apply(net)
 
 
 class OverChannels(NormalizedShape):

@@ -162,7 +162,9 @@ def test_gates_of_a_size_inside_another_have_the_gradients_of_finite_differences
 def test_a_part_that_computes_its_weight_is_refused() -> None:
     module = filled()
     torch.nn.utils.parametrizations.weight_norm(module.qkv)
-    with pytest.raises(ValueError, match="a Fused with a computed weight, as of weight_norm, cannot be elastic"):
+    with pytest.raises(
+        ValueError, match="a Fused with a computed weight, as of weight_norm or pruning, cannot be elastic"
+    ):
         elastic(module, num_heads=HEADS, name="heads")
 
 
