@@ -118,8 +118,8 @@ class PartOfChoice:
         >>> part.weight * torch.ones(4)
         Traceback (most recent call last):
             ...
-        ValueError: a part of a candidate of edge 'edge' is used past the choice: make a choice of the module that \
-uses it, or leave out MixedOps in a loop over all modules
+        ValueError: a part of a candidate of edge 'edge' is used past the choice: call the edge itself, make a \
+choice of the module that uses it, or leave out MixedOps in a loop over all modules
     """
 
     __slots__ = ("_edge", "_values")
@@ -160,6 +160,6 @@ uses it, or leave out MixedOps in a loop over all modules
     def misuse(self) -> ValueError:
         """The error of a use that would bypass the choice."""
         return ValueError(
-            f"a part of a candidate of edge {self._edge!r} is used past the choice: make a choice of the module that"
-            " uses it, or leave out MixedOps in a loop over all modules"
+            f"a part of a candidate of edge {self._edge!r} is used past the choice: call the edge itself, make a choice"
+            " of the module that uses it, or leave out MixedOps in a loop over all modules"
         )

@@ -56,6 +56,11 @@ class Slice(nn.Module):
         with self.narrowed():
             return getattr(self.module, name)
 
+    def __getitem__(self, key: Any) -> Any:
+        """What the module has at a place with this size, such as a layer of a stack."""
+        with self.narrowed():
+            return self.module[key]  # type: ignore[index]
+
     def narrowed(self) -> AbstractContextManager[tuple[nn.Module, ...]]:
         """A context in which the module has this size; it gives the modules inside that are smaller too."""
         return with_size(innermost(self.module), self.axis, self.size)

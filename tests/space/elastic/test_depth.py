@@ -154,3 +154,24 @@ def test_a_search_finds_a_depth(name: str, make_search: Make, make_loaders: Make
 def test_what_is_no_stack(make: Make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("layers", [lambda stack: stack, lambda stack: stack[:2], lambda stack: [stack[0]]])
+def test_a_loop_over_the_layers_is_refused(layers: Make) -> None:
+    class Loops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = Depth([nn.Linear(4, 4) for _ in range(3)], [2, 3], name="depth")
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in layers(self.blocks):
+                x = block(x)
+            return x
+
+    space, x = SearchSpace(net := Loops()), torch.ones(1, 4)
+    with (
+        space.bind(space.one_hot([0])),
+        pytest.raises(ValueError, match="edge 'depth' is used past the choice: call the edge itself"),
+    ):
+        net(x)
+    assert net.blocks[1].out_features == 4  # plain values of a layer can be read
