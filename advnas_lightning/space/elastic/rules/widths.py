@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from advnas_lightning.space.elastic.edge import Elastic
+from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.making import check_sizes, elastic
 from advnas_lightning.space.elastic.rules.descriptions import Member
 from advnas_lightning.space.elastic.rules.importance import (
@@ -335,9 +335,11 @@ def _nowhere(kind: str, blocks: Sequence[nn.Module]) -> str:
     seen = list(dict.fromkeys(type(block).__name__ for block in around or inner))
     examples = {DEPTH: 'Stack("layers")', "heads": "Heads()"}
     example = examples.get(kind, f'Width("{kind}", gives=["up"], reads=["down"])')
+    is_elastic = any(isinstance(module, Elastic | Follower) for module in model.modules())
+    left = "; what is elastic already or lies in an elastic depth stays as it is, so give all its sizes in one call"
     return (
         f"{kind} is known of no block of this {type(model).__name__}, which has {_some(seen) or 'none'}: describe one,"
-        f" as in widths({kind}=…, blocks={{{[*seen, 'MyBlock'][0]}: {example}}})"
+        f" as in widths({kind}=…, blocks={{{[*seen, 'MyBlock'][0]}: {example}}}){left if is_elastic else ''}"
     )
 
 

@@ -197,8 +197,12 @@ def test_edges_that_cannot_be_shared_are_refused() -> None:
         make_searchable(net, widths(channels=HALF))
     net = nn.Sequential(BasicBlock(8, 8))
     make_searchable(net, widths(channels=HALF))
-    with one_line("channels is known of no block of this Sequential"):
-        make_searchable(net, widths(channels=HALF))  # it is elastic already
+    with one_line("channels is known of no block of this Sequential", "what is elastic already or lies in an elastic"):
+        make_searchable(net, widths(channels=HALF))
+    net = nn.Sequential(vit())
+    make_searchable(net, widths(depth=[1, 3]))
+    with one_line("ffn is known of no block", "lies in an elastic depth stays as it is, so give all its sizes in one"):
+        make_searchable(net, widths(ffn=HALF))
 
 
 def test_a_side_of_two_widths_is_refused() -> None:
