@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 Meter = Callable[..., float]
@@ -70,18 +71,25 @@ def latency(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
 def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     """The MiB of the tensors that one call keeps for the backward pass.
 
-    Each storage is counted once, and parameters are not counted.
+    Each storage is counted once. Parameters and buffers are not counted, and neither are the slices of them that a
+    smaller size computes with, since what is found has these as its own.
 
     Example:
         >>> memory(nn.Tanh(), torch.zeros(2**18))  # keeps its output, in single precision
         1.0
     """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    own: dict[int, Tensor] = {}  # by their places in memory, which stay taken, as the tensors live on
     kept: dict[int, int] = {}
+
+    def note(part: nn.Module, inputs: Any = None) -> None:
+        names = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+        for name, _ in names:
+            tensor = getattr(part, name)  # while a module has a smaller size, a slice, which may be a copy
+            own[tensor.untyped_storage().data_ptr()] = tensor
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -89,9 +97,15 @@ def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
         floating = isinstance(value, Tensor) and value.is_floating_point()
         return value.detach().requires_grad_() if floating else value
 
-    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = module(*map(with_graph, inputs), **{name: with_graph(value) for name, value in kwargs.items()})
-        del output
+    for part in module.modules():
+        note(part)
+    handle = register_module_forward_pre_hook(note)
+    try:
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = module(*map(with_graph, inputs), **{name: with_graph(value) for name, value in kwargs.items()})
+            del output
+    finally:
+        handle.remove()
     return sum(kept.values()) / 2**20
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from advnas_lightning import ArchitectureCost, Depth, MixedOp, elastic
 from advnas_lightning.cost import measure_costs
+from advnas_lightning.cost.measuring import measure_whole
 from advnas_lightning.cost.meters import count_macs, count_parameters
+from advnas_lightning.objectives import Classification
 from tests.support.elastic_net import ElasticNet
 from tests.support.small_search import CLASSES, FEATURES
 
@@ -98,6 +100,29 @@ def test_a_tied_parameter_counts_once(make_search: Make) -> None:
     found: Any = search.space.genotype((0,)).apply(search.model)
     assert found.head.weight is found.embedding.weight
     assert count_parameters(found) == 10
+
+
+class Recurrent(nn.Module):
+    """The slices of its weights are copies, and a backward pass needs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = elastic(nn.GRU(FEATURES, 8, num_layers=2), hidden_size=[2, 8], name="hidden")
+        self.head = elastic(nn.Linear(8, CLASSES), in_features=[2, 8], name="hidden")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(x)[0])
+
+
+@pytest.mark.parametrize("net", [Recurrent, Chain])
+def test_memory_is_that_of_the_found_networks(net: Any, make_search: Make) -> None:
+    search = make_search("advantage", net())
+    batch = torch.zeros(6, FEATURES), torch.zeros(6, dtype=torch.long)
+    table = measure_costs(["memory"], search.model, search.evaluator, batch)["memory"]
+    for choice in every(search):
+        found = search.space.genotype(choice).apply(search.model)
+        run = partial(Classification(CLASSES), found, batch)
+        assert table.of(choice) == pytest.approx(measure_whole("memory", found, run), rel=1e-12), choice
 
 
 @pytest.mark.parametrize("kind", list(MEASURED))
