@@ -19,7 +19,7 @@ from advnas_lightning.engine.adapter import Adapter
 from advnas_lightning.engine.calibration import Calibration
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.environment import Ranks, single_precision
-from advnas_lightning.engine.lightning_private import attached_trainer, wrap_train_loaders
+from advnas_lightning.engine.lightning_private import attached_trainer, log_on, wrap_train_loaders
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
@@ -177,7 +177,7 @@ class SearchHooks(ArchitecturePolicy):
         self.means.add(name, loss, size)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and self.clock.batch_idx % every == 0:
-            self.log(name, loss.cpu(), prog_bar=True, logger=False)  # Lightning reads it at every batch from now on
+            log_on(self, name, loss.cpu(), prog_bar=True, logger=False)  # Lightning reads it at each batch from now on
 
     # -- Lightning -----------------------------------------------------------------------------------------------------
 

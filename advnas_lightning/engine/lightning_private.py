@@ -190,6 +190,16 @@ def logs_as(module: LightningModule, search: LightningModule) -> Iterator[None]:
         module._metric_attributes = None  # found by identity, which a copy of the module has not
 
 
+def log_on(search: LightningModule, name: str, value: Any, **options: Any) -> None:
+    """Log in a training step after its backward pass, without losing what it has logged before.
+
+    In the first batch of an epoch Lightning drops what a hook has logged, once the hook logs again and another hook has
+    logged in between. A hook such as ``on_before_optimizer_step`` is such a one where the step itself optimizes.
+    """
+    search.trainer._logger_connector._current_fx = "training_step"
+    search.log(name, value, **options)
+
+
 def collect_logs(trainer: Trainer, *, within_epoch: bool) -> dict[str, Any]:
     """What was logged so far, in what ``torch.load(weights_only=True)`` reads. Lightning keeps it in no checkpoint.
 

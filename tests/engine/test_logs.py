@@ -29,6 +29,9 @@ class Talkative(Classifier):
         self.log("best", loss, on_step=False, on_epoch=True, reduce_fx="min")
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.log("gradient", self.net[0].weight.grad.norm())
+
     def on_train_batch_end(self, *_: Any) -> None:
         self.log("after", 1.0)
 
