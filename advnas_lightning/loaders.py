@@ -84,9 +84,10 @@ class SearchLoader(CombinedLoader):
                 f'a search trains on {{"weights": loader, "architecture": loader}}, not on {given}: name them so'
             )
         for key, loader in loaders.items():
-            if isinstance(loader, list | tuple | dict):  # Lightning takes it for a collection
+            if isinstance(loader, list | tuple | dict | CombinedLoader):  # Lightning takes it for a collection
                 raise MisconfigurationException(
-                    f"the {key} loader is a {type(loader).__name__}: give one DataLoader, or another single iterable"
+                    f"the {key} loader is a {type(loader).__name__}: give one DataLoader, or one iterable that joins"
+                    " the batches of several"
                 )
         super().__init__(loaders, "min_size")
         self.alternate = alternate

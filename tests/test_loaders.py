@@ -144,6 +144,10 @@ def test_wrap_takes_what_a_train_dataloader_may_return() -> None:
         ({"weights": ["a"]}, "weights loader is a list"),
         ({"weights": "a", "architecture": ("x", "y")}, "architecture loader is a tuple"),
         ({"weights": {"nested": "a"}}, "weights loader is a dict"),
+        (
+            {"weights": CombinedLoader({"labelled": "a", "unlabelled": "b"})},
+            "a CombinedLoader: .* joins",
+        ),
     ],
 )
 def test_anything_but_two_loaders_by_name_is_refused(loaders: Any, named: str) -> None:
