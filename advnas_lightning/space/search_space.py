@@ -85,7 +85,10 @@ class SearchSpace:
             op.edge_state = known.edge_state
         follow(model, first)
         if not first:
-            raise ValueError(f"{type(model).__name__} contains no MixedOp: wrap a choice in MixedOp(name, candidates)")
+            raise ValueError(
+                f"{type(model).__name__} contains no MixedOp: wrap a choice in MixedOp(name, candidates), before the"
+                " strategy gets the model, and so not in setup or configure_model"
+            )
         self.edges: tuple[str, ...] = tuple(first)
         self.candidates: tuple[tuple[str, ...], ...] = tuple(op.names for op in first.values())
         width = max(map(len, self.candidates))

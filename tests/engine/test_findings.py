@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
@@ -100,3 +100,30 @@ def test_which_overrides_the_strategys_own_selection(make_search: Make, make_loa
 def test_a_model_without_edges_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear contains no MixedOp"):
         AdvantageNAS(nn.Linear(1, 1), architecture_optimizer=Adam)
+
+
+class Late(LightningModule):
+    """Makes a choice, or its first one, after the strategy has been made."""
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 2), first)
+
+    def setup(self, stage: str) -> None:
+        self.net.append(MixedOp("late", {"relu": nn.ReLU(), "tanh": nn.Tanh()}))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.net(batch).sum()
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters())
+
+
+def test_a_choice_that_is_made_too_late_is_told(fit: Fit) -> None:
+    with pytest.raises(ValueError, match=r"Late contains no MixedOp.* not in setup or configure_model"):
+        AdvantageNAS(Late(nn.Identity()), architecture_optimizer=Adam)
+    search = AdvantageNAS(Late(MixedOp("edge", {"one": nn.ReLU(), "two": nn.Tanh()})), architecture_optimizer=Adam)
+    with pytest.raises(
+        RuntimeError, match=r"'late' has no architecture.* after the strategy, as in a copy or in setup"
+    ):
+        fit(search, {"weights": torch.ones(2, 1, 2), "architecture": torch.ones(2, 1, 2)})
