@@ -276,7 +276,11 @@ class Adapter:
         with self.in_hook():
             self.module.on_before_optimizer_step(optimizer)
             if is_overridden("configure_gradient_clipping", self.module):
-                self.module.configure_gradient_clipping(optimizer, optimization.clip, optimization.clip_algorithm)
+                clip = optimization.clip
+                algorithm = None if clip is None else optimization.clip_algorithm
+                self.module.configure_gradient_clipping(
+                    optimizer, gradient_clip_val=clip, gradient_clip_algorithm=algorithm
+                )
                 return
         optimization.clip_gradients(optimizer)
 

@@ -409,3 +409,24 @@ def test_what_cannot_be_taken_over_is_refused(kind: Callable[..., Classifier], s
     with pytest.raises(Exception, match=says) as caught:
         fit(search_of(kind()), {"weights": loader(), "architecture": loader(5)}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+class Clipping(Classifier):
+    """Clips by a method of its own, which Lightning calls with names."""
+
+    def configure_gradient_clipping(self, optimizer: Any, **options: Any) -> None:
+        self.called.append(dict(options))
+        options |= {"gradient_clip_val": 1e-2, "gradient_clip_algorithm": "norm"}
+        self.clip_gradients(optimizer, **options)
+
+
+def test_a_module_clips_by_its_own_method(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    search = Fixed(Clipping(), genotype=GENOTYPE)
+    torch.manual_seed(1)
+    alone = Genotype(GENOTYPE).apply(Clipping())
+    for module, folder in ((search, "search"), (alone, "alone")):
+        fit(module, loader(), tmp_path / folder)
+    assert search.model.called == alone.called
+    ours, theirs = search.derive().state_dict(), alone.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
