@@ -105,8 +105,9 @@ class Adapter:
         name = type(module).__name__
         if not module.automatic_optimization:
             raise MisconfigurationException(
-                f"{name} optimizes by hand (automatic_optimization=False), so a search does not know what its weight"
-                " step is: override weight_step(batch) in a subclass of the strategy, and give it weight_optimizer=…"
+                f"{name} optimizes by hand (automatic_optimization=False), so a search does not know what its"
+                " steps are: override loss(batch), and weight_step(batch) where that is more than a step on this loss,"
+                " in a subclass of the strategy, and give it weight_optimizer=…"
             )
         if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
             raise MisconfigurationException(

@@ -400,7 +400,7 @@ class NoOptimizer(Classifier):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        (ByHand, r"ByHand optimizes by hand .*override weight_step\(batch\)"),
+        (ByHand, r"ByHand optimizes by hand .*override loss\(batch\), and weight_step\(batch\) .*weight_optimizer="),
         (Several, r"gives 2 optimizers.*override weight_step\(batch\)"),
         (NoOptimizer, "NoOptimizer.configure_optimizers gives no optimizer"),
     ],
@@ -409,6 +409,20 @@ def test_what_cannot_be_taken_over_is_refused(kind: Callable[..., Classifier], s
     with pytest.raises(Exception, match=says) as caught:
         fit(search_of(kind()), {"weights": loader(), "architecture": loader(5)}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_message_says_of_a_module_that_optimizes_by_hand(tmp_path: Path) -> None:
+    class Search(AdvantageNAS):
+        def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return F.cross_entropy(self.model(batch[0]), batch[1])
+
+        def weight_step(self, batch: tuple[Tensor, Tensor]) -> None:
+            super().weight_step(batch)
+            super().weight_step(batch)
+
+    search = search_of(ByHand(), Search, weight_optimizer=partial(Adam, lr=0.01))
+    fit(search, {"weights": loader(), "architecture": loader(5)}, tmp_path)
+    assert (search.weight_steps, search.architecture_steps) == (18, 9)
 
 
 class Clipping(Classifier):
