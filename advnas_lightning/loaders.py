@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from lightning.fabric.utilities.data import sized_len
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader
-from torch import Tensor
 
 from advnas_lightning import rng
+from advnas_lightning.loader_pass import Keeper, LoaderPass, generator_states, set_generator_states
+from advnas_lightning.own_data import seen
 
 KEYS = ("weights", "architecture")
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-
-
-class Keeper(Protocol):
-    """Keeps the newest batches of an epoch.
-
-    Attributes:
-        size: How many of them.
-
-    Example:
-        >>> from torch import nn
-        >>> from advnas_lightning import Fixed, MixedOp
-        >>> edge = MixedOp("edge", {"relu": nn.ReLU(), "tanh": nn.Tanh()})
-        >>> keeper: Keeper = Fixed(edge, genotype={"edge": "relu"}).calibration
-        >>> keeper.size
-        0
-    """
-
-    size: int
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it keeps any."""
-
-    def begin_epoch(self) -> None:
-        """Drop those of the epoch before."""
-
-    def keep(self, batch: Any) -> None:
-        """Take a batch as the loader has given it."""
 
 
 class SearchLoader(CombinedLoader):
@@ -98,7 +68,7 @@ class SearchLoader(CombinedLoader):
         self.keeper: Keeper | None = None  # gets the batches of the loader that an epoch is one pass over
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
-        self._passes: dict[str, _Pass] = {}
+        self._passes: dict[str, LoaderPass] = {}
         self._last: dict[str, Any] | None = None  # where the last pass has ended that the keeper has batches of
         self._before_fetch: dict[str, Any] | None = None  # is set only where Lightning fetches ahead
         self._place: dict[str, Any] | None = None  # the place that the next batch continues from
@@ -125,18 +95,18 @@ class SearchLoader(CombinedLoader):
             MisconfigurationException: One kind of step has no batches.
         """
         asked = 'train on {"weights": loader, "architecture": loader}'
-        if architecture and not (self.alternate or "architecture" in self.iterables):
+        if architecture and not (self.alternate or "architecture" in self._loaders):
             raise MisconfigurationException(f"{strategy} has no batches for its architecture steps: {asked}")
-        if "weights" in self.iterables and sized_len(self.iterables["weights"]) == 0:
+        if "weights" in self._loaders and sized_len(self._loaders["weights"]) == 0:
             raise MisconfigurationException("the weights loader is empty: an epoch is one pass over it")
-        if "weights" not in self.iterables and weights:
+        if "weights" not in self._loaders and weights:
             raise MisconfigurationException(f"{strategy} has no batches for its weight steps: {asked}")
 
     def architecture_steps(self, batches: int) -> int:
         """The number of architecture steps in the first ``batches`` batches of an epoch."""
         if self.alternate:
             return batches // 2
-        return batches if "architecture" in self.iterables else 0
+        return batches if "architecture" in self._loaders else 0
 
     @property
     def fetches_ahead(self) -> bool:
@@ -151,7 +121,7 @@ class SearchLoader(CombinedLoader):
         """
         has_begun = self._index == 0 and bool(self._passes)  # as at the start of a training, before the first batch
         return {
-            "generators": {key: _states(loader) for key, loader in self.iterables.items()},
+            "generators": {key: generator_states(loader) for key, loader in self._loaders.items()},
             "running": self._running(used or 0) if has_begun or used is not None else None,
             "last": self._end_of_pass() if used is None else None,
         }
@@ -162,18 +132,18 @@ class SearchLoader(CombinedLoader):
         The batches before that place are loaded once more and dropped. This is not done for loaders that keep their own
         place (by ``state_dict`` and ``load_state_dict``, as torchdata's do): Lightning restores those.
         """
-        for key, loader in self.iterables.items():
-            _set_states(loader, place["generators"].get(key, []))
+        for key, loader in self._loaders.items():
+            set_generator_states(loader, place["generators"].get(key, []))
         self._place, self._goes_on, self._last = place["running"], True, place.get("last")
 
     def load_last(self) -> None:
         """Load the batches of the last epoch once more, for the keeper: after a search has gone on behind it."""
-        keeper, place, loader = self._keeper_of(self._leader), self._last, self.iterables[self._leader]
+        keeper, place, loader = self._keeper_of(self._leader), self._last, self._loaders[self._leader]
         if keeper is not None and place is not None:
-            states = _states(loader)
+            states = generator_states(loader)
             with rng.kept():
-                _Pass.again(loader, place, f"the {self._leader} loader", keeper)
-            _set_states(loader, states)
+                LoaderPass.again(loader, place, f"the {self._leader} loader", keeper)
+            set_generator_states(loader, states)
 
     def _end_of_pass(self) -> dict[str, Any] | None:
         if self._leader in self._passes and self._keeper_of(self._leader) is not None:
@@ -191,7 +161,7 @@ class SearchLoader(CombinedLoader):
         self._epoch = self._alternate() if self.alternate else self._pair()
         self._index = 0 if self._place is None else self._place["index"]
         self._passes = {}
-        if "weights" in self.iterables and not self._goes_on:
+        if "weights" in self._loaders and not self._goes_on:
             self._pass("weights")  # it draws a number now, before what runs at the start of a training draws any
         return self
 
@@ -222,7 +192,7 @@ class SearchLoader(CombinedLoader):
         for key, pass_place in place["passes"].items():
             with rng.kept():
                 keeper = self._keeper_of(key)
-                self._passes[key] = _Pass.again(self.iterables[key], pass_place, f"the {key} loader", keeper)
+                self._passes[key] = LoaderPass.again(self._loaders[key], pass_place, f"the {key} loader", keeper)
         if place["rng"] is None:
             return self._next_one()
         with rng.kept():  # this batch was fetched before the state that training continues with was recorded
@@ -239,6 +209,16 @@ class SearchLoader(CombinedLoader):
             " epoch a search goes on with the data that it had"
         )
 
+    @property
+    def iterables(self) -> Any:
+        """What ``Trainer.train_dataloader`` gives: the loader of each kind of step, or what a module sees of them."""
+        return seen(self._loaders)
+
+    @property
+    def _loaders(self) -> dict[str, Any]:
+        loaders: dict[str, Any] = super().iterables
+        return loaders
+
     def __len__(self) -> int:
         length = self._length()
         if length == float("inf"):
@@ -248,15 +228,15 @@ class SearchLoader(CombinedLoader):
     @property
     def _leader(self) -> str:
         """The loader that an epoch is one pass over."""
-        return "weights" if "weights" in self.iterables else "architecture"
+        return "weights" if "weights" in self._loaders else "architecture"
 
     def _keeper_of(self, key: str) -> Keeper | None:
         return self.keeper if key == self._leader and self.keeper is not None and self.keeper.is_on else None
 
     def _length(self) -> float:
-        length = sized_len(self.iterables[self._leader])
+        length = sized_len(self._loaders[self._leader])
         # Lightning sets the limits, in the order of the loaders.
-        limit = self.limits[list(self.iterables).index(self._leader)] if self.limits else float("inf")
+        limit = self.limits[list(self._loaders).index(self._leader)] if self.limits else float("inf")
         return min(float("inf") if length is None else length, limit)
 
     def reset(self) -> None:
@@ -266,22 +246,22 @@ class SearchLoader(CombinedLoader):
         self._passes = {}
         super().reset()
 
-    def _pass(self, key: str) -> _Pass:
+    def _pass(self, key: str) -> LoaderPass:
         """The running pass over a loader; if there is none, a new one."""
         if key not in self._passes:
             seed = rng.mixed(self.seed(), self._index) if key == "architecture" else None
-            self._passes[key] = _Pass(self.iterables[key], seed, self._keeper_of(key))
+            self._passes[key] = LoaderPass(self._loaders[key], seed, self._keeper_of(key))
         return self._passes[key]
 
     def _pair(self) -> Iterator[dict[str, Any]]:
         architecture = self._cycle()
-        if "weights" not in self.iterables:
+        if "weights" not in self._loaders:
             while True:
                 yield {"architecture": next(architecture)} if self.searching() else {}
         running = self._pass("weights")
         for batch in running:
             pair = {"weights": batch}
-            if "architecture" in self.iterables and self.searching():
+            if "architecture" in self._loaders and self.searching():
                 pair["architecture"] = next(architecture)
             yield pair
         if not running.taken:
@@ -302,71 +282,6 @@ class SearchLoader(CombinedLoader):
             yield {"architecture" if self._index % 2 and self.searching() else "weights": batch}
 
 
-class _Pass:
-    """One pass over a loader, which can be repeated up to any of its batches.
-
-    Args:
-        loader: The loader.
-        seed: The seed of the random numbers that the pass draws. Without one it draws from the global generators, as
-            Lightning's own training does.
-        keeper: Gets each batch. The newest ones can then be loaded again with all random numbers in them.
-    """
-
-    def __init__(self, loader: Iterable[Any], seed: int | None = None, keeper: Keeper | None = None) -> None:
-        self.start: dict[str, Any] = {"rng": rng.collect()} if seed is None else {"seed": seed}
-        self.start["generators"] = _states(loader)
-        self.taken = 0
-        self._loader, self._seed, self._keeper = loader, seed, keeper
-        draws = keeper is not None and seed is None and not getattr(loader, "num_workers", 0)
-        self._states: deque[dict[str, Any]] = deque(maxlen=keeper.size if keeper is not None and draws else 0)
-        with self._own_numbers(0):
-            self._batches = iter(loader)
-
-    def _own_numbers(self, moment: int) -> AbstractContextManager[None]:
-        return nullcontext() if self._seed is None else rng.seeded(rng.mixed(self._seed, moment))
-
-    def __iter__(self) -> _Pass:
-        return self
-
-    def __next__(self) -> Any:
-        if self._states.maxlen:
-            self._states.append(rng.collect())
-        with self._own_numbers(self.taken + 1):
-            batch = next(self._batches)
-        if self._keeper is not None:
-            self._keeper.keep(batch)
-        self.taken += 1
-        return batch
-
-    def place(self) -> dict[str, Any]:
-        """What :meth:`again` needs to repeat this pass up to the current batch."""
-        return {**self.start, "taken": self.taken, "states": list(self._states)}
-
-    @classmethod
-    def again(cls, loader: Iterable[Any], place: dict[str, Any], name: str, keeper: Keeper | None = None) -> _Pass:
-        """A new pass over the loader, moved to the place of an earlier one.
-
-        Raises:
-            ValueError: The loader has fewer batches than were taken.
-        """
-        if "rng" in place:
-            rng.restore(place["rng"])
-        _set_states(loader, place["generators"])
-        running, states = cls(loader, place.get("seed"), keeper), place.get("states", [])
-        if hasattr(loader, "load_state_dict"):
-            running.taken = place["taken"]
-        while running.taken < place["taken"]:
-            left = place["taken"] - running.taken
-            if left <= len(states):
-                rng.restore(states[-left])
-            if next(running, running) is running:
-                raise ValueError(
-                    f"{name} ends after {running.taken} batches, and the checkpoint was saved after {place['taken']}"
-                    " of them: within an epoch a search goes on with the data that it had"
-                )
-        return running
-
-
 def _sizes(loaders: dict[str, Iterable[Any]]) -> dict[str, Any]:
     """What a loader is known to give, by its role and the kind of size."""
     sizes: dict[str, Any] = {}
@@ -378,20 +293,3 @@ def _sizes(loaders: dict[str, Iterable[Any]]) -> dict[str, Any]:
         sizes[f"{role}.batch_size"] = batch_size if isinstance(batch_size, int) else None
         sizes[f"{role}.examples"] = sized_len(getattr(loader, "dataset", None))
     return sizes
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The random number generators that were given to a DataLoader or to its samplers."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = (getattr(owner, "generator", None) for owner in owners)
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
-
-
-def _states(loader: Any) -> list[Tensor]:
-    return [generator.get_state() for generator in _generators(loader)]
-
-
-def _set_states(loader: Any, states: list[Tensor]) -> None:
-    for generator, state in zip(_generators(loader), states, strict=False):  # another loader may have fewer of them
-        generator.set_state(state.cpu())

@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.other_lightning import refuse_other_package
+from advnas_lightning.own_data import seen
 from advnas_lightning.validate import check_seed
 
 INSTEAD = 'use architecture="val", or train on {"weights": loader, "architecture": loader}'
@@ -116,11 +117,11 @@ class _SearchData(LightningDataModule):
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _SearchData, self._stands_for
 
-    def train_dataloader(self) -> dict[str, Any]:
-        """The training loader of each kind of step."""
+    def train_dataloader(self) -> Any:
+        """The training loader of each kind of step; or what a search's module sees of them."""
         data, architecture, seed = self._stands_for
         val = data.val_dataloader() if architecture == "val" and is_overridden("val_dataloader", data) else None
-        return _both(data.train_dataloader(), val, architecture, seed)
+        return seen(_both(data.train_dataloader(), val, architecture, seed))
 
 
 def _call_hook(data: LightningDataModule, name: str, batch: Any, *arguments: Any) -> Any:

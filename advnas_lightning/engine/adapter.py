@@ -23,6 +23,7 @@ from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.objectives import Outcome
+from advnas_lightning.own_data import own_data
 
 MODEL = "model."  # before the names of the module's state in that of the search
 STEPS = ("validation_step", "test_step", "predict_step")
@@ -187,13 +188,14 @@ class Adapter:
 
     @contextmanager
     def in_hook(self) -> Iterator[None]:
-        """Let the module log as the search and see its own optimizers, with an architecture where none is bound."""
+        """Let the module log as the search, and see its own optimizers and data; an architecture is bound."""
         with ExitStack() as stack:
             for module in self.module.modules():
                 if isinstance(module, LightningModule):
                     stack.enter_context(self._redirected(module))
             stack.enter_context(self._bound())
             stack.enter_context(self._optimizers.shown())
+            stack.enter_context(own_data())
             yield
 
     @contextmanager
@@ -300,7 +302,7 @@ class Adapter:
             return
         name = f"{type(self.module).__name__}.configure_optimizers"
         overridden = is_overridden("configure_optimizers", self.module)
-        configured: Any = self.module.configure_optimizers() if overridden else None
+        configured = self.call("configure_optimizers") if overridden else None
         if configured is None:
             raise MisconfigurationException(f"{name} gives no optimizer: define it, or pass weight_optimizer=…")
         optimizers, schedules = parse_optimizers(configured)

@@ -28,6 +28,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from advnas_lightning.own_data import own_data
+
 NormalizationLayer = _NormBase  # what BatchNorm and InstanceNorm of all kinds have in common, which has no public name
 
 
@@ -51,7 +53,12 @@ def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
     """
     source = trainer.fit_loop._data_source
     request = source.dataloader
-    source.dataloader = lambda: wrap(request())  # type: ignore[method-assign]
+
+    def wrapped() -> Any:
+        with own_data(False):  # a module's hook may have made the Trainer ask
+            return wrap(request())
+
+    source.dataloader = wrapped  # type: ignore[method-assign]
 
 
 def training_batch(search: LightningModule, batch: Any) -> Any:

@@ -1,0 +1,102 @@
+"""A module's own methods see its own training loader, and so schedules that are made of its length are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from advnas_lightning import AdvantageNAS, Fixed, MixedOp, search_loaders
+
+SAMPLES, BATCH, EPOCHS = 60, 5, 2
+
+
+class Data(LightningDataModule):
+    """Its training loader has 12 batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.points = TensorDataset(torch.randn(SAMPLES, 3), torch.randn(SAMPLES, 1))
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.points, BATCH)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.points, BATCH)
+
+
+def of_data_module(module: LightningModule) -> int:
+    return len(module.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+
+
+def of_trainer(module: LightningModule) -> int:
+    module.trainer.fit_loop.setup_data()
+    return len(module.trainer.train_dataloader)  # type: ignore[arg-type]
+
+
+def of_trainer_after_an_estimate(module: LightningModule) -> int:
+    assert module.trainer.estimated_stepping_batches
+    return len(module.trainer.train_dataloader)  # type: ignore[arg-type]
+
+
+class Scheduled(LightningModule):
+    """Its learning rate rises and falls over the steps, which it counts itself."""
+
+    def __init__(self, length: Callable[[LightningModule], int], *, searchable: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        edge = MixedOp("act", {"tanh": nn.Tanh(), "same": nn.Tanh()}) if searchable else nn.Tanh()
+        self.net = nn.Sequential(nn.Linear(3, 4), edge, nn.Linear(4, 1))
+        self.length, self.rates, self.seen = length, [], []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.rates.append(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def on_train_epoch_end(self) -> None:
+        self.seen.append([first.sum() for first, _ in self.trainer.train_dataloader])  # type: ignore[union-attr]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=0.1)
+        schedule = OneCycleLR(optimizer, 0.2, epochs=EPOCHS, steps_per_epoch=self.length(self))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def trainer() -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, **quiet)
+
+
+@pytest.mark.parametrize("length", [of_data_module, of_trainer, of_trainer_after_an_estimate])
+@pytest.mark.parametrize(
+    "strategy",
+    [partial(Fixed, genotype={"act": "tanh"}), partial(AdvantageNAS, architecture_optimizer=partial(Adam, lr=0.0))],
+)
+def test_a_schedule_is_as_in_plain_training(length: Any, strategy: Any) -> None:
+    plain, search = Scheduled(length, searchable=False), strategy(Scheduled(length))
+    trainer().fit(plain, datamodule=Data())
+    trainer().fit(search, datamodule=search_loaders(Data()))
+    own = search.model
+    assert len(own.rates) == EPOCHS * SAMPLES / BATCH
+    assert own.rates == plain.rates
+    assert own.seen == plain.seen
+    for mine, theirs in zip(own.net.parameters(), plain.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_others_see_the_loaders_of_both_kinds_of_step() -> None:
+    data = search_loaders(Data(), 0.5)
+    search = AdvantageNAS(Scheduled(of_data_module), architecture_optimizer=partial(Adam, lr=0.01))
+    (running := trainer()).fit(search, datamodule=data)
+    assert running.train_dataloader.keys() == {"weights", "architecture"}  # type: ignore[union-attr]
+    assert data.train_dataloader().keys() == {"weights", "architecture"}
+    assert search.architecture_steps == search.weight_steps == EPOCHS * SAMPLES / BATCH / 2
