@@ -22,12 +22,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from advnas_lightning.cli.errors import fail
 from advnas_lightning.cli.process import go_on_line, program
 from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.export.formats import check_formats
-from advnas_lightning.reading import read_json
-from advnas_lightning.runs import CHOICES, RunFolder, decides_result, differences, flatten
+from advnas_lightning.reading import Unreadable, read_json, read_yaml
+from advnas_lightning.runs import CHOICES, CONFIG, RunFolder, decides_result, differences, flatten
 from advnas_lightning.texts import rich, shortened, writable
 
 _running: list[SweepCallback] = []  # at most one
@@ -75,29 +76,15 @@ class SweepCallback(Callback):
         """Compare the jobs whose folders are there already with those of this sweep.
 
         Raises:
-            SystemExit: If one of them belongs to another sweep.
+            SystemExit: If one of them belongs to another sweep, or if that cannot be told.
         """
         # A sweeper that optimizes does not know its jobs in advance.
         is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")
-        expected = jobs(config) if is_grid else []
-        saved = sorted(saved_jobs(Path(config.hydra.sweep.dir)))
-        if saved and not is_grid:
-            print(
-                f"error: {config.hydra.sweep.dir} has jobs already, and a sweeper that optimizes cannot go on with"
-                " them: set another hydra.sweep.dir",
-                file=sys.stderr,
-            )
-            sys.exit(1)
-        for number, folder in saved:
-            difference = "there is no such job"
-            if number < len(expected):
-                ours, theirs = settings(compose(config, expected[number])), settings(_saved_config(folder))
-                difference = ", ".join(differences(theirs, ours)[:3])
-            if difference:
-                print(
-                    f"error: {folder} is of another sweep ({difference}): set another hydra.sweep.dir", file=sys.stderr
-                )
-                sys.exit(1)
+        try:
+            expected = jobs(config) if is_grid else []
+            _refuse_others(config, expected, is_grid=is_grid)
+        except Exception as error:  # Hydra would only warn of it
+            fail(error, sys.argv[1:])
 
         if "optuna" in config.hydra.sweeper._target_:  # the sweep's own lines say what it logs
             import_module("optuna").logging.set_verbosity(logging.WARNING)
@@ -214,11 +201,14 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:
-    """The number and the folder of each job that has been started."""
-    for path in sweep.glob(f"**/{CHOICES}"):
-        job = OmegaConf.load(path).hydra.job
-        if not OmegaConf.is_missing(job, "num"):  # a single run and a retraining have no number
-            yield int(job.num), path.parents[1]
+    """The number and the folder of each job that has been started. Those whose settings are damaged are left out."""
+    for folder in _job_folders(sweep):
+        try:
+            number = _number(folder)
+        except ValueError:
+            continue
+        if number is not None:
+            yield number, folder
 
 
 def is_finished(folder: Path) -> bool:
@@ -233,6 +223,62 @@ def is_finished(folder: Path) -> bool:
         return False
     formats = check_formats("export", config.get("export") or [])
     return all(f"exported/{kind}" in read_json(last.summary) for kind in formats)
+
+
+def _refuse_others(config: DictConfig, expected: list[list[str]], *, is_grid: bool) -> None:
+    """Compare the jobs whose folders are there already with those of this sweep.
+
+    Raises:
+        ValueError: One of them is of another sweep; or it has results, and its settings cannot be read.
+    """
+    sweep = Path(config.hydra.sweep.dir)
+    for folder in _job_folders(sweep):
+        try:
+            number = _number(folder)
+        except ValueError as error:
+            run = RunFolder(folder)
+            if run.has_summary or any(run.checkpoints.glob("*.ckpt")):  # otherwise it had hardly begun
+                raise ValueError(
+                    f"whether {folder} is of this sweep cannot be told ({error}): remove that folder, or set another"
+                    " hydra.sweep.dir"
+                ) from None
+            continue
+        if number is None:
+            continue
+        if not is_grid:
+            raise ValueError(
+                f"{sweep} has jobs already, and a sweeper that optimizes cannot go on with them: set another"
+                " hydra.sweep.dir"
+            )
+        difference = "there is no such job"
+        if number < len(expected):
+            ours, theirs = settings(compose(config, expected[number])), settings(_saved_config(folder))
+            difference = ", ".join(differences(theirs, ours)[:3])
+        if difference:
+            raise ValueError(f"{folder} is of another sweep ({difference}): set another hydra.sweep.dir")
+
+
+def _job_folders(sweep: Path) -> Iterator[Path]:
+    """The folders in which a job, or a run of another kind, has been started."""
+    for path in sorted(sweep.glob(f"**/{CHOICES}")):
+        yield path.parents[1]
+
+
+def _number(folder: Path) -> int | None:
+    """The number of the job that has a folder; ``None`` for a single run and for a retraining, which have no number.
+
+    Raises:
+        ValueError: Its settings cannot be read, as where the disk was full when they were written.
+    """
+    for path in (folder / CHOICES, folder / CONFIG):
+        try:
+            content = read_yaml(path)
+        except (OSError, Unreadable) as error:
+            raise ValueError(f"{path}: {error}") from None
+        if not content:
+            raise ValueError(f"{path}: it is empty")
+    number = OmegaConf.select(OmegaConf.load(folder / CHOICES), "hydra.job.num")
+    return number if isinstance(number, int) else None
 
 
 def _saved_config(folder: Path) -> DictConfig:

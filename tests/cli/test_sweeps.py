@@ -135,6 +135,34 @@ def test_the_folder_of_another_sweep_is_refused(
     assert {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["hydra.yaml", "config.yaml"])
+def test_a_job_whose_settings_are_damaged_is_named(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(monkeypatch, *SWEEP)
+    settings = ADVANTAGE / "0" / ".hydra" / name
+    settings.write_text("")  # as a full disk leaves it
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *SWEEP, "strategy.gamma=0.1")
+    assert stop.value.code == 1
+    says = f"error: whether {ADVANTAGE}/0 is of this sweep cannot be told ({settings}: it is empty): remove that folder"
+    assert capsys.readouterr().err.strip() == f"{says}, or set another hydra.sweep.dir"
+    assert not settings.read_text()
+
+
+def test_a_job_that_could_not_even_write_its_settings_starts_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ADVANTAGE / "0" / ".hydra"
+    settings.mkdir(parents=True)
+    (settings / "hydra.yaml").write_text("")
+    launch(monkeypatch, *SWEEP)
+    printed = capsys.readouterr()
+    assert "1 of 1 jobs have finished: sweep" in printed.out
+    assert printed.err == ""
+
+
 @pytest.mark.slow
 def test_a_sweep_is_extended_at_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, *SWEEP, "strategy=advantage")
