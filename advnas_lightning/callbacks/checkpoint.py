@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from advnas_lightning.callbacks import beside
@@ -245,6 +245,13 @@ class LastCheckpoint(Checkpoint):
         logs = [logger for logger in trainer.loggers if isinstance(logger, RunLog)]
         rows = zip(logs, checkpoint.get("log_rows", []), strict=False)
         self._lost_rows = [(log, kept, log.rows) for log, kept in rows]
+        is_own = Path(trainer.ckpt_path or "").resolve().parent == self.folder.resolve()
+        for log, kept, end in self._lost_rows if is_own else ():
+            if end < kept:
+                rank_zero_warn(
+                    f"{log.path} has {end} rows, and had {kept} when {trainer.ckpt_path} was saved: the run goes on"
+                    " without the lost ones"
+                )
         if "beside" in checkpoint:
             beside.restore(trainer, checkpoint["beside"], checkpoint)
         self._is_resumed, self._place = True, checkpoint.get("place", "")

@@ -42,6 +42,7 @@ class RunLog(Logger):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.path = Path(folder) / METRICS
+        self._is_torn = False  # whether the last line is not whole
         kept = self._read()
         self.rows = len(kept)
         self._columns = list(kept[0]) if kept else []
@@ -71,10 +72,10 @@ class RunLog(Logger):
         row = {name: float(value) if name != "epoch" else int(value) for name, value in metrics.items()}
         row["step"] = self.rows if step is None else step
         new = row.keys() - set(self._columns)
-        if new:
+        if new or self._is_torn:
             columns = sorted({*self._columns, *new})
             self._write(columns, self._read())
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines(self._columns, [row]))
         self.rows += 1
 
@@ -86,17 +87,22 @@ class RunLog(Logger):
             self._write(self._columns, rows[:first] + rows[end:])
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        """The rows. A last line that is not whole, as a full disk may leave it, is none."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self._is_torn = len(whole) < len(content)
+        try:
+            return list(csv.DictReader(io.StringIO(whole.decode(), newline="")))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{self.path} is damaged ({error}): move it away, and the run begins a new one") from None
 
     def _write(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
         """Replace the file by a new one, which is complete under another name before it takes the old one's place."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as unfinished:
-            unfinished.write_text(_lines(columns, [dict(zip(columns, columns, strict=True)), *rows]), newline="")
-        self._columns, self.rows = columns, len(rows)
+            header = dict(zip(columns, columns, strict=True))
+            unfinished.write_text(_lines(columns, [header, *rows]), encoding="utf-8", newline="")
+        self._columns, self.rows, self._is_torn = columns, len(rows), False
 
 
 @contextmanager

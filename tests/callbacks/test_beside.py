@@ -360,3 +360,32 @@ def test_what_is_evaluated_keeps_its_log(make_search: Make, make_loaders: Make, 
     trainer.validate(make_search("advantage", seed=3), loader, ckpt_path=tmp_path / "last.ckpt", verbose=False)
     assert read(log)[: len(rows)] == rows
     assert len(read(log)) > len(rows)
+
+
+@pytest.mark.parametrize("left", ["half a line", "header", "nothing"])
+def test_lost_rows_of_the_log_are_told_and_the_others_stay_whole(
+    left: str, make_search: Make, make_loaders: Make, fit: Make, tmp_path: Path
+) -> None:
+    def run(epochs: int, ckpt_path: Path | None) -> RunLog:
+        log = RunLog(tmp_path)
+        fit(make_search("advantage"), make_loaders(), callbacks=[LastCheckpoint(tmp_path)], enable_checkpointing=True,
+            ckpt_path=ckpt_path, logger=log, max_epochs=epochs)  # fmt: skip
+        return log
+
+    whole = run(1, None)
+    rows, content = read(whole), whole.path.read_text()
+    end = {"half a line": len(content) - 9, "header": content.index("\n") + 1, "nothing": 0}[left]
+    whole.path.write_text(content[:end])
+    kept = rows[: max(content[:end].count("\n") - 1, 0)]
+    says = rf"metrics\.csv has {len(kept)} rows, and had {len(rows)} when .*last\.ckpt was saved: the run goes on"
+    with pytest.warns(UserWarning, match=says):
+        log = run(2, tmp_path / "last.ckpt")
+    assert read(log)[: len(kept)] == kept
+    assert all("step" in dict(row) for row in read(log))
+    assert len(read(log)) == log.rows > len(kept)
+
+
+def test_a_log_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"step\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged \(.*\): move it away, and the run begins a new one"):
+        RunLog(tmp_path)
