@@ -187,7 +187,7 @@ class RunFolder:
     def has_summary(self) -> bool:
         """Whether the run has left a complete summary."""
         try:
-            return isinstance(json.loads(self.summary.read_text()), dict)
+            return isinstance(json.loads(self.summary.read_text(encoding="utf-8")), dict)
         except (FileNotFoundError, ValueError):
             return False
 
@@ -203,19 +203,20 @@ class RunFolder:
         """
         found: dict[str, Any] = {}
         if self.metrics.exists():
-            with self.metrics.open(newline="") as file:
+            with self.metrics.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     found |= {name: float(value) for name, value in row.items() if value}
-        found |= json.loads(self.summary.read_text()) if self.has_summary else {}
+        found |= json.loads(self.summary.read_text(encoding="utf-8")) if self.has_summary else {}
         return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
     def save_error(self, line: str, error: Exception) -> None:
         """Write an error to its file: one line, and below it the traceback."""
-        self.error.write_text(f"{line}\n\n{''.join(traceback.format_exception(error))}")
+        text = f"{line}\n\n{''.join(traceback.format_exception(error))}"
+        self.error.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def read_error(self) -> str:
         """The first line of the error file; ``interrupted`` if there is no such file."""
-        return self.error.read_text().splitlines()[0] if self.error.exists() else "interrupted"
+        return self.error.read_text(encoding="utf-8").splitlines()[0] if self.error.exists() else "interrupted"
 
 
 def in_run(path: str | Path, name: str) -> Path:
@@ -304,4 +305,4 @@ def write_json(path: Path, content: Any) -> None:
         True
     """
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

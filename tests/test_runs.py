@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,3 +19,25 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"loss": object()})
     assert json.loads(path.read_text()) == {"loss": 1.0}
+
+
+def test_files_are_in_utf_8_on_every_machine(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from advnas_lightning.callbacks.run_log import RunLog
+from advnas_lightning.runs import RunFolder
+run = RunFolder(Path(sys.argv[1]))
+log = RunLog(run.path)
+log.log_metrics({"θ": 1.0}, step=1)
+log.log_metrics({"loss": 2.0}, step=2)
+assert run.results()["θ"] == 1.0
+run.save_error("θ is not finite", ValueError("θ"))
+assert run.read_error() == "θ is not finite"
+"""
+    english = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    program = f"# coding: utf-8\n{program}"
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    line = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
+    subprocess.run(line, env=english, check=True, cwd=Path(__file__).parents[1])
+    assert (tmp_path / "error.txt").read_text(encoding="utf-8").startswith("θ is not finite")
