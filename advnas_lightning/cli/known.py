@@ -19,12 +19,13 @@ from advnas_lightning.cli.process import program, quoted
 from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.reading import Unreadable, read_yaml
+from advnas_lightning.reading import Unreadable, read_json, read_yaml
 from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.genotype_file import write_found
 from advnas_lightning.texts import plain
 
-__all__ = ["Known", "known_costs", "known_of_run", "training_line"]
+__all__ = ["Known", "keep_found", "known_costs", "known_of_run", "training_line"]
 
 Known = Callable[[Genotype], Mapping[str, float]]
 
@@ -91,6 +92,21 @@ def known_costs(search: SearchStrategy, run: RunFolder, file: str | Path | None 
     for path in files:
         found |= {name: each.table for name, each in read_costs(path, search.space).items()}
     return found
+
+
+def keep_found(search: SearchStrategy, run: RunFolder) -> None:
+    """Write what a search has found into its run's ``genotype.json``, where that file is missing or damaged.
+
+    A search writes it at the end of each epoch, so that one that was interrupted in its first epoch has none.
+
+    Args:
+        search: The search, as its checkpoint has saved it.
+        run: The folder of the run.
+    """
+    try:
+        read_json(run.genotype)
+    except (FileNotFoundError, Unreadable):
+        write_found(run.genotype, search.selected, search.genotype(), search.process_best)
 
 
 def _may_run_code(value: Any) -> bool:

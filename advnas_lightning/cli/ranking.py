@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from advnas_lightning import rng
 from advnas_lightning.cli.cost_showing import WIDTH
-from advnas_lightning.cli.known import known_costs, known_of_run, training_line
+from advnas_lightning.cli.known import keep_found, known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import SavedRun, load
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.supernet import train_supernet
@@ -59,6 +59,7 @@ def rank_run(options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{run.folder.path} has gone on meanwhile, and this ranking is of its old state: rank anew"
             )
+        keep_found(run.search, run.folder)
         _write(ranking, run.folder, folder, {**_deciding(options), "checkpoint_sha256": before})
     named = {kind: run.search.space.nesting.canonical(choice) for kind, choice in ranking.named.items()}
     _show(ranking, options, run.folder, named)

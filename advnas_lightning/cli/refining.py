@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from lightning import LightningDataModule
 
-from advnas_lightning.cli.known import known_costs, known_of_run, training_line
+from advnas_lightning.cli.known import keep_found, known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import saved_state
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
@@ -117,6 +117,8 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     with sharing(arguments, options["jobs"], threads or 1):
         task(on_change=_Progress() if shows else lambda ladder: None)
     ladder, end = task()  # with what the other processes have found
+    if options["output"] is None:
+        keep_found(search, plan.run)
     _finish(ladder, end, plan, options, written, prior, shows=shows)
 
 

@@ -94,6 +94,19 @@ def test_a_budget_is_measured_and_one_that_cannot_be_met_is_refused(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", [None, '{"selected": "arg'], ids=["interrupted in the first epoch", "damaged"])
+def test_what_the_search_has_found_is_written_where_it_is_missing(
+    content: str | None, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read(toy, "genotype.json")
+    (toy / "genotype.json").unlink()
+    if content is not None:
+        (toy / "genotype.json").write_text(content)
+    main(["run", *QUICK])
+    assert capsys.readouterr().err == ""
+    assert read(toy, "genotype.json") == {**found, "ranked": ranked(toy)["architectures"][0]["genotype"]}
+
+
 @pytest.mark.slow
 def test_costs_of_a_file_and_several_budgets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

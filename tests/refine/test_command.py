@@ -288,6 +288,14 @@ def test_each_training_has_lines_of_its_own(run: Path, capsys: pytest.CaptureFix
     assert not any("(argmax)" in line for line in capsys.readouterr().err.splitlines())
 
 
+def test_a_search_that_was_interrupted_in_its_first_epoch_is_refined(run: Path) -> None:
+    found = read(run, "genotype.json")
+    (run / "genotype.json").unlink()
+    main(["run", "epochs=2"])
+    assert read(run, "genotype.json").items() >= found.items()
+    assert "refined" in read(run, "genotype.json")
+
+
 def test_the_budget_may_be_raised(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "epochs=2"])
     assert "2 trainings, 2 epochs" in capsys.readouterr().out
