@@ -120,6 +120,6 @@ def read_settings(path: Path) -> DictConfig:
         content = OmegaConf.load(path)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, DictConfig):
-        raise ValueError(f"{path} cannot be read: it is no mapping")
+    if not isinstance(content, DictConfig) or not content:
+        raise ValueError(f"{path} cannot be read: it is {'empty' if not content else 'no mapping'}")
     return content

@@ -107,6 +107,14 @@ def test_what_the_search_has_found_is_written_where_it_is_missing(
     assert read(toy, "genotype.json") == {**found, "ranked": ranked(toy)["architectures"][0]["genotype"]}
 
 
+def test_an_empty_configuration_is_named(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (toy / ".hydra" / "config.yaml").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *QUICK])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == f"error: {toy}/.hydra/config.yaml cannot be read: it is empty\n"
+
+
 @pytest.mark.slow
 def test_costs_of_a_file_and_several_budgets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
