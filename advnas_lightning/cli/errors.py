@@ -68,6 +68,12 @@ def explain_line(error: Exception, arguments: Sequence[str]) -> str | None:
         return _unknown_key(match[1], arguments)
     if match := re.search(r"Could not find '([^']+)'", text):
         return _unknown_choice(match[1], arguments)
+    if match := re.search(r"Multiple values for (\S+)\. To override", text):
+        added = next((each for each in arguments if each.startswith(f"+{match[1]}=")), None)
+        if added is not None:
+            return f"{added}: {match[1]} has a choice already: did you mean {added.removeprefix('+')}?"
+    if "Config group override must be" in text:
+        return _no_choice(arguments, text)
     if match := re.search(r"Error merging override (\S+)", text):
         wanted = re.search(r"converted to (\w+)", str(error.__cause__))
         hint = TYPES.get(wanted[1], wanted[1]) if wanted else str(error.__cause__).splitlines()[0]
@@ -189,6 +195,16 @@ def _unknown_choice(path: str, arguments: Sequence[str]) -> str:
     extra = missing_extra(group, choice)
     options = _known(arguments).groups.get(group, [])
     return extra or f"{group}={choice} is unknown: {suggestion(choice, options) if options else HELP_HINT}"
+
+
+def _no_choice(arguments: Sequence[str], text: str) -> str:
+    """The message about a group that was set to something else than a name, such as null."""
+    groups = _known([]).groups
+    for each in arguments:
+        group, _, value = each.lstrip("+").partition("=")
+        if group in groups and value not in groups[group]:
+            return f"{each}: {group} is a group with the choices {', '.join(groups[group])}"
+    return plain(text)
 
 
 def _unreadable(override: str, text: str) -> str:

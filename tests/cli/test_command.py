@@ -38,6 +38,8 @@ WRONG = {
     "+trainer.max_epoch=3": "nothing reads trainer.max_epoch: did you mean trainer.max_epochs?",
     "stratgy=gdas": "did you mean strategy=gdas?",
     "strategy=gdass": "strategy=gdass is unknown: did you mean gdas?",
+    "+strategy=gdas": "+strategy=gdas: strategy has a choice already: did you mean strategy=gdas?",
+    "seed=1 logger=null": "logger=null: logger is a group with the choices csv, mlflow, tensorboard, wandb",
     "strategy.gama=1": "strategy.gama is no setting of strategy=advantage: did you mean strategy.gamma=1?",
     "+strategy.gama=1": "nothing reads strategy.gama: did you mean strategy.gamma?",
     "strategy.advantage=exakt": "strategy.advantage=exakt: give taylor or exact",
