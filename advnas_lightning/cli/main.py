@@ -63,6 +63,8 @@ def _answer(arguments: list[str]) -> None:
 def _run(arguments: list[str]) -> None:
     from advnas_lightning.cli.sweeps import interruptible
 
+    # argparse does not take settings on both sides of a flag
+    sys.argv[1:] = sorted(arguments, key=lambda each: each not in ("-m", "--multirun"))
     try:
         with guarded(), hydra_raises(), interruptible():
             _main()

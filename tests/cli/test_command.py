@@ -40,6 +40,7 @@ WRONG = {
     "strategy=gdass": "strategy=gdass is unknown: did you mean gdas?",
     "+strategy=gdas": "+strategy=gdas: strategy has a choice already: did you mean strategy=gdas?",
     "seed=1 logger=null": "logger=null: logger is a group with the choices csv, mlflow, tensorboard, wandb",
+    "seed=0,1 -m strategy=gdass": "strategy=gdass is unknown: did you mean gdas?",
     "strategy.gama=1": "strategy.gama is no setting of strategy=advantage: did you mean strategy.gamma=1?",
     "+strategy.gama=1": "nothing reads strategy.gama: did you mean strategy.gamma?",
     "strategy.advantage=exakt": "strategy.advantage=exakt: give taylor or exact",
