@@ -90,7 +90,7 @@ class PaddingCheck:
         chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
         alone = space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
         widest = {edge: (self._orders[edge][0],) for edge in narrow}
-        paths = tuple(tuple(sorted(path + widest.get(edge, ()))) for edge, path in enumerate(alone.paths))
+        paths = tuple(path + widest.get(edge, ()) for edge, path in enumerate(alone.paths))
         again = copy.copy(self._evaluator)
         again.seed = lambda: self._evaluator.seed() + 1
         expected = self._loss(self._evaluator, alone, batch)

@@ -65,7 +65,7 @@ class EdgePlan:
         assert self.gates is not None
         gates = self.gates
         self.check_dense(outputs)
-        if len(self.paths) < len(gates):
+        if self.paths != tuple(range(len(gates))):
             gates = torch.stack([gates[path] for path in self.paths])  # indexing with a list would wait for the device
         images = is_channels_last(outputs[0])
         if images:  # they are stacked in the order of their memory, so that the result keeps the format

@@ -51,6 +51,21 @@ def test_inactive_candidates_count_as_ones_where_asked() -> None:
     torch.testing.assert_close(gradient[0], expected)
 
 
+@pytest.mark.parametrize("paths", [(1, 0, 2), (2, 1, 0), (2, 0)])
+def test_paths_may_be_in_any_order(paths: tuple[int, ...]) -> None:
+    model = nn.Sequential(MixedOp("a", scales(2, 3, 5)))
+    space = SearchSpace(model)
+    gates = torch.tensor([[0.2, 0.3, 0.7]])
+    found, expected = (
+        gate_gradient(model, space, Architecture(gates, (own,))) for own in (paths, tuple(sorted(paths)))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    x = torch.linspace(-1, 2, 6)
+    with space.bind(Architecture(gates, (paths,))):
+        output = model(x)
+    torch.testing.assert_close(output, sum(gates[0, j] * (2, 3, 5)[j] * x for j in paths))
+
+
 # -- the gate of a single path ---------------------------------------------------------------------------------------
 
 
