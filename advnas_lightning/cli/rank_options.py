@@ -64,8 +64,9 @@ def help_text() -> str:
     """
     about = (
         "Scores architectures of a finished search by their losses with the shared weights on validation batches, and"
-        " by their probabilities. Prints a table of the best ones and how far to trust it. Writes ranking.json,"
-        " ranking.png and ranking.svg into the run's folder, and adds the best architecture to genotype.json as ranked."
+        " by their probabilities: the most probable ones, random ones, and of elastic sizes the uniformly scaled ones."
+        " Prints a table of the best ones and how far to trust it. Writes ranking.json, ranking.png and ranking.svg"
+        " into the run's folder, and adds the best architecture to genotype.json as ranked."
         " A command that was interrupted goes on where it was. The search itself is not changed."
     )
     return help_page("advnas rank RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)

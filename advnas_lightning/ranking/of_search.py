@@ -58,8 +58,9 @@ def rank(
 ) -> Ranking:
     """Rank architectures of a search by their losses with the shared weights and by their probabilities.
 
-    Each network is evaluated once, on the same validation batches in eval mode. Where the network keeps running
-    statistics, as BatchNorm does, they are those of this architecture on training batches. The search stays as it is.
+    Of elastic sizes, the uniformly scaled architectures are ranked, too. Each network is evaluated once, on the same
+    validation batches in eval mode. Where the network keeps running statistics, as BatchNorm does, they are those of
+    this architecture on training batches. The search stays as it is.
 
     The loss is the objective's, or what ``training_step`` of an adapted module returns in eval mode, where dropout is
     off. The metrics are the objective's. What a module's own ``validation_step`` logs is not read.
