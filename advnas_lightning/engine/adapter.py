@@ -163,7 +163,7 @@ class Adapter:
         """Call a hook of the module. Hooks of training batches get the batch of the weight step."""
         if hook in TRAIN_BATCH_HOOKS:
             arguments = tuple(map(_own_batch, arguments))
-        with self.in_hook():
+        with self.in_hook(), own_data(hook != "train_dataloader"):  # in which the Trainer asks for the search's data
             return getattr(self.module, hook)(*arguments, **keywords)
 
     def call_for_batches(self, hook: str, batch: Any, *arguments: Any, **keywords: Any) -> Any:

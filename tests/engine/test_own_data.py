@@ -100,3 +100,13 @@ def test_others_see_the_loaders_of_both_kinds_of_step() -> None:
     assert running.train_dataloader.keys() == {"weights", "architecture"}  # type: ignore[union-attr]
     assert data.train_dataloader().keys() == {"weights", "architecture"}
     assert search.architecture_steps == search.weight_steps == EPOCHS * SAMPLES / BATCH / 2
+
+
+def test_a_module_may_give_the_loaders_of_both_kinds_of_step_itself() -> None:
+    class Loading(Scheduled):
+        def train_dataloader(self) -> Any:
+            return search_loaders(Data(), 0.5).train_dataloader()
+
+    module = Loading(lambda own: len(own.train_dataloader()))
+    trainer().fit(search := AdvantageNAS(module, architecture_optimizer=partial(Adam, lr=0.01)))
+    assert search.architecture_steps == search.weight_steps == EPOCHS * SAMPLES / BATCH / 2
