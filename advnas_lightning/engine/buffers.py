@@ -51,10 +51,8 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
         >>> norm.queue
         tensor([1., 1., 1., 1.])
     """
-    modules, own = (
-        dict(module.named_modules(remove_duplicate=False)),
-        dict(module.named_buffers(remove_duplicate=False)),
-    )
+    modules = dict(module.named_modules(remove_duplicate=False))
+    own = dict(module.named_buffers(remove_duplicate=False))
     for name, saved in buffers.items():
         path, _, leaf = name.rpartition(".")
         owner, buffer = modules.get(path), own.get(name)

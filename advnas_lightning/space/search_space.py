@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,10 +119,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """The number of discrete architectures."""
-        size = 1
-        for row in self.candidates:
-            size *= len(row)
-        return size
+        return math.prod(map(len, self.candidates))
 
     @property
     def is_bound(self) -> bool:
