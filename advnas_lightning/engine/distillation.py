@@ -175,11 +175,9 @@ class Lesson:
         found = {type(model).__name__: model}
         if is_adapted:
             children = [(child, module) for child, module in model.named_children() if mixed_ops(module)]
-            outside = {id(weight) for weight in model.parameters()}
-            for child, module in children[:1]:
-                outside -= {id(weight) for weight in module.parameters()}
-                is_network = len(children) == 1 and not outside and not isinstance(module, MixedOp)
-                if is_network and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            if len(children) == 1 and not isinstance(children[0][1], MixedOp | nn.ModuleList | nn.ModuleDict):
+                ((child, module),) = children
+                if set(model.parameters()) == set(module.parameters()):
                     found[child] = module
         return found
 
