@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
+
+from advnas_lightning.space.gates import without_autocast
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -88,7 +90,7 @@ class Precision:
         scaler = self.scaler
         scaled = loss if scaler is None else scaler.scale(loss)
         try:
-            with self.full(loss.device):  # each operation goes back in the type in which it went forth
+            with without_autocast(loss.device):  # each operation goes back in the type in which it went forth
                 gradients = torch.autograd.grad(scaled, inputs, allow_unused=True)
         except RuntimeError as error:
             if "use_reentrant" in str(error):
@@ -103,13 +105,6 @@ class Precision:
         """A gradient as an optimizer's step expects it, which divides by the scale."""
         scaler = self.scaler
         return gradient if scaler is None else scaler.scale(gradient)
-
-    @staticmethod
-    def full(device: torch.device) -> AbstractContextManager[None]:
-        """A context without autocast, for draws and for gradients of θ."""
-        kind = device.type
-        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def _refuse_reentrant(loss: Tensor) -> None:

@@ -15,6 +15,7 @@ from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
 from advnas_lightning.objectives import Outcome
+from advnas_lightning.space.gates import without_autocast
 from advnas_lightning.space.search_space import Architecture
 
 
@@ -72,7 +73,7 @@ class ArchitectureStep:
         if not self.guard.passes("architecture", *finite_parts(trials)):
             return
         self.best.see(trials, [term.allows for term in self.terms])
-        with self.evaluator.precision.full(self.policy.device):
+        with without_autocast(self.policy.device):
             gradients = self.policy.architecture_gradients(trials)
         self.policy.architecture_steps += 1
         if gradients is not None:

@@ -44,6 +44,7 @@ from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.ranking.of_search import rank
 from advnas_lightning.ranking.result import Ranking
 from advnas_lightning.space.elastic.ordering import widest_first
+from advnas_lightning.space.gates import without_autocast
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 from advnas_lightning.validate import check_int, check_positive
@@ -327,7 +328,7 @@ class SearchStrategy(FoundNetwork):
         return [self.evaluate(self._sample(), batch) for _ in range(self.draws)]
 
     def _sample(self) -> Architecture:
-        with self.evaluator.precision.full(self.device):
+        with without_autocast(self.device):
             return self.sample()
 
     def evaluate(self, architecture: Architecture, batch: Any) -> Trial:

@@ -21,6 +21,7 @@ from advnas_lightning.engine.steps import Policy, Trainee
 from advnas_lightning.engine.tracking import FiniteGuard
 from advnas_lightning.functional import widened
 from advnas_lightning.objectives import Outcome
+from advnas_lightning.space.gates import without_autocast
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.space.offload import WaitingCopies
 from advnas_lightning.space.search_space import Architecture
@@ -119,7 +120,7 @@ class WeightStep:
     def take(self, batch: Any) -> None:
         """Take one step on a batch; with ``accumulate``, at the last of its batches."""
         if self._open is None:
-            with torch.no_grad(), self.evaluator.precision.full(self.policy.device):
+            with torch.no_grad(), without_autocast(self.policy.device):
                 drawn = [self.policy.sample_for_weights()] if self.sample is None else self.sample()
                 self._open = _Accumulated(drawn)
         step = self._open
@@ -245,7 +246,7 @@ class WeightStep:
 
     def _backward(self, loss: Tensor) -> None:
         """Take a backward pass outside of autocast, as automatic optimization takes it."""
-        with self.evaluator.precision.full(self.policy.device):
+        with without_autocast(self.policy.device):
             self.policy.manual_backward(loss)
 
     def _finish(
