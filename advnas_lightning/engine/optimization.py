@@ -131,7 +131,7 @@ class Optimization:
         metrics: Mapping[str, Tensor],
         step: Callable[[Any, Any], None],
         *,
-        plateau: bool | None = None,
+        plateau: bool,
     ) -> None:
         """Move on the schedules of an interval that has ended.
 
@@ -140,20 +140,20 @@ class Optimization:
             index: The number of the batch, or of the epoch.
             metrics: What schedules may watch.
             step: Moves a schedule on, with the metric that it watches, or with ``None``.
-            plateau: Only the schedules that watch for a plateau, or only those that do not; ``None``: all.
+            plateau: Whether those schedules are meant that watch for a plateau, or the others.
 
         Raises:
             MisconfigurationException: A metric is missing that a schedule must have, or a schedule fails.
         """
         for schedule in self.schedules:
-            if schedule.interval != interval or (index + 1) % schedule.frequency:
+            if schedule.interval != interval or schedule.reduce_on_plateau != plateau:
                 continue
-            if plateau is not None and plateau != schedule.reduce_on_plateau:
+            if (index + 1) % schedule.frequency:
                 continue
             metric = metrics.get(schedule.monitor or "")
-            if not schedule.reduce_on_plateau or metric is not None:
+            if not plateau or metric is not None:
                 try:
-                    step(schedule.scheduler, metric if schedule.reduce_on_plateau else None)
+                    step(schedule.scheduler, metric if plateau else None)
                 except ArithmeticError as error:  # a period of 0, say
                     kind = type(schedule.scheduler).__name__
                     raise MisconfigurationException(f"the schedule {kind} of the {self.role} fails: {error}") from None
