@@ -16,7 +16,6 @@ from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.gates import without_autocast
-from advnas_lightning.space.search_space import Architecture
 
 
 class ArchitectureStep:
@@ -121,9 +120,6 @@ class Policy(Protocol):
     @property
     def expected_gates(self) -> Tensor:
         """The share of each candidate in an architecture's expected cost, ``[E, J]``."""
-
-    def sample_for_weights(self) -> Architecture:
-        """Draw the architecture of a weight step."""
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         """Draw and run the architectures of an architecture step."""

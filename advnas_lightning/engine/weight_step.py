@@ -61,9 +61,9 @@ class WeightStep:
         guard: Leaves out what is not finite.
         accumulate: How many batches count as one.
         offloaded: Whether candidates' gradients are in host memory.
-        sample: Gives the architectures of a step; by default the one that the policy draws.
+        sample: Gives the architectures of a step.
         no_trace: A context for the passes of an architecture, after which the network is as before but for gradients.
-        lesson: Lets the networks learn from a teacher.
+        lesson: Lets the networks learn from a teacher, if there is one.
 
     Example:
         >>> from functools import partial
@@ -101,15 +101,15 @@ class WeightStep:
         optimization: Optimization,
         guard: FiniteGuard,
         accumulate: int,
-        offloaded: bool = False,
+        offloaded: bool,
         *,
-        sample: Callable[[], Sequence[Architecture]] | None = None,
-        no_trace: Callable[[Architecture], AbstractContextManager[None]] | None = None,
-        lesson: Lesson | None = None,
+        sample: Callable[[], Sequence[Architecture]],
+        no_trace: Callable[[Architecture], AbstractContextManager[None]],
+        lesson: Lesson | None,
     ) -> None:
         self.policy, self.trainee, self.evaluator, self.optimization = policy, trainee, evaluator, optimization
         self.guard, self.accumulate, self.offloaded = guard, accumulate, offloaded
-        self.sample, self.no_trace, self.lesson = sample, no_trace or evaluator.no_trace, lesson
+        self.sample, self.no_trace, self.lesson = sample, no_trace, lesson
         self._open: _Accumulated | None = None
 
     @property
@@ -121,8 +121,7 @@ class WeightStep:
         """Take one step on a batch; with ``accumulate``, at the last of its batches."""
         if self._open is None:
             with torch.no_grad(), without_autocast(self.policy.device):
-                drawn = [self.policy.sample_for_weights()] if self.sample is None else self.sample()
-                self._open = _Accumulated(drawn)
+                self._open = _Accumulated(self.sample())
         step = self._open
         step.batches += 1
         passes = partial(self._forward_and_backward, step, batch)
