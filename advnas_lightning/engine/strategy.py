@@ -238,8 +238,7 @@ class SearchStrategy(FoundNetwork):
         self.calibration = Calibration(
             self.model, space, self.training_pass, no_trace, size=self.calibrate, reload=reload
         )
-        begins = self.calibration.begin
-        self._validation = Validation(self.objective, trainer, self.evaluated_architecture, begins)
+        self._validation = Validation(self.objective, trainer, self.evaluated_architecture, self.calibration.begin)
         if isinstance(self.trainee, Adapter):
             paused, hooks = self._resumption.paused, self.trainee.loop_hooks
             self.rate_finding = RateFinding(self.trainee.module, weights, optimizers, paused, hooks)
