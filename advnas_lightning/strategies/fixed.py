@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from advnas_lightning.engine.strategy import SearchStrategy
@@ -99,7 +98,6 @@ class Fixed(SearchStrategy):
             raise ValueError(f"the checkpoint trains {state.get('genotype')}, not {dict(self._genotype)}")
         super().set_extra_state(state)
 
-    @torch.no_grad()
     def sample(self) -> Architecture:
         """The architecture that was given."""
         return self.one_hot(self._choice)
