@@ -116,22 +116,22 @@ class ENAS(REINFORCE):
         tanh_constant: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self._options = {
-            "hidden_size": check_int("hidden_size", hidden_size, least=1),
-            "temperature": check_positive("temperature", temperature),
-            "tanh_constant": tanh_constant if tanh_constant is None else check_positive("tanh_constant", tanh_constant),
-        }
+        # The controller, which super() makes, has these.
+        self.hidden_size = check_int("hidden_size", hidden_size, least=1)
+        self.temperature = check_positive("temperature", temperature)
+        self.tanh_constant = None if tanh_constant is None else check_positive("tanh_constant", tanh_constant)
         super().__init__(model, **kwargs)
         if self.beta_decay:
             raise ValueError(f"beta_decay={self.beta_decay!r}: ENAS has a controller in the place of θ: leave it out")
-        self.hidden_size, self.temperature, self.tanh_constant = self._options.values()
         self.entropy_weight = check_positive("entropy_weight", entropy_weight, zero=True)
 
     def configure_architecture(self) -> None:
         """Create the controller in place of θ, initialised from ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.controller = Controller(self.mask, **self._options)  # type: ignore[arg-type]
+            self.controller = Controller(
+                self.mask, hidden_size=self.hidden_size, temperature=self.temperature, tanh_constant=self.tanh_constant
+            )
 
     @torch.no_grad()
     def draw(self) -> list[int]:
