@@ -130,8 +130,8 @@ class Objective(nn.Module):
 
 
 def _pair(objective: Objective, batch: Any) -> Any:
-    """The inputs and targets of a batch, which is no dict as those of Hugging Face are."""
-    if not isinstance(batch, Mapping | list | tuple) or (not isinstance(batch, Mapping) and len(batch) == 2):
+    """The inputs and targets of a batch. A dict, as of Hugging Face, is refused, and so are lists of other lengths."""
+    if not isinstance(batch, Mapping) and not (isinstance(batch, list | tuple) and len(batch) != 2):
         return batch
     told = f"of {listed(map(repr, batch))}" if isinstance(batch, Mapping) else f"of {len(batch)}"
     raise ValueError(

@@ -102,7 +102,7 @@ class Resumption:
             self._waiting = waiting
 
     def before_loading(self, trainer: Trainer) -> None:
-        """Let the data be loaded where it was, also if something has had it loaded from the start."""
+        """Let the Trainer ask for its data again, so that they are loaded from the place in the checkpoint."""
         if "loader" in self._waiting:
             reload_train_loaders(trainer)
 
@@ -212,9 +212,9 @@ def refuse_other(
     if ("cost.penalty" in checkpoint["state_dict"]) != has_cost:
         had = "no cost" if has_cost else "a cost"
         raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
-    saved = search.get("settings", {})  # the newest versions know more of them
-    common = saved.keys() & (settings or {}).keys()
-    found = differences({name: saved[name] for name in common}, {name: (settings or {})[name] for name in common})
+    saved, ours = search.get("settings", {}), settings or {}
+    common = saved.keys() & ours.keys()  # newer versions have more of them
+    found = differences({name: saved[name] for name in common}, {name: ours[name] for name in common})
     if found:
         raise ValueError(
             f"the checkpoint is of a search with other settings ({'; '.join(found)}): go on with those that it had, or"

@@ -34,7 +34,7 @@ def plain_arguments(part: object) -> dict[str, Any]:
     for kind in type(part).__mro__:
         if "__init__" in vars(kind) and kind.__module__.partition(".")[0] == PACKAGE:
             names |= dict.fromkeys(inspect.signature(kind.__init__).parameters)  # type: ignore[misc]
-    kept = {name: getattr(part, name, part) for name in names if name not in INCIDENTAL}
+    kept = {name: getattr(part, name) for name in names if name not in INCIDENTAL and hasattr(part, name)}
     return {name: value for name, value in kept.items() if isinstance(value, PLAIN)}
 
 
