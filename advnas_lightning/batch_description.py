@@ -24,7 +24,7 @@ def describe(batch: Any) -> Description:
     """Describe a batch: the shapes and types of its tensors, with a few of their values, and all that is beside them.
 
     A few values of the batch stand for its contents, so that a batch that is made of them has nothing that the loss
-    would refuse, such as a label that there is not.
+    would refuse, such as a label that does not exist.
 
     Args:
         batch: Tensors, numbers and texts, in lists, tuples, named tuples and dictionaries.

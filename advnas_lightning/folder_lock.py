@@ -37,8 +37,8 @@ class FolderLock:
     """Holds a folder for this process, until it is released or the process ends in whatever way.
 
     The operating system frees the lock of a killed process. Processes that were forked meanwhile, such as the workers
-    of a DataLoader, do not keep it. The folder has a file ``.lock`` for as long, which says who holds it. A file
-    system without locks is warned about, and then nothing is held.
+    of a DataLoader, do not keep it. While the folder is held, its file ``.lock`` says by whom. A file system without
+    locks is warned about, and then nothing is held.
 
     Args:
         folder: The folder, which is made if it is not there.
@@ -96,7 +96,7 @@ class FolderLock:
             self.drop()
 
     def drop(self) -> None:
-        """Close the file of the lock and leave it there, as a forked process must that does not hold the folder."""
+        """Close the lock's file without removing it, as a forked process must, since it does not hold the folder."""
         if self._file is not None:
             self._file.close()
         self._file = None

@@ -69,7 +69,7 @@ class SearchLoader(CombinedLoader):
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
         self._passes: dict[str, LoaderPass] = {}
-        self._last: dict[str, Any] | None = None  # where the last pass has ended that the keeper has batches of
+        self._last: dict[str, Any] | None = None  # where the pass has ended whose batches the keeper has
         self._before_fetch: dict[str, Any] | None = None  # is set only where Lightning fetches ahead
         self._place: dict[str, Any] | None = None  # the place that the next batch continues from
         self._goes_on = False  # whether the next batch is the first one after go_on_from
@@ -137,7 +137,7 @@ class SearchLoader(CombinedLoader):
         self._place, self._goes_on, self._last = place["running"], True, place.get("last")
 
     def load_last(self) -> None:
-        """Load the batches of the last epoch once more, for the keeper: after a search has gone on behind it."""
+        """Load the last epoch's batches again, for the keeper, where a search was resumed after that epoch."""
         keeper, place, loader = self._keeper_of(self._leader), self._last, self._loaders[self._leader]
         if keeper is not None and place is not None:
             states = generator_states(loader)

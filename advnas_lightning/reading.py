@@ -111,7 +111,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    r"""The content of a YAML file, for which the same holds. It has no aliases either, of which few can stand for much.
+    r"""The content of a YAML file as :func:`read_json` gives that of JSON. Aliases are refused: few can stand for much.
 
     Raises:
         OSError: If the file cannot be read, see :func:`read_text`.

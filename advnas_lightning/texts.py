@@ -1,4 +1,4 @@
-"""Shows names that users gave, whatever is in them: each output has its own signs, which a name must not be read as.
+"""Shows names that users gave. Each kind of output has signs with a meaning, and no name may be read as such a sign.
 
 The names of edges, candidates, strategies and folders are texts of any kind. Every writer of this package shows them by
 one of these functions. HTML is escaped by Jinja, after :func:`plain`.

@@ -163,7 +163,7 @@ class Adapter:
         """Call a hook of the module. Hooks of training batches get the batch of the weight step."""
         if hook in TRAIN_BATCH_HOOKS:
             arguments = tuple(map(_own_batch, arguments))
-        with self.in_hook(), own_data(hook != "train_dataloader"):  # in which the Trainer asks for the search's data
+        with self.in_hook(), own_data(hook != "train_dataloader"):  # by which the Trainer gets the search's data
             return getattr(self.module, hook)(*arguments, **keywords)
 
     def call_for_batches(self, hook: str, batch: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -201,7 +201,7 @@ class Adapter:
     @contextmanager
     def _redirected(self, module: LightningModule) -> Iterator[None]:
         """Let what a module logs reach the search's log."""
-        own = vars(module).get("log")  # a copy that was made within a hook has its class's
+        own = vars(module).get("log")  # in a copy that was made within a hook, its class's method
         if isinstance(own, _Redirection):
             yield
         elif is_overridden("log", module) and not self._is_silent():

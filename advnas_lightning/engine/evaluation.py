@@ -98,8 +98,8 @@ class Evaluator:
         self.space, self.run, self.ranks, self.precision, self.trace = space, run, ranks, precision, trace
         self.source, self.seed = source, seed
         self.is_evaluating = False
-        self._has_graph = False  # where no gradient is asked for
-        self._copies_outputs = False  # the outputs of edges, since what follows changes them in place
+        self._has_graph = False  # whether passes keep a graph also where no gradient is asked for
+        self._copies_outputs = False  # whether an edge copies its output, since what follows changes it in place
         self._idle: set[str] | None = None  # the edges that no evaluation so far has run
 
     @contextmanager

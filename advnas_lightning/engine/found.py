@@ -19,7 +19,7 @@ from advnas_lightning.space.search_space import Architecture
 
 
 class FoundNetwork(SearchHooks):
-    """The network with one discrete architecture, whose running statistics are calibrated.
+    """What a search does with the network of one architecture, whose running statistics are calibrated.
 
     Example:
         >>> import torch
@@ -58,11 +58,11 @@ class FoundNetwork(SearchHooks):
                 yield
 
     def _calibrated(self, architecture: Architecture) -> AbstractContextManager[None]:
-        trainer = attached_trainer(self)  # within a fit there are batches from its first one on
+        trainer = attached_trainer(self)  # a fit has no batches before its first one, and needs no warning
         return self.calibration.evaluating(architecture, warns=trainer is None or trainer.state.fn != "fit")
 
     def load_training_batches(self) -> None:
-        """Load those again that were the newest ones, in a search that has gone on after its last epoch."""
+        """Load the newest training batches again, where a search was resumed after its last epoch."""
         if self._loader is not None:
             self._loader.load_last()
 

@@ -166,7 +166,7 @@ class SearchHooks(ArchitecturePolicy):
 
     def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""
-        self.log_dict(metrics, prog_bar=prog_bar, logger=False, add_dataloader_idx=False)  # names may have one
+        self.log_dict(metrics, prog_bar=prog_bar, logger=False, add_dataloader_idx=False)  # it is in the names already
         # self.log would write the index of the running batch, one less, or none at all after a fit
         values = {name: float(value) for name, value in metrics.items()}
         for logger in self.loggers:
@@ -246,7 +246,7 @@ class SearchHooks(ArchitecturePolicy):
     def on_fit_start(self) -> None:
         """Let a resumed run load its data where it was; give all ranks the same offloaded weights."""
         self._resumption.before_loading(self.trainer)
-        # Lightning has read less of them than for automatic optimization, and a module may ask, or change them.
+        # Under manual optimization Lightning reads fewer of their options, and a module may read or change them.
         schedules = [own for each in self.optimizations.values() for own in each.schedules]
         self.trainer.strategy.lr_scheduler_configs = schedules
         if self.offloaded is not None and self.ranks.count > 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]  # a package's below it
+from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]  # re-exported
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import (
@@ -194,7 +194,7 @@ def logs_as(module: LightningModule, search: LightningModule) -> Iterator[None]:
         yield
     finally:
         module._current_fx_name = None
-        module._metric_attributes = None  # found by identity, which a copy of the module has not
+        module._metric_attributes = None  # names by the ids of metrics, which a copy of the module does not have
 
 
 def log_on(search: LightningModule, name: str, value: Any, **options: Any) -> None:

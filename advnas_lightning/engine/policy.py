@@ -182,7 +182,7 @@ class ArchitecturePolicy(SharedHyperparameters):
             self._held = None
 
     def release_theta(self) -> None:
-        """Hear that θ is about to move."""
+        """Forget what :meth:`held` has computed, since θ is about to move."""
         self._held = None
 
     def held(self, name: str, compute: Callable[[], T]) -> T:

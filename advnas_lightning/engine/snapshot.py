@@ -226,7 +226,7 @@ class Snapshot:
         Returns:
             What had changed, as far as it was compared.
         """
-        if RemovableHandle.next_id != self._next_hook:  # a hook was registered: perhaps the first one, see keep
+        if RemovableHandle.next_id != self._next_hook:  # a hook is new, perhaps in a dict that was empty: see keep
             for module in self._modules:
                 self._values += [(module, Kind.MAPPING, vars(module)[name], {}) for name in HOOKS]
         contents = list(self._contents.values())

@@ -143,7 +143,7 @@ class WeightStep:
         self._open = None
 
     def _forward_and_backward(self, step: _Accumulated, batch: Any) -> Tensor | None:
-        optimizer = self.optimization.optimizer  # the network may have none
+        optimizer = self.optimization.optimizer  # None where no weights are trained
         losses: list[Tensor] = []
         lessons: list[Tensor] = []
         size, idle, count = 0, 0, len(step.architectures)

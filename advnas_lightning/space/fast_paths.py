@@ -17,7 +17,7 @@ from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 
 # An attribute of a layer or an encoder: its flag before it was switched off.
 BEFORE = "fast_path_before_search"
-FLAGS: tuple[tuple[type[nn.Module], str, Any], ...] = (  # which of them are false, so that there is no fast path
+FLAGS: tuple[tuple[type[nn.Module], str, Any], ...] = (  # by class: the flag of the fast path, and its value for none
     (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
     (nn.TransformerEncoder, "use_nested_tensor", False),
 )

@@ -33,11 +33,12 @@ class MixedOp(nn.Module):
     copies nothing. Where it changes what an identity has returned and then uses what the identity was given, write
     ``y = y + 1`` instead of ``y += 1``.
 
-    Code that reads an attribute of a module, such as ``in_features``, can read it of an edge: the plain value that the
-    candidates have in common which the bound architecture runs. Where none is bound it is that of the module that
-    ``make_searchable`` found there, if it is a candidate, and of all candidates if not. Nothing can be computed with
-    the weights and methods of a candidate this way, since the choice would not count; a forward pass can read a
-    weight's ``dtype``, ``device`` and ``shape``. A plain value that is set, is set in each candidate that has it.
+    Code that reads an attribute of a module, such as ``in_features``, can read it of an edge. It gets the plain value
+    that all candidates have which the bound architecture runs. Where no architecture is bound, it gets that of the
+    module that ``make_searchable`` found there, or, if that is no candidate, the value that all candidates have.
+    Nothing can be computed with the weights and methods of a candidate this way, since the choice would not count; a
+    forward pass can read a weight's ``dtype``, ``device`` and ``shape``. A plain value that is set, is set in each
+    candidate that has it.
 
     Args:
         name: The edge's name in the search space and in the genotype.
