@@ -64,10 +64,6 @@ class Change(NamedTuple):
 Wanted = Callable[[Slot, Any], bool]  # whether what is in a slot is put aside in any case
 
 
-def _never(slot: Slot, value: Any) -> bool:
-    return False
-
-
 class Snapshot:
     """The state of some modules: :meth:`keep` puts it aside, and :meth:`put_back` restores it.
 
@@ -92,7 +88,7 @@ class Snapshot:
         ...         self.calls += 1
         ...         self.outputs.append(x)
         >>> module, snapshot = Counting(), Snapshot()
-        >>> snapshot.keep(module)
+        >>> snapshot.keep(module, lambda slot, value: False)
         >>> module(torch.ones(2))
         >>> module.calls, module.outputs
         (1, [tensor([1., 1.])])
@@ -110,7 +106,7 @@ class Snapshot:
         self._modules: list[nn.Module] = []
         self._next_hook = RemovableHandle.next_id
 
-    def keep(self, module: nn.Module, wanted: Wanted = _never) -> None:
+    def keep(self, module: nn.Module, wanted: Wanted) -> None:
         """Put aside a module's attributes, and the contents of its tensors: but not of its submodules.
 
         Args:
@@ -132,16 +128,15 @@ class Snapshot:
             if kind is Kind.MAPPING and not value:
                 if name not in HOOKS:
                     self._values.append((module, kind, value, {}))
-            elif name == "_modules":
+            elif name in ("_modules", "_parameters", "_buffers"):
                 self._values.append((module, kind, value, value.copy()))
-            elif name in ("_parameters", "_buffers"):
-                self._values.append((module, kind, value, value.copy()))
-                self._keep_tensors(module, value, wanted, few=name == "_buffers")
+                if name != "_modules":
+                    self._keep_tensors(module, value, wanted, few=name == "_buffers")
             elif kind is not Kind.CONSTANT:
                 slot = Slot(module, name)
                 self._keep_value(slot, kind, value, wanted(slot, value), few=True, deep=DEEP)
 
-    def keep_tensors(self, module: nn.Module, wanted: Wanted = _never) -> None:
+    def keep_tensors(self, module: nn.Module, wanted: Wanted) -> None:
         """Put aside the contents of a module's buffers and of wanted parameters, and nothing else of it."""
         self._keep_tensors(module, dict(module.named_buffers(recurse=False)), wanted, few=True)
         self._keep_tensors(module, dict(module.named_parameters(recurse=False)), wanted, few=False)

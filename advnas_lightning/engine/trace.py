@@ -170,7 +170,7 @@ class Trace:
             for module in self._root.modules()
             if (found := _children(module)) or isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
         ]
-        self._choose(self._every_part())
+        self._choose()
 
     def _add(self, module: nn.Module, part: _Part) -> None:
         self._part_of[id(module)] = part
@@ -205,11 +205,11 @@ class Trace:
         for part in compared:
             part.is_behind = False
         if known != (len(self._moving), len(self._stateful), self._reaches_far):
-            self._choose(self._every_part())
+            self._choose()
 
-    def _choose(self, parts: Iterable[_Part]) -> None:
+    def _choose(self) -> None:
         """Choose the modules that are looked at in every evaluation in which they run."""
-        for part in parts:
+        for part in self._every_part():
             part.keepers, part.holders = [], []
             for module in part.modules:
                 if not _keeps_nothing(module) or id(module) in self._stateful:
