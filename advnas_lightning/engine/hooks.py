@@ -24,13 +24,7 @@ from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
 from advnas_lightning.engine.rate_finding import RateFinding
-from advnas_lightning.engine.resume import (
-    Resumption,
-    describe_space,
-    refuse_other,
-    refuse_other_space,
-    refuse_past_end,
-)
+from advnas_lightning.engine.resume import Resumption, describe_space, refuse_other, refuse_other_space, refuse_past_end
 from advnas_lightning.engine.settings import deciding_settings
 from advnas_lightning.engine.stepping import ScheduleSteps
 from advnas_lightning.engine.trace import Trace

@@ -68,10 +68,7 @@ class Resumption:
         used = batches_used(trainer)
         checkpoint["logs"] = collect_logs(trainer, within_epoch=used is not None)
         if used is not None:
-            checkpoint["partial_epoch"] = {
-                "means": self._means.state_dict(),
-                "metrics": collect_metrics(self._module),
-            }
+            checkpoint["partial_epoch"] = {"means": self._means.state_dict(), "metrics": collect_metrics(self._module)}
         if loader is not None:
             checkpoint["loader"] = loader.place(used)
             checkpoint["search"]["sizes"] = sizes(trainer, loader)

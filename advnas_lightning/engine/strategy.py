@@ -200,13 +200,7 @@ class SearchStrategy(FoundNetwork):
         )
         precision = Precision(trainer)
         self.evaluator = Evaluator(
-            space,
-            self.outcome,
-            self.ranks,
-            precision,
-            self.trace,
-            source=self.trainee.loss_name,
-            seed=self.step_seed,
+            space, self.outcome, self.ranks, precision, self.trace, source=self.trainee.loss_name, seed=self.step_seed
         )
         self.guard = FiniteGuard(max_bad_steps, self.ranks, self.objective.reset_carried)
         self.sampling, self.sandwich_draws, self.warmup_sizes = sampling, sandwich_draws, warmup_sizes

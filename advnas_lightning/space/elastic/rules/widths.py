@@ -12,13 +12,7 @@ from torch import nn
 from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.making import check_sizes, elastic
 from advnas_lightning.space.elastic.rules.descriptions import Member
-from advnas_lightning.space.elastic.rules.importance import (
-    OrderBy,
-    Score,
-    checked_order,
-    refuse_tied,
-    reordering,
-)
+from advnas_lightning.space.elastic.rules.importance import OrderBy, Score, checked_order, refuse_tied, reordering
 from advnas_lightning.space.elastic.rules.sizes import Sizes, checked, in_numbers, names
 from advnas_lightning.space.elastic.rules.table import Blocks, checked_blocks, descriptions_of
 from advnas_lightning.space.mixed_op import mixed_ops
