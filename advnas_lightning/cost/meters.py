@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 Meter = Callable[..., float]
+Shape = Sequence[int]
 UNITS = {
     "params": "parameters",
     "macs": "multiply-accumulates per term of the loss",
@@ -29,7 +31,8 @@ def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     """The multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
 
     It counts nothing inside the fused functions for attention on CPUs and for transformer layers in evaluation. So
-    these are switched off meanwhile, and the products that they compute are counted.
+    these are switched off meanwhile, and the products that they compute are counted. Those of fused recurrent layers
+    and of matrices with vectors, which torch leaves out, are counted, too.
 
     Example:
         >>> macs(nn.Linear(3, 4), torch.zeros(2, 3))
@@ -39,7 +42,8 @@ def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     on_cpu = _devices(module, inputs, kwargs) <= {"cpu"}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext(), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext(), counter:
             module(*inputs, **kwargs)
     finally:
         torch.backends.mha.set_fastpath_enabled(of_layers)
@@ -107,6 +111,31 @@ def memory(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     finally:
         handle.remove()
     return sum(kept.values()) / 2**20
+
+
+def _lstm_flops(inputs: Shape, *others: Shape, **_: Any) -> int:
+    """Those of a layer of an LSTM in one direction on a CPU: first come the weights of the inputs and the states."""
+    return _recurrent_flops(inputs, others[:2])
+
+
+def _recurrent_flops(inputs: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    """Those of recurrent layers on a GPU: at each place each matrix has one product."""
+    places = math.prod(inputs[:-1])  # of one sequence after the other where they are packed
+    return 2 * places * sum(math.prod(weight) for weight in weights if len(weight) == 2)
+
+
+def _vector_flops(matrix: Shape, *_: Any, **__: Any) -> int:
+    """Those of a matrix with a vector."""
+    return 2 * math.prod(matrix)
+
+
+FLOPS = {
+    "mkldnn_rnn_layer": _lstm_flops,
+    "_cudnn_rnn": _recurrent_flops,
+    "miopen_rnn": _recurrent_flops,
+    "mv": _vector_flops,
+}
+UNCOUNTED = {getattr(torch.ops.aten, name): flops for name, flops in FLOPS.items()}  # by torch
 
 
 def _devices(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,35 @@ def test_macs_of_attention(need_weights: bool) -> None:
     layer = nn.TransformerEncoderLayer(width, heads, hidden, batch_first=True)
     assert count_macs(layer, torch.zeros(batch, length, width)) == products + 2 * batch * length * width * hidden
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_macs_of_a_recurrent_layer(kind: Any, gates: int, directions: int, dtype: torch.dtype) -> None:
+    """PyTorch computes an LSTM of single precision in one function, inside of which it counts nothing."""
+    batch, length, width, hidden = 2, 7, 8, 16
+    layer = kind(width, hidden, num_layers=2, batch_first=True, bidirectional=directions == 2, dtype=dtype)
+    rows = directions * gates * hidden
+    expected = batch * length * rows * (width + hidden + directions * hidden + hidden)
+    assert count_macs(layer, torch.zeros(batch, length, width, dtype=dtype)) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch has other functions for recurrent layers on a GPU")
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_macs_of_a_recurrent_layer_on_a_gpu(kind: Any) -> None:
+    layer, x = kind(8, 16, num_layers=2, bidirectional=True), torch.zeros(7, 2, 8)
+    assert count_macs(layer.cuda(), x.cuda()) == count_macs(layer.double().cpu(), x.double())
+
+
+def test_macs_of_a_matrix_with_a_vector() -> None:
+    """As where attention pools a sequence."""
+
+    class Pool(nn.Module):
+        def forward(self, x: Tensor, query: Tensor) -> Tensor:
+            return x @ query
+
+    assert count_macs(Pool(), torch.zeros(2, 7, 8), torch.zeros(8)) == 2 * 7 * 8
 
 
 @pytest.mark.parametrize("training", [True, False])
