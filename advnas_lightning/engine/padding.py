@@ -19,6 +19,7 @@ DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)  # which have a number for it
 TOLERANCE, OF_HALVES = 1e-3, 5e-2  # of the loss, above what TF32 and halves round
 LEAST = 1e-5  # a difference of losses that is always rounding
+TELLING = 10  # times what is tolerated: so much the sizes must change the loss, for a check to tell something
 
 
 class PaddingCheck:
@@ -26,9 +27,10 @@ class PaddingCheck:
 
     Strategies that compare outputs of several sizes pad the narrow ones, see
     :class:`~advnas_lightning.space.elastic.Elastic`. That is right as long as zeros stay zeros up to the layer that
-    reads them. It is checked once, on the first batch of an architecture that pads: the narrowest architecture must
-    have the same loss with padding and without it. Dropout is switched off for that. If the loss is still random,
-    nothing is checked.
+    reads them. It is checked on the first batch of an architecture that pads: the narrowest architecture must have the
+    same loss with padding and without it. Dropout is switched off for that. If the loss is still random, nothing is
+    checked. If the widest architecture has nearly the same loss, too, the layers with sizes do nothing as yet, as where
+    they are scaled by nearly zero at first. Then it is checked again after 2, 4, 8 and so on of such steps.
 
     Args:
         model: The network.
@@ -57,10 +59,11 @@ class PaddingCheck:
     def __init__(self, model: nn.Module, evaluator: Evaluator, orders: Mapping[str, Sequence[int]]) -> None:
         self._model, self._evaluator = model, evaluator
         self._orders = {evaluator.space.edges.index(edge): order for edge, order in orders.items()}
-        self._is_due = bool(orders)
+        self._steps = 0  # that have padded
+        self._due: float = 1 if orders else math.inf  # the next one that is checked
 
     def see(self, architecture: Architecture, batch: Any) -> None:
-        """Check once, if an architecture pads.
+        """Check if an architecture pads, and that is not known to be right.
 
         Args:
             architecture: What an architecture step has run.
@@ -70,11 +73,12 @@ class PaddingCheck:
             ValueError: Padding changes the loss.
         """
         pads = architecture.inactive != "none" or any(len(path) > 1 for path in architecture.paths)
-        if not self._is_due or not pads:
+        self._steps += pads
+        if not pads or self._steps < self._due:
             return
-        self._is_due = False
         with without_dropout(self._model):
             if not self._changes(architecture, batch, self._orders):
+                self._due = math.inf if self._tells(architecture, batch) else 2 * self._due
                 return
             culprits = [edge for edge in self._orders if self._changes(architecture, batch, {edge})]
         names = ", ".join(repr(self._evaluator.space.edges[edge]) for edge in culprits or self._orders)
@@ -86,9 +90,7 @@ class PaddingCheck:
 
     def _changes(self, like: Architecture, batch: Any, narrow: Any) -> bool:
         """Whether padding changes the loss of the architecture that is narrow on some edges and wide on the others."""
-        space = self._evaluator.space
-        chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
-        alone = space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
+        alone = self._alone(like, narrow)
         widest = {edge: (self._orders[edge][0],) for edge in narrow}
         paths = tuple(path + widest.get(edge, ()) for edge, path in enumerate(alone.paths))
         again = copy.copy(self._evaluator)
@@ -98,6 +100,17 @@ class PaddingCheck:
             return False
         padded = self._loss(self._evaluator, Architecture(alone.gates, paths), batch)
         return not math.isclose(padded, expected, rel_tol=self._tolerance(like), abs_tol=LEAST)
+
+    def _tells(self, like: Architecture, batch: Any) -> bool:
+        """Whether the sizes change the loss by so much that a change by the padding would have been seen."""
+        narrowest, widest = (self._loss(self._evaluator, self._alone(like, at), batch) for at in (self._orders, ()))
+        return not math.isclose(narrowest, widest, rel_tol=TELLING * self._tolerance(like), abs_tol=TELLING * LEAST)
+
+    def _alone(self, like: Architecture, narrow: Any) -> Architecture:
+        """The one-hot architecture that is narrow on some edges and wide on the others."""
+        space = self._evaluator.space
+        chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
+        return space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
 
     def _loss(self, evaluator: Evaluator, architecture: Architecture, batch: Any) -> float:
         return float(evaluator.evaluate(architecture, batch, gates=False).loss)

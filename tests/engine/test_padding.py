@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from advnas_lightning import DARTS, GDAS, AdvantageNAS, CounterfactualNAS, elastic, search_loaders
+from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.objectives import Regression
+from advnas_lightning.space.search_space import Architecture
 
 SIZES = [2, 4, 8]
 PADS = {"darts": DARTS, "gdas": GDAS, "counterfactual": CounterfactualNAS}
@@ -75,6 +78,38 @@ def test_each_edge_is_named() -> None:
 def test_what_keeps_zeros_is_searched(name: str, between: nn.Module) -> None:
     search = fit(PADS[name], network(between))
     assert all(layer.training for layer in search.model.modules())
+
+
+class Scaled(nn.Module):
+    """A residual branch with a scale of its own, as in ConvNeXt."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.scale = branch, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(-1, keepdim=True) + self.scale * self.branch(x)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6])
+@pytest.mark.parametrize(("between", "is_right"), [(nn.GELU(), True), (nn.Sigmoid(), False)])
+def test_a_branch_that_does_nothing_at_first_is_checked_again(between: nn.Module, is_right: bool, scale: float) -> None:
+    """At 0 the first loss tells nothing, and at 1e-6 nothing in single precision."""
+    net = Scaled(network(between))
+    search = DARTS(net, objective=Regression(), architecture_optimizer=torch.optim.Adam)
+    check = PaddingCheck(net, search.evaluator, {"first": (2, 1, 0), "second": (2, 1, 0)})
+    mixed, batch = Architecture(torch.full((2, 3), 1 / 3), search.space.all_paths), (torch.ones(2, 4), torch.ones(2, 1))
+    passes: list[float] = []
+    net.register_forward_hook(lambda *_: passes.append(float(net.scale)))
+    net.scale.data.fill_(scale)
+    check.see(mixed, batch)
+    net.scale.data.fill_(1)
+    with nullcontext() if is_right else pytest.raises(ValueError, match="outputs of edge 'first' are padded"):
+        check.see(mixed, batch)
+    before = len(passes)
+    for _ in range(3 if is_right else 0):
+        check.see(mixed, batch)
+    assert len(passes) == before
 
 
 class Recurrent(nn.Module):
