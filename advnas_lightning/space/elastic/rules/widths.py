@@ -201,7 +201,9 @@ def widths(
             belong to a head; biases do not count. A function is given the modules that have the width, as a list of
             :class:`~advnas_lightning.space.elastic.rules.descriptions.Member`, and returns a tensor with a score for
             each entry. The weights of all these modules are then reordered in place, the highest scores first. The
-            network computes the same, but sums in another order, so that it is no longer equal bit for bit.
+            network computes the same, but sums in another order, so that it is no longer equal bit for bit. Leave
+            ``order_by`` out where something else has an entry for each channel or head, such as a mask of attention
+            with a part for each head.
         where: A pattern of the qualified names of the blocks and stacks that are meant, such as ``"layer3.**"``. By
             default all of them are.
         blocks: Descriptions by the class of a block: a :class:`~advnas_lightning.space.elastic.rules.Width`, a
