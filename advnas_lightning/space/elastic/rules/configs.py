@@ -59,7 +59,7 @@ def fit_config(network: Any) -> None:
         setattr(config, name, value)
 
 
-def _values(network: nn.Module, config: Any) -> dict[str, int]:
+def _values(network: nn.Module, config: Any) -> dict[str, Any]:
     """The values of the config by the sizes that the network's blocks have."""
     sizes: dict[str, set[int]] = {"ffn": set(), "heads": set(), "depth": set()}
     for module in network.modules():
@@ -77,9 +77,11 @@ def _values(network: nn.Module, config: Any) -> dict[str, int]:
                 f"a config has one {size} for all layers, and the network has {listed(map(str, sorted(found)))}: search"
                 " one for all with share=, or save it with torch.save"
             )
-    values = {}
+    values: dict[str, Any] = {}
     if sizes["depth"]:
-        values["num_hidden_layers"] = sizes["depth"].pop()
+        values["num_hidden_layers"] = depth = sizes["depth"].pop()
+        if getattr(config, "layer_types", None) is not None:  # the kind of attention of each layer
+            values["layer_types"] = list(config.layer_types[:depth])
     if sizes["ffn"]:
         values["n_inner" if hasattr(config, "n_inner") else "intermediate_size"] = sizes["ffn"].pop()
     if sizes["heads"] and config.num_attention_heads not in sizes["heads"]:
@@ -101,5 +103,5 @@ def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
-def _told(values: dict[str, int]) -> str:
+def _told(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())

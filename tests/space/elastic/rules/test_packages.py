@@ -215,6 +215,7 @@ SAVED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bert": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a BertForSequenceClassification describes"),
     "gpt2": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a GPT2LMHeadModel describes the network"),
     "llama": (ALL, {"heads": [2, 4]}, ""),
+    "qwen2": (ALL, {"heads": [2, 4]}, ""),  # whose config has the kind of attention of each layer
     "vit": (ALL, {"heads": [2, 4]}, ""),
 }
 
@@ -222,7 +223,7 @@ SAVED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", SAVED)
 def test_what_is_found_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     sizes, others, reason = SAVED[name]
-    make, x = {**TEXT, **IMAGES}[name][0], inputs(name)
+    make, x = {**TEXT, **IMAGES, **OTHERS}[name][0], inputs(name)
 
     def found(kinds: dict[str, Any], **options: Any) -> Any:
         net = make().eval()
