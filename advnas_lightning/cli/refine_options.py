@@ -27,7 +27,7 @@ OPTIONS = {
     "finalists": Option(None, "FILE", "a JSON file with a list of architectures, each as {edge: candidate}, which are"
                         " the finalists in place of the search's"),
     "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
-                         " edge"),
+                         " edge or by an exchange between two edges"),
     "cost_budget": Option(None, "{KIND: B}", "train only what is within these budgets, as in"
                           ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
                           " cost measure writes them"),
@@ -74,12 +74,13 @@ def help_text() -> str:
         usage: advnas refine RUN [OPTION=VALUE ...]
     """
     about = (
-        "Trains what a search has found, each architecture by itself and for a short time, and then what differs in one"
-        " edge from the best one, and from the first one, until none is better or the budget is spent. Trainings"
-        " that fall behind are ended early. At last the best ones are trained again, and then what the search finds"
-        " more probable and the trainings have not ruled out. Of those that are tied the most probable one wins. Prints"
-        " a table, writes refine.json, refine.png and refine.svg, and adds the"
-        " winner to genotype.json as refined. The same line goes on where it was. Test data are not used."
+        "Trains what a search has found, each architecture by itself and for a short time, and then what differs in "
+        "one edge from the best one, and from the first one, and exchanges between two edges of the best one, until "
+        "none is better or the budget is spent. Trainings that fall behind are ended early. At last the best ones "
+        "are trained again, and then what the search finds more probable and the trainings have not ruled out. Of "
+        "those that are tied the most probable one wins. Prints a table, writes refine.json, refine.png and "
+        "refine.svg, and adds the winner to genotype.json as refined. The same line goes on where it was. Test data "
+        "are not used."
     )
     return help_page("advnas refine RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
 

@@ -46,7 +46,7 @@ from advnas_lightning.texts import counted, encodable, writable
 TOP = 5  # finalists of a ranking
 PROBABLE = 200  # architectures of which those that are more probable than the winner are tried at last
 ENDS = {
-    "optimum": "no neighbour of the winner is better",
+    "optimum": "no neighbour of the winner and no exchange in it is better",
     "finalists": "all finalists have been trained",
     "budget": "the budget is spent; the same line with more of it goes on",
 }

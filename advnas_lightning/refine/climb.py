@@ -1,4 +1,4 @@
-"""The procedure: train the finalists, and then neighbours of the first and the best one, until none is better."""
+"""The procedure: train the finalists, and then what is near the first and the best one, until none is better."""
 
 from __future__ import annotations
 
@@ -89,9 +89,10 @@ def climb(
     The neighbours of the first finalist are tried before those of the best one. As soon as a neighbour is better than
     the winner it is the winner, and its neighbours are tried. Successive halving ends trainings early that are worse
     than others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
-    first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. At last
-    the best architectures are trained again, with other seeds, and then those that the search finds more probable than
-    the winner, unless they are ruled out. A budget that is large enough keeps what these need.
+    first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. Where
+    no neighbour is better, two edges of the winner exchange their candidates. At last the best architectures are
+    trained again, with other seeds, and then those that the search finds more probable than the winner, unless they are
+    ruled out. A budget that is large enough keeps what these need.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 

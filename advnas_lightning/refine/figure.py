@@ -103,11 +103,10 @@ def _draw_path(ladder: Ladder, axes: Axes, starts: list[int]) -> None:
 
 
 def _step(ladder: Ladder, trial: Trial) -> str:
-    """What a step of the path is: who proposed a finalist, and what a neighbour has changed."""
-    prefix = "neighbour of "
-    if not trial.proposed_by.startswith(prefix):
+    """What a step of the path is: who proposed a finalist, and what a neighbour or an exchange has changed."""
+    if not trial.proposed_by.startswith(("neighbour of ", "exchange in ")):
         return trial.proposed_by
-    of = ladder.trials[int(trial.proposed_by.removeprefix(prefix))]
+    of = ladder.trials[int(trial.proposed_by.rpartition(" ")[2])]
     return shortened(difference(trial.genotype, of.genotype), LABEL)
 
 

@@ -26,8 +26,8 @@ class Trial:
         state: Whether it is ``complete``, was ``pruned`` before its end because others were better, has ``failed``
             because a loss was not finite, or is ``unfinished``.
         scores: The score at each rung that it has reached, by the number of epochs.
-        proposed_by: Who has proposed the architecture, such as ``argmax`` or ``neighbour of 3``.
-        round: 0 for a finalist. A neighbour has the round of the architecture that it is a neighbour of, plus 1.
+        proposed_by: Who has proposed the architecture, such as ``argmax``, ``neighbour of 3`` or ``exchange in 3``.
+        round: 0 for a finalist. A neighbour or an exchange has that of the architecture that it is made of, plus 1.
         seconds: How long it has trained.
         begun: The number of epochs to which it has been or is being trained.
         repeat: 0 for the first training of its architecture; further ones have other seeds.

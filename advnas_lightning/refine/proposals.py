@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from advnas_lightning.refine.ladder import Ladder
-from advnas_lightning.refine.neighbours import Candidates, most_promising, neighbours
+from advnas_lightning.refine.neighbours import Candidates, exchanges, most_promising, neighbours
 from advnas_lightning.refine.probable import next_probable
 from advnas_lightning.refine.ties import next_repeat
 from advnas_lightning.space.genotype import Genotype, check_genotype
@@ -42,8 +42,8 @@ class Scope:
     Attributes:
         finalists: Who proposes each finalist. The first ones are trained first.
         candidates: The names of the candidates of each edge.
-        around: Whether neighbours are tried.
-        allows: Whether an architecture may be tried as a neighbour, such as whether it is within a budget.
+        around: Whether neighbours and exchanges are tried.
+        allows: Whether an architecture may be tried as one of these, such as whether it is within a budget.
         repeats: How often each of the best architectures is trained again.
         probable: Architectures of the search, the most probable one first, of which those that are more probable than
             the winner are tried at last.
@@ -77,11 +77,12 @@ class Scope:
 
 
 def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
-    """The architecture to train next: a finalist, the most promising neighbour, or one of those that come last.
+    """The architecture to train next: a finalist, a neighbour, an exchange, or one of those that come last.
 
     Neighbours are first all those of the first finalist, which is what the search itself has chosen. A climb from the
     best finalist alone may end soon. Then come those of the leader, and where none of them is left, those of what other
-    processes are training, since it may become the winner.
+    processes are training, since it may become the winner. Where no neighbour is left, two edges of the leader exchange
+    their candidates, at most as often as it has neighbours. The most promising neighbour or exchange comes first.
 
     Args:
         ladder: The trainings so far.
@@ -106,12 +107,22 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
             return Proposal(genotype, by, 0)
     own = scope.canonical(next(iter(scope.finalists)))
     firsts = [trial for trial in ladder.first if trial.genotype == own]
-    starts = [] if ladder.leader is None or not scope.around else [*firsts, ladder.leader, *ladder.begun]
-    for start in starts:
-        near = map(scope.canonical, neighbours(start.genotype, scope.candidates))
-        left = [each for each in near if each not in tried and scope.allows(each)]
-        if left:
-            return Proposal(most_promising(ladder.gaps(), left), f"neighbour of {start.number}", start.round + 1)
+
+    def promising(changed: Sequence[Genotype]) -> Genotype | None:
+        left = [each for each in map(scope.canonical, changed) if each not in tried and scope.allows(each)]
+        return most_promising(ladder.gaps(), left) if left else None
+
+    best = [] if ladder.leader is None or not scope.around else [ladder.leader, *ladder.begun]
+    for start in [*firsts, *best] if best else []:
+        found = promising(neighbours(start.genotype, scope.candidates))
+        if found is not None:
+            return Proposal(found, f"neighbour of {start.number}", start.round + 1)
+    for start in best:
+        by = f"exchange in {start.number}"
+        asked = sum(trial.proposed_by == by for trial in ladder.trials)
+        found = promising(exchanges(start.genotype, scope.candidates))
+        if found is not None and asked < len(neighbours(start.genotype, scope.candidates)):
+            return Proposal(found, by, start.round + 1)
     return last_proposal(ladder, scope)
 
 

@@ -18,7 +18,7 @@ import pytest
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.ladder import Ladder, Trial
-from advnas_lightning.refine.neighbours import RIDGE, neighbours, predict
+from advnas_lightning.refine.neighbours import RIDGE, exchanges, neighbours, predict
 from advnas_lightning.refine.proposals import Proposal, Scope, next_proposal
 from advnas_lightning.space.genotype import Genotype
 from tests.support.climbing import (
@@ -113,15 +113,53 @@ def test_the_lowest_score_may_be_the_best() -> None:
     assert [trial.state for trial in ladder.trials] == [trial.state for trial in same.trials]
 
 
-def test_a_neighbour_is_of_the_winner_of_its_time_and_has_the_next_round() -> None:
+def test_a_neighbour_or_an_exchange_is_of_the_winner_of_its_time_and_has_the_next_round() -> None:
     ladder, _ = refined(None)
     assert ladder.path[-1] == ladder.winner
     for trial in ladder.trials[len(FINALISTS) :]:
-        of = ladder.trials[int(trial.proposed_by.removeprefix("neighbour of "))]
+        by, _, number = trial.proposed_by.rpartition(" ")
+        of = ladder.trials[int(number)]
+        made = {"neighbour of": set(neighbours_of(of.genotype)), "exchange in": set(exchanges(of.genotype, CANDIDATES))}
         assert of in ladder.path
-        assert trial.genotype in set(neighbours_of(of.genotype))
+        assert trial.genotype in made[by]
         assert trial.round == of.round + 1
     assert max(trial.round for trial in ladder.trials) >= 2
+
+
+def test_an_exchange_is_the_way_to_what_is_better_within_a_budget() -> None:
+    names = {"first": "ab", "second": "ab"}
+    values = {("a", "b"): 1.0, ("b", "a"): 2.0}  # "b" is dear: with two of them a network is over the budget
+    start = Genotype({"first": "a", "second": "b"})
+    tried: list[tuple[str, ...]] = []
+
+    def train(genotype: Genotype, *_: object) -> float:
+        tried.append(tuple(genotype.values()))
+        return values.get(tried[-1], 0.0)
+
+    scope = Scope({start: "start"}, names, allows=lambda genotype: [*genotype.values()] != ["b", "b"])
+    ladder, end = climb(TrialBook(None, names, (1,), maximize=True), scope, train)
+    assert tried == [("a", "b"), ("a", "a"), ("b", "a")]
+    assert ladder.winner is not None
+    assert (ladder.winner.proposed_by, end) == ("exchange in 0", "optimum")
+
+
+def test_exchanges_are_all_pairs_of_edges_that_can_have_each_other_s_candidate() -> None:
+    names = {"a": "xy", "b": "xyz", "c": "zx"}
+    found = exchanges(Genotype({"a": "x", "b": "y", "c": "z"}), names)
+    assert [tuple(each.values()) for each in found] == [("y", "x", "z")]
+    everything = [Genotype({"a": a, "b": b, "c": c}) for a in "xy" for b in "xyz" for c in "zx"]
+    for each in everything:
+        pairs = [one for one in everything if sum(one[edge] != each[edge] for edge in names) == 2]
+        assert exchanges(each, names) == [one for one in pairs if sorted(one.values()) == sorted(each.values())]
+
+
+def test_there_are_no_more_exchanges_of_a_winner_than_neighbours() -> None:
+    edges = [f"edge {number}" for number in range(12)]
+    start = Genotype({edge: "ab"[place % 2] for place, edge in enumerate(edges)})  # 36 pairs differ, with 12 neighbours
+    scope = Scope({start: "start"}, dict.fromkeys(edges, "ab"))
+    book = TrialBook(None, scope.candidates, (1,), maximize=True)
+    ladder, _ = climb(book, scope, lambda genotype, *_: float(genotype == start))
+    assert Counter(trial.proposed_by for trial in ladder.trials[1:]) == {"neighbour of 0": 12, "exchange in 0": 12}
 
 
 def test_without_neighbours_the_finalists_alone_are_trained() -> None:
