@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -19,6 +19,10 @@ __all__ = ["with_validation_batches"]
 
 Result = TypeVar("Result")
 SEED = 0  # of what loaders and hooks draw
+# What a module does around its validation steps, such as to reduce what they have kept. Here no step keeps anything.
+AROUND_STEPS = tuple(
+    f"on_validation_{place}" for place in ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
+)
 
 
 def with_validation_batches(
@@ -33,7 +37,7 @@ def with_validation_batches(
     """Call a function with the first validation batches, while a Trainer validates the search.
 
     So the hooks of the module and of the data have changed and moved the batches as in the search's own validation. No
-    step is taken. Of several loaders, the first one counts.
+    step is taken, and the module's hooks around the steps are not called. Of several loaders, the first one counts.
 
     Args:
         search: The search, which is a LightningModule.
@@ -81,9 +85,13 @@ def with_validation_batches(
 
     methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
     methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
+    own = [each for each in search.children() if isinstance(each, LightningModule)]
     given = _Batches(dataloaders) if isinstance(dataloaders, list | tuple) else dataloaders
     try:
-        with rng.seeded(SEED), _quiet(), warnings.catch_warnings(), _instead(search, methods):
+        with rng.seeded(SEED), _quiet(), warnings.catch_warnings(), ExitStack() as stack:
+            for each in own:
+                stack.enter_context(_instead(each, dict.fromkeys(AROUND_STEPS, _nothing)))
+            stack.enter_context(_instead(search, methods))
             warnings.filterwarnings("ignore", module="lightning")  # about an evaluation, which is none here
             trainer = Trainer(
                 accelerator=device.type if device.type != "cuda" else "gpu",
@@ -109,7 +117,7 @@ def with_validation_batches(
     return results[0]
 
 
-def _nothing() -> None:
+def _nothing(*_: Any) -> None:
     """In the place of a hook."""
 
 

@@ -1,0 +1,66 @@
+"""The batches of a ranking come from a validation in which no step is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from advnas_lightning import AdvantageNAS, MixedOp
+
+HOOKS = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
+
+
+class Collecting(LightningModule):
+    """Keeps what its validation steps return, as modules without torchmetrics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = MixedOp("edge", {"linear": nn.Linear(4, 4), "skip": nn.Identity()})
+        self.losses: list[Tensor] = []
+        self.called: list[str] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        self.losses.append(self.training_step(batch, batch_idx))
+        return {"loss": self.losses[-1]}
+
+    def on_validation_start(self) -> None:
+        self.called.append("start")
+
+    def on_validation_epoch_start(self) -> None:
+        self.called.append("epoch_start")
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.called.append("batch_start")
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("last_loss", outputs["loss"])
+        self.called.append("batch_end")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_loss", torch.stack(self.losses).mean())  # fails where there were no steps
+        self.losses.clear()
+        self.called.append("epoch_end")
+
+    def on_validation_end(self) -> None:
+        self.called.append("end")
+
+    def configure_optimizers(self) -> Adam:
+        return Adam(self.parameters())
+
+
+def test_a_module_that_reduces_what_its_validation_steps_have_kept_is_ranked() -> None:
+    torch.manual_seed(0)
+    search = AdvantageNAS(Collecting(), architecture_optimizer=Adam)
+    batches = [(torch.randn(3, 4), torch.tensor([0, 1, 2])) for _ in range(2)]
+    ranking = search.rank(batches, top=None)
+    assert len(ranking) == 2
+    assert search.model.called == []
+    assert vars(search.model).keys().isdisjoint(f"on_validation_{each}" for each in HOOKS)  # it has its own again
