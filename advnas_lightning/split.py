@@ -87,17 +87,40 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
     return _both(train, val, architecture, seed)
 
 
-class _SearchData(LightningDataModule):
-    """Stands in for a data module, and changes only its training loaders and the batches that its hooks get.
+def with_hooks_for_each(data: Any) -> Any:
+    """A data module whose batch hooks are called with each batch of a search by itself, and not with the pair.
+
+    Args:
+        data: The data module of a Trainer, or ``None``.
+
+    Returns:
+        What stands in for the data module; or what was given, if it has no batch hooks of its own.
+
+    Example:
+        >>> class Doubled(LightningDataModule):
+        ...     def on_after_batch_transfer(self, batch, dataloader_idx):
+        ...         return 2 * batch
+        >>> data = with_hooks_for_each(Doubled())
+        >>> data.trainer = type("Training", (), {"training": True})
+        >>> data.on_after_batch_transfer({"weights": 3, "architecture": 4}, 0)
+        {'weights': 6, 'architecture': 8}
+    """
+    if not isinstance(data, LightningDataModule) or issubclass(type(data), _StandIn):
+        return data
+    return _StandIn(data) if any(is_overridden(name, data) for name in BATCH_HOOKS) else data
+
+
+class _StandIn(LightningDataModule):
+    """Stands in for a data module, and changes only the batches that its hooks get.
 
     Its attributes, class and state are those of the module: what is set here is set there.
     """
 
-    def __init__(self, data: LightningDataModule, architecture: Literal["val"] | float, seed: int) -> None:
-        object.__setattr__(self, "_stands_for", (data, architecture, seed))
+    def __init__(self, data: LightningDataModule, *more: Any) -> None:
+        object.__setattr__(self, "_stands_for", (data, *more))
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("_stands_for", "train_dataloader", "__reduce_ex__"):
+        if name in ("_stands_for", "__reduce_ex__"):
             return object.__getattribute__(self, name)
         data = self._stands_for[0]
         # Lightning calls the LightningModule's hook where the data module has none.
@@ -115,7 +138,17 @@ class _SearchData(LightningDataModule):
         return str(self._stands_for[0])
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return _SearchData, self._stands_for
+        return type(self), self._stands_for
+
+
+class _SearchData(_StandIn):
+    """Changes the training loaders of a data module, too: it has one for each kind of step."""
+
+    def __init__(self, data: LightningDataModule, architecture: Literal["val"] | float, seed: int) -> None:
+        super().__init__(data, architecture, seed)
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, name) if name == "train_dataloader" else super().__getattribute__(name)
 
     def train_dataloader(self) -> Any:
         """The training loader of each kind of step; or what a search's module sees of them."""

@@ -34,6 +34,7 @@ from advnas_lightning.engine.validation import Validation
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.space.offload import OffloadedWeights
+from advnas_lightning.split import with_hooks_for_each
 
 
 class SearchHooks(ArchitecturePolicy):
@@ -178,6 +179,7 @@ class SearchHooks(ArchitecturePolicy):
     def configure_callbacks(self) -> list[Callback]:
         """An adapted module's callbacks; says what to use instead of Trainer options that cannot work."""
         self._validation.begin()
+        self.trainer.datamodule = with_hooks_for_each(self.trainer.datamodule)  # type: ignore[attr-defined]
         own = self.trainee.configure_callbacks()
         check_trainer_options(self.trainer, own, rate=self.rate_finding is not None)
         for callback in (*self.trainer.callbacks, *own):  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from advnas_lightning import AdvantageNAS, Fixed, MixedOp, search_loaders
+from advnas_lightning import AdvantageNAS, Fixed, MixedOp, RandomSearch, search_loaders
 
 SAMPLES, BATCH, EPOCHS = 60, 5, 2
 
@@ -110,3 +110,36 @@ def test_a_module_may_give_the_loaders_of_both_kinds_of_step_itself() -> None:
     module = Loading(lambda own: len(own.train_dataloader()))
     trainer().fit(search := AdvantageNAS(module, architecture_optimizer=partial(Adam, lr=0.01)))
     assert search.architecture_steps == search.weight_steps == EPOCHS * SAMPLES / BATCH / 2
+
+
+class Doubled(Data):
+    """Changes its batches on the device, as augmentations do."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        points, targets = batch
+        return 2 * points, targets
+
+
+@pytest.mark.parametrize("strategy", [partial(Fixed, genotype={"act": "tanh"}), RandomSearch])
+def test_the_hooks_of_a_data_module_with_one_training_loader_get_its_own_batches(strategy: Any) -> None:
+    plain, search = Scheduled(of_data_module, searchable=False), strategy(Scheduled(of_data_module))
+    trainer().fit(plain, datamodule=Doubled())
+    trainer().fit(search, datamodule=Doubled())
+    for mine, theirs in zip(search.model.net.parameters(), plain.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_hooks_of_a_data_module_get_its_own_batches_where_running_statistics_are_computed() -> None:
+    class Normalized(Scheduled):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    module = Normalized(of_data_module)
+    module.net.insert(1, nn.BatchNorm1d(4))
+    search = AdvantageNAS(module, architecture_optimizer=partial(Adam, lr=0.01))
+    trainer().fit(search, datamodule=search_loaders(Doubled()))
+    losses = [
+        [row.loss for row in search.rank(datamodule=data, top=None, training_batches=Doubled().train_dataloader())]
+        for data in (search_loaders(Doubled()), Doubled())
+    ]
+    assert losses[0] == losses[1]
