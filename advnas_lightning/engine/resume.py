@@ -207,8 +207,8 @@ def refuse_other(
     if search["strategy"] != strategy:
         raise ValueError(f"the checkpoint is of {search['strategy']} search, and this is {strategy}")
     if ("cost.penalty" in checkpoint["state_dict"]) != has_cost:
-        had = "no cost" if has_cost else "a cost"
-        raise ValueError(f"the checkpoint is of a search with {had}: go on with the settings that it had")
+        had, fix = ("no cost", "leave cost=… out") if has_cost else ("a cost", "give the strategy cost=… as it had")
+        raise ValueError(f"the checkpoint is of a search with {had}: {fix}")
     saved, ours = search.get("settings", {}), settings or {}
     common = saved.keys() & ours.keys()  # newer versions have more of them
     found = differences({name: saved[name] for name in common}, {name: ours[name] for name in common})

@@ -215,6 +215,15 @@ def test_a_setting_that_decides_the_result_is_refused_with_both_values(
     assert trainer.current_epoch == 4
 
 
+def test_a_cost_that_only_one_of_both_has_is_refused_with_what_to_give(
+    go_on: Make, make_search: Make, tmp_path: Path
+) -> None:
+    go_on(pair(), name="advantage", **with_cost({"penalty": 0.1}))
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match="of a search with a cost: give the strategy cost=… as it had"):
+        make_search("advantage").on_load_checkpoint(checkpoint)
+
+
 def test_what_decides_nothing_may_change(go_on: Make) -> None:
     go_on(pair(), stop=StopIn(2, 3), name="advantage", max_bad_steps=3, select="argmax")
     _, trainer, _ = go_on(pair(), name="advantage", max_bad_steps=5, select="process_best")
