@@ -227,7 +227,7 @@ class SearchHooks(ArchitecturePolicy):
 
     def _pair_loaders(self, loaders: Any) -> SearchLoader:
         """Pair whatever training loaders the trainer has with the steps they are for."""
-        loader = SearchLoader.wrap(loaders)
+        self._loader = loader = SearchLoader.wrap(loaders)
         loader.check_roles(type(self).__name__, weights=self.trains_weights, architecture=self.searches)
         # Where a run goes on between two epochs, current_epoch is still the one before while a first batch is fetched.
         epochs: Any = self.trainer.fit_loop.epoch_progress
@@ -235,7 +235,6 @@ class SearchHooks(ArchitecturePolicy):
         loader.seed = lambda: rng.mixed(self.seed, epochs.current.processed)
         loader.between_batches = lambda: None if self.between_batches is None else self.between_batches()
         loader.keeper = self.calibration
-        self._loader = loader
         self._resumption.restore_loader(loader)
         return loader
 
