@@ -104,9 +104,13 @@ def _draw_path(ladder: Ladder, axes: Axes, starts: list[int]) -> None:
 
 def _step(ladder: Ladder, trial: Trial) -> str:
     """What a step of the path is: who proposed a finalist, and what a neighbour or an exchange has changed."""
-    if not trial.proposed_by.startswith(("neighbour of ", "exchange in ")):
+    by, _, number = trial.proposed_by.rpartition(" ")
+    if by not in ("neighbour of", "exchange in"):
         return trial.proposed_by
-    of = ladder.trials[int(trial.proposed_by.rpartition(" ")[2])]
+    of = ladder.trials[int(number)]
+    if by == "exchange in":
+        edges = [edge for edge, name in trial.genotype.items() if of.genotype.get(edge) != name]
+        return shortened(f"exchange {', '.join(edges)}", LABEL)
     return shortened(difference(trial.genotype, of.genotype), LABEL)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.climb import Budget, climb
+from advnas_lightning.refine.figure import plot_ladder
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.neighbours import RIDGE, exchanges, neighbours, predict
 from advnas_lightning.refine.proposals import Proposal, Scope, next_proposal
@@ -141,6 +142,8 @@ def test_an_exchange_is_the_way_to_what_is_better_within_a_budget() -> None:
     assert tried == [("a", "b"), ("a", "a"), ("b", "a")]
     assert ladder.winner is not None
     assert (ladder.winner.proposed_by, end) == ("exchange in 0", "optimum")
+    labels = [text.get_text() for text in plot_ladder(ladder).axes[0].texts]
+    assert labels == ["start", "exchange first, second"]
 
 
 def test_exchanges_are_all_pairs_of_edges_that_can_have_each_other_s_candidate() -> None:
