@@ -114,6 +114,19 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return found
 
 
+def is_retrained(settings: Mapping[str, Any]) -> bool:
+    """Whether what a run finds is trained from scratch afterwards. A run of ``strategy=fixed`` is such a training.
+
+    Args:
+        settings: The settings of the run.
+
+    Example:
+        >>> is_retrained({"retrain": True, "retraining": False}), is_retrained({"retrain": True, "retraining": True})
+        (True, False)
+    """
+    return settings.get("retrain") is True and settings.get("retraining") is not True
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files that a run leaves in its folder. Scripts rely on their names.

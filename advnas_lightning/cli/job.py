@@ -22,7 +22,7 @@ from advnas_lightning.cli.retrain import retrain
 from advnas_lightning.cli.run import run
 from advnas_lightning.cli.sweeps import is_finished
 from advnas_lightning.folder_lock import FolderLock, is_first_process
-from advnas_lightning.runs import RunFolder
+from advnas_lightning.runs import RunFolder, is_retrained
 from advnas_lightning.texts import plain
 
 
@@ -54,7 +54,7 @@ def job(config: DictConfig) -> float | None:
                 from advnas_lightning.cli.refine_found import refine_found  # which needs the extra refine
 
                 refine_found(config, folder)
-            if config.retrain and not config.retraining:
+            if is_retrained(config):
                 retrain(folder, line, "refined" if config.refine else None)
             if config.export:
                 export_found(config, folder)
@@ -80,7 +80,7 @@ def _result(config: DictConfig, files: RunFolder) -> float | None:
     name = config.optimized_metric
     if name is None or not is_first_process():
         return None
-    results = (files.retrained if config.retrain and not config.retraining else files).results()
+    results = (files.retrained if is_retrained(config) else files).results()
     if name not in results:
         raise ValueError(f"optimized_metric={name} is no result of this run: {suggestion(name, sorted(results))}")
     return results[name]

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from advnas_lightning.reading import Unreadable, read_json, read_yaml
-from advnas_lightning.runs import CHOICES, CONFIG, OVERRIDES, RunFolder, flatten
+from advnas_lightning.runs import CHOICES, CONFIG, OVERRIDES, RunFolder, flatten, is_retrained
 from advnas_lightning.validate import as_number
 
 State = Literal["waiting", "running", "finished", "failed"]
@@ -224,7 +224,7 @@ class Jobs:
         planned = settings.get("trainer.max_epochs")
         planned = settings.get("task.epochs") if planned == "${task.epochs}" else planned
         job.planned = planned if isinstance(planned, int) else 0
-        job.retrains = settings.get("retrain") is True
+        job.retrains = is_retrained(settings)
 
     def _read_log(self, job: Job, path: Path) -> None:
         """The number of epochs that the last rows of a log have."""

@@ -28,7 +28,7 @@ from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.export.formats import check_formats
 from advnas_lightning.reading import Unreadable, read_json, read_yaml
-from advnas_lightning.runs import CHOICES, CONFIG, RunFolder, decides_result, differences, flatten
+from advnas_lightning.runs import CHOICES, CONFIG, RunFolder, decides_result, differences, flatten, is_retrained
 from advnas_lightning.texts import rich, shortened, writable
 
 _running: list[SweepCallback] = []  # at most one
@@ -218,7 +218,7 @@ def is_finished(folder: Path) -> bool:
         return False
     config = _saved_config(folder)
     is_refined = not config.get("refine") or run.refinement.exists()
-    last = run.retrained if config.get("retrain") else run
+    last = run.retrained if is_retrained(config) else run
     if not (is_refined and last.has_summary):
         return False
     formats = check_formats("export", config.get("export") or [])

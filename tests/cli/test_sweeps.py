@@ -211,6 +211,19 @@ def test_what_a_search_found_is_trained(
     assert [line.strategy for line in table.lines if line.fields[1].value] == ["gdas"]
 
 
+def test_a_sweep_of_trainings_alone_has_nothing_to_train_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", *SMALL_TOY, "retrain=true", "strategy=fixed", "hydra.sweep.dir=sweep"]  # as table3_small has it
+    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=search")
+    launch(monkeypatch, *arguments, "strategy.genotype=search")
+    (job,) = (path.parent for path in (folder / "sweep").rglob("summary.json"))
+    assert "1 of 1 jobs have finished: sweep" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in job.iterdir() if path.is_file()}
+    launch(monkeypatch, *arguments, "strategy.genotype=search")  # goes on, with nothing left to do
+    assert {path: path.stat().st_mtime_ns for path in job.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.slow
 def test_a_job_goes_on_with_its_retraining(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], assert_same: Any
