@@ -35,7 +35,8 @@ def neighbours(genotype: Genotype, candidates: Candidates) -> list[Genotype]:
 def exchanges(genotype: Genotype, candidates: Candidates) -> list[Genotype]:
     """All architectures in which two edges of one have exchanged their candidates.
 
-    They cost about as much, so that they show a way out where a budget rules out one of the two changes alone.
+    Where a candidate costs the same on both edges, the costs stay as they are. So there is a way on where a budget
+    rules out one of the two changes alone.
 
     Args:
         genotype: The architecture.

@@ -119,10 +119,11 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
             return Proposal(found, f"neighbour of {start.number}", start.round + 1)
     for start in best:
         by = f"exchange in {start.number}"
-        asked = sum(trial.proposed_by == by for trial in ladder.trials)
-        found = promising(exchanges(start.genotype, scope.candidates))
-        if found is not None and asked < len(neighbours(start.genotype, scope.candidates)):
-            return Proposal(found, by, start.round + 1)
+        tried_of_it = sum(trial.proposed_by == by for trial in ladder.trials)
+        if tried_of_it < len(neighbours(start.genotype, scope.candidates)):
+            found = promising(exchanges(start.genotype, scope.candidates))
+            if found is not None:
+                return Proposal(found, by, start.round + 1)
     return last_proposal(ladder, scope)
 
 
