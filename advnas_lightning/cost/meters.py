@@ -31,8 +31,8 @@ def macs(module: nn.Module, *inputs: Any, **kwargs: Any) -> float:
     """The multiply-accumulates of the convolutions and matrix products in one call, as torch counts them.
 
     It counts nothing inside the fused functions for attention on CPUs and for transformer layers in evaluation. So
-    these are switched off meanwhile, and the products that they compute are counted. Those of fused recurrent layers
-    and of matrices with vectors, which torch leaves out, are counted, too.
+    these are switched off meanwhile, and the products that they compute are counted. Those of fused recurrent layers,
+    of bilinear layers and of matrices with vectors, which torch leaves out, are counted, too.
 
     Example:
         >>> macs(nn.Linear(3, 4), torch.zeros(2, 3))
@@ -129,11 +129,17 @@ def _vector_flops(matrix: Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(matrix)
 
 
+def _bilinear_flops(first: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    """Those of ``nn.Bilinear``: the first input with the weight, and what comes of it with the second input."""
+    return 2 * first[0] * weight[0] * (weight[1] + 1) * weight[2]
+
+
 FLOPS = {
     "mkldnn_rnn_layer": _lstm_flops,
     "_cudnn_rnn": _recurrent_flops,
     "miopen_rnn": _recurrent_flops,
     "mv": _vector_flops,
+    "_trilinear": _bilinear_flops,
 }
 UNCOUNTED = {getattr(torch.ops.aten, name): flops for name, flops in FLOPS.items()}  # by torch
 

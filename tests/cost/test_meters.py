@@ -83,6 +83,19 @@ def test_macs_of_a_matrix_with_a_vector() -> None:
     assert count_macs(Pool(), torch.zeros(2, 7, 8), torch.zeros(8)) == 2 * 7 * 8
 
 
+def test_macs_of_a_bilinear_layer() -> None:
+    """It has the products of the first input and the weight, and of these and the second input."""
+    layer, first, second = nn.Bilinear(3, 4, 5), torch.randn(2, 7, 3), torch.randn(2, 7, 4)
+
+    class Products(nn.Module):
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            rows = first.flatten(0, 1) @ layer.weight.permute(1, 0, 2).flatten(1)  # (14, 5 x 4)
+            return (rows.unflatten(1, (5, 4)) @ second.flatten(0, 1)[..., None])[..., 0] + layer.bias
+
+    torch.testing.assert_close(layer(first, second).flatten(0, 1), Products()(first, second))
+    assert count_macs(layer, first, second) == count_macs(Products(), first, second) == 14 * 5 * (3 * 4 + 4)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_counting_leaves_the_network_as_it_was(training: bool) -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).train(training)
