@@ -170,3 +170,6 @@ def _made(name: str, factory: Callable[[Any], Any], given: Any) -> Any:
         return factory(given)
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(f"{name}: {error}") from None
+    except IndexError as error:  # one value where there must be two, say
+        options = ", ".join(f"{key}={value}" for key, value in getattr(factory, "keywords", {}).items())
+        raise MisconfigurationException(f"{name}: {error}; one of its options is too short: {options}") from None

@@ -70,6 +70,7 @@ def also_refused(arguments: list[str], says: str) -> Any:
         (["task.optimization.architecture_optimizer=null"], "architecture_optimizer=None"),
         (["task.optimization.architecture_optimizer.lr=fast"], "architecture_optimizer"),
         (["task.optimization.architecture_optimizer.lr=nan"], "nan"),
+        (["task.optimization.architecture_optimizer.betas=[0.5]"], "betas=[0.5]"),
         also_refused(["task.optimization.architecture_optimizer.lr=inf"], "learning rate"),
         (["+task.optimization.architecture_optimizer.beta=3"], "beta"),
         (["task.data.nodes=0"], "nodes=0"),
