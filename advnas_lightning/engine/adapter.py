@@ -240,7 +240,7 @@ class Adapter:
         """
         before, self._batch = self._batch, batch
         try:
-            with self.in_hook():
+            with self.in_hook(), self._optimizers.lent():
                 output = _call_step(self.module.training_step, batch, self.batch_idx)
         finally:
             self._batch = before

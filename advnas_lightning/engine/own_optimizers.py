@@ -18,18 +18,19 @@ class OwnOptimizers:
 
     Args:
         trainer: Gives the Trainer, or ``None`` where there is none.
+        own: The module's optimizer and schedules.
         hidden: The architecture's optimizer and schedules. A Trainer has them after all others.
 
     Example:
-        >>> own = OwnOptimizers(lambda: None, Optimization("architecture", None))
+        >>> own = OwnOptimizers(lambda: None, Optimization("weights", None), Optimization("architecture", None))
         >>> with own.shown():
         ...     own.complete(checkpoint := {})
         >>> checkpoint
         {}
     """
 
-    def __init__(self, trainer: Callable[[], Trainer | None], hidden: Optimization) -> None:
-        self._trainer, self._hidden = trainer, hidden
+    def __init__(self, trainer: Callable[[], Trainer | None], own: Optimization, hidden: Optimization) -> None:
+        self._trainer, self._own, self._hidden = trainer, own, hidden
 
     def _places(self) -> tuple[Trainer, Optimizer, bool] | None:
         """The Trainer, what is to be hidden, and whether the Trainer shows it; ``None`` if one of them is not there."""
@@ -48,6 +49,23 @@ class OwnOptimizers:
         places = self._places()
         with without_optimizer(*places[:2]) if places is not None and places[2] else nullcontext():
             yield
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """A context in which a Trainer without optimizers has the module's own ones of the last fit.
+
+        A training step outside of a fit, such as one that ranks architectures, may log the learning rate.
+        """
+        trainer, made = self._trainer(), self._own.made
+        if trainer is None or made is None or trainer.strategy.optimizers:
+            yield
+            return
+        strategy = trainer.strategy
+        strategy.optimizers, strategy.lr_scheduler_configs = [made], self._own.schedules
+        try:
+            yield
+        finally:
+            strategy.optimizers, strategy.lr_scheduler_configs = [], []
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ class RateFinding:
         is_running: Whether a finder trains the module now.
 
     Example:
-        >>> hidden = OwnOptimizers(lambda: None, Optimization("architecture", None))
+        >>> hidden = OwnOptimizers(lambda: None, Optimization("weights", None), Optimization("architecture", None))
         >>> finding = RateFinding(LightningModule(), Optimization("weights", None), hidden, hidden.alone, Callback)
         >>> finding.let(finder := LearningRateFinder(), search=LightningModule())
         >>> finding.is_running

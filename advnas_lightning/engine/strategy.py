@@ -175,7 +175,7 @@ class SearchStrategy(FoundNetwork):
         self.weight_steps = self.skipped_weight_steps = 0
         self.trainee: PlainModel | Adapter
         trainer = partial(attached_trainer, self)
-        optimizers = OwnOptimizers(trainer, architecture)
+        optimizers = OwnOptimizers(trainer, weights, architecture)
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
             self.trainee = Adapter(
                 self.model,

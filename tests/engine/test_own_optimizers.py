@@ -150,6 +150,17 @@ def test_they_are_the_modules_own(schedules: str, fit: Fit) -> None:
     assert set(asked) == {(2, 2, count + 1)}  # others see all
 
 
+def test_a_ranking_after_the_fit_sees_them_as_they_were_left(fit: Fit) -> None:
+    """It takes training steps under another Trainer, which has no optimizers."""
+    alone, search = Genotype(GENOTYPE).apply(made("both")), AdvantageNAS(made("both"), **THETA)
+    fit(alone, pair()["weights"], loader(9), max_epochs=2)
+    fit(search, pair(), loader(9), max_epochs=2)
+    alone.look("training_step")
+    SEEN_IN_TRAINING.clear()
+    assert len(search.rank(loader(9))) == 2
+    assert set(map(str, SEEN_IN_TRAINING)) == {str(alone.seen[-1])}
+
+
 def test_a_checkpoint_that_a_hook_saves_is_whole(fit: Fit, tmp_path: Path) -> None:
     class Saves(Looking):
         def on_train_epoch_end(self) -> None:
