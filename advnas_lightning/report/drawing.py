@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Line
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from advnas_lightning.texts import LITERAL, shortened
 
@@ -225,9 +225,8 @@ def _legend(is_graph: bool, has_probabilities: bool, has_right: bool) -> list[st
 
 def _width(text: str, size: float, weight: str = "normal") -> float:
     """The width of a text in inches."""
-    # matplotlib makes no path of an empty text
-    path = TextPath((0, 0), text.strip() or ".", size=size, prop=FontProperties(weight=weight))
-    return float(path.get_extents().width) / 72
+    font = FontProperties(size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------

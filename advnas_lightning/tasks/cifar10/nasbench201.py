@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -240,10 +241,15 @@ def measure(cell: Genotype) -> dict[str, float]:
         >>> measure(Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))
         {'params_millions': 0.073306, 'macs_millions': 7.78304}
     """
+    parameters, macs = _counted(cell.to_nasbench201())
+    return {"params_millions": parameters / 1e6, "macs_millions": macs / 1e6}
+
+
+@cache
+def _counted(cell: str) -> tuple[int, int]:
     with torch.device("meta"):
-        network = cell.apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
-        images = torch.empty(1, 3, 32, 32)
-    return {"params_millions": count_parameters(network) / 1e6, "macs_millions": count_macs(network, images) / 1e6}
+        network = Genotype.from_nasbench201(cell).apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
+        return count_parameters(network), count_macs(network, torch.empty(1, 3, 32, 32))
 
 
 def show(cell: Genotype, table: Table | None, console: Console) -> None:
