@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from advnas_lightning.cli.signatures import NO_VALUE, signature
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import RunFolder
 from tests.support.command_line import SMALL_TOY, launch, read, runs
+from tests.support.speed import slow_but
 
 CONF = Path(__file__).parents[2] / "conf"
 # Lines that need no PyTorch for their answer.
@@ -64,6 +67,18 @@ WRONG = {
     "cost show nowhere": "there are no costs at nowhere: advnas cost measure RUN measures them",
     "task/training=search": "no chosen group has task/training",
 }
+TELLING = (
+    "advantage=exact",
+    "+foo=1",
+    "strategy=gdass",
+    "seed=abc",
+    "raport",
+    "ckpt_path=nowhere",
+    "-m strategy=advantage,gdas strategy.gamma=0.1",
+    "export nowhere pt2",
+    "cost measure nowhere",
+    "cost show nowhere",
+)
 
 
 def answer(arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -73,7 +88,7 @@ def answer(arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("arguments", "says"), WRONG.items())
+@pytest.mark.parametrize(("arguments", "says"), slow_but(WRONG.items(), [(line, WRONG[line]) for line in TELLING]))
 def test_a_wrong_line_is_answered_without_pytorch_and_leaves_no_folder(
     arguments: str, says: str, tmp_path: Path
 ) -> None:
@@ -107,15 +122,18 @@ def test_a_reader_may_have_read_enough() -> None:
 
 
 @pytest.mark.parametrize("arguments", ["--help", "advantage=exact"])
-def test_it_answers_within_a_second(arguments: str, tmp_path: Path) -> None:
-    def seconds() -> float:
+def test_it_answers_sooner_than_pytorch_is_imported(arguments: str, tmp_path: Path) -> None:
+    """Measured: 0.3 and 0.6 of the time of that import."""
+
+    def seconds(run: Callable[[], object]) -> float:
         before = os.times()
-        answer(arguments, tmp_path)
+        run()
         return sum(os.times()[2:4]) - sum(before[2:4])  # of the processor, for the child
 
-    # An idle core takes 0.25 to 0.55 s, and a busy one up to 1.01. Of five tries the best one is the least disturbed.
-    # With PyTorch it would be several seconds.
-    assert min(seconds() for _ in range(5)) < 1.5
+    importing = [sys.executable, "-c", "import torch"]
+    assert any(
+        seconds(partial(answer, arguments, tmp_path)) < seconds(partial(subprocess.run, importing)) for _ in range(3)
+    )
 
 
 @pytest.mark.parametrize("choice", EXTRAS)

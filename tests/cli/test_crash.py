@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.callbacks import crash_at
+from tests.support.callbacks import crash_at, slow
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from tests.support.ends_of_runs import assert_same_end, checkpoint, steps
 from tests.support.speed import slow_but
@@ -36,6 +37,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ptb(tmp_path / "text")
     write_images(tmp_path / "images")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended, for tests to copy."""
+    folder = tmp_path_factory.mktemp("ended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        launch(patch, *SMALL_TOY, "hydra.run.dir=run")
+    return folder / "run"
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -131,14 +142,14 @@ def test_a_run_survives_twenty_kills(task: str, folder: Path, assert_same: Any) 
 def test_a_run_that_is_told_to_stop_saves_first(
     number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
-    arguments = ["task.data.batches=800", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
-    process = start(*arguments, "hydra.run.dir=run")
+    arguments = ["task.data.batches=200", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
+    process = start(*arguments, "hydra.run.dir=run", slow(AdvantageNAS=0.02))  # 4 seconds
     wait_for(folder / "run" / "metrics.csv", process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
-    assert 0 < steps(folder / "run") < 800  # in the middle of the only epoch, and by no clock
+    assert 0 < steps(folder / "run") < 200  # in the middle of the only epoch, and by no clock
     assert not (folder / "run" / "summary.json").exists()
     launch(monkeypatch, *arguments, "hydra.run.dir=run", "ckpt_path=last")
     launch(monkeypatch, *arguments, "hydra.run.dir=straight")
@@ -230,11 +241,12 @@ def test_last_starts_a_run_that_has_not_begun(folder: Path, monkeypatch: pytest.
 def test_a_checkpoint_that_does_not_fit_is_refused(
     arguments: list[str],
     message: str,
+    ended: Path,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+    shutil.copytree(ended, folder / "run")
     content = checkpoint(folder / "run")
     torch.save({**content, "search": {**content["search"], "format": 0}}, "old.ckpt")
     torch.save({key: value for key, value in content.items() if key != "search"}, "foreign.ckpt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *arguments: str, batch: int = 15) -
         launch(monkeypatch, *arguments, "hydra.run.dir=run", "checkpoint.every_n_steps=1", crash_at(batch))
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was stopped within an epoch, for tests to copy."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stopped(patch, *SMALL_TOY)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -100,9 +111,14 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *arguments: str, batch: int = 15) -
     ],
 )
 def test_a_setting_that_decides_the_result_is_refused_before_anything_is_written(
-    override: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    override: str,
+    says: str,
+    interrupted: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stopped(monkeypatch, *SMALL_TOY)
+    shutil.copytree(interrupted, folder, dirs_exist_ok=True)
     before = contents(folder)
     error = refusal(monkeypatch, capsys, *SMALL_TOY, override, *GO_ON)
     assert error.startswith("error: ")

@@ -38,7 +38,8 @@ from advnas_lightning.ranking import Evolution
 from advnas_lightning.ranking.enumeration import most_probable
 from advnas_lightning.refine import finalists_of
 from tests.support.elastic_net import ElasticNet
-from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
+from tests.support.small_search import CLASSES, FEATURES, STRATEGIES, WAYS
+from tests.support.speed import slow_but
 
 Choice = tuple[int, ...]
 BATCH = torch.ones(6, FEATURES), torch.zeros(6, dtype=torch.long)
@@ -184,7 +185,10 @@ def test_several_budgets_of_which_one_is_no_sum_are_met_together_or_not() -> Non
 # -- in a search -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(name for name, (kind, _) in STRATEGIES.items() if kind.searches))
+SEARCHING = [name for name, (kind, _) in STRATEGIES.items() if kind.searches]
+
+
+@pytest.mark.parametrize("name", slow_but(SEARCHING, [name for name in WAYS if name in SEARCHING]))
 def test_the_gradient_is_that_of_the_expected_cost_of_the_networks(name: str, make_search: Callable[..., Any]) -> None:
     kind, _ = STRATEGIES[name]
     cost = ArchitectureCost("macs", penalty=0.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch.optim import SGD
 from advnas_lightning import Genotype, SearchStrategy
 from tests.support.classifier import Rows
 from tests.support.small_search import SAME_ENGINE, STRATEGIES
+from tests.support.speed import slow_but
 from tests.support.stateful import KINDS, Keeping, Switching, data, kept, make, tensors
 
 Fit = Callable[..., Trainer]
@@ -62,16 +64,15 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert same, place
 
 
-def engines(*without: str) -> list[Any]:
-    """The strategies: those whose architecture steps differ most, and the others in the slow tests."""
-    first = ("advantage", "counterfactual", "darts-second_order")
-    return [
-        pytest.param(name, marks=() if name in first else pytest.mark.slow) for name in ENGINES if name not in without
-    ]
+def pairs(*without: str) -> list[Any]:
+    """Each kind of module with one of the strategies whose architecture steps differ most; all others are slow."""
+    names = [name for name in ENGINES if name not in without]
+    telling = itertools.cycle(("advantage", "darts-second_order", "counterfactual"))
+    quick = [(kind, "advantage" if kind is Switching else name) for kind, name in zip(KINDS, telling, strict=False)]
+    return slow_but(itertools.product(KINDS, names), quick)
 
 
-@pytest.mark.parametrize("name", engines())
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "name"), pairs())
 def test_a_module_is_left_as_if_there_were_no_architecture_steps(kind: type[Keeping], name: str, fit: Fit) -> None:
     if name == "darts-second_order" and kind is Switching:
         pytest.skip("its step switches off the gradient of a weight that second-order DARTS asks for")
@@ -85,8 +86,7 @@ def test_a_module_is_left_as_if_there_were_no_architecture_steps(kind: type[Keep
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", engines(*NOT_ONE))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "name"), pairs(*NOT_ONE))
 def test_a_search_at_rest_is_plain_training(kind: type[Keeping], name: str, fit: Fit) -> None:
     if name == "darts-second_order" and kind is Switching:
         pytest.skip("its step switches off the gradient of a weight that second-order DARTS asks for")

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from advnas_lightning import ArchitectureCost, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from tests.support.small_search import CountingData
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 Loaders = Callable[[], Any]
@@ -123,7 +124,10 @@ CHANGES: dict[str, tuple[Loaders, Loaders, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", CHANGES)
+COUNTED = [name for name in CHANGES if "stream" not in name]
+
+
+@pytest.mark.parametrize("change", slow_but(CHANGES, list(CHANGES)[::2]))
 def test_other_batches_within_an_epoch_are_refused(change: str, go_on: Make, tmp_path: Path) -> None:
     first, then, options, says = CHANGES[change]
     go_on(first, stop=StopIn(2, 3), name="advantage")
@@ -135,7 +139,7 @@ def test_other_batches_within_an_epoch_are_refused(change: str, go_on: Make, tmp
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")} == before
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if "stream" not in name])
+@pytest.mark.parametrize("change", slow_but(COUNTED, COUNTED[::2]))
 def test_between_epochs_other_batches_are_told_and_all_epochs_are_trained(change: str, go_on: Make) -> None:
     first, then, options, says = CHANGES[change]
     go_on(first, stop=StopIn(3, 0))
@@ -200,7 +204,7 @@ def with_cost(options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "cost": ArchitectureCost("params", **own)} if own else rest
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", slow_but(SETTINGS, list(SETTINGS)[::3]))
 def test_a_setting_that_decides_the_result_is_refused_with_both_values(
     setting: str, go_on: Make, tmp_path: Path
 ) -> None:

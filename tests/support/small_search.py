@@ -73,6 +73,20 @@ SAME_ENGINE = (
     "nasp-clip",
 )
 
+# One for each way in which a step uses the network. What a test shows for these, the others repeat.
+WAYS = (
+    "advantage",
+    "advantage-ema",
+    "counterfactual-exact",
+    "reinforce",
+    "enas",
+    "parsec",
+    "proxylessnas",
+    "gdas",
+    "darts-second_order",
+    "random",
+)
+
 
 class Zero(nn.Module):
     """Cuts the edge."""
