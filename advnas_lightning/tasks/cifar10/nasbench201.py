@@ -241,14 +241,14 @@ def measure(cell: Genotype) -> dict[str, float]:
         >>> measure(Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))
         {'params_millions': 0.073306, 'macs_millions': 7.78304}
     """
-    parameters, macs = _counted(cell.to_nasbench201())
+    parameters, macs = _counted(tuple(sorted(cell.items())))
     return {"params_millions": parameters / 1e6, "macs_millions": macs / 1e6}
 
 
 @cache
-def _counted(cell: str) -> tuple[int, int]:
+def _counted(cell: tuple[tuple[str, str], ...]) -> tuple[int, int]:
     with torch.device("meta"):
-        network = Genotype.from_nasbench201(cell).apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
+        network = Genotype(dict(cell)).apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
         return count_parameters(network), count_macs(network, torch.empty(1, 3, 32, 32))
 
 
