@@ -24,6 +24,7 @@ from torch.optim import SGD
 
 from advnas_lightning import GDAS, AdvantageNAS, Fixed, MixedOp, SearchStrategy, Trial
 from tests.support.command_line import write_images
+from tests.support.speed import slow_but
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -79,7 +80,7 @@ def test_ten_lines_make_it_searchable() -> None:
     assert "advnas" not in before
 
 
-@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("images", slow_but([True, False], [True]))
 def test_the_searchable_classifier_trains_what_it_found(
     run: Run, images: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def check(name: str, make_search: Make, make_loaders: Make, fit: Make, assert_sa
     "engine",
     slow_but(
         [name for name in STRATEGIES if name not in SAME_ENGINE],
-        ["advantage", "counterfactual"],
+        ["advantage"],
     ),
 )
 def test_the_numbers_are_those_of_a_search_without(
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_a_search_without(
     check(engine, make_search, make_loaders, fit, assert_same)
 
 
-@pytest.mark.parametrize("name", ["advantage", "counterfactual", "darts"])
+@pytest.mark.parametrize("name", slow_but(["advantage", "counterfactual", "darts"], ["counterfactual"]))
 def test_gradients_add_up_in_host_memory(
     name: str, make_search: Make, make_loaders: Make, fit: Make, assert_same: Make
 ) -> None:
@@ -271,7 +271,7 @@ class Own(LightningModule):
         return SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-@pytest.mark.parametrize("algorithm", ["value", "norm"])
+@pytest.mark.parametrize("algorithm", slow_but(["value", "norm"], ["norm"]))
 def test_a_module_of_ones_own(algorithm: str, device: Memory, make_loaders: Make, fit: Make, assert_same: Make) -> None:
     clip: dict[str, Any] = {"weight_clip": 0.5, "weight_clip_algorithm": algorithm}
     found = []
@@ -356,7 +356,7 @@ def test_numbers_are_converted_in_host_memory(make_search: Make, device: Memory)
     assert search.model.cells[0][0].candidates["block"][1].running_mean.device == DEVICE
 
 
-@pytest.mark.parametrize("kind", ["params", "macs"])
+@pytest.mark.parametrize("kind", slow_but(["params", "macs"], ["macs"]))
 def test_costs_are_the_same(kind: str, device: Memory, make_search: Make, make_loaders: Make, fit: Make) -> None:
     tables = []
     for offload in (False, True):
