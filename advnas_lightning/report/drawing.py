@@ -25,6 +25,7 @@ PLAIN, RIGHT, WRONG, CUT_COLOUR = "#3b5570", "#0b7a53", "#c4452d", "#b0b0b0"
 SHORT = {"nor_conv_3x3": "conv 3×3", "nor_conv_1x1": "conv 1×1", "avg_pool_3x3": "pool 3×3", "skip_connect": "skip"}
 CUT = {"none", "zero"}  # operations that cut an edge
 LONGEST, LONGEST_IN_LIST, LONGEST_IN_CELLS = 32, 44, 14  # characters of a name: in a graph, in a list, in a small graph
+LONGEST_TITLE = 80  # characters
 ROWS, MOST_ROWS = 40, 400  # of a list: side by side from the first number on, and at most the second one
 LARGEST = 100.0  # inches
 MARGIN = 0.3  # inches around a drawing
@@ -161,7 +162,7 @@ def genotype_figure(
         is_graph = bool(choices) and all(each.source and each.source != each.target for each in choices)
         width, height = _graph(axes, choices) if is_graph else _list(axes, choices)
         lines = _legend(is_graph, bool(probabilities), bool(right))
-        heading, top = shortened(title, 2 * LONGEST), height + MARGIN
+        heading, top = shortened(title, LONGEST_TITLE), height + MARGIN
         for text, size, weight, colour in (
             *((line, 9.0, "normal", SOFT) for line in reversed(lines)),
             *([(heading, 13.0, "bold", INK)] if heading else []),

@@ -7,15 +7,19 @@ import math
 import re
 import shlex
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from advnas_lightning.cli.ending import notes, show
+from advnas_lightning.cli.ending import notes, show, title
 from advnas_lightning.cli.summary import found_by
+from advnas_lightning.report.drawing import LONGEST_TITLE
+from advnas_lightning.report.palette import STRATEGIES
 from advnas_lightning.tasks.toy import ToyNetwork
 from advnas_lightning.tasks.toy.callbacks import sparkline
+from advnas_lightning.texts import shortened
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from tests.support.findings import search_that_found
 
@@ -25,6 +29,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
+
+
+def test_the_title_of_every_run_of_the_package_is_whole() -> None:
+    for strategy, task, kind in product(STRATEGIES, ("cifar10", "ptb", "toy"), ("argmax", "process_best")):
+        summary = {"strategy": strategy, "task": task, "selected": kind, "epochs": 1000, "found_by": "proxylessnas"}
+        assert shortened(title(summary), LONGEST_TITLE) == title(summary)
 
 
 def test_the_found_network_stands_with_its_probabilities(
