@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 from torch import nn
@@ -31,7 +30,7 @@ from advnas_lightning.batch_description import (
 from advnas_lightning.cli.cost_showing import described, found_architectures, show_costs
 from advnas_lightning.cli.loading import saved_settings, saved_state
 from advnas_lightning.cli.options import MORE_KINDS
-from advnas_lightning.cli.run import build_strategy, data_arguments
+from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
 from advnas_lightning.cost.additivity import Additivity
 from advnas_lightning.cost.files import Measurement, has_edges_of, read_costs, write_costs
 from advnas_lightning.cost.measuring import measure, measure_whole
@@ -60,7 +59,7 @@ def measure_run(options: Mapping[str, Any]) -> None:
     device = usable_device(options["device"])
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
-    config, checkpoint = saved_settings(options["RUN"], trust=options["trust"], without=WITHOUT)
+    config, checkpoint = saved_settings(options["RUN"], trust=options["trust"], changes=WITHOUT)
     folder = RunFolder(checkpoint.resolve().parents[1])
     meters = {name: name if name in UNITS else _own_meter(name) for name in options["kinds"]}
     search, batch = _search_and_batch(config, folder, trust=options["trust"], batch_size=options["batch_size"])
@@ -160,10 +159,8 @@ def _search_and_batch(
         arguments = {name: content.get(name, {}) for name in ("model_arguments", "objective_arguments")}
         description = content["batch"] if batch_size is None else resized(content["batch"], batch_size)
         return build_strategy(config, SimpleNamespace(**arguments)), make_batch(description, trust=trust)
-    data = instantiate(config.task.data)
     try:
-        data.prepare_data()
-        data.setup("fit")
+        data = build_data(config)
     except ValueError as error:
         raise ValueError(
             f"{os.path.relpath(folder.batch)} is missing, as in a run of an older version, and without it the data are"

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
 from lightning import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.intact import intact_checkpoint
 from advnas_lightning.cli.config import Config
-from advnas_lightning.cli.run import build_strategy
+from advnas_lightning.cli.run import build_data, build_strategy
 from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import read_yaml
 from advnas_lightning.runs import RunFolder, checkpoint_in
 
-__all__ = ["SavedRun", "load", "read_settings", "saved_settings", "saved_state"]
+__all__ = ["SavedRun", "load", "read_settings", "saved_settings", "saved_state", "settings_of"]
 
 
 class SavedRun(NamedTuple):
@@ -63,37 +62,49 @@ def load(path: str | Path, *, trust: bool = False) -> SavedRun:
             other classes.
     """
     config, checkpoint = saved_settings(path, trust=trust)
-    data: LightningDataModule = instantiate(config.task.data)
-    data.prepare_data()
-    data.setup("fit")
+    data = build_data(config)
     search = build_strategy(config, data)
     search.load_state_dict(saved_state(checkpoint))
     return SavedRun(search, data, config, checkpoint)
 
 
 def saved_settings(
-    path: str | Path, *, trust: bool, without: Mapping[str, Any] | None = None
+    path: str | Path, *, trust: bool, changes: Mapping[str, Any] | None = None
 ) -> tuple[DictConfig, Path]:
     """The configuration of a run, and its newest intact checkpoint.
 
     Args:
         path: The folder of the run, or the checkpoint in it.
         trust: Whether the configuration may name whatever there is.
-        without: Settings that are not needed, with the values that they get instead.
+        changes: Settings that get other values.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
-            classes that are not trusted.
+        ValueError: If the checkpoint is damaged, or as :func:`settings_of` raises it.
     """
     checkpoint = intact_checkpoint(checkpoint_in(path))
+    return settings_of(checkpoint, trust=trust, changes=changes), checkpoint
+
+
+def settings_of(checkpoint: Path, *, trust: bool, changes: Mapping[str, Any] | None = None) -> DictConfig:
+    """The configuration of the run that has saved a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint, in the folder of its run.
+        trust: Whether the configuration may name whatever there is.
+        changes: Settings that get other values.
+
+    Raises:
+        ValueError: If the checkpoint is not in the folder of a run, or if the configuration names classes that are not
+            trusted.
+    """
     settings = RunFolder(checkpoint.resolve().parents[1]).config
     if not settings.is_file():
-        raise ValueError(f"{path} is of no run's folder: {settings} is missing")
+        raise ValueError(f"{checkpoint} is of no run's folder: {settings} is missing")
     # The configuration of an older run lacks newer settings.
-    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings), dict(without or {}))
+    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(settings), dict(changes or {}))
     assert isinstance(config, DictConfig)
-    return config if trust else without_strangers(config, settings), checkpoint
+    return config if trust else without_strangers(config, settings)
 
 
 def saved_state(checkpoint: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.checks import suggestion
-from advnas_lightning.cli.loading import saved_settings
+from advnas_lightning.cli.loading import saved_settings, settings_of
 from advnas_lightning.reading import Unreadable, read_yaml
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS
 from advnas_lightning.refine.rungs import check_rungs
@@ -126,10 +126,8 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         "trainer": {"max_epochs": rungs[-1], "limit_train_batches": None, "limit_val_batches": None},
         "task": {"data": {"retraining": False}} if "retraining" in config.task.data else {},
     }
-    smaller = OmegaConf.from_dotlist(proxy) if proxy else OmegaConf.create({})
-    without = OmegaConf.to_container(OmegaConf.merge(changes, smaller))
-    assert isinstance(without, dict)
-    training, _ = saved_settings(options["RUN"], trust=trust, without={str(key): each for key, each in without.items()})
+    changed: Any = OmegaConf.to_container(OmegaConf.merge(changes, OmegaConf.from_dotlist(proxy)))
+    training = settings_of(checkpoint, trust=trust, changes=changed)
     output = options["output"]
     return Plan(
         run=run,

@@ -19,7 +19,7 @@ from advnas_lightning.cli.loading import saved_state
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
 from advnas_lightning.cli.refine_settings import Plan, read_plan
-from advnas_lightning.cli.run import build_strategy
+from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.ranking.of_search import distribution_of
@@ -74,7 +74,9 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     if is_further():
         end_with_first()
     written = plan.checkpoint.stat().st_mtime_ns
-    search, data = _load(plan)
+    data = build_data(plan.training)
+    search = build_strategy(plan.config, data)
+    search.load_state_dict(saved_state(plan.checkpoint))
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
     costs = _costs(plan, search, options)
 
@@ -120,16 +122,6 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     if options["output"] is None:
         keep_found(search, plan.run)
     _finish(ladder, end, plan, options, written, prior, shows=shows)
-
-
-def _load(plan: Plan) -> tuple[SearchStrategy, LightningDataModule]:
-    """The search, and the data of the trainings."""
-    data: LightningDataModule = instantiate(plan.training.task.data)
-    data.prepare_data()
-    data.setup("fit")
-    search = build_strategy(plan.config, data)
-    search.load_state_dict(saved_state(plan.checkpoint))
-    return search, data
 
 
 def _ranked(run: RunFolder, checkpoint: Path, top: int | None, allows: Callable[[Genotype], bool]) -> list[Genotype]:
@@ -181,14 +173,13 @@ def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, fir
         if source is None:
             raise ValueError("oracle=table needs the run's task.table: this run has none")
         return table_oracle(open_table(source), str(source))
-    config = plan.training
+    config, arguments = plan.training, data_arguments(data)
 
     def make(genotype: Genotype) -> Fixed:
-        model = search.model if plan.inherited else instantiate(config.task.model, **_arguments(data, "model"))
         return Fixed(
-            model,
+            search.model if plan.inherited else instantiate(config.task.model, **arguments["model_arguments"]),
             genotype=genotype,
-            objective=instantiate(config.task.objective, **_arguments(data, "objective")),
+            objective=instantiate(config.task.objective, **arguments["objective_arguments"]),
             seed=config.seed,
             **instantiate(config.task.optimization, _convert_="all"),
         )
@@ -204,11 +195,6 @@ def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, fir
     )
     train.check(first)
     return train
-
-
-def _arguments(data: LightningDataModule, what: str) -> dict[str, Any]:
-    found: dict[str, Any] = getattr(data, f"{what}_arguments", {})
-    return found
 
 
 def _threads(options: Mapping[str, Any], plan: Plan) -> int | None:

@@ -53,9 +53,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     kept = settings_to_keep(config)
     saving = LastCheckpoint(files.checkpoints, **config.checkpoint, settings=kept, go_on=line)
     checkpoint = find_checkpoint(config.ckpt_path, saving)
-    data: LightningDataModule = instantiate(config.task.data)
-    data.prepare_data()
-    data.setup("fit")
+    data = build_data(config)
     strategy = build_strategy(config, data)
     watch = Stopwatch()
     callbacks = [watch, saving, GenotypeFile(files.genotype), BatchFile(files.batch, data_arguments(data))]
@@ -124,6 +122,18 @@ def parallel_job(folder: Path) -> str:
     settings = HydraConfig.get()
     alone = settings.mode != RunMode.MULTIRUN or settings.launcher._target_.endswith(".BasicLauncher")
     return "" if alone else os.path.relpath(folder, settings.sweep.dir)
+
+
+def build_data(config: DictConfig) -> LightningDataModule:
+    """Build the data module of the task, set up for a fit.
+
+    Args:
+        config: The composed configuration.
+    """
+    data: LightningDataModule = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data
 
 
 def data_arguments(data: Any) -> dict[str, dict[str, Any]]:

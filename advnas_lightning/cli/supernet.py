@@ -15,9 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from advnas_lightning import rng
 from advnas_lightning.callbacks.progress import progress_display
-from advnas_lightning.cli.config import Config
-from advnas_lightning.cli.loading import SavedRun, read_settings
-from advnas_lightning.cli.trust import without_strangers
+from advnas_lightning.cli.loading import SavedRun, settings_of
 from advnas_lightning.ranking.scores_file import content_key
 from advnas_lightning.runs import replacing
 from advnas_lightning.strategies.random_search import RandomSearch
@@ -51,7 +49,8 @@ def train_supernet(run: SavedRun, epochs: int, folder: Path, *, trust: bool, dev
     saved = _saved(path, key)
     if saved is None:
         print(f"training the supernet further by uniform draws, for supernet_epochs={epochs}", file=sys.stderr)
-        saved = _trained(run, _config(run, epochs, trust=trust), device)
+        other_length = {"trainer": {"max_epochs": epochs}}  # on which the schedules depend
+        saved = _trained(run, settings_of(run.checkpoint, trust=trust, changes=other_length), device)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             torch.save({"key": key, "state": saved}, unfinished)
@@ -63,14 +62,6 @@ def _saved(path: Path, key: str) -> Mapping[str, Any] | None:
         return None
     content = torch.load(path, map_location="cpu", weights_only=True)
     return content["state"] if content["key"] == key else None
-
-
-def _config(run: SavedRun, epochs: int, *, trust: bool) -> DictConfig:
-    """The configuration of the run with another number of epochs, on which its schedules depend."""
-    config = OmegaConf.merge(OmegaConf.structured(Config), read_settings(run.folder.config))
-    assert isinstance(config, DictConfig)
-    config.trainer.max_epochs = epochs
-    return config if trust else without_strangers(config, run.folder.config)
 
 
 def _trained(run: SavedRun, config: DictConfig, device: str) -> dict[str, Any]:
