@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from advnas_lightning.callbacks.intact import LAST, PREVIOUS, intact_checkpoint, seal
+from advnas_lightning.callbacks.intact import PREVIOUS, intact_checkpoint, seal
 from advnas_lightning.folder_lock import FolderLock
+from advnas_lightning.runs import LAST, UNFINISHED
 
 
 class CheckpointFiles:
@@ -38,7 +39,7 @@ class CheckpointFiles:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.last, self.previous = self.folder / LAST, self.folder / PREVIOUS
-        self.unfinished = self.folder / f"{LAST}.part"
+        self.unfinished = self.folder / f"{LAST}{UNFINISHED}"
         self.lock = FolderLock(self.folder)
         self._continued: Path | None = None  # the file that this run has gone on from, or that it has written last
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from advnas_lightning.runs import CHECKPOINTS, in_run
+from advnas_lightning.runs import CHECKPOINTS, LAST, in_run
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+PREVIOUS = "previous.ckpt"
 # A file of torch.save is a zip archive. Its last record ends with the length of the archive's comment.
 END_OF_ARCHIVE, LENGTH = b"PK\x05\x06", struct.Struct("<H")
 END_SIZE = 22  # bytes, without a comment

@@ -24,7 +24,7 @@ from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.report.palette import STRATEGIES
-from advnas_lightning.texts import readable, rich, shortened, writable
+from advnas_lightning.texts import counted, readable, rich, shortened, writable
 
 MOST = 60  # edges in the table
 TELLING = ("task", "experiment", "preset")  # overrides that a later line has to repeat
@@ -103,8 +103,7 @@ def title(summary: Mapping[str, Any]) -> str:
         >>> title({"strategy": "fixed", "task": "ptb", "selected": "argmax", "epochs": 1, "found_by": "gdas"})
         'the architecture that GDAS found, trained on ptb for 1 epoch'
     """
-    count = summary.get("epochs", 0)
-    epochs = f"{count} epoch{'' if count == 1 else 's'}"
+    epochs = counted(summary.get("epochs", 0), "epoch")
     if summary["strategy"] == "fixed":
         finder = summary.get("found_by")
         which = "a given architecture" if finder is None else f"the architecture that {strategy_title(finder)} found"

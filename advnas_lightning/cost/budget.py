@@ -20,6 +20,7 @@ from advnas_lightning.cost.probable import most_probable_within
 from advnas_lightning.cost.table import MOST, CostTable, within
 from advnas_lightning.runs import COSTS, in_run
 from advnas_lightning.space.search_space import SearchSpace
+from advnas_lightning.texts import counted
 from advnas_lightning.validate import check_positive
 
 TIGHT = 0.95  # a budget counts as used up from this share of it on
@@ -260,7 +261,7 @@ class ArchitectureCost(nn.Module):
         if self.kind == "params" and not any(map(is_lazy, model.parameters())):
             count_candidates(model, self.space).refuse(penalty=float(self.penalty), budget=self.budget)
         if warmup_epochs > 0:
-            epochs = f"{warmup_epochs} epoch{'s' if warmup_epochs > 1 else ''}"
+            epochs = counted(warmup_epochs, "epoch")
             rank_zero_info(
                 f"cost={self.name} will be measured at the first architecture step, after {epochs} of warm-up: until"
                 " then the logs have no cost"

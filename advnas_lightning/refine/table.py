@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.space.genotype import Genotype
-from advnas_lightning.texts import plain, shortened
+from advnas_lightning.texts import counted, plain, shortened
 
 __all__ = ["difference", "ladder_table", "ordered"]
 
@@ -72,7 +72,7 @@ def ladder_table(
     shown = [trial for place, trial in enumerate(trials) if place < most or trial.round == 0 or trial == best]
     values = {trial.number: known(trial.genotype) for trial in shown}
     names = list(dict.fromkeys(name for each in values.values() for name in each))
-    rungs = [f"{rung} epoch{'' if rung == 1 else 's'}" for rung in ladder.rungs]
+    rungs = [counted(rung, "epoch") for rung in ladder.rungs]
     lines = [["training", "proposed by", *rungs, "state", "minutes", *names, "architecture"]]
     reference = ladder.trials[0].genotype if ladder.trials else None
     for trial in shown:

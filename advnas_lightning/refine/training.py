@@ -10,9 +10,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
-from advnas_lightning.callbacks.intact import LAST, intact_checkpoint, seal
+from advnas_lightning.callbacks.intact import intact_checkpoint, seal
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.runs import UNFINISHED
+from advnas_lightning.runs import LAST, replacing
 from advnas_lightning.space.genotype import Genotype
 
 __all__ = ["Annealing", "RungTraining"]
@@ -105,10 +105,9 @@ class RungTraining:
             warnings.filterwarnings("ignore", module="lightning")  # about loaders' workers and the like
             trainer.fit(strategy, self._train, datamodule=self._datamodule, ckpt_path=checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(file.name + UNFINISHED)
-        trainer.save_checkpoint(unfinished)
-        seal(unfinished)
-        unfinished.replace(file)
+        with replacing(file) as unfinished:
+            trainer.save_checkpoint(unfinished)
+            seal(unfinished)
         return self._score(strategy, trainer)
 
     def _make_trainer(self, epochs: int, **settings: Any) -> Trainer:
