@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -180,31 +180,28 @@ def jobs(config: DictConfig) -> list[list[str]]:
     return all_jobs
 
 
-def compose(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration of the job that has these overrides, without Hydra's part."""
-    job = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
-    with flag_override(job, ["struct", "readonly"], False):
-        del job["hydra"]
-    return job
+def compose(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The configuration of the job that has these overrides, without Hydra's part and in plain values."""
+    content: Any = OmegaConf.to_container(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
+    del content["hydra"]
+    return dict(content)
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what a job finds, by dotted key.
 
     Example:
-        >>> settings(OmegaConf.create({"seed": 1, "threads": 2, "trainer": {"max_epochs": 3}}))
+        >>> settings({"seed": 1, "threads": 2, "trainer": {"max_epochs": 3}})
         {'seed': 1, 'trainer.max_epochs': 3}
     """
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
-    return {key: value for key, value in flatten(content) if decides_result(key)}
+    return {key: value for key, value in flatten(config) if decides_result(key)}
 
 
 def saved_jobs(sweep: Path) -> Iterator[tuple[int, Path]]:
     """The number and the folder of each job that has been started. Those whose settings are damaged are left out."""
     for folder in _job_folders(sweep):
         try:
-            number = _number(folder)
+            number, _ = _saved(folder)
         except ValueError:
             continue
         if number is not None:
@@ -216,7 +213,7 @@ def is_finished(folder: Path) -> bool:
     run = RunFolder(folder)
     if not run.has_summary:
         return False
-    config = _saved_config(folder)
+    config = read_yaml(run.config) or {}
     is_refined = not config.get("refine") or run.refinement.exists()
     last = run.retrained if is_retrained(config) else run
     if not (is_refined and last.has_summary):
@@ -234,7 +231,7 @@ def _refuse_others(config: DictConfig, expected: list[list[str]], *, is_grid: bo
     sweep = Path(config.hydra.sweep.dir)
     for folder in _job_folders(sweep):
         try:
-            number = _number(folder)
+            number, config_there = _saved(folder)
         except ValueError as error:
             run = RunFolder(folder)
             if run.has_summary or any(run.checkpoints.glob("*.ckpt")):  # otherwise it had hardly begun
@@ -252,7 +249,7 @@ def _refuse_others(config: DictConfig, expected: list[list[str]], *, is_grid: bo
             )
         difference = "there is no such job"
         if number < len(expected):
-            ours, theirs = settings(compose(config, expected[number])), settings(_saved_config(folder))
+            ours, theirs = settings(compose(config, expected[number])), settings(config_there)
             difference = ", ".join(differences(theirs, ours)[:3])
         if difference:
             raise ValueError(f"{folder} is of another sweep ({difference}): set another hydra.sweep.dir")
@@ -264,24 +261,23 @@ def _job_folders(sweep: Path) -> Iterator[Path]:
         yield path.parents[1]
 
 
-def _number(folder: Path) -> int | None:
-    """The number of the job that has a folder; ``None`` for a single run and for a retraining, which have no number.
+def _saved(folder: Path) -> tuple[int | None, Mapping[str, Any]]:
+    """The number of the job that has a folder, and its configuration.
+
+    A single run and a retraining have no number: it is ``None``.
 
     Raises:
         ValueError: Its settings cannot be read, as where the disk was full when they were written.
     """
+    contents = []
     for path in (folder / CHOICES, folder / CONFIG):
         try:
             content = read_yaml(path)
         except (OSError, Unreadable) as error:
             raise ValueError(f"{path}: {error}") from None
-        if not content:
-            raise ValueError(f"{path}: it is empty")
-    number = OmegaConf.select(OmegaConf.load(folder / CHOICES), "hydra.job.num")
-    return number if isinstance(number, int) else None
-
-
-def _saved_config(folder: Path) -> DictConfig:
-    config = OmegaConf.load(RunFolder(folder).config)
-    assert isinstance(config, DictConfig)
-    return config
+        if not isinstance(content, dict) or not content:
+            raise ValueError(f"{path}: it is {'no mapping' if content else 'empty'}")
+        contents.append(content)
+    choices, config = contents
+    number = dict(flatten(choices)).get("hydra.job.num")
+    return number if isinstance(number, int) else None, config
