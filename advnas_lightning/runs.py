@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advnas_lightning.reading import read_yaml
+
 SUMMARY, GENOTYPE, METRICS, COSTS = "summary.json", "genotype.json", "metrics.csv", "costs.json"
 BATCH = "batch.json"
 PICTURE, ERROR, CHECKPOINTS, RETRAINED = "architecture.png", "error.txt", "checkpoints", "retrained"
@@ -195,6 +197,14 @@ class RunFolder:
     def retrained(self) -> RunFolder:
         """The folder of a second run, which trains the found architecture from scratch."""
         return RunFolder(self.path / RETRAINED)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen from each of Hydra's groups, such as the task; empty if the folder does not say it."""
+        try:
+            return dict(read_yaml(self.path / CHOICES)["hydra"]["runtime"]["choices"])
+        except (KeyError, OSError, TypeError, ValueError):
+            return {}
 
     @property
     def has_summary(self) -> bool:

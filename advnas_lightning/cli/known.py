@@ -20,7 +20,7 @@ from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import Unreadable, read_json, read_yaml
-from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run
+from advnas_lightning.runs import COSTS, OVERRIDES, RunFolder, in_run
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.genotype_file import write_found
 from advnas_lightning.texts import plain
@@ -38,9 +38,9 @@ def known_of_run(config: DictConfig, run: RunFolder, *, trust: bool) -> tuple[Kn
         run: The folder of the run.
         trust: Whether to make whatever callback it names.
     """
-    found, notes = [], []
+    found, notes, choices = [], [], run.choices
     for name, settings in (config.task.get("callbacks") or {}).items():
-        content = _resolved(settings, run)
+        content = _resolved(settings, choices)
         target = str(content.get("_target_"))
         if not trust:
             if not target.startswith("advnas_lightning.") or not issubclass(get_class(target), SummaryCallback):
@@ -55,12 +55,8 @@ def known_of_run(config: DictConfig, run: RunFolder, *, trust: bool) -> tuple[Kn
     return lambda genotype: {key: value for each in found for key, value in each.known(genotype).items()}, notes
 
 
-def _resolved(settings: Any, run: RunFolder) -> dict[Any, Any]:
+def _resolved(settings: Any, choices: Mapping[str, Any]) -> dict[Any, Any]:
     """The settings of a callback, in which the choices of the run's groups are filled in, as Hydra does in a run."""
-    try:
-        choices = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["choices"]
-    except (KeyError, OSError, TypeError, Unreadable):
-        choices = {}
     for key, value in OmegaConf.to_container(settings, resolve=False).items():  # type: ignore[union-attr]
         if isinstance(value, str) and "${hydra:" in value:
             settings[key] = re.sub(

@@ -16,7 +16,7 @@ from advnas_lightning.cli.loading import saved_settings, settings_of
 from advnas_lightning.reading import Unreadable, read_yaml
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS
 from advnas_lightning.refine.rungs import check_rungs
-from advnas_lightning.runs import CHOICES, RunFolder, flatten, sha256
+from advnas_lightning.runs import RunFolder, flatten, sha256
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_bool
 
@@ -155,9 +155,8 @@ def _of_task(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         found = OmegaConf.to_container(found, resolve=True)
     else:
         try:
-            task = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["choices"]["task"]
-            found = read_yaml(_conf() / "task" / f"{task}.yaml").get("refine")
-        except (AttributeError, KeyError, OSError, TypeError, Unreadable):
+            found = read_yaml(_conf() / "task" / f"{run.choices.get('task')}.yaml").get("refine")
+        except (AttributeError, OSError, Unreadable):
             found = None
     return dict(found or {})
 

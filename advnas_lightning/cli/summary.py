@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.cost.meters import count_parameters
 from advnas_lightning.engine.strategy import SearchStrategy
-from advnas_lightning.reading import Unreadable, read_yaml
-from advnas_lightning.runs import CHOICES
+from advnas_lightning.runs import RunFolder
 
 
 def summarize(
@@ -104,8 +103,7 @@ def found_by(genotype: Any) -> str | None:
     """
     try:
         path = Path(genotype)
-        folder = path if path.is_dir() else path.parent
-        choices = read_yaml(folder / CHOICES)["hydra"]["runtime"]["choices"]
-        return str(choices["strategy"])
-    except (KeyError, OSError, TypeError, Unreadable, ValueError):
+        found = RunFolder(path if path.is_dir() else path.parent).choices.get("strategy")
+    except (OSError, TypeError, ValueError):  # it is no path
         return None
+    return None if found is None else str(found)
