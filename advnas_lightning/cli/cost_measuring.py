@@ -32,7 +32,7 @@ from advnas_lightning.cli.loading import saved_settings, saved_state
 from advnas_lightning.cli.options import MORE_KINDS
 from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
 from advnas_lightning.cost.additivity import Additivity
-from advnas_lightning.cost.files import Measurement, has_edges_of, read_costs, write_costs
+from advnas_lightning.cost.files import Measurement, read_costs, write_costs
 from advnas_lightning.cost.measuring import measure, measure_whole
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.table import CostTable
@@ -192,7 +192,7 @@ def _already_there(output: Path, search: SearchStrategy) -> dict[str, Measuremen
     found = read_costs(output)
     rows = zip(search.space.edges, search.space.candidates, strict=True)
     ours = CostTable("own", {edge: dict.fromkeys(names, 0.0) for edge, names in rows}, 0.0)
-    if not all(has_edges_of(each.table, ours) for each in found.values()):
+    if not all(each.table.has_edges_of(ours) for each in found.values()):
         raise ValueError(f"{output} has the costs of another network: name another file, output=FILE")
     return found
 

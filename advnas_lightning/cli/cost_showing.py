@@ -12,7 +12,7 @@ from rich.table import Table
 
 from advnas_lightning.cli.options import MORE_KINDS
 from advnas_lightning.cost.files import Measurement, read_costs
-from advnas_lightning.cost.plan import CostPlan, unit_of
+from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.cost.plan_table import DIGITS, plan_table, together
 from advnas_lightning.reading import read_json
 from advnas_lightning.runs import COSTS, RunFolder, in_run
@@ -64,7 +64,7 @@ def show_costs(
         own = MORE_KINDS[name][1] if name in MORE_KINDS else "a unit of your own"
         groups = len(each.table.interactions)
         beside = f"besides the sum, {counted(groups, 'group')} of edges cost something together" if groups else ""
-        words = filter(None, [unit_of(each.table) or own, beside, agreement(each.measured)])
+        words = filter(None, [each.table.unit or own, beside, agreement(each.measured)])
         console.print(rich(f"{name}: {'; '.join(words)}"), highlight=False)
     how = {name: described(each.measured) for name, each in found.items()}
     for text in dict.fromkeys(how.values()):

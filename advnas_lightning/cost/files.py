@@ -107,21 +107,8 @@ def keep_measured(path: Path, table: CostTable) -> None:
     kept: dict[str, Measurement] = {}
     with suppress(OSError, ValueError):
         found = read_costs(path)
-        kept = {name: each for name, each in found.items() if each.measured and has_edges_of(each.table, table)}
+        kept = {name: each for name, each in found.items() if each.measured and each.table.has_edges_of(table)}
     write_costs(path, {table.kind: Measurement(table), **kept})
-
-
-def has_edges_of(table: CostTable, other: CostTable) -> bool:
-    """Whether two tables are of the same edges and candidates.
-
-    Example:
-        >>> ours = CostTable("macs", {"edge": {"a": 1.0, "b": 0.0}}, 0.0)
-        >>> has_edges_of(ours, CostTable("params", {"edge": {"a": 7.0, "b": 1.0}}, 3.0))
-        True
-    """
-    return [(edge, list(row)) for edge, row in table.edges.items()] == [
-        (edge, list(row)) for edge, row in other.edges.items()
-    ]
 
 
 def _measurement(entry: Any, space: SearchSpace | None) -> Measurement:

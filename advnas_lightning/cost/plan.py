@@ -11,7 +11,6 @@ import numpy as np
 
 from advnas_lightning.cost.feasibility import find_within
 from advnas_lightning.cost.interaction import ways
-from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.table import CostTable, within
 from advnas_lightning.texts import listed
 from advnas_lightning.validate import check_positive
@@ -76,7 +75,7 @@ class CostPlan:
             raise ValueError("there are no costs to plan with: measure at least one")
         first, *others = self.tables
         for other in others:
-            if _names(self.tables[other]) != _names(self.tables[first]):
+            if not self.tables[other].has_edges_of(self.tables[first]):
                 raise ValueError(f"the costs {first} and {other} are of different networks: measure them in one")
         for kind, budget in self.budgets.items():
             check_budget(kind, budget, self.tables)
@@ -191,7 +190,7 @@ class CostPlan:
             if cheapest > within(budget):
                 raise ValueError(
                     f"the budget {kind}={budget:.12g} is below what the cheapest architecture costs,"
-                    f" {cheapest:.12g} {unit_of(self.tables[kind])}".rstrip()
+                    f" {cheapest:.12g} {self.tables[kind].unit}".rstrip()
                 )
         if self.fit() == (None, True):
             raise ValueError(
@@ -260,14 +259,5 @@ def check_budget(kind: str, budget: float, tables: Mapping[str, CostTable]) -> f
     try:
         return float(check_positive(f"budget: {kind}", budget))
     except ValueError as error:
-        unit = unit_of(tables[kind])
+        unit = tables[kind].unit
         raise ValueError(f"{error}, in {unit}" if unit else str(error)) from None
-
-
-def unit_of(table: CostTable) -> str:
-    """The unit of a table's costs in words; empty for a cost of one's own."""
-    return UNITS.get(table.kind, "")
-
-
-def _names(table: CostTable) -> list[tuple[str, list[str]]]:
-    return [(edge, list(row)) for edge, row in table.edges.items()]

@@ -75,10 +75,26 @@ class CostTable:
                 f"cost={self.kind} adds up to {bound:g}, which is above {LARGEST:g}: count in a larger unit"
             )
 
+    @property
+    def unit(self) -> str:
+        """The unit of the costs in words; empty for a cost of one's own."""
+        return UNITS.get(self.kind, "")
+
     @cached_property
     def rows(self) -> Rows:
         """The costs of each edge's candidates."""
         return [list(row.values()) for row in self.edges.values()]
+
+    def has_edges_of(self, other: CostTable) -> bool:
+        """Whether two tables are of the same edges and candidates, in the same order.
+
+        Example:
+            >>> ours = CostTable("macs", {"edge": {"a": 1.0, "b": 0.0}}, 0.0)
+            >>> ours.has_edges_of(CostTable("params", {"edge": {"a": 7.0, "b": 1.0}}, 3.0))
+            True
+        """
+        ours, theirs = ([(edge, list(row)) for edge, row in each.edges.items()] for each in (self, other))
+        return ours == theirs
 
     @property
     def cheapest(self) -> float:
@@ -207,7 +223,7 @@ interactions=())
         if budget is not None and within(budget) < self.cheapest:
             raise ValueError(
                 f"cost_budget={budget:.12g} is below what the cheapest architecture costs, {self.cheapest:.12g}"
-                f" {UNITS.get(self.kind, '')}".rstrip()
+                f" {self.unit}".rstrip()
             )
         if budget is not None and self.largest > MOST * budget:
             raise ValueError(
@@ -238,7 +254,7 @@ interactions=())
 
     def content(self) -> dict[str, Any]:
         """The content of a file of costs, as values for JSON."""
-        content = {"cost": self.kind, "unit": UNITS.get(self.kind, ""), "fixed": self.fixed, "edges": self.edges}
+        content = {"cost": self.kind, "unit": self.unit, "fixed": self.fixed, "edges": self.edges}
         together = [each.content([*self.edges]) for each in self.interactions]
         return {**content, "interactions": together} if together else content
 

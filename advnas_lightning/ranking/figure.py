@@ -11,7 +11,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.ranking.result import RankedArchitecture, Ranking
 from advnas_lightning.report.plots import INK, RC_PARAMS, SOFT
 
@@ -73,7 +72,7 @@ def _draw_cost(axes: Axes, ranking: Ranking, kind: str) -> None:
     if points:
         best = front(points)
         axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=1.2, zorder=2, label="front")
-    axes.set(xlabel=UNITS.get(ranking.tables[kind].kind, kind) or kind, ylabel="score")
+    axes.set(xlabel=ranking.tables[kind].unit or kind, ylabel="score")
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
     limits = [budgets[kind] for budgets in ranking.budgets if kind in budgets]
     for index, limit in enumerate(limits):

@@ -245,7 +245,8 @@ def rank_architectures(
     for rank, choice in enumerate(ordered, start=1):
         own, _, log_prob = by_choice[choice]
         genotype = distribution.space.genotype(choice)
-        costs = CostPlan(tables).of(cheapest(choice)) if tables else {}
+        counted = cheapest(choice)
+        costs = {kind: table.of(counted) for kind, table in tables.items()}
         rows.append(
             RankedArchitecture(
                 rank, genotype, choice, values[choice], own.loss, own.halves, own.metrics, log_prob, costs,
