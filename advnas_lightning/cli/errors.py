@@ -76,8 +76,8 @@ def explain_line(error: Exception, arguments: Sequence[str]) -> str | None:
         return _no_choice(arguments, text)
     if match := re.search(r"Error merging override (\S+)", text):
         wanted = re.search(r"converted to (\w+)", str(error.__cause__))
-        hint = TYPES.get(wanted[1], wanted[1]) if wanted else str(error.__cause__).splitlines()[0]
-        return f"{match[1]}: give {hint}" if wanted else f"{match[1]}: {hint}"
+        hint = f"give {TYPES.get(wanted[1], wanted[1])}" if wanted else str(error.__cause__).splitlines()[0]
+        return f"{match[1]}: {hint}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, text)
     return explain(error) if not isinstance(error, HydraException) else plain(text.strip().replace("\n", " "))

@@ -11,7 +11,7 @@ from advnas_lightning.cli.exporting import export_run
 from advnas_lightning.cli.run import speaks
 from advnas_lightning.export.formats import check_formats
 from advnas_lightning.folder_lock import is_first_process
-from advnas_lightning.runs import RunFolder
+from advnas_lightning.runs import RunFolder, is_retrained
 
 
 def export_found(config: DictConfig, folder: Path) -> None:
@@ -26,7 +26,7 @@ def export_found(config: DictConfig, folder: Path) -> None:
     """
     if not is_first_process():
         return
-    retrained = config.retrain and not config.retraining
+    retrained = is_retrained(config)
     refined = config.refine and not config.retraining and not retrained
     chosen = {
         "RUN": str(RunFolder(folder).retrained.path if retrained else folder),

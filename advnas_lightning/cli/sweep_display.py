@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from advnas_lightning.cli.sweep_jobs import Job, Jobs, last_finished
+from advnas_lightning.cli.sweep_jobs import Job, Jobs
 from advnas_lightning.pace import Pace, as_clock
 from advnas_lightning.texts import rich, shortened, writable
 
@@ -44,7 +44,7 @@ class SweepDisplay:
         self._began = time.monotonic()
         self._starts: dict[int, float] = {}  # the time at which each job started
         self._seconds: dict[int, float] = {}  # that each job took
-        self._ended: list[Job] = []
+        self._ended: list[Job] = []  # in this order
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -117,7 +117,7 @@ class SweepDisplay:
         if len(running) > RUNNING:
             body.add_row("", f"and {len(running) - RUNNING} more that run")
         lines: list[RenderableType] = [head, body]
-        for job in last_finished(self._ended, ENDED):
+        for job in self._ended[-ENDED:]:
             style = "red" if job.state == "failed" else "green"
             text = f"{self._name(job)} {self._outcome(job)}"
             lines.append(Text(rich(writable(shortened(text, width))).plain, style=style, no_wrap=True, overflow="crop"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -71,6 +71,8 @@ class Job:
         summary: The content of its ``summary.json``, or of that of its retraining.
         error: The line that says why it failed.
         was_before: Whether it had finished before this sweep began.
+        retrains: Whether what it finds is trained from scratch afterwards.
+        log_size: The size of its log when that was read last, in bytes; -1 before the first time.
 
     Example:
         >>> Job(3, ["seed=1"]).share
@@ -311,13 +313,3 @@ def ranking(jobs: Jobs) -> tuple[str, list[Rank]]:
             ranks.append(Rank(setting or str(members[0].summary.get("strategy", "all jobs")), values, right))
     ranks.sort(key=lambda rank: mean(rank.values), reverse=first.higher_is_better)
     return first.title, ranks
-
-
-def last_finished(jobs: Sequence[Job], count: int) -> Iterator[Job]:
-    """The jobs that have ended last, the newest one last.
-
-    Args:
-        jobs: The jobs in the order in which they ended.
-        count: How many of them.
-    """
-    yield from jobs[max(len(jobs) - count, 0) :]
