@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from advnas_lightning.modes import modes_kept
+
 Meter = Callable[..., float]
 Shape = Sequence[int]
 UNITS = {
@@ -175,11 +177,5 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
         >>> count_macs(nn.Linear(3, 4), torch.zeros(2, 3))
         24
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            return int(macs(model, *inputs))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(model), torch.no_grad():
+        return int(macs(model.eval(), *inputs))

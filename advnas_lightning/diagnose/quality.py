@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -22,6 +21,7 @@ from advnas_lightning.engine.accumulation import WaitingBatches
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.loaders import BATCH_HOOKS
+from advnas_lightning.modes import modes_kept
 from advnas_lightning.objectives import Objective, Outcome
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.strategies import (
@@ -108,7 +108,8 @@ def diagnose(
     def make(name: str) -> SearchStrategy:
         return estimator(name, search, progress=progress, seed=seed)
 
-    with torch.random.fork_rng(), search.evaluator.no_trace(), _training(search):
+    with torch.random.fork_rng(), search.evaluator.no_trace(), modes_kept(search):
+        search.train()
         on_progress(f"the exact gradient, of {spaced(search.space.size)} architectures")
         if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
             truth = enumerated(make("reinforce"), batches)
@@ -264,17 +265,6 @@ class _Collector(LightningModule):
             self._found.append(ready)
         if self.result is None and self._found and (last or len(self._found) == self.batches):
             self.result = self._use(self._found)
-
-
-@contextmanager
-def _training(search: SearchStrategy) -> Iterator[None]:
-    modes = {module: module.training for module in search.modules()}
-    search.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:

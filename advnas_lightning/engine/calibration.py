@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from advnas_lightning.engine.evaluation import SkippedStep
 from advnas_lightning.engine.fingerprint import fingerprint
 from advnas_lightning.engine.lightning_private import NormalizationLayer, copied_batch
+from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.search_space import Architecture, SearchSpace
 
 Statistics = Mapping[NormalizationLayer, Mapping[str, Tensor]]  # the buffers of a layer by their names
@@ -358,17 +359,12 @@ def _averaging(layers: Iterable[NormalizationLayer]) -> Iterator[Mapping[Normali
 @contextmanager
 def _modes(model: nn.Module, layers: Iterable[NormalizationLayer], *, as_in_training: bool) -> Iterator[None]:
     """A context in which these layers are in training mode, and other modules only if asked for."""
-    before = [(module, module.training) for module in model.modules()]
-    own = {module for module in model.modules() if isinstance(module, NormalizationLayer)}
-    try:
-        for module, _ in before:
-            module.training = as_in_training and module not in own
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = as_in_training and not isinstance(module, NormalizationLayer)
         for layer in layers:
             layer.training = True
         yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _eager() -> AbstractContextManager[Any]:

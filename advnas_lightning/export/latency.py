@@ -17,6 +17,7 @@ from advnas_lightning.cost.meters import REPEATS, WARM_UP
 from advnas_lightning.export.call import Call
 from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.export.writers import run_onnx, write_onnx
+from advnas_lightning.modes import modes_kept
 
 __all__ = ["onnx_latency"]
 
@@ -64,17 +65,12 @@ def _session(module: nn.Module, call: Call) -> Callable[[Call], list[Tensor]]:
     if key is not None and key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
-    modes = {each: each.training for each in module.modules()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, modes_kept(module):
         try:
-            module.eval()
-            write_onnx(module, call, Path(folder, "module.onnx"), dynamic=False)
+            write_onnx(module.eval(), call, Path(folder, "module.onnx"), dynamic=False)
             run = run_onnx(Path(folder, "module.onnx"), threads=torch.get_num_threads())
         except Exception as error:
             raise ValueError(f"onnx_latency: {type(module).__name__} cannot be exported: {error}") from error
-        finally:
-            for each, training in modes.items():
-                each.training = training
     if key is not None:
         _kept[key] = run
         while len(_kept) > KEPT:

@@ -19,6 +19,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.export.call import Call
 from advnas_lightning.export.network import TOLERANCE, Exported, export_call
+from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.texts import listed
@@ -192,11 +193,10 @@ def _seen(
     def note(name: str, args: Any, kwargs: Any) -> None:
         calls.setdefault(name, []).append(tree_map(_own, (args, kwargs)))
 
-    modes = {module: module.training for module in search.modules()}
     with ExitStack() as stack:
         stack.enter_context(search.training_pass.no_trace(architecture))
         stack.enter_context(search.space.bind(architecture))
-        stack.enter_context(_modes_restored(modes))
+        stack.enter_context(modes_kept(search))
         search.eval()
         for name, module in watched.items():
             handle = module.register_forward_pre_hook(
@@ -221,13 +221,3 @@ def _seen(
 
 def _own(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-@contextmanager
-def _modes_restored(modes: Mapping[nn.Module, bool]) -> Iterator[None]:
-    """A context after which modules are in the modes that they were in."""
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

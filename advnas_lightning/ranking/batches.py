@@ -14,6 +14,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 
 from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
+from advnas_lightning.modes import modes_kept
 
 __all__ = ["with_validation_batches"]
 
@@ -64,7 +65,6 @@ def with_validation_batches(
     device, attached = search.device, attached_trainer(search)
     if attached is not None and attached.training:
         raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
-    modes = {module: module.training for module in search.modules()}
     found: list[Any] = []
     results: list[Result] = []
     interrupts: list[KeyboardInterrupt] = []
@@ -88,7 +88,7 @@ def with_validation_batches(
     own = [each for each in search.children() if isinstance(each, LightningModule)]
     given = _Batches(dataloaders) if isinstance(dataloaders, list | tuple) else dataloaders
     try:
-        with rng.seeded(SEED), _quiet(), warnings.catch_warnings(), ExitStack() as stack:
+        with modes_kept(search), rng.seeded(SEED), _quiet(), warnings.catch_warnings(), ExitStack() as stack:
             for each in own:
                 stack.enter_context(_instead(each, dict.fromkeys(AROUND_STEPS, _nothing)))
             stack.enter_context(_instead(search, methods))
@@ -108,8 +108,6 @@ def with_validation_batches(
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
         search.trainer = attached
-        for module, training in modes.items():
-            module.training = training
     if interrupts:
         raise interrupts[0]
     if not found:

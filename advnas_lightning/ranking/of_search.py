@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 
 from advnas_lightning.cost.measuring import measure_costs
 from advnas_lightning.cost.meters import Meter
@@ -16,6 +15,7 @@ from advnas_lightning.cost.plan import Choice
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.trace import Trace
+from advnas_lightning.modes import modes_kept
 from advnas_lightning.ranking.batches import with_validation_batches
 from advnas_lightning.ranking.evolution import Evolution
 from advnas_lightning.ranking.procedure import Distribution, Settings, rank_architectures
@@ -91,6 +91,7 @@ def rank(
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> from advnas_lightning import MixedOp, RandomSearch
         >>> from advnas_lightning.objectives import Regression
         >>> edge = MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()})
@@ -150,7 +151,8 @@ class _Readiness:
     def __call__(self, choice: Choice) -> Iterator[None]:
         architecture = self._search.one_hot(choice)
         with ExitStack() as stack:
-            stack.enter_context(_evaluation_mode(self._search))
+            stack.enter_context(modes_kept(self._search))
+            self._search.eval()
             stack.enter_context(self._search.evaluator.no_trace(architecture))
             stack.enter_context(self._objective.removed())
             stack.enter_context(self._bound(architecture))
@@ -168,17 +170,6 @@ class _Readiness:
     def _precision(self) -> AbstractContextManager[Any]:
         trainer = attached_trainer(self._search)
         return nullcontext() if trainer is None else trainer.precision_plugin.val_step_context()
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
 
 
 def _training_batches(search: Any, given: Any) -> list[Any]:
