@@ -25,13 +25,12 @@ from matplotlib.patheffects import withStroke
 from omegaconf import OmegaConf
 
 from advnas_lightning.report.palette import styles
-from advnas_lightning.report.plots import RC_PARAMS
+from advnas_lightning.report.plots import RC_PARAMS, save_figure
 from advnas_lightning.runs import SUMMARY, RunFolder
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.tasks.cifar10.nasbench201 import measure, open_table
-from advnas_lightning.tasks.cifar10.tables import ACCURACIES, MemoryTable, score_column
-
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+from advnas_lightning.tasks.cifar10.tables import ACCURACIES, OPERATIONS, MemoryTable, score_column
+from benchmarks.rows import markdown
 
 
 class Size(NamedTuple):
@@ -95,9 +94,7 @@ def draw(
 ) -> None:
     """Draw all cells, the Pareto front and the cells that the runs found, and write the figure."""
     with mpl.rc_context(RC_PARAMS):
-        figure = plot(cells, front, runs, words)
-        for ending in ("png", "svg"):
-            figure.savefig(folder / f"pareto.{ending}", dpi=160)
+        save_figure(plot(cells, front, runs, words), folder / "pareto")
 
 
 def plot(
@@ -163,17 +160,16 @@ def main() -> None:
     if not runs:
         parser.error(f"no finished runs with scores below {arguments.folder}")
     front = list(accumulate((accuracy for _, accuracy in cells), max))
-    print(
-        f"| strategy | seed | λ | budget | expected cost | cost | {arguments.against} | accuracy | best of that size |"
-    )
-    print("| --- " * 9 + "|")
+    lines = [["strategy", "seed", "λ", "budget", "expected cost", "cost", arguments.against, "accuracy"]]
+    lines[0].append("best of that size")
     for run in runs:
         best = max(top for (other, _), top in zip(cells, front, strict=True) if other <= run["size"] + 1e-6)
         weight, costs = run.get("cost_penalty"), [run.get("expected_cost"), run.get("cost")]
         fields = [run["strategy"], run["seed"], "" if weight is None else f"{weight:.3g}", run["budget"] or ""]
         fields += ["" if cost is None else f"{cost:.6g}" for cost in costs]
         fields += [f"{run['size']:.3f} {size.unit}", f"{run['accuracy']:.2f} %"]
-        print("| " + " | ".join(map(str, [*fields, f"{best:.2f} %"])) + " |")
+        lines.append([*map(str, fields), f"{best:.2f} %"])
+    print(markdown(lines))
     draw(cells, front, runs, (size.title, ACCURACIES[column]), arguments.folder)
 
 

@@ -24,12 +24,13 @@ from advnas_lightning.refine.climb import climb
 from advnas_lightning.refine.neighbours import neighbours
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS, table_oracle
 from advnas_lightning.refine.proposals import Scope
-from advnas_lightning.report.plots import RC_PARAMS, SOFT
+from advnas_lightning.report.plots import RC_PARAMS, SOFT, save_figure
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.tasks.cifar10.model import EDGES
 from advnas_lightning.tasks.cifar10.nasbench201 import open_table
 from advnas_lightning.tasks.cifar10.tables import OPERATIONS
+from benchmarks.rows import markdown
 
-EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
 TEST = "cifar10_test"
 SHOWN = (20, 40, 60, 80, 120)  # trainings, in the table
 POPULATION, TOURNAMENT = 10, 3  # of regularised evolution
@@ -225,15 +226,9 @@ def main() -> None:
     for title, results in spaces.items():
         print(f"\n{title}, {arguments.starts} random cells, seed {arguments.seed}: mean test accuracy in %\n")
         shown = [f"{count} trainings" for count in SHOWN]
-        print("| search | " + " | ".join([*shown, "at the end", "trainings", "found the best"]) + " |")
-        print("| --- " * (4 + len(SHOWN)) + "|")
-        for row in rows(results, best):
-            print("| " + " | ".join(row) + " |")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+        print(markdown([["search", *shown, "at the end", "trainings", "found the best"], *rows(results, best)]))
     with mpl.rc_context(RC_PARAMS):
-        figure = plot(spaces, best)
-        for ending in ("png", "svg"):
-            figure.savefig(arguments.output / f"refine_oracle.{ending}", dpi=160)
+        save_figure(plot(spaces, best), arguments.output / "refine_oracle")
 
 
 if __name__ == "__main__":

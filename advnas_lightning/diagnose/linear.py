@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from advnas_lightning.diagnose.output import TITLE, better, readable, save
+from advnas_lightning.diagnose.output import TITLE, better, readable
 from advnas_lightning.diagnose.quality import estimates_of, estimator
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.report.palette import styles
-from advnas_lightning.report.plots import RC_PARAMS
+from advnas_lightning.report.plots import RC_PARAMS, save_figure
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.strategies.advantage import AdvantageNAS
 
@@ -166,4 +166,4 @@ def draw_linear(found: Mapping[str, Mapping[str, float]], folder: Path) -> None:
         else:
             axes.text(0.5, 0.5, silent, transform=axes.transAxes, ha="center", va="center")
         better(axes, (1.13, 0.3), (1.13, 0.08))
-        save(figure, folder)
+        save_figure(figure, folder / "diagnosis")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from advnas_lightning.diagnose.statistics import Credit, EstimatorStatistics, Truth, recommend
 from advnas_lightning.report.palette import styles
-from advnas_lightning.report.plots import RC_PARAMS, SOFT
+from advnas_lightning.report.plots import RC_PARAMS, SOFT, save_figure
 from advnas_lightning.texts import listed, rich
 
 WIDTH = 100  # columns of the terminal that the table and its explanation take at most
@@ -100,7 +100,7 @@ def draw(statistics: Sequence[EstimatorStatistics], folder: Path) -> None:
         axes.set_title("How far each estimate is from the exact gradient of θ", loc="left", **TITLE)
         figure.legend(loc="outside right upper")
         better(axes, (0.16, 0.2), (0.03, 0.04))
-        save(figure, folder)
+        save_figure(figure, folder / "diagnosis")
 
 
 def _short(value: float) -> str:
@@ -140,15 +140,3 @@ def better(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
         annotation_clip=False,
     )  # fmt: skip
     arrow.set_in_layout(False)
-
-
-def save(figure: Figure, folder: Path) -> None:
-    """Write a figure as ``diagnosis.png`` and ``diagnosis.svg``.
-
-    Args:
-        figure: The figure.
-        folder: The folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"diagnosis.{ending}", dpi=160)

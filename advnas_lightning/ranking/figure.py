@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advnas_lightning.ranking.result import RankedArchitecture, Ranking
-from advnas_lightning.report.plots import INK, RC_PARAMS, SOFT
+from advnas_lightning.report.plots import INK, RC_PARAMS, SOFT, save_figure
 
 __all__ = ["draw_ranking", "front"]
 
@@ -48,8 +48,7 @@ def draw_ranking(ranking: Ranking, folder: Path) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         title = "Architectures of one supernet: score by cost" if kinds else "Architectures of one supernet"
         figure.suptitle(title, x=0.02, ha="left", fontsize=10.5, fontweight="bold", color=INK)
-        for ending in ("png", "svg"):
-            figure.savefig(folder / f"ranking.{ending}", dpi=160)
+        save_figure(figure, folder / "ranking")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

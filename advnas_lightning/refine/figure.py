@@ -12,8 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.table import difference
-from advnas_lightning.report.plots import RC_PARAMS
-from advnas_lightning.runs import replacing
+from advnas_lightning.report.plots import RC_PARAMS, save_figure
 from advnas_lightning.texts import shortened
 
 __all__ = ["draw_ladder"]
@@ -22,19 +21,15 @@ BEST, OTHER, AGAIN, PRUNED = "#D55E00", "#0077BB", "#009E73", "#A9B1BA"
 LABEL = 34  # signs
 
 
-def draw_ladder(ladder: Ladder, folder: Path, name: str = "refine") -> None:
-    """Draw the scores of all trainings, and write the figure as PNG and SVG.
+def draw_ladder(ladder: Ladder, folder: Path) -> None:
+    """Draw the scores of all trainings, and write the figure as ``refine.png`` and ``refine.svg``.
 
     Args:
         ladder: The trainings.
         folder: The folder of the files.
-        name: The name of the files, without its ending.
     """
     with mpl.rc_context(RC_PARAMS):
-        figure = plot_ladder(ladder)
-        for ending in ("png", "svg"):
-            with replacing(folder / f"{name}.{ending}") as unfinished:
-                figure.savefig(unfinished, dpi=160, format=ending)
+        save_figure(plot_ladder(ladder), folder / "refine")
 
 
 def plot_ladder(ladder: Ladder) -> Figure:

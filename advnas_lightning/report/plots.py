@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from advnas_lightning.runs import replacing
 from advnas_lightning.texts import LITERAL
 
-__all__ = ["INK", "PAPER", "RC_PARAMS", "RULE", "SOFT", "Dash", "Plot", "Series", "save_plot"]
+__all__ = ["INK", "PAPER", "RC_PARAMS", "RULE", "SOFT", "Dash", "Plot", "Series", "save_figure", "save_plot"]
 
 INK, SOFT, RULE, PAPER = "#1c2733", "#5b6876", "#e3e7ec", "#ffffff"  # the page shows these by its own colours
 RC_PARAMS: dict[Any, Any] = {  # matplotlib's settings for all figures
@@ -157,6 +158,26 @@ def save_plot(plot: Plot, folder: Path) -> str:
         plot.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     (folder / f"{plot.name}.svg").write_text(text.getvalue(), encoding="utf-8")
     return text.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and as SVG. Each file is complete at any moment.
+
+    Args:
+        figure: The figure.
+        path: The path of the files, without their endings.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> save_figure(Figure(figsize=(1, 1)), folder / "empty")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['empty.png', 'empty.svg']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending in ("png", "svg"):
+        with replacing(path.with_name(f"{path.name}.{ending}")) as unfinished:
+            figure.savefig(unfinished, dpi=160, format=ending)
 
 
 def _shares(values: Sequence[float]) -> list[float]:

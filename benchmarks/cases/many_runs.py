@@ -22,12 +22,12 @@ from omegaconf import OmegaConf
 from advnas_lightning.cli import config  # its import registers the schemas that conf/ needs
 from advnas_lightning.report import palette
 from advnas_lightning.runs import CHOICES, CONFIG, HYDRA, OVERRIDES, RunFolder
+from advnas_lightning.tasks.cifar10.model import EDGES
 from advnas_lightning.tasks.cifar10.operations import OPERATIONS
 from benchmarks.rows import Row
 
 STRATEGIES = tuple(name for name in palette.STRATEGIES if name != "fixed")
 CELL_OPERATIONS = tuple(OPERATIONS)
-EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
 SPACES = (("toy", False), ("cifar10", False), ("cifar10", True), ("ptb", False))
 
 
