@@ -153,12 +153,11 @@ def _squares(candidates: Sequence[str], colours: Mapping[str, int]) -> Markup:
     return Markup("").join(shapes)
 
 
-def listed_edges(genotype: Genotype, most: int = MOST_EDGES) -> str:
+def listed_edges(genotype: Genotype) -> str:
     """The edges and their candidates in one line, for those who do not see the drawing.
 
     Args:
-        genotype: The candidate of each edge.
-        most: The largest number of edges that are listed.
+        genotype: The candidate of each edge. At most ``MOST_EDGES`` of them are listed.
 
     Example:
         >>> listed_edges({"0->1": "tanh", "0->2": "skip"})
@@ -166,7 +165,7 @@ def listed_edges(genotype: Genotype, most: int = MOST_EDGES) -> str:
     """
     shown = [
         f"{shortened(edge, 40).replace('->', '→')} {shortened(candidate, 40)}"
-        for edge, candidate in list(genotype.items())[:most]
+        for edge, candidate in list(genotype.items())[:MOST_EDGES]
     ]
     more = len(genotype) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -30,10 +30,11 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
-def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
-    """The percentile bootstrap's interval of the mean; ``None`` for fewer than three values, or if one is not finite.
+def bootstrap_interval(values: Sequence[float]) -> Interval | None:
+    """The percentile bootstrap's 95 % interval of the mean.
 
-    The resamples are drawn with a fixed seed, so equal values have equal intervals.
+    It is ``None`` for fewer than three values, and if one is not finite. The resamples are drawn with a fixed seed, so
+    equal values have equal intervals.
 
     Example:
         >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0])
@@ -45,7 +46,7 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> Inter
     if len(array) < LEAST or not np.isfinite(array).all():
         return None
     drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))  # [resamples, n]
-    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(array[drawn].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -14,6 +14,8 @@ from advnas_lightning.engine.steps import Term
 from advnas_lightning.strategies.reinforce import REINFORCE
 from advnas_lightning.validate import check_int, check_positive
 
+DRAWS = 128  # over which the conditionals are averaged
+
 
 class Controller(nn.Module):
     """An LSTM that chooses a candidate for one edge after the other, each conditioned on the earlier choices.
@@ -198,8 +200,8 @@ class ENAS(REINFORCE):
         return (given_earlier + given_earlier.detach() * earlier).sum()
 
     @torch.no_grad()
-    def _conditionals(self, draws: int = 128) -> Tensor:
-        """The logarithm of the conditionals of some draws, ``[draws, E, J]``."""
-        choices = self.controller.draw(draws, torch.Generator().manual_seed(self.seed))
-        log_p: Tensor = self.controller(choices)  # [draws, E, J]
+    def _conditionals(self) -> Tensor:
+        """The logarithm of the conditionals of some draws, ``[DRAWS, E, J]``."""
+        choices = self.controller.draw(DRAWS, torch.Generator().manual_seed(self.seed))
+        log_p: Tensor = self.controller(choices)  # [DRAWS, E, J]
         return log_p

@@ -15,20 +15,21 @@ from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.texts import encodable, plain
 from advnas_lightning.validate import check_int
 
+MOST = 40  # signs of a curve
 
-def sparkline(values: Sequence[float], top: float, most: int = 40) -> str:
+
+def sparkline(values: Sequence[float], top: float) -> str:
     """A curve in one line of text, or its values where the standard output cannot write the blocks.
 
     Args:
-        values: The values, from 0 to ``top``.
+        values: The values, from 0 to ``top``. Of more than ``MOST`` some are left out, but not the last one.
         top: The value of a full block.
-        most: The largest number of signs. Of a longer curve some values are left out, but not the last one.
 
     Example:
         >>> sparkline([0, 2, 5, 7, 9, 10], 10)
         '▁▂▅▆██ (0 to 10)'
     """
-    step = -(-len(values) // most)
+    step = -(-len(values) // MOST)
     kept = list(reversed(values[::-1][::step]))
     blocks = "".join("▁▂▃▄▅▆▇█"[min(int(8 * value / top), 7)] for value in kept)
     if encodable(blocks) != blocks:
