@@ -13,7 +13,7 @@ from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.checks import suggestion
-from advnas_lightning.cli.options import COST_KINDS, HELP, MORE_KINDS, Option, help_page, read_options
+from advnas_lightning.cli.options import COST_KINDS, HELP, MORE_KINDS, SHARED, Option, help_page, read_options
 from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
 from advnas_lightning.texts import plain
@@ -29,8 +29,7 @@ MEASURE = {
     "batch_size": Option(None, "N", "the number of samples of a batch (default: that of the run)"),
     "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
     "check": Option(0, "K", "compare K random architectures as whole networks with the sums of their candidates"),
-    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+    "trust": SHARED["trust"],
 }  # fmt: skip
 SHOW = {
     "RUN": Option(None, "RUN|FILE", "the folder of a run, or a file of costs"),
@@ -125,9 +124,7 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
             ...
         ValueError: device=gpu is unknown: use cpu, cuda or mps
     """
-    options = read_options(arguments, OPTIONS[what])
-    if options["RUN"] is None:
-        raise ValueError(f"give the folder of a run: {USAGE[what]}")
+    options = read_options(arguments, OPTIONS[what], command=f"advnas cost {what}")
     if what == "show":
         path = in_run(options["RUN"], COSTS)
         if not path.is_file():

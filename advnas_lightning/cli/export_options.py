@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import Option, help_page, read_options
+from advnas_lightning.cli.options import SHARED, Option, help_page, read_options
 from advnas_lightning.export.formats import FORMATS, check_formats, missing_extra
 from advnas_lightning.runs import checkpoint_in
 from advnas_lightning.texts import plain
@@ -17,7 +17,7 @@ __all__ = ["OPTIONS", "help_text", "read_settings"]
 KINDS = ("argmax", "process_best", "ranked", "refined")  # of genotype.SELECTIONS and LATER, which need PyTorch
 TOLERANCE = 1e-4  # as in export.network
 OPTIONS = {
-    "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
+    "RUN": SHARED["RUN"],
     "formats": Option("onnx", "a,b,…", f"the formats: {', '.join(FORMATS)}; their names alone will do, as in"
                       " advnas export RUN onnx pt2"),
     "select": Option(None, "KIND", f"which architecture of the run's genotype.json: {', '.join(KINDS)} (default: the"
@@ -36,8 +36,7 @@ OPTIONS = {
     "calibrate": Option(None, "N", "the number of training batches for the running statistics of the architecture"
                         " (default: the run's); 0 leaves them as they are"),
     "threads": Option(1, "N", "the number of CPU threads"),
-    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+    "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
   advnas export RUN
@@ -88,9 +87,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: formats=onyx is unknown: did you mean onnx?
     """
     named = [each for each in arguments if each in FORMATS and not Path(each).is_dir()]
-    options = read_options([each for each in arguments if each not in named], OPTIONS)
-    if options["RUN"] is None:
-        raise ValueError("give the folder of a run: advnas export RUN (advnas export --help explains the options)")
+    options = read_options([each for each in arguments if each not in named], OPTIONS, command="advnas export")
     if named and any(each.startswith("formats=") for each in arguments):
         raise ValueError(f"{' '.join(named)} and formats= are two ways to say the same: give one of them")
     options["formats"] = check_formats("formats", named or options["formats"])

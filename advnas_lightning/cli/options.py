@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_positive
 
-__all__ = ["COST_KINDS", "HELP", "MORE_KINDS", "Option", "help_page", "read_cost_budget", "read_options"]
-
 HELP = frozenset({"--help", "-h", "help"})
 COST_KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
 # Further meters of candidates, by the functions that measure them, with their units.
@@ -41,6 +39,15 @@ class Option(NamedTuple):
     default: Any
     value: str
     meaning: str
+
+
+# What several commands have.
+SHARED = {
+    "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
+    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
+    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
+                    " it only this package's classes and PyTorch's optimizers are made"),
+}  # fmt: skip
 
 
 def help_page(usage: str, about: str, examples: str, options: Mapping[str, Option]) -> str:
@@ -95,19 +102,22 @@ def read_cost_budget(value: Any) -> dict[str, float]:
     return {str(kind): check_positive(f"cost_budget: {kind}", each) for kind, each in value.items()}
 
 
-def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, run: str = "") -> dict[str, Any]:
+def read_options(
+    arguments: Sequence[str], known: Mapping[str, Option], *, command: str = "", run: str = ""
+) -> dict[str, Any]:
     """Read options of the form KEY=VALUE, as in the rest of the package.
 
     Args:
         arguments: The arguments of the command line.
         known: The options that there are. If there is one of the name ``RUN``, an argument without ``=`` is its value.
+        command: The command, such as ``advnas rank``, if it needs a run.
         run: The option that takes a run's folder, where that cannot be given by its value alone.
 
     Returns:
         The value of every option.
 
     Raises:
-        ValueError: If a key is unknown, or if a value cannot be read.
+        ValueError: If a key is unknown, if a value cannot be read, or if the command needs a run and has none.
 
     Example:
         >>> options = {"RUN": Option(None, "RUN", "the run"), "draws": Option(200, "N", "the number of draws")}
@@ -139,6 +149,8 @@ def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, run: 
             reason = plain(" ".join(str(error).split()))
             raise ValueError(f"{plain(argument)} cannot be read: {reason}") from None
         options[key] = read[key]
+    if command and options[RUN] is None:
+        raise ValueError(f"give the folder of a run: {command} RUN ({command} --help explains the options)")
     return options
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import COST_KINDS, Option, help_page, read_cost_budget, read_options
+from advnas_lightning.cli.options import COST_KINDS, SHARED, Option, help_page, read_cost_budget, read_options
 from advnas_lightning.runs import COSTS, checkpoint_in
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
@@ -14,7 +14,7 @@ from advnas_lightning.validate import as_number, check_bool, check_int, check_po
 __all__ = ["OPTIONS", "help_text", "read_settings"]
 
 OPTIONS = {
-    "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
+    "RUN": SHARED["RUN"],
     "top": Option(100, "N", "the number of the most probable architectures to score, within each budget; or all"),
     "sample": Option(50, "N", "the number of architectures drawn with equal chances, which tell how far to trust the"
                      " losses"),
@@ -25,7 +25,7 @@ OPTIONS = {
                    " costs.json are shown"),
     "cost_budget": Option(None, "{KIND: B}", "budgets of several costs that hold together, as in"
                           ' cost_budget="{macs: 20e6, latency: 8}"'),
-    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
+    "costs": SHARED["costs"],
     "generations": Option(0, "N", "the number of generations of an evolution that starts from the scored"
                           " architectures"),
     "population": Option(50, "N", "the architectures in a generation"),
@@ -40,8 +40,7 @@ OPTIONS = {
     "device": Option("cpu", "cpu|cuda", "where the network runs"),
     "show": Option(10, "N", "the number of rows of the printed table"),
     "seed": Option(0, "N", "the seed of the draws"),
-    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+    "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
   advnas rank RUN
@@ -97,9 +96,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
             ...
         ValueError: budgets=2e5 is unknown: did you mean budget=2e5?
     """
-    options = read_options(arguments, OPTIONS)
-    if options["RUN"] is None:
-        raise ValueError("give the folder of a run: advnas rank RUN (advnas rank --help explains the options)")
+    options = read_options(arguments, OPTIONS, command="advnas rank")
     if options["top"] == "all":
         options["top"] = None
     elif isinstance(options["top"], int) or options["top"] is None:

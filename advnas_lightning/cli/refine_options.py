@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.cli.options import Option, help_page, read_cost_budget, read_options
+from advnas_lightning.cli.options import SHARED, Option, help_page, read_cost_budget, read_options
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import checkpoint_in
@@ -17,7 +17,7 @@ from advnas_lightning.validate import check_bool, check_int, check_one_of, check
 __all__ = ["OPTIONS", "help_text", "read_settings"]
 
 OPTIONS = {
-    "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
+    "RUN": SHARED["RUN"],
     "minutes": Option(None, "X", "the largest number of minutes of training in each job; the same line with more"
                       " minutes goes on"),
     "epochs": Option(None, "N", "the largest number of epochs of all trainings together"),
@@ -31,7 +31,7 @@ OPTIONS = {
     "cost_budget": Option(None, "{KIND: B}", "train only what is within these budgets, as in"
                           ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
                           " cost measure writes them"),
-    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
+    "costs": SHARED["costs"],
     "repeats": Option(1, "N", "how often each of the three best architectures is trained again, with other seeds"),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
                     " the one before (default: the task's)"),
@@ -53,8 +53,7 @@ OPTIONS = {
     "output": Option(None, "DIR", "the folder of the trainings and of the files (default: the folder refine in the"
                      " run's, and the run's folder for the files)"),
     "show": Option(10, "N", "the number of rows of the printed table"),
-    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+    "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
   advnas refine RUN minutes=60 jobs=2
@@ -106,11 +105,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         >>> read_settings([])
         Traceback (most recent call last):
             ...
-        ValueError: which run? Give its folder: advnas refine RUN
+        ValueError: give the folder of a run: advnas refine RUN (advnas refine --help explains the options)
     """
-    options = read_options(arguments, OPTIONS)
-    if options["RUN"] is None:
-        raise ValueError("which run? Give its folder: advnas refine RUN")
+    options = read_options(arguments, OPTIONS, command="advnas refine")
     for name, least in LEAST.items():
         if options[name] is not None:
             check_int(name, options[name], least=least)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from advnas_lightning.cli.options import Option, help_page, read_options
+from advnas_lightning.cli.options import SHARED, Option, help_page, read_options
 from advnas_lightning.validate import check_int
 
 __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_settings"]
@@ -32,8 +32,7 @@ OPTIONS = {
     "output": Option(None, "DIR", "the folder for the files (default: a new folder diagnosis in the run's, and in the"
                      " current one for task=linear)"),
     "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
-    "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+    "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
   advnas diagnose ckpt_path=outputs/toy/advantage/2026-01-31_12-00-00

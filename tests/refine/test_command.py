@@ -114,7 +114,7 @@ def test_a_wrong_option_needs_no_pytorch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "which run? Give its folder: advnas refine RUN"),
+        ([], "give the folder of a run: advnas refine RUN (advnas refine --help"),
         (["nowhere"], "nowhere: there is no such folder or checkpoint"),
         (["run", "minuts=3"], "minuts=3 is unknown: did you mean minutes=3?"),
         (["run", "minutes=0"], "minutes=0 must be a finite number above 0"),
