@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -19,6 +18,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.export.call import Call
 from advnas_lightning.export.network import TOLERANCE, Exported, export_call
+from advnas_lightning.loader_pass import generator_states, set_generator_states
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import MixedOp
@@ -163,21 +163,12 @@ def _first_batches(search: Any, batches: Any) -> list[Any]:
         loaders = loaders.get("weights", loaders.get("architecture"))
     if loaders is None:
         return []
-    with rng.seeded(0), _same_generators(loaders):
-        return list(islice(iter(loaders), SEEN))
-
-
-@contextmanager
-def _same_generators(loader: Any) -> Iterator[None]:
-    """A context after which the generators of a loader are as before."""
-    owners = (loader, getattr(loader, "sampler", None))
-    generators = [each for owner in owners if isinstance(each := getattr(owner, "generator", None), torch.Generator)]
-    states = [generator.get_state() for generator in generators]
+    states = generator_states(loaders)
     try:
-        yield
+        with rng.seeded(0):
+            return list(islice(iter(loaders), SEEN))
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        set_generator_states(loaders, states)
 
 
 def _seen(

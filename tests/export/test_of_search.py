@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from advnas_lightning import AdvantageNAS, Fixed, MixedOp, SearchStrategy, search_loaders
 from advnas_lightning.export import export
@@ -137,6 +137,15 @@ def test_the_generator_of_a_loader_of_the_fit_stays_as_it_is(tmp_path: Path) -> 
     Trainer(max_epochs=1, **QUIET).fit(search, loaders)
     before = generator.get_state()
     search.export(tmp_path / "net.torchscript")
+    assert torch.equal(before, generator.get_state())
+
+
+def test_the_generator_of_a_batch_sampler_stays_as_it_is() -> None:
+    generator, data = torch.Generator().manual_seed(1), CountingData(16, 0)
+    batches = BatchSampler(RandomSampler(data, generator=generator), 4, drop_last=False)
+    search = Fixed(SmallNet(), genotype=GENOTYPE, objective=Classification(CLASSES))
+    before = generator.get_state()
+    found_network(search, DataLoader(data, batch_sampler=batches))
     assert torch.equal(before, generator.get_state())
 
 
