@@ -152,7 +152,7 @@ def genotype_figure(
 
     Example:
         >>> genotype_figure({"0->1": "skip", "0->2": "relu", "1->2": "skip"}).get_size_inches().round(1)
-        array([3.7, 1.7])
+        array([3.8, 1.7])
     """
     choices = _choices(genotype, probabilities or {}, right or {})
     with mpl.rc_context(LITERAL):
@@ -227,7 +227,8 @@ def _legend(is_graph: bool, has_probabilities: bool, has_right: bool) -> list[st
 def _width(text: str, size: float, weight: str = "normal") -> float:
     """The width of a text in inches."""
     font = FontProperties(size=size, weight=weight)
-    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------
