@@ -231,7 +231,8 @@ def convert(source: str | Path, target: str | Path) -> int:
     return len(rows)
 
 
-def measure(cell: Genotype) -> dict[str, float]:
+@cache
+def measure(cell: Genotype) -> Mapping[str, float]:
     """The size of the benchmark's CIFAR-10 network with a cell: its parameters, and multiply-accumulates per image.
 
     Raises:
