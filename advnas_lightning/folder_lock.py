@@ -113,7 +113,7 @@ class FolderLock:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the first one of its run, which is the one to lock a folder: before there is a Trainer.
+    """Whether this process is the first one of its run, which locks the folder. No Trainer is needed to know it.
 
     Example:
         >>> is_first_process()

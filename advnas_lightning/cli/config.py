@@ -56,9 +56,7 @@ class Config:
     beta_decay: float = 0.0  # is the final λ of β-decay, which keeps θ small; 0: none
     sampling: str = "one"  # what a weight step runs: one draw, or a sandwich of the widest, the narrowest and draws
     sandwich_draws: int = 2  # how many draws a sandwich has
-    warmup_sizes: str = (
-        "all"  # shrinking: in the warm-up first the widest sizes alone, then more and more of the others
-    )
+    warmup_sizes: str = "all"  # shrinking: the warm-up begins with the widest sizes alone, and others join them
     teacher: Any = None  # widest, or {_target_: …} of a module or a Distillation: what weight steps learn from
     calibrate: int = 10  # training batches on which running statistics are computed for what is evaluated; 0: none
     offload: bool = False  # keeps the candidates' parameters and their optimizer's state in host memory

@@ -42,7 +42,7 @@ from advnas_lightning.runs import RunFolder
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.texts import plain
 
-# The found network has no cost of its own, and its weights are where it runs.
+# The cost of the run itself plays no part here, and all weights are on one device.
 WITHOUT = {"cost": None, "cost_file": None, "cost_penalty": None, "cost_budget": None, "offload": False}
 
 

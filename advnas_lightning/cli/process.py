@@ -49,7 +49,7 @@ def lightning_logs_alone() -> Iterator[None]:
 def quiet(*, says_where_it_is: bool = True) -> None:
     """Silence Lightning's messages on hardware and loaders, which the user of a ready-made run cannot change.
 
-    Messages of this package go through Lightning's logger, so that one process of several prints them, and stay.
+    Messages of this package stay. They go through Lightning's logger, so that one process of several prints them.
 
     Args:
         says_where_it_is: Whether the run has an output of its own. A job that a sweep shows gives warnings alone.
@@ -140,9 +140,7 @@ def end_with_first_rank() -> None:
     Lightning ends the first process when another one has died. Without this function the reverse can take half an hour:
     the others wait so long for a dead first process if none has sent anything yet, or if a GPU waits for all of them.
     """
-    if not HydraConfig.get().job.name.startswith(
-        "train_ddp_process_"
-    ):  # Lightning's name for the processes that it starts
+    if not HydraConfig.get().job.name.startswith("train_ddp_process_"):  # as Lightning names those that it starts
         os.environ[FIRST_RANK_VARIABLE] = str(os.getpid())
         return
 
@@ -168,9 +166,7 @@ ckpt_path=last"
     import torch  # here, since the command line answers a wrong line without it
 
     message = str(error)
-    if (
-        not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message
-    ):  # gloo's errors have no class of their own
+    if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in message:  # whose errors have no class
         return None
     reason = re.sub(r"^\[\S*\] ", "", message).split(". ")[0].splitlines()[0].rstrip(".")
     return PROCESS_DIED.replace("died", f"died ({reason})")

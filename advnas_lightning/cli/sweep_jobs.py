@@ -105,7 +105,7 @@ class Jobs:
     Args:
         sweep: The folder of the sweep.
         overrides: The overrides of each job; none if the sweeper decides on them as it goes on.
-        count: How many jobs a sweeper will make that decides on them as it goes on.
+        count: The number of jobs in all, if the sweeper decides on them as it goes on.
         metric: The result by which the jobs are ranked; by default the most telling one that they have.
         maximize: Whether a higher value of it is a better one.
 

@@ -17,14 +17,8 @@ from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.distillation import Distillation
 from advnas_lightning.texts import shortened
 
-MADE = (
-    "task.data",
-    "task.model",
-    "task.objective",
-    "task.optimization",
-    "strategy",
-    "teacher",
-)  # the parts that are instantiated
+# The parts that are instantiated.
+MADE = ("task.data", "task.model", "task.objective", "task.optimization", "strategy", "teacher")
 PACKAGES = ("advnas_lightning.", "torch.optim.")
 # Other classes of this package do other things: one reads pickles, which may run code.
 KINDS = (LightningDataModule, nn.Module, Optimizer, LRScheduler, Distillation)

@@ -312,13 +312,8 @@ class CIFAR10(LightningDataModule):
             with Image.open(path) as file:
                 deep = file.mode.startswith("I;16")  # it has 16 bits, and convert would clip them at 255
                 image = (Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if deep else file).convert("RGB")
-        except (
-            OSError,
-            SyntaxError,
-            TypeError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:  # decoders raise any of these
+        # Decoders raise any of these.
+        except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {' '.join(str(error).split())}") from None
         return np.asarray(self._resize(image))
 

@@ -66,9 +66,8 @@ class TeacherData(LightningDataModule):
         generator = _generator(seed, "teacher")
         self.teacher: Genotype = space.genotype(torch.randint(candidates, (nodes,), generator=generator).tolist())
         self._network = self.teacher.apply(network)
-        self._chunks: dict[
-            str, tuple[int, tuple[Tensor, Tensor]]
-        ] = {}  # the last chunk of each purpose, with its number
+        # The last chunk of each purpose, with its number.
+        self._chunks: dict[str, tuple[int, tuple[Tensor, Tensor]]] = {}
 
     def train_dataloader(self) -> dict[str, DataLoader[tuple[Tensor, Tensor]]]:
         """The batches of the architecture steps."""
