@@ -5,14 +5,17 @@ import importlib.metadata
 import logging
 import os
 import random
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
@@ -21,6 +24,7 @@ from torch.utils.data import DataLoader
 from advnas_lightning import SearchStrategy
 from advnas_lightning.objectives import Classification
 from tests.support.classifier import VAL, loader, pair
+from tests.support.command_line import SMALL_TOY, launch
 from tests.support.small_search import CLASSES, SAME_ENGINE, STRATEGIES, CountingData, SmallNet
 
 
@@ -30,6 +34,20 @@ def _scan_packages_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         cached = functools.cache(importlib.metadata.entry_points)
         patch.setattr("lightning.fabric.utilities.registry.entry_points", cached, raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compose_once() -> Iterator[None]:
+    """Hydra composes a run's whole configuration once more for its mode, which experiments alone set."""
+    real = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> Any:
+        asked = any(each.lstrip("+").startswith(("experiment", "hydra.mode")) for each in overrides)
+        return real(hydra, config_name, overrides) if asked else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
         yield
 
 
@@ -57,6 +75,23 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the toy task, which nobody changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        launch(patch, *SMALL_TOY, "hydra.run.dir=run")
+    return folder / "run"
+
+
+@pytest.fixture
+def toy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as ``run`` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture

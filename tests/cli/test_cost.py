@@ -295,11 +295,11 @@ def test_a_task_of_ones_own_that_trains_itself_is_measured_with_trust(
     assert found["macs"].table == CostTable("macs", {"edge": {"linear": 64.0, "skip": 0.0}}, 24.0)
 
 
+@pytest.mark.usefixtures("toy")
 def test_a_run_of_one_architecture_has_no_candidates(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_images(here / "images")
-    launch(monkeypatch, *SMALL_CIFAR10, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=fixed")
+    launch(monkeypatch, *SMALL_TOY, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=fixed")
     assert "fixed trains one architecture, which has no candidates" in refused(capsys, "measure", "fixed")
 
 

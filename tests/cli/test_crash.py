@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,16 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ptb(tmp_path / "text")
     write_images(tmp_path / "images")
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended, for tests to copy."""
-    folder = tmp_path_factory.mktemp("ended")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        launch(patch, *SMALL_TOY, "hydra.run.dir=run")
-    return folder / "run"
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -183,25 +172,22 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flipped", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cut", "empty"))])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    how: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+    how: str, folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=straight")
     with pytest.raises(SystemExit):
         launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", MANY_CHECKPOINTS,
                crash_at(7))  # fmt: skip
     damage(folder / "run" / "checkpoints" / "last.ckpt", how)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(.*going on from .*previous\.ckpt"):
         launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
-    assert_same_end(folder / "run", folder / "straight", assert_same)
+    assert_same_end(folder / "run", finished, assert_same)
 
 
 def test_without_a_whole_checkpoint_there_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
     for name in ("last", "previous"):
-        damage(folder / "run" / "checkpoints" / f"{name}.ckpt", "cut")
-    capsys.readouterr()
+        damage(toy / "checkpoints" / f"{name}.ckpt", "cut")
     with pytest.raises(SystemExit) as stop:
         launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
     error = capsys.readouterr().err.strip()
@@ -211,11 +197,10 @@ def test_without_a_whole_checkpoint_there_is_one_line(
     assert re.fullmatch(rf"error: the checkpoint {both}: start anew, or name another", error)
 
 
-def test_a_gone_checkpoint_is_replaced_by_the_one_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    (folder / "run" / "checkpoints" / "last.ckpt").unlink()  # as after a kill between two renames
+def test_a_gone_checkpoint_is_replaced_by_the_one_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "checkpoints" / "last.ckpt").unlink()  # as after a kill between two renames
     launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
-    assert steps(folder / "run") == 20
+    assert steps(toy) == 20
 
 
 def test_last_starts_a_run_that_has_not_begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,17 +226,14 @@ def test_last_starts_a_run_that_has_not_begun(folder: Path, monkeypatch: pytest.
 def test_a_checkpoint_that_does_not_fit_is_refused(
     arguments: list[str],
     message: str,
-    ended: Path,
-    folder: Path,
+    toy: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(ended, folder / "run")
-    content = checkpoint(folder / "run")
+    content = checkpoint(toy)
     torch.save({**content, "search": {**content["search"], "format": 0}}, "old.ckpt")
     torch.save({key: value for key, value in content.items() if key != "search"}, "foreign.ckpt")
-    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
-    capsys.readouterr()
+    before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stop:
         launch(monkeypatch, *SMALL_TOY, *arguments)
     error = capsys.readouterr().err.strip()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,6 @@ from advnas_lightning.space.genotype_file import add_genotype
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 
 FIRST = {f"input->{node}": "filter0" for node in range(1, 11)}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        launch(patch, *SMALL_TOY, "hydra.run.dir=run")
-    return folder / "run"
-
-
-@pytest.fixture
-def toy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def files(run: Path) -> dict[str, bytes]:

@@ -85,13 +85,13 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *arguments: str, batch: int = 15) -
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run that was stopped within an epoch, for tests to copy."""
-    folder = tmp_path_factory.mktemp("interrupted")
+def halted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a run of the toy task, which nobody changes."""
+    folder = tmp_path_factory.mktemp("halted")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stopped(patch, *SMALL_TOY)
-    return folder
+    return folder / "run"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_setting_that_decides_the_result_is_refused_before_anything_is_written(
     override: str,
     says: str,
-    interrupted: Path,
     folder: Path,
+    halted: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(interrupted, folder, dirs_exist_ok=True)
+    shutil.copytree(halted, "run")
     before = contents(folder)
     error = refusal(monkeypatch, capsys, *SMALL_TOY, override, *GO_ON)
     assert error.startswith("error: ")
@@ -127,27 +127,28 @@ def test_a_setting_that_decides_the_result_is_refused_before_anything_is_written
 
 
 def test_what_fails_later_leaves_the_settings_of_the_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, halted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped(monkeypatch, *SMALL_TOY)
+    shutil.copytree(halted, "run")
     before = contents(folder)
     assert "MPS" in refusal(monkeypatch, capsys, *SMALL_TOY, "trainer.accelerator=mps", *GO_ON)
     assert contents(folder) == before
 
 
-def test_incidental_settings_may_change(folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any) -> None:
-    stopped(monkeypatch, *SMALL_TOY)
+def test_incidental_settings_may_change(
+    folder: Path, halted: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    shutil.copytree(halted, "run")
     launch(monkeypatch, *SMALL_TOY, "checkpoint.every_n_minutes=1", "trainer.num_sanity_val_steps=0", *GO_ON)
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=straight")
-    assert_same_end(folder / "run", folder / "straight", assert_same)
+    assert_same_end(folder / "run", finished, assert_same)
 
 
 @pytest.mark.parametrize("batch", [None, 7])
 def test_a_longer_run_ends_as_if_it_had_been_so_long_from_the_start(
-    batch: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+    batch: int | None, folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
     if batch is None:
-        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+        shutil.copytree(finished, "run")
     else:
         stopped(monkeypatch, *SMALL_TOY, batch=batch)
     launch(monkeypatch, *SMALL_TOY, "task.epochs=4", *GO_ON)
@@ -176,25 +177,23 @@ def test_a_longer_run_is_refused_where_something_depends_on_its_length(
     assert contents(folder) == before
 
 
-def test_a_found_architecture_may_be_trained_afterwards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    found = read(folder / "run", "genotype.json")
+def test_a_found_architecture_may_be_trained_afterwards(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(toy, "genotype.json")
     launch(monkeypatch, *SMALL_TOY, "retrain=true", *GO_ON)
-    assert read(folder / "run", "genotype.json") == found
-    assert read(folder / "run" / "retrained", "genotype.json")["argmax"] == found["argmax"]
+    assert read(toy, "genotype.json") == found
+    assert read(toy / "retrained", "genotype.json")["argmax"] == found["argmax"]
 
 
 def test_results_without_a_checkpoint_are_not_overwritten(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    for path in (folder / "run" / "checkpoints").iterdir():
+    for path in (toy / "checkpoints").iterdir():
         path.unlink()
-    before = contents(folder)
+    before = contents(toy)
     for arguments in (GO_ON, GO_ON[:1]):
         error = refusal(monkeypatch, capsys, *SMALL_TOY, "seed=1", *arguments)
         assert error == "error: run has a run's results and no checkpoint to go on from: set another hydra.run.dir"
-    assert contents(folder) == before
+    assert contents(toy) == before
 
 
 @pytest.mark.slow
@@ -254,14 +253,13 @@ def test_the_line_that_is_told_goes_on(
     assert_same_end(folder / name, folder / "straight", assert_same)
 
 
-def test_a_run_that_is_done_says_so(folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    summary = read(folder / "run", "summary.json")
+def test_a_run_that_is_done_says_so(toy: Path, start: Any) -> None:
+    summary = read(toy, "summary.json")
     process = start(*SMALL_TOY, *GO_ON)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0
     assert re.search(r"^nothing is left to train: .*last\.ckpt was saved after epoch 2 of 2$", errors, re.MULTILINE)
-    assert {**read(folder / "run", "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
+    assert {**read(toy, "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
 
 
 def test_a_run_that_was_stopped_early_and_killed_before_its_summary_keeps_its_epochs(

@@ -25,15 +25,6 @@ from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, laun
 QUICK = ["top=6", "sample=6", "batches=2"]
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The folder of a finished run, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    capsys.readouterr()
-    return tmp_path / "run"
-
-
 def checkpoints(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
 

@@ -72,23 +72,18 @@ def test_the_linear_example_shows_the_noise_that_edges_add(
     assert json.loads((tmp_path / "diagnosis" / "diagnosis.json").read_text()) == found
 
 
-def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"damaged")  # the one before it is taken
-    capsys.readouterr()
+def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (toy / "checkpoints" / "last.ckpt").write_bytes(b"damaged")  # the one before it is taken
     with pytest.warns(UserWarning, match=r"previous\.ckpt"):
         main(["ckpt_path=run", "draws=3", "exact_draws=4", "strategies=advantage,advantage,gdas"])
     printed = capsys.readouterr().out
     assert max(map(len, printed.partition("The exact gradient raises")[0].splitlines())) <= 100
     assert printed.count("│ advantage ") == 1  # although it was named twice
-    first = (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text()
+    first = (toy / "diagnosis" / "diagnosis.json").read_text()
     with pytest.warns(UserWarning, match=r"previous\.ckpt"):
         main(["ckpt_path=run/checkpoints", "draws=3", "exact_draws=4", "strategies=nasp", "seed=1"])
-    assert list(json.loads((tmp_path / "run" / "diagnosis_2" / "diagnosis.json").read_text())["estimators"]) == ["nasp"]
-    assert (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text() == first
+    assert list(json.loads((toy / "diagnosis_2" / "diagnosis.json").read_text())["estimators"]) == ["nasp"]
+    assert (toy / "diagnosis" / "diagnosis.json").read_text() == first
 
 
 def test_the_help_explains_every_option_and_needs_no_pytorch() -> None:
@@ -141,15 +136,10 @@ def test_bad_options_have_one_line(
     assert not (tmp_path / "diagnosis").exists()
 
 
-def test_a_checkpoint_without_its_run_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run")
+def test_a_checkpoint_without_its_run_is_named(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(moved / "last.ckpt")
-    capsys.readouterr()
+    (toy / "checkpoints" / "last.ckpt").rename(moved / "last.ckpt")
     with pytest.raises(SystemExit):
         main([f"ckpt_path={moved}/last.ckpt"])
     assert "is of no run's folder" in capsys.readouterr().err

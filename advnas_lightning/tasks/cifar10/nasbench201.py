@@ -242,15 +242,10 @@ def measure(cell: Genotype) -> Mapping[str, float]:
         >>> measure(Genotype.from_nasbench201("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))
         {'params_millions': 0.073306, 'macs_millions': 7.78304}
     """
-    parameters, macs = _counted(tuple(sorted(cell.items())))
-    return {"params_millions": parameters / 1e6, "macs_millions": macs / 1e6}
-
-
-@cache
-def _counted(cell: tuple[tuple[str, str], ...]) -> tuple[int, int]:
     with torch.device("meta"):
-        network = Genotype(dict(cell)).apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
-        return count_parameters(network), count_macs(network, torch.empty(1, 3, 32, 32))
+        network = cell.apply(NASBench201(zero_op=True, affine=True, running_statistics=True))
+        images = torch.empty(1, 3, 32, 32)
+    return {"params_millions": count_parameters(network) / 1e6, "macs_millions": count_macs(network, images) / 1e6}
 
 
 def show(cell: Genotype, table: Table | None, console: Console) -> None:
