@@ -227,8 +227,7 @@ def _legend(is_graph: bool, has_probabilities: bool, has_right: bool) -> list[st
 def _width(text: str, size: float, weight: str = "normal") -> float:
     """The width of a text in inches."""
     font = FontProperties(size=size, weight=weight)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 72
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------
