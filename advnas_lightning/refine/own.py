@@ -19,6 +19,7 @@ from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.strategies import Fixed
+from advnas_lightning.texts import shortened
 from advnas_lightning.validate import check_int
 
 __all__ = ["refine"]
@@ -81,7 +82,7 @@ def refine(
         datamodule: The data module, as in ``Trainer.fit``. Its data are those of a search.
         train_dataloaders: The training loaders, as in ``Trainer.fit``.
         val_dataloaders: The validation loaders, as in ``Trainer.fit``.
-        trainer: Arguments of the Trainer, such as ``{"accelerator": "gpu"}``.
+        trainer: Arguments of the Trainer, such as ``{"accelerator": "gpu"}``. Each training gets copies of callbacks.
         seed: The seed of the initial weights and of the data's order, which is the same for all architectures.
         on_change: Is called with the ladder when a training begins or has a new score.
         training: Arguments of :class:`~advnas_lightning.Fixed`, such as ``objective`` and ``weight_optimizer``. A
@@ -92,13 +93,14 @@ def refine(
         complete.
 
     Raises:
-        ValueError: Optuna is missing, an argument is invalid, or the folder was begun with other settings.
+        ValueError: Optuna is missing, an argument is invalid, a training would run in several processes, or the folder
+            was begun with other settings.
     """
     missing = missing_package()
     if missing is not None:
         raise ValueError(missing)
     steps = check_rungs(tuple(rungs))
-    given = finalists if isinstance(finalists, Mapping) else {each: "finalist" for each in finalists}
+    given = _checked(finalists)
     check_int("repeats", repeats, least=0)
     space = SearchSpace(make_model())
     candidates = dict(zip(space.edges, map(list, space.candidates), strict=True))
@@ -128,3 +130,17 @@ def refine(
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
     ladder, _ = climb(book, scope, train, budget=budget, on_change=on_change)
     return ladder
+
+
+def _checked(finalists: Any) -> dict[Genotype, str]:
+    """The finalists, and who proposes each of them."""
+    pairs = finalists.items() if isinstance(finalists, Mapping) else ((each, "finalist") for each in finalists)
+    given: dict[Genotype, str] = {}
+    for genotype, by in pairs:
+        if not isinstance(genotype, Genotype):
+            raise ValueError(
+                f"a finalist is a Genotype, not {shortened(repr(genotype), 80)}: give a list of them, such as"
+                " [search.genotype()] or [row.genotype for row in ranking]"
+            )
+        given.setdefault(genotype, by)
+    return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,11 @@ class RungTraining:
         train_dataloaders: The training loaders, as in ``Trainer.fit``.
         val_dataloaders: The validation loaders, as in ``Trainer.fit``.
         seed: The seed of the initial weights, of the data's order and so on.
-        trainer: Further arguments of the Trainer.
+        trainer: Further arguments of the Trainer. Each rung has copies of the callbacks, which go on from what their
+            training's checkpoint has of them.
+
+    Raises:
+        ValueError: ``trainer`` has a number of epochs, or asks for several processes.
 
     Example:
         >>> import torch
@@ -73,9 +78,17 @@ class RungTraining:
         trainer: Mapping[str, Any] | None = None,
     ) -> None:
         self._make, self._epochs, self._metric, self._seed = make, epochs, metric, seed
-        self._callbacks = [Annealing(anneal)] if anneal else []
         self._datamodule, self._train, self._val = datamodule, train_dataloaders, val_dataloaders
         self._trainer = dict(trainer or {})
+        for name in ("max_epochs", "min_epochs"):
+            if name in self._trainer:
+                raise ValueError(
+                    f"trainer has {name}={self._trainer[name]}, and the rungs say how long a training is: leave it out"
+                )
+        own = self._trainer.pop("callbacks", None) or ()
+        self._callbacks: list[Callback] = [*([own] if isinstance(own, Callback) else own)]
+        if anneal:
+            self._callbacks.append(Annealing(anneal))
 
     def check(self, genotype: Genotype) -> None:
         """Make an architecture and validate it on one batch, to see whether there is such a metric.
@@ -103,7 +116,7 @@ class RungTraining:
         checkpoint = intact_checkpoint(file) if file.exists() else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")  # about loaders' workers and the like
-            trainer.fit(strategy, self._train, datamodule=self._datamodule, ckpt_path=checkpoint)
+            trainer.fit(strategy, self._train, self._val, datamodule=self._datamodule, ckpt_path=checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as unfinished:
             trainer.save_checkpoint(unfinished)
@@ -122,8 +135,14 @@ class RungTraining:
             **self._trainer,
             **settings,
         }
-        callbacks = [*(self._trainer.get("callbacks") or ()), *self._callbacks, _StopAt(epochs)]
-        return Trainer(**{**given, "max_epochs": self._epochs, "callbacks": callbacks})
+        callbacks = [*copy.deepcopy(self._callbacks), _StopAt(epochs)]  # a training must not know of the others
+        trainer = Trainer(**{**given, "max_epochs": self._epochs, "callbacks": callbacks})
+        if trainer.num_devices * trainer.num_nodes > 1:
+            raise ValueError(
+                f"trainer asks for {trainer.num_devices * trainer.num_nodes} processes, and each training runs in one:"
+                " leave devices= and num_nodes= out, and let several processes refine in the same folder"
+            )
+        return trainer
 
     def _score(self, strategy: SearchStrategy, trainer: Trainer) -> float:
         with warnings.catch_warnings():
@@ -190,8 +209,8 @@ class _StopAt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train nothing, where a process was killed after the last epoch of the rung."""
-        trainer.should_stop = trainer.current_epoch >= self._epochs
+        trainer.should_stop |= trainer.current_epoch >= self._epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after the last epoch of the rung."""
-        trainer.should_stop = trainer.current_epoch + 1 >= self._epochs
+        trainer.should_stop |= trainer.current_epoch + 1 >= self._epochs

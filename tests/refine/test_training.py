@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningDataModule, seed_everything
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, IterableDataset
@@ -128,6 +129,31 @@ def test_annealing_needs_the_number_of_batches(tmp_path: Path) -> None:
         training(anneal=RUNGS, **options)(FOUND, tmp_path, 1)
     limited = {"accelerator": "cpu", "limit_train_batches": 2}
     assert training(anneal=RUNGS, **options, trainer=limited)(FOUND, tmp_path, 1) > 0
+
+
+def test_a_callback_may_end_a_training_and_knows_nothing_of_others(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    note = LambdaCallback(on_train_epoch_end=lambda trainer, _: epochs.append(trainer.current_epoch))
+    impatient = EarlyStopping("val/loss", min_delta=9.0, patience=1)  # no epoch is so much better than the first one
+    train = training(
+        datamodule=None,
+        train_dataloaders=Points().train_dataloader(),
+        val_dataloaders=Points().val_dataloader(),
+        trainer={"accelerator": "cpu", "check_val_every_n_epoch": 1, "callbacks": [note, impatient]},
+    )
+    assert train(FOUND, tmp_path / "one", 4) == train(FOUND, tmp_path / "other", 4)
+    assert epochs == [0, 1, 0, 1]
+
+
+def test_a_single_callback_is_taken_and_a_number_of_epochs_is_not(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = True
+
+    once = training(trainer={"accelerator": "cpu", "callbacks": Stop()})(FOUND, tmp_path, 4)
+    assert once == pytest.approx(plain_losses()[0], rel=1e-5)
+    with one_line("trainer has max_epochs=2, and the rungs say how long a training is: leave it out"):
+        training(trainer={"max_epochs": 2})
 
 
 def test_an_unknown_metric_is_one_line_with_those_that_there_are(tmp_path: Path) -> None:
