@@ -104,6 +104,8 @@ def with_validation_batches(
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
+            if attached is not None:
+                trainer.fit_loop = attached.fit_loop  # the steps may ask for the epoch, or for the number of batches
             trainer.validate(search, given, verbose=False, datamodule=datamodule)
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
