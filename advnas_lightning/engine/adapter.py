@@ -8,7 +8,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, TypeGuard
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
 from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, one_step, parse_optimizers
+from advnas_lightning.engine.loop_hooks import LoopHooks
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
@@ -150,7 +151,7 @@ class Adapter:
 
     def loop_hooks(self) -> Callback:
         """What forwards the hooks of the loops to the module."""
-        return _LoopHooks(self)
+        return LoopHooks({name: partial(self.call, name) for name in LOOP_HOOKS if is_overridden(name, self.module)})
 
     def _calling(self, step: str) -> Callable[..., Any]:
         calling = partial(self.call, step)
@@ -323,29 +324,6 @@ class Adapter:
         """Let the module take out of a checkpoint what it added, and change its own part of the ``state_dict``."""
         with _own_state(checkpoint):
             self.call("on_load_checkpoint", checkpoint)
-
-
-class _LoopHooks(Callback):
-    """Forwards the hooks of the loops to the module that is searched, after all other callbacks had theirs.
-
-    Args:
-        adapter: Calls the module.
-    """
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-        for name in LOOP_HOOKS:
-            if is_overridden(name, adapter.module):
-                setattr(self, name, partial(self._forward, name))
-        self._setup, self.setup = self.setup, self._go_last  # type: ignore[method-assign,assignment]
-
-    def _go_last(self, trainer: Trainer, search: LightningModule, stage: str) -> None:
-        # Lightning moves checkpoints to the end of its list, and calls a module's hook after all callbacks'.
-        trainer.callbacks = [each for each in trainer.callbacks if each is not self] + [self]  # type: ignore[attr-defined]
-        self._setup(trainer, search, stage)
-
-    def _forward(self, hook: str, trainer: Trainer, search: LightningModule, *arguments: Any, **keywords: Any) -> None:
-        self._adapter.call(hook, *arguments, **keywords)
 
 
 class _Redirection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,10 +52,12 @@ def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
 
     The loaders may be arguments of ``fit``, a data module's or a module's own. No hook sees all of these.
     """
-    source = trainer.fit_loop._data_source
-    request = source.dataloader
+    source, fitted = trainer.fit_loop._data_source, trainer.lightning_module
+    request = partial(type(source).dataloader, source)
 
     def wrapped() -> Any:
+        if trainer.lightning_module is not fitted:  # the Trainer trains another one now, such as the found network
+            return request()
         with own_data(False):  # a module's hook may have made the Trainer ask
             return wrap(request())
 
@@ -205,6 +208,16 @@ def log_on(search: LightningModule, name: str, value: Any, **options: Any) -> No
     """
     search.trainer._logger_connector._current_fx = "training_step"
     search.log(name, value, **options)
+
+
+def forget_results(trainer: Trainer) -> None:
+    """Let the loops forget what was logged under which name: a metric has another place in a search than in its module.
+
+    Lightning keeps that for as long as there is the Trainer, and refuses the same name for a metric at another place.
+    """
+    training = trainer.fit_loop.epoch_loop
+    for loop in (training, training.val_loop, trainer.validate_loop, trainer.test_loop):
+        loop._results.clear()
 
 
 def collect_logs(trainer: Trainer, *, within_epoch: bool) -> dict[str, Any]:
