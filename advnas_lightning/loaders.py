@@ -94,7 +94,7 @@ class SearchLoader(CombinedLoader):
         Raises:
             MisconfigurationException: One kind of step has no batches.
         """
-        asked = 'train on {"weights": loader, "architecture": loader}'
+        asked = 'train on search_loaders(data, architecture=0.5), or on {"weights": loader, "architecture": loader}'
         if architecture and not (self.alternate or "architecture" in self._loaders):
             raise MisconfigurationException(f"{strategy} has no batches for its architecture steps: {asked}")
         if "weights" in self._loaders and sized_len(self._loaders["weights"]) == 0:

@@ -131,11 +131,13 @@ def check_factory(name: str, factory: Any) -> Any:
         >>> check_factory("weight_optimizer", 0.1)
         Traceback (most recent call last):
             ...
-        ValueError: weight_optimizer is a float: give a factory, a callable such as partial(float, …)
+        ValueError: weight_optimizer is a float: give a factory, a callable such as partial(Adam, …)
     """
     if factory is not None and not callable(factory):
-        kind = type(factory).__name__
-        raise ValueError(f"{name} is a {kind}: give a factory, a callable such as partial({kind}, …)")
+        kind = type(factory)
+        plain = kind.__module__ == "builtins"  # a name or a rate, and not what the factory is to make
+        made = ("Adam" if name.endswith("optimizer") else "StepLR") if plain else kind.__name__
+        raise ValueError(f"{name} is a {kind.__name__}: give a factory, a callable such as partial({made}, …)")
     return factory
 
 

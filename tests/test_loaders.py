@@ -275,7 +275,10 @@ def test_one_loader_shared_in_turn(noting: Make, make_loaders: Make, fit: Fit) -
 
 def test_a_single_loader_will_not_do_for_a_search(noting: Make, make_loaders: Make, fit: Fit) -> None:
     for loaders in (make_loaders()["weights"], {"weights": make_loaders()["weights"]}):
-        with pytest.raises(MisconfigurationException, match="AdvantageNAS has no batches for its architecture steps"):
+        with pytest.raises(
+            MisconfigurationException,
+            match=r"AdvantageNAS has no batches for its architecture steps: train on search_loaders\(",
+        ):
             fit(noting(), loaders)
     with pytest.raises(MisconfigurationException, match=r"not on \['train'\]"):
         fit(noting(), {"train": make_loaders()["weights"]})

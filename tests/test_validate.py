@@ -136,10 +136,17 @@ def test_temperatures_fall_or_stay() -> None:
         check_temperatures(0.1, 10)
 
 
-@pytest.mark.parametrize("value", ["sgd", 0.1, {}, StepLR(SGD([nn.Parameter(torch.ones(1))]), 1)], ids=type)
-def test_a_factory_is_a_function_that_makes(value: Any) -> None:
-    with one_line(f"an_option is a {type(value).__name__}: give a factory"):
-        check_factory("an_option", value)
+@pytest.mark.parametrize("value", ["sgd", 0.1, {}], ids=type)
+@pytest.mark.parametrize(("name", "made"), [("weight_optimizer", "Adam"), ("weight_scheduler", "StepLR")])
+def test_a_factory_is_a_function_that_makes(value: Any, name: str, made: str) -> None:
+    says = f"{name} is a {type(value).__name__}: give a factory, a callable such as partial({made}, …)"
+    with one_line(says):
+        check_factory(name, value)
+
+
+def test_what_a_factory_would_make_is_no_factory() -> None:
+    with one_line("a_scheduler is a StepLR: give a factory, a callable such as partial(StepLR, …)"):
+        check_factory("a_scheduler", StepLR(SGD([nn.Parameter(torch.ones(1))]), 1))
 
 
 # -- the options of the strategies -----------------------------------------------------------------------------------
