@@ -105,7 +105,7 @@ def with_validation_batches(
                 enable_model_summary=False,
             )
             if attached is not None:
-                trainer.fit_loop = attached.fit_loop  # the steps may ask for the epoch, or for the number of batches
+                _share_progress(attached, trainer)
             trainer.validate(search, given, verbose=False, datamodule=datamodule)
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
@@ -115,6 +115,15 @@ def with_validation_batches(
     if not found:
         raise ValueError("the data has no validation batch")
     return results[0]
+
+
+def _share_progress(fitted: Trainer, trainer: Trainer) -> None:
+    """Let a Trainer say how far the fit of another one has come, since training steps may ask for it."""
+    ours, theirs = trainer.fit_loop, fitted.fit_loop
+    for name in ("epoch_progress", "max_epochs", "max_batches"):
+        setattr(ours, name, getattr(theirs, name))
+    steps = theirs.epoch_loop.manual_optimization.optim_step_progress  # a search optimizes by hand
+    ours.epoch_loop.manual_optimization.optim_step_progress = steps
 
 
 def _nothing(*_: Any) -> None:

@@ -154,11 +154,13 @@ def test_a_ranking_after_the_fit_sees_them_as_they_were_left(fit: Fit) -> None:
     """It takes training steps under another Trainer, which has no optimizers."""
     alone, search = Genotype(GENOTYPE).apply(made("both")), AdvantageNAS(made("both"), **THETA)
     fit(alone, pair()["weights"], loader(9), max_epochs=2)
-    fit(search, pair(), loader(9), max_epochs=2)
+    trainer = fit(search, pair(), loader(9), max_epochs=2)
     alone.look("training_step")
     SEEN_IN_TRAINING.clear()
     assert len(search.rank(loader(9))) == 2
     assert set(map(str, SEEN_IN_TRAINING)) == {str(alone.seen[-1])}
+    assert search.trainer is trainer
+    assert trainer.train_dataloader is not None  # it has what it had
 
 
 def test_a_checkpoint_that_a_hook_saves_is_whole(fit: Fit, tmp_path: Path) -> None:

@@ -379,14 +379,16 @@ def test_a_module_is_ranked_by_its_training_step_in_eval_mode_and_logs_nothing()
 def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit() -> None:
     class Ageing(Own):
         def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-            return super().training_step(batch, batch_idx) + self.current_epoch / (self.trainer.max_epochs or 1)
+            done = self.current_epoch / (self.trainer.max_epochs or 1)
+            return super().training_step(batch, batch_idx) + done + self.global_step
 
     search = AdvantageNAS(Ageing(), architecture_optimizer=Adam)
     young = search.rank(batches_of(), top=None)
     search.trainer = trainer = Trainer(max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit_loop.epoch_progress.current.completed = 6
+    trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = 2
     old = search.rank(batches_of(), top=None)
-    assert {row.choice: row.loss for row in old} == pytest.approx({row.choice: row.loss + 0.75 for row in young})
+    assert {row.choice: row.loss for row in old} == pytest.approx({row.choice: row.loss + 2.75 for row in young})
     assert search.trainer is trainer
 
 
