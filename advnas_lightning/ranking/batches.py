@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lightning import LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
@@ -43,7 +44,7 @@ def with_validation_batches(
     Args:
         search: The search, which is a LightningModule.
         use: The function.
-        dataloaders: The loaders, as in ``Trainer.validate``; a list or tuple is taken for batches.
+        dataloaders: The loaders, as in ``Trainer.validate``; a list or tuple without a DataLoader is one of batches.
         datamodule: The data module, as in ``Trainer.validate``.
         batches: How many batches at most.
         precision: The Trainer's precision.
@@ -86,7 +87,8 @@ def with_validation_batches(
     methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
     methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
     own = [each for each in search.children() if isinstance(each, LightningModule)]
-    given = _Batches(dataloaders) if isinstance(dataloaders, list | tuple) else dataloaders
+    is_batches = isinstance(dataloaders, list | tuple) and not any(isinstance(each, DataLoader) for each in dataloaders)
+    given = _Batches(dataloaders) if is_batches else dataloaders
     try:
         with modes_kept(search), rng.seeded(SEED), _quiet(), warnings.catch_warnings(), ExitStack() as stack:
             for each in own:

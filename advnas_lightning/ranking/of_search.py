@@ -84,7 +84,7 @@ def rank(
         scores: A file to which each score is appended, so that a ranking that was interrupted goes on where it was.
         known: Gives what is known of an architecture from elsewhere, such as a benchmark.
         on_progress: Is called with the number of scored architectures and of all that are to be scored as far as known.
-        precision: The precision of the Trainer that validates, as in ``Trainer``.
+        precision: The precision of the Trainer that validates, as in ``Trainer``; by default that of the fit.
 
     Raises:
         ValueError: An argument is invalid, there is no choice or no batch, or no architecture is within a budget.
@@ -106,6 +106,9 @@ def rank(
     if search.ranks.count > 1:
         raise ValueError("architectures are ranked in one process, and here are several ranks: use jobs=")
     check_int("batches", batches, least=2)
+    trainer = attached_trainer(search)
+    if precision is None and trainer is not None:
+        precision = trainer.precision  # the weights may be of its type
     settings = Settings(top, sample, evolution, seed)
     each = list(budgets) if not isinstance(budgets, Mapping) else [budgets] if budgets else []
 

@@ -21,6 +21,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import ENAS, AdvantageNAS, Fixed, MixedOp, RandomSearch, SearchStrategy
@@ -390,6 +391,15 @@ def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit() -> None:
     old = search.rank(batches_of(), top=None)
     assert {row.choice: row.loss for row in old} == pytest.approx({row.choice: row.loss + 2.75 for row in young})
     assert search.trainer is trainer
+
+
+def test_the_precision_is_that_of_the_fit_and_a_list_may_have_loaders() -> None:
+    search = AdvantageNAS(Own(), architecture_optimizer=Adam)
+    single = search.rank(batches_of(), top=1, sample=0)
+    search.trainer = Trainer(precision="64-true", accelerator="cpu", logger=False, enable_checkpointing=False)
+    loader = DataLoader(batches_of(), batch_size=None)
+    double = search.double().rank([loader, loader], top=1, sample=0)
+    assert double.best.loss == pytest.approx(single.best.loss, rel=1e-5)
 
 
 def test_a_fixed_network_and_too_few_batches_are_refused() -> None:
