@@ -16,8 +16,10 @@ from torch.nn.parameter import is_lazy
 from advnas_lightning.engine.evaluation import SkippedStep
 from advnas_lightning.engine.fingerprint import fingerprint
 from advnas_lightning.engine.lightning_private import NormalizationLayer, copied_batch
+from advnas_lightning.loaders import KEYS
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.search_space import Architecture, SearchSpace
+from advnas_lightning.texts import listed
 
 Statistics = Mapping[NormalizationLayer, Mapping[str, Tensor]]  # the buffers of a layer by their names
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -123,12 +125,21 @@ class Calibration:
         Args:
             batches: A list, of which all batches are used; or a loader of training batches, of which the first ones
                 are; or the loaders of a search, of which those for the weight steps count.
+
+        Raises:
+            ValueError: A dict has no loader of a search.
         """
         if isinstance(batches, list | tuple | deque):
             return list(batches)
         loaders = batches.iterables if isinstance(batches, CombinedLoader) else batches
         if isinstance(loaders, Mapping):
-            loaders = loaders["weights"] if "weights" in loaders else loaders["architecture"]
+            role = next((each for each in KEYS if each in loaders), None)
+            if role is None:
+                raise ValueError(
+                    "training batches come from a loader, a list or the loaders of a search, and here is a"
+                    f" {type(loaders).__name__} of {listed(map(str, loaders))}: give an architecture as genotype="
+                )
+            loaders = loaders[role]
         return list(islice(loaders, self.size or DEFAULT))
 
     def _copied(self, batch: Any) -> Any:

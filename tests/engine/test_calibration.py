@@ -25,6 +25,7 @@ from advnas_lightning import AdvantageNAS, Fixed, MixedOp, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.engine.calibration import applied
 from advnas_lightning.objectives import Classification
+from tests.support.refusals import one_line
 
 CLASSES, SIZE = 3, 8
 
@@ -451,6 +452,12 @@ def test_where_there_are_none_a_warning_says_what_to_do(tmp_path: Path) -> None:
         by_hand = torch.stack([F.cross_entropy(expected(x), y) for x, y in val()]).mean()
     (found,) = trainer_of().validate(loaded, val(), verbose=False)
     assert found["val/loss"] == pytest.approx(float(by_hand), abs=1e-6)
+
+
+def test_an_architecture_in_the_place_of_batches_is_said() -> None:
+    search = search_of(seeded())
+    with one_line("from a loader, a list or the loaders of a search", "give an architecture as genotype="):
+        search.derive(search.genotype())
 
 
 def test_an_evaluation_of_a_loaded_search_warns_too(tmp_path: Path) -> None:
