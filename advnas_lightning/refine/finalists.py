@@ -4,15 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.ranking.of_search import distribution_of
 from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.texts import shortened
 from advnas_lightning.validate import check_int
 
-__all__ = ["finalists_in", "finalists_of"]
+__all__ = ["check_finalists", "finalists_in", "finalists_of"]
+
+
+def check_finalists(given: Iterable[Any]) -> list[Genotype]:
+    """Refuse what is no architecture.
+
+    Args:
+        given: What should be the architectures.
+
+    Raises:
+        ValueError: One of them is none.
+
+    Example:
+        >>> check_finalists(Genotype({"edge": "skip"}))
+        Traceback (most recent call last):
+            ...
+        ValueError: a finalist is a Genotype, not 'edge': give a list of them, such as [search.genotype()] or \
+[row.genotype for row in ranking]
+    """
+    found = list(given)
+    for each in found:
+        if not isinstance(each, Genotype):
+            raise ValueError(
+                f"a finalist is a Genotype, not {shortened(repr(each), 80)}: give a list of them, such as"
+                " [search.genotype()] or [row.genotype for row in ranking]"
+            )
+    return found
 
 
 def finalists_of(
@@ -37,7 +65,7 @@ def finalists_of(
         plan: The costs and the budgets, if there are any.
 
     Raises:
-        ValueError: ``draws`` is no whole number from 0 on.
+        ValueError: ``draws`` is no whole number from 0 on, or ``ranked`` has something else than genotypes.
 
     Example:
         >>> from torch.optim import Adam
@@ -57,7 +85,7 @@ def finalists_of(
     given.append((search.genotype(), "argmax"))
     if search.process_best is not None:
         given.append((search.process_best, "process_best"))
-    given += [(genotype, f"ranked {place}") for place, genotype in enumerate(ranked, start=1)]
+    given += [(genotype, f"ranked {place}") for place, genotype in enumerate(check_finalists(ranked), start=1)]
     drawn = search.draw_choices(draws, seed)
     given += [(space.genotype(choice), f"draw {place}") for place, choice in enumerate(drawn, start=1)]
     found: dict[Genotype, str] = {}

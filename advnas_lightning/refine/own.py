@@ -10,6 +10,7 @@ from torch import nn
 
 from advnas_lightning.refine.book import TrialBook, turn_in
 from advnas_lightning.refine.climb import Budget, climb
+from advnas_lightning.refine.finalists import check_finalists
 from advnas_lightning.refine.going_on import keep_settings
 from advnas_lightning.refine.ladder import Ladder
 from advnas_lightning.refine.packages import missing_package
@@ -19,7 +20,6 @@ from advnas_lightning.refine.training import RungTraining
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.strategies import Fixed
-from advnas_lightning.texts import shortened
 from advnas_lightning.validate import check_int
 
 __all__ = ["refine"]
@@ -100,7 +100,8 @@ def refine(
     if missing is not None:
         raise ValueError(missing)
     steps = check_rungs(tuple(rungs))
-    given = _checked(finalists)
+    names = check_finalists(finalists)
+    given = finalists if isinstance(finalists, Mapping) else dict.fromkeys(names, "finalist")
     check_int("repeats", repeats, least=0)
     space = SearchSpace(make_model())
     candidates = dict(zip(space.edges, map(list, space.candidates), strict=True))
@@ -130,17 +131,3 @@ def refine(
     book = TrialBook(Path(folder), candidates, steps, maximize=maximize, metric=metric)
     ladder, _ = climb(book, scope, train, budget=budget, on_change=on_change)
     return ladder
-
-
-def _checked(finalists: Any) -> dict[Genotype, str]:
-    """The finalists, and who proposes each of them."""
-    pairs = finalists.items() if isinstance(finalists, Mapping) else ((each, "finalist") for each in finalists)
-    given: dict[Genotype, str] = {}
-    for genotype, by in pairs:
-        if not isinstance(genotype, Genotype):
-            raise ValueError(
-                f"a finalist is a Genotype, not {shortened(repr(genotype), 80)}: give a list of them, such as"
-                " [search.genotype()] or [row.genotype for row in ranking]"
-            )
-        given.setdefault(genotype, by)
-    return given

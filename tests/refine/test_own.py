@@ -117,6 +117,8 @@ def test_what_cannot_be_refined_leaves_no_folder(tmp_path: Path) -> None:
     for wrong in (START, [dict(START)], ["tanh"]):
         with one_line("a finalist is a Genotype, not", "such as [search.genotype()]"):
             run(folder, start=wrong)
+        with one_line("a finalist is a Genotype, not"):
+            finalists_of(RandomSearch(Own()), ranked=wrong)
     with one_line("trainer asks for 2 processes, and each training runs in one"):
         run(folder, trainer={"accelerator": "cpu", "devices": 2})
     with one_line("epochs=1 is less than one whole training: give at least 2"):
