@@ -64,7 +64,7 @@ class Config:
     optimized_metric: str | None = None  # is the name of the result that a run returns to a sweeper that optimizes
     checkpoint: Saving = field(default_factory=Saving)
     preset: str = "paper"  # is paper or authors_code
-    threads: int | None = "${task.threads}"  # type: ignore[assignment]  # CPU threads; null: torch's default
+    threads: int | None = "${oc.select:task.threads,null}"  # type: ignore[assignment]  # CPU; null: torch's default
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)

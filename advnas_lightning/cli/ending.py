@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +20,13 @@ from rich.text import Text
 
 from advnas_lightning.callbacks.standing import WORDS
 from advnas_lightning.callbacks.summary import MARKS, SummaryCallback
-from advnas_lightning.cli.process import program, quoted
+from advnas_lightning.cli.process import own_settings, program, quoted
+from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
 from advnas_lightning.report.drawing import draw_genotype
 from advnas_lightning.report.palette import STRATEGIES
+from advnas_lightning.runs import RunFolder
 from advnas_lightning.texts import counted, readable, rich, shortened, writable
 
 MOST = 60  # edges in the table
@@ -163,14 +166,27 @@ def next_lines(summary: Mapping[str, Any], strategy: SearchStrategy, folder: Pat
     retrain_follows = any(each.startswith("retrain=") for each in HydraConfig.get().overrides.task)
     found = {}
     if is_search and trains and not retrain_follows:
-        line = [*command, "strategy=fixed", f"strategy.genotype={place}", *kept]
+        settings = own_settings(HydraConfig.get().runtime.config_sources)
+        line = [*command, *settings, "strategy=fixed", f"strategy.genotype={place}", *kept]
         found["retrain"] = shlex.join(line)
+    trust = _trust(RunFolder(folder).config)
     if is_search and trains:
-        found["refine"] = shlex.join([*command, "refine", place])
+        found["refine"] = shlex.join([*command, "refine", place, *trust])
     found["report"] = shlex.join([*command, "report", os.path.relpath(folder)])
     if strategy.searches:
-        found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={place}"])
+        found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={place}", *trust])
     return found
+
+
+def _trust(settings: Path) -> list[str]:
+    """What a command needs to make the classes that a run has made."""
+    if not settings.is_file():  # as with hydra.output_subdir=null
+        return []
+    try:
+        without_strangers(OmegaConf.load(settings), settings)  # type: ignore[arg-type]
+    except ValueError:
+        return ["trust=true"]
+    return []
 
 
 def _table(strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], width: int) -> Table:

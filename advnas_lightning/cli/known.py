@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.summary import SummaryCallback
 from advnas_lightning.cli.ending import TELLING
-from advnas_lightning.cli.process import program, quoted
+from advnas_lightning.cli.process import own_settings, program, quoted
 from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import Unreadable, read_json, read_yaml
-from advnas_lightning.runs import COSTS, OVERRIDES, RunFolder, in_run
+from advnas_lightning.runs import CHOICES, COSTS, OVERRIDES, RunFolder, in_run
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.genotype_file import write_found
 from advnas_lightning.texts import plain
@@ -121,8 +121,9 @@ def training_line(run: RunFolder, select: str | None = None, *, genotype: Path |
     try:
         overrides = read_yaml(run.path / OVERRIDES)
         kept = [str(each) for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", str(each))]
-    except (OSError, Unreadable, TypeError):
-        kept = []
+        settings = own_settings(read_yaml(run.path / CHOICES)["hydra"]["runtime"]["config_sources"])
+    except (OSError, Unreadable, KeyError, TypeError):
+        kept, settings = [], []
     place = quoted(os.path.relpath(run.path if genotype is None else genotype))
     chosen = [] if select is None else [f"select={select}"]
-    return shlex.join([*program(sys.argv), "strategy=fixed", f"strategy.genotype={place}", *chosen, *kept])
+    return shlex.join([*program(sys.argv), *settings, "strategy=fixed", f"strategy.genotype={place}", *chosen, *kept])

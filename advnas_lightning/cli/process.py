@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -115,6 +116,20 @@ def program(arguments: Sequence[str]) -> list[str]:
     python = "python" if _same(shutil.which("python"), sys.executable) else sys.executable
     is_script = Path(name).is_file() and Path(name).name not in NO_SCRIPTS
     return [python, name] if is_script else [python, "-m", __name__.partition(".")[0]]
+
+
+def own_settings(sources: Iterable[Any]) -> list[str]:
+    """What a command line said of a folder with settings of one's own, without which its choices are not known.
+
+    Args:
+        sources: Hydra's list of where its settings come from.
+
+    Example:
+        >>> own_settings([{"provider": "main", "path": "conf"}, {"provider": "command-line", "path": "my_conf"}])
+        ['--config-dir', 'my_conf']
+    """
+    paths = [os.path.relpath(each["path"]) for each in sources if each["provider"] == "command-line"]
+    return [word for path in paths for word in ("--config-dir", path)]
 
 
 def _same(one: str | None, other: str) -> bool:

@@ -179,7 +179,7 @@ def _training(plan: Plan, search: SearchStrategy, data: LightningDataModule, fir
         return Fixed(
             search.model if plan.inherited else instantiate(config.task.model, **arguments["model_arguments"]),
             genotype=genotype,
-            objective=instantiate(config.task.objective, **arguments["objective_arguments"]),
+            objective=instantiate(config.task.get("objective"), **arguments["objective_arguments"]),
             seed=config.seed,
             **instantiate(config.task.optimization, _convert_="all"),
         )

@@ -57,7 +57,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
     strategy = build_strategy(config, data)
     watch = Stopwatch()
     callbacks = [watch, saving, GenotypeFile(files.genotype), BatchFile(files.batch, data_arguments(data))]
-    callbacks += [instantiate(callback) for callback in (config.task.callbacks or {}).values()]
+    callbacks += [instantiate(callback) for callback in (config.task.get("callbacks") or {}).values()]
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(settings, dict)
     callbacks.append(ProbabilityPictures())
@@ -158,7 +158,7 @@ def build_strategy(config: DictConfig, data: Any) -> SearchStrategy:
     strategy: SearchStrategy = instantiate(
         config.strategy,
         model=model,
-        objective=instantiate(config.task.objective, **arguments["objective_arguments"]),
+        objective=instantiate(config.task.get("objective"), **arguments["objective_arguments"]),
         cost=build_cost(config),
         beta_decay=config.beta_decay,
         sampling=config.sampling,

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from advnas_lightning.callbacks.summary import SummaryCallback
@@ -60,7 +61,7 @@ def summarize(
 
 
 def evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
-    """Validate and test what a run has found, and log the results.
+    """Validate and test what a run has found, as far as there are steps and data for it, and log the results.
 
     Returns:
         The metrics of the arg max by name, such as ``test/loss``, as in every row of ``metrics.csv``; and those of the
@@ -85,9 +86,11 @@ def evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataModu
 
 def _evaluate(strategy: SearchStrategy, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for run in (trainer.validate, trainer.test):
-        for result in run(strategy, datamodule=data, verbose=False):
-            metrics |= result
+    stages = ("validation_step", "val_dataloader", trainer.validate), ("test_step", "test_dataloader", trainer.test)
+    for step, loader, run in stages:
+        if is_overridden(step, strategy) and is_overridden(loader, data):  # a module or data of a user may have none
+            for result in run(strategy, datamodule=data, verbose=False):
+                metrics |= result
     return metrics
 
 

@@ -14,10 +14,12 @@ import torch
 
 from advnas_lightning import Genotype
 from advnas_lightning.cli.cost import MEASURE, main
+from advnas_lightning.cli.known import training_line
 from advnas_lightning.cli.options import COST_KINDS
 from advnas_lightning.cost import UNITS, CostTable, count_macs, count_parameters
 from advnas_lightning.cost.files import Measurement, read_costs, write_costs
 from advnas_lightning.report.__main__ import main as report
+from advnas_lightning.runs import RunFolder
 from advnas_lightning.tasks.cifar10 import NASBench201
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
@@ -239,7 +241,7 @@ class Data(LightningDataModule):
     def loader(self):
         return DataLoader([{"x": torch.ones(8), "y": torch.tensor(i % 3)} for i in range(12)], batch_size=6)
 
-    val_dataloader = test_dataloader = loader
+    val_dataloader = loader
 
     def train_dataloader(self):
         return {"weights": self.loader(), "architecture": self.loader()}
@@ -257,20 +259,15 @@ class Net(LightningModule):
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.training_step(batch, batch_idx))
 
-    test_step = validation_step
-
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 """
 TASK = """
 epochs: 1
-threads: 1
 data: {_target_: own_task.Data}
 model: {_target_: own_task.Net}
-objective: null
 optimization:
   architecture_optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: 0.01}
-callbacks: {}
 """
 
 
@@ -284,6 +281,14 @@ def test_a_task_of_ones_own_that_trains_itself_is_measured_with_trust(
     (tmp_path / "conf" / "task" / "own.yaml").write_text(TASK)
     (tmp_path / "needed").touch()
     launch(monkeypatch, "--config-dir", "conf", "task=own", "hydra.run.dir=run")
+    shown = capsys.readouterr().out
+    assert re.search(r"diagnose ckpt_path=run trust=true$", shown, re.MULTILINE)
+    assert re.search(r"refine run trust=true$", shown, re.MULTILINE)
+    assert re.search(r" --config-dir conf strategy=fixed strategy.genotype=run task=own$", shown, re.MULTILINE)
+    assert " --config-dir conf strategy=fixed " in training_line(RunFolder(tmp_path / "run"), "ranked")
+    summary = read(tmp_path / "run", "summary.json")
+    assert "val/loss" in summary
+    assert "test/loss" not in summary  # the module has no test_step
     (tmp_path / "needed").unlink()
     assert "makes 'own_task.Data' (task.data), which may run any code: trust=true" in refused(capsys, "measure", "run")
     assert "a LightningModule with a loss of its own: leave check out" in refused(
