@@ -30,6 +30,7 @@ from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, laun
 from tests.support.pages import ROOT
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+OWN = ("trainer.max_epochs=1",)  # a task that a page makes
 SMALL = {"toy": SMALL_TOY, "cifar10": SMALL_CIFAR10, "ptb": SMALL_PTB}
 PUBLISHED = "task.table=nasbench201"  # needs an extra
 PLACEHOLDER_DATA = {"cifar10": "task.data.root=images", "ptb": "task.data.root=text"}
@@ -170,7 +171,7 @@ class Shell:
         else:
             self._provide(arguments, task)
         given = {argument.partition("=")[0] for argument in arguments}
-        small = [*SMALL.get(task, SMALL_TOY), *([PLACEHOLDER_DATA[task]] if task in PLACEHOLDER_DATA else [])]
+        small = [*SMALL.get(task, OWN), *([PLACEHOLDER_DATA[task]] if task in PLACEHOLDER_DATA else [])]
         arguments = [*first_values(arguments, 2), *(each for each in small if each.partition("=")[0] not in given)]
         if any(argument.startswith("experiment=") for argument in arguments):
             arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
