@@ -112,10 +112,13 @@ class FiniteGuard:
         if self._in_a_row[kind] > self.most:
             raise FloatingPointError(
                 f"the loss of {self._in_a_row[kind]} {kind} steps in a row was not finite: lower a learning rate,"
-                " or clip gradients"
+                " clip gradients, or look for NaN in the data"
             )
         if self.total[kind] == 1:
-            rank_zero_warn(f"a {kind} step is left out, because its loss or gradient is not finite; so will be others")
+            article = "an" if kind == "architecture" else "a"
+            rank_zero_warn(
+                f"{article} {kind} step is left out, because its loss or gradient is not finite; so will be others"
+            )
         return False
 
     def state_dict(self) -> dict[str, Any]:

@@ -275,9 +275,20 @@ def _with_one_more(network: nn.Module, call: Call) -> Call:
     try:
         other.run(network)
     except Exception as error:
+        _check_inputs(network, call)
         raise ValueError(
             f"{type(network).__name__} itself fails with a batch of {call.size + 1} in place of {call.size}"
             f" ({_reason(error)}): say which dimension of each input is the batch (batch_dims=), or"
             f" dynamic=false, which writes it for batches of {call.size}"
         ) from error
     return other
+
+
+def _check_inputs(network: nn.Module, call: Call) -> None:
+    """Refuse inputs with which the network fails as they are."""
+    try:
+        call.run(network)
+    except Exception as error:
+        raise ValueError(
+            f"{type(network).__name__} fails with these inputs ({_reason(error)}): give what its forward takes"
+        ) from error

@@ -70,7 +70,7 @@ def test_a_bad_step_changes_nothing(
         unchanged.append(same(before, snapshot(search)))
 
     setattr(search, step, watched)
-    with pytest.warns(UserWarning, match=f"a {kind} step is left out"):
+    with pytest.warns(UserWarning, match=f"an? {kind} step is left out"):
         fit(search, make_loaders(weights=3, architecture=3))
     assert unchanged == [False, True, False]
     assert search.guard.total == {"weight": 0, "architecture": 0, kind: 1}
@@ -82,7 +82,7 @@ def test_a_gate_gradient_alone_is_bad_enough(
     make_search: Make, make_loaders: Make, fit: Callable[..., Trainer]
 ) -> None:
     search = make_search("advantage", mixin=poisoned("Bad", {1, 3}, gradient_only=True))
-    with pytest.warns(UserWarning, match="an? architecture step is left out"):
+    with pytest.warns(UserWarning, match="an architecture step is left out"):
         fit(search, make_loaders(weights=3, architecture=3))
     assert search.guard.total == {"weight": 0, "architecture": 2}
     assert bool(search.theta.isfinite().all())
@@ -90,7 +90,9 @@ def test_a_gate_gradient_alone_is_bad_enough(
 
 def test_too_many_in_a_row_end_the_run(make_search: Make, make_loaders: Make, fit: Callable[..., Trainer]) -> None:
     search = make_search("advantage", mixin=poisoned("Bad", {4, 6, 8}), max_bad_steps=2)  # weight steps 2, 3 and 4
-    with pytest.raises(FloatingPointError, match="3 weight steps in a row was not finite: lower a learning rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"3 weight steps in a row was not finite: lower .* look for NaN in the data"
+    ):
         fit(search, make_loaders(weights=6, architecture=6))
 
 

@@ -115,6 +115,11 @@ def test_a_trace_that_would_be_wrong_for_other_lengths_is_refused(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_inputs_that_the_network_does_not_take_are_said_to_be_wrong(tmp_path: Path) -> None:
+    with one_line("Linear fails with these inputs (", "give what its forward takes"):
+        export_network(nn.Linear(6, 2), tmp_path / "net.pt2", {"x": torch.randn(4, 6)})
+
+
 @pytest.mark.parametrize("ending", [".pt2", ".torchscript"])
 def test_a_fixed_size_is_refused_by_default_and_written_where_it_is_asked_for(ending: str, tmp_path: Path) -> None:
     with one_line("fails with a batch of 5 in place of 4 (", "dynamic=false"):
