@@ -70,6 +70,7 @@ def export(
 
     Example:
         >>> from tempfile import mkdtemp
+        >>> import torch
         >>> from advnas_lightning import MixedOp, RandomSearch
         >>> from advnas_lightning.objectives import Regression
         >>> edge = MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()})

@@ -496,8 +496,13 @@ class OneCycle(Theirs):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-@pytest.mark.parametrize(("loaders", "steps"), [("shuffled", 20), ("streams", -1)])  # a stream's are not known
-@pytest.mark.parametrize("kind", [AdvantageNAS, GDAS])  # GDAS asks for the search's length in every step
+@pytest.mark.parametrize(  # GDAS asks for the search's length in every step, and a stream's is not known
+    ("kind", "loaders", "steps"),
+    slow_but(
+        [(kind, *each) for kind in (AdvantageNAS, GDAS) for each in (("shuffled", 20), ("streams", -1))],
+        [(AdvantageNAS, "streams", -1), (GDAS, "shuffled", 20)],
+    ),
+)
 def test_a_schedule_that_depends_on_the_number_of_steps(
     kind: type[SearchStrategy],
     loaders: str,
