@@ -203,7 +203,7 @@ def test_the_help_has_the_options_of_the_strategies_with_their_defaults() -> Non
                 assert first == str(value).lower() or yaml.safe_load(first) == value or float(first) == float(value)
 
 
-@pytest.mark.parametrize("task", ["toy", "cifar10", "ptb"])
+@pytest.mark.parametrize("task", slow_but(["toy", "cifar10", "ptb"], ["toy"]))
 def test_all_settings_of_the_package_pass(task: str) -> None:
     lines = [[f"experiment={path.stem}"] for path in (CONF / "experiment").glob("*.yaml") if task == "toy"]
     lines += [[f"task={task}", f"strategy={path.stem}"] for path in (CONF / "strategy").glob("*.yaml")]

@@ -240,7 +240,7 @@ def of_draws_that_depend_on_each_other(search: Any, values: dict[Choice, float])
         torch.testing.assert_close(estimate, reference, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["params", "macs"])
+@pytest.mark.parametrize("kind", slow_but(["params", "macs"], ["macs"]))
 def test_a_search_finds_networks_within_its_budget_and_knows_what_they_cost(
     kind: str, make_search: Callable[..., Any], make_loaders: Callable[..., Any], fit: Callable[..., Any]
 ) -> None:

@@ -25,7 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.run_log import RunLog
-from tests.support.small_search import STRATEGIES, WAYS
+from tests.support.small_search import STRATEGIES
 from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
@@ -37,7 +37,7 @@ OPTIMIZERS = {
 }
 
 
-EVERY = slow_but(STRATEGIES, WAYS)
+EVERY = slow_but(STRATEGIES, ["advantage-ema", "enas", "parsec", "gdas", "darts-second_order", "random"])
 
 
 class StopAfter(Callback):
@@ -545,7 +545,7 @@ def _heeds_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_heeds_interrupts")
-@pytest.mark.parametrize("epoch", [0, 2, 3])  # the last one, too: an evaluation may follow it
+@pytest.mark.parametrize("epoch", slow_but([0, 2, 3], [2, 3]))  # the last one, too: an evaluation may follow it
 def test_an_interrupt_at_the_end_of_an_epoch(
     epoch: int, small_net: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
 ) -> None:

@@ -243,7 +243,7 @@ def test_a_temperature_depends_on_the_length_and_nothing_else_does(
         go_on(pair(), name="gdas", trainer={"max_epochs": 6})
 
 
-@pytest.mark.parametrize("stop", [StopIn(2, 3), StopIn(3, 0), None])
+@pytest.mark.parametrize("stop", [StopIn(2, 3), pytest.param(StopIn(3, 0), marks=pytest.mark.slow), None])
 def test_a_longer_search_is_as_if_it_had_been_so_long_from_the_start(
     stop: StopIn | None, go_on: Make, make_search: Make, fit: Make, assert_same: Make
 ) -> None:

@@ -29,7 +29,7 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(list(WAITS), ["advantage", "nasp"]))
+@pytest.mark.parametrize("name", slow_but(list(WAITS), ["advantage"]))
 def test_the_host_waits_for_theta_and_for_the_guards_alone(
     name: str, make_search: Make, make_loaders: Make, fit: Make
 ) -> None:

@@ -184,7 +184,7 @@ def test_a_value_that_no_figure_can_show_is_a_gap(value: str, tmp_path: Path) ->
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     "value",
-    slow_but([1e308, math.inf, "x", -1e308, math.nan, -1, 0, None, True, [], {}, 2**64], [1e308, math.inf, "x"]),
+    slow_but([1e308, math.inf, "x", -1e308, math.nan, -1, 0, None, True, [], {}, 2**64], [1e308, "x"]),
 )
 def test_any_result_is_reported(value: Any, tmp_path: Path) -> None:
     for seed, key in enumerate(("seconds", "argmax/cifar10_test", "argmax/params_millions", "loss")):
