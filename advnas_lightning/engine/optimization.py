@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -171,5 +172,7 @@ def _made(name: str, factory: Callable[[Any], Any], given: Any) -> Any:
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(f"{name}: {error}") from None
     except IndexError as error:  # one value where there must be two, say
-        options = ", ".join(f"{key}={value}" for key, value in getattr(factory, "keywords", {}).items())
-        raise MisconfigurationException(f"{name}: {error}; one of its options is too short: {options}") from None
+        if not isinstance(factory, partial):  # a mistake in the code of a factory of one's own
+            raise
+        options = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
+        raise MisconfigurationException(f"{name}: {error}; check the lengths of its options: {options}") from None
