@@ -35,9 +35,11 @@ from advnas_lightning.objectives import Classification
 from advnas_lightning.runs import write_json
 from advnas_lightning.texts import plain
 from tests.support.names import NAMES, OBEYED
+from tests.support.speed import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the font lacks some
 each_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+some_names = pytest.mark.parametrize("name", slow_but(NAMES.values(), list(NAMES.values())[::4]), ids=NAMES.keys())
 
 
 class Named(nn.Module):
@@ -66,7 +68,7 @@ def printed_of(capsys: pytest.CaptureFixture[str]) -> str:
     return printed
 
 
-@each_name
+@some_names
 def test_a_search_with_any_names_ends_and_goes_on(
     name: str, tmp_path: Path, make_loaders: Any, fit: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +148,7 @@ def test_a_diagnosis_shows_any_names(name: str, capsys: pytest.CaptureFixture[st
     assert f"raises most: {plain(f'{name} {name}')}." in printed_of(capsys)
 
 
-@each_name
+@some_names
 def test_a_picture_of_probabilities_has_any_names(name: str) -> None:
     rows = {name: {name: 0.5, "other": 0.5}, f"second {name}": {"only": 1.0}}
     picture = draw_probabilities(rows, title=name)

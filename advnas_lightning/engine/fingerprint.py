@@ -63,9 +63,12 @@ def checksum(tensor: Tensor) -> Tensor:
     whole = len(flat) // 8 * 8  # words are summed up 500 times as fast as bytes
     words = flat[:whole].view(torch.int64)
     rows = words[: len(words) // ROW * ROW].view(-1, ROW)
-    parts = (rows.sum(0), rows.sum(1), words[rows.numel() :], flat[whole:].to(torch.int64))
-    return torch.stack([_weighted_sum(part) for part in parts]).sum()
+    parts = [words[rows.numel() :], flat[whole:].to(torch.int64)]
+    if len(rows):
+        parts += [rows.sum(0), rows.sum(1)]
+    sums = [_weighted_sum(part) for part in parts if len(part)]
+    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.int64, device=tensor.device)
 
 
 def _weighted_sum(values: Tensor) -> Tensor:
-    return (values * (2 * torch.arange(len(values), device=values.device) + 1)).sum()
+    return (values * torch.arange(1, 2 * len(values) + 1, 2, device=values.device)).sum()

@@ -16,6 +16,7 @@ from benchmarks.bare import BareGDAS, BareSearch
 from benchmarks.cases import cifar10, ptb, scaling, toy
 from benchmarks.measuring import Contest, Turns
 from benchmarks.released_gdas import ReleasedGDAS
+from tests.support.speed import slow_but
 
 STEPS = 6
 
@@ -37,7 +38,7 @@ def assert_same_weights(ours: nn.Module, its: nn.Module) -> None:
         torch.testing.assert_close(other.cpu(), weight.cpu(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", cifar10.STRATEGIES)
+@pytest.mark.parametrize("strategy", slow_but(cifar10.STRATEGIES, ["gdas"]))
 def test_a_bare_loop_ends_where_the_search_does(strategy: str) -> None:
     contest = cifar10.make(strategy, "32-true", cifar10.SMALL, STEPS)
     race(contest)

@@ -25,6 +25,7 @@ from advnas_lightning.callbacks.view import View
 from advnas_lightning.cli.main import main
 from advnas_lightning.pace import Pace
 from tests.support.command_line import SMALL_TOY, read, runs
+from tests.support.speed import slow_but
 
 NAMES = {"tensorboard": ["tensorboard"], "wandb": ["wandb", "logger.offline=true"], "mlflow": ["mlflow"]}
 
@@ -131,7 +132,7 @@ LIMITS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("limits", "epoch"), LIMITS)
+@pytest.mark.parametrize(("limits", "epoch"), slow_but(LIMITS, LIMITS[:-1]))
 def test_the_bar_is_of_the_whole_run(
     limits: dict[str, Any],
     epoch: str,

@@ -19,6 +19,7 @@ from advnas_lightning import (
 )
 from advnas_lightning.callbacks import ConvergenceStopping
 from tests.support.classifier import Classifier, Scripted, Wrap, as_it_is, make, search_of, subject
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -30,7 +31,7 @@ def test_a_search_stops_at_the_first_epoch_below_the_threshold(train: Make) -> N
     assert search.architecture_steps == 30
 
 
-@pytest.mark.parametrize("which", ["module", "own loss"])
+@pytest.mark.parametrize("which", slow_but(["module", "own loss"], ["module"]))
 def test_a_search_that_converges_stops(which: str, train: Make) -> None:
     noted: list[float] = []
 

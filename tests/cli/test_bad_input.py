@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
+from tests.support.speed import slow_but
 
 
 @pytest.fixture
@@ -35,69 +35,67 @@ def lightnings(name: str, arguments: str) -> str:
     return f"trainer.callbacks=[{{_target_: {name}, {arguments}}}]"
 
 
-def also_refused(arguments: list[str], says: str) -> Any:
-    """A row that the same line of the package refuses as another; test_validate.py has each option by itself."""
-    return pytest.param(arguments, says, marks=pytest.mark.slow)
+BAD = [
+    (["threads=0"], "threads=0"),
+    (["threads=-1"], "threads=-1"),
+    (["threads=1.5"], "threads"),
+    (["seed=-1"], "-1 is not in bounds"),
+    (["seed=1.5"], "seed"),
+    (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1. You passed in -5"),
+    (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5"),
+    (["trainer.max_steps=-7"], "-7"),
+    (["trainer.val_check_interval=0"], "val_check_interval=0"),
+    (["trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch=0"),
+    (["trainer.limit_train_batches=nan"], "nan"),
+    (["trainer.gradient_clip_val=1.0"], "weight_clip="),
+    (["trainer.accumulate_grad_batches=2"], "accumulate=2"),
+    (["trainer.callbacks=[1]"], "trainer.callbacks"),
+    (
+        [lightnings("advnas_lightning.callbacks.ConvergenceStopping", "entropy: much")],
+        "entropy=much: give a number",
+    ),
+    ([lightnings("lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs: 0.1")], "StochasticWeight"),
+    (["task.optimization.warmup_epochs=-1"], "warmup_epochs=-1"),
+    (["task.optimization.weight_clip=-1"], "weight_clip=-1"),
+    (["task.optimization.architecture_clip=nan"], "architecture_clip=nan"),
+    (["task.optimization.accumulate=0"], "accumulate=0"),
+    (["task.optimization.weight_clip_algorithm=l1"], "weight_clip_algorithm=l1: give norm or value"),
+    (["task.optimization.architecture_optimizer=null"], "architecture_optimizer=None"),
+    (["task.optimization.architecture_optimizer.lr=fast"], "architecture_optimizer"),
+    (["task.optimization.architecture_optimizer.lr=nan"], "nan"),
+    (["task.optimization.architecture_optimizer.betas=[0.5]"], "betas=[0.5]"),
+    (["task.optimization.architecture_optimizer.lr=inf"], "learning rate"),
+    (["+task.optimization.architecture_optimizer.beta=3"], "beta"),
+    (["task.data.nodes=0"], "nodes=0"),
+    (["task.data.nodes=2.5"], "nodes=2.5"),
+    (["task.data.candidates=1"], "second candidate"),
+    (["task.model.nodes=3"], "the teacher is not of the student's space"),
+    ([f"task.optimization.architecture_scheduler={FLAT}"], "the schedule CosineAnnealingLR of the architecture"),
+    (["task.callbacks.periodic_test.every_n_batches=0"], "every_n_batches=0"),
+    (["+strategy.foo=1"], "foo"),
+    (["strategy.foo=1"], "foo"),
+    (["strategy.gamma=inf"], "gamma=inf"),
+    (["strategy=gdas", "strategy.tau_max=inf"], "tau_max=inf"),
+    (["strategy=enas", "strategy.entropy_weight=inf"], "entropy_weight=inf"),
+    (["strategy=parsec", "strategy.scale=inf"], "scale=inf"),
+    ([*PTB, "strategy=darts", "strategy.second_order=no"], "second_order=no: give true or false"),
+    ([*PTB, "task.data.root=none_train"], "ptb.train.txt"),
+    ([*PTB, "task.data.root=none_valid"], "ptb.valid.txt"),
+    ([*PTB, "task.data.root=bytes"], "bytes/ptb.train.txt"),
+    ([*PTB, "task.data.batch_size=many"], "batch_size=many: give a whole number"),
+    ([*PTB, "task.data.bptt=2.5"], "bptt=2.5"),
+    ([*PTB, "task.model.hidden_size=big"], "hidden_size=big: give a whole number"),
+    ([*SMALL_CIFAR10, "task.data.root=broken"], "broken/train/red/3.png"),
+    ([*SMALL_CIFAR10, "task.zero_op=no"], "zero_op=no: give true or false"),
+    (["ckpt_path=text"], "text"),
+    (["ckpt_path=text/ptb.test.txt"], "text/ptb.test.txt is damaged"),
+    (["strategy=fixed", "strategy.genotype=text"], "no genotype file at text"),
+]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
-        (["threads=0"], "threads=0"),
-        also_refused(["threads=-1"], "threads=-1"),
-        (["threads=1.5"], "threads"),
-        (["seed=-1"], "-1 is not in bounds"),
-        (["seed=1.5"], "seed"),
-        (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1. You passed in -5"),
-        also_refused(["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5"),
-        also_refused(["trainer.max_steps=-7"], "-7"),
-        (["trainer.val_check_interval=0"], "val_check_interval=0"),
-        (["trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch=0"),
-        also_refused(["trainer.limit_train_batches=nan"], "nan"),
-        (["trainer.gradient_clip_val=1.0"], "weight_clip="),
-        (["trainer.accumulate_grad_batches=2"], "accumulate=2"),
-        (["trainer.callbacks=[1]"], "trainer.callbacks"),
-        (
-            [lightnings("advnas_lightning.callbacks.ConvergenceStopping", "entropy: much")],
-            "entropy=much: give a number",
-        ),
-        ([lightnings("lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs: 0.1")], "StochasticWeight"),
-        also_refused(["task.optimization.warmup_epochs=-1"], "warmup_epochs=-1"),
-        also_refused(["task.optimization.weight_clip=-1"], "weight_clip=-1"),
-        also_refused(["task.optimization.architecture_clip=nan"], "architecture_clip=nan"),
-        also_refused(["task.optimization.accumulate=0"], "accumulate=0"),
-        also_refused(["task.optimization.weight_clip_algorithm=l1"], "weight_clip_algorithm=l1: give norm or value"),
-        (["task.optimization.architecture_optimizer=null"], "architecture_optimizer=None"),
-        (["task.optimization.architecture_optimizer.lr=fast"], "architecture_optimizer"),
-        (["task.optimization.architecture_optimizer.lr=nan"], "nan"),
-        (["task.optimization.architecture_optimizer.betas=[0.5]"], "betas=[0.5]"),
-        also_refused(["task.optimization.architecture_optimizer.lr=inf"], "learning rate"),
-        (["+task.optimization.architecture_optimizer.beta=3"], "beta"),
-        (["task.data.nodes=0"], "nodes=0"),
-        also_refused(["task.data.nodes=2.5"], "nodes=2.5"),
-        (["task.data.candidates=1"], "second candidate"),
-        (["task.model.nodes=3"], "the teacher is not of the student's space"),
-        ([f"task.optimization.architecture_scheduler={FLAT}"], "the schedule CosineAnnealingLR of the architecture"),
-        also_refused(["task.callbacks.periodic_test.every_n_batches=0"], "every_n_batches=0"),
-        (["+strategy.foo=1"], "foo"),
-        also_refused(["strategy.foo=1"], "foo"),
-        also_refused(["strategy.gamma=inf"], "gamma=inf"),
-        also_refused(["strategy=gdas", "strategy.tau_max=inf"], "tau_max=inf"),
-        also_refused(["strategy=enas", "strategy.entropy_weight=inf"], "entropy_weight=inf"),
-        also_refused(["strategy=parsec", "strategy.scale=inf"], "scale=inf"),
-        ([*PTB, "strategy=darts", "strategy.second_order=no"], "second_order=no: give true or false"),
-        ([*PTB, "task.data.root=none_train"], "ptb.train.txt"),
-        ([*PTB, "task.data.root=none_valid"], "ptb.valid.txt"),
-        ([*PTB, "task.data.root=bytes"], "bytes/ptb.train.txt"),
-        also_refused([*PTB, "task.data.batch_size=many"], "batch_size=many: give a whole number"),
-        also_refused([*PTB, "task.data.bptt=2.5"], "bptt=2.5"),
-        also_refused([*PTB, "task.model.hidden_size=big"], "hidden_size=big: give a whole number"),
-        ([*SMALL_CIFAR10, "task.data.root=broken"], "broken/train/red/3.png"),
-        ([*SMALL_CIFAR10, "task.zero_op=no"], "zero_op=no: give true or false"),
-        (["ckpt_path=text"], "text"),
-        (["ckpt_path=text/ptb.test.txt"], "text/ptb.test.txt is damaged"),
-        (["strategy=fixed", "strategy.genotype=text"], "no genotype file at text"),
-    ],
+    slow_but(BAD, BAD[::4]),  # test_validate.py has most options by themselves
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 @pytest.mark.usefixtures("folder")

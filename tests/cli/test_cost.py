@@ -24,6 +24,7 @@ from advnas_lightning.tasks.cifar10 import NASBench201
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from tests.support.ends_of_runs import steps
+from tests.support.speed import slow_but
 
 NETWORK = NASBench201(classes=3, cells=1, channels=2)
 
@@ -143,6 +144,7 @@ def test_a_search_takes_one_of_the_costs(
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_what_was_measured_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(here / "images")
     arguments = [*SMALL_CIFAR10, "cost=macs", "cost_penalty=0.1", "hydra.run.dir=crashed"]
@@ -172,7 +174,7 @@ def test_a_run_without_a_description_needs_its_data_once(here: Path, capsys: pyt
     main(["measure", "run", "kinds=params", "output=costs.json"])
 
 
-@pytest.mark.parametrize("task", ["toy", "ptb"])
+@pytest.mark.parametrize("task", slow_but(["toy", "ptb"], ["ptb"]))
 def test_every_task_can_be_measured_without_its_data(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,6 +302,7 @@ def test_a_task_of_ones_own_that_trains_itself_is_measured_with_trust(
     assert found["macs"].table == CostTable("macs", {"edge": {"linear": 64.0, "skip": 0.0}}, 24.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_a_run_of_one_architecture_has_no_candidates(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from advnas_lightning.texts import readable
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_CIFAR10, launch, read, write_images
 from tests.support.ends_of_runs import assert_same_end, steps
+from tests.support.speed import slow_but
 
 
 @pytest.fixture
@@ -73,19 +74,19 @@ def test_a_budgeted_run_goes_on_bit_for_bit(
     assert expected in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["cost_penalty=1"], "cost_penalty=1.0 of what? Say cost=params or macs or latency or memory"),
-        (["cost=macs"], "cost=macs alone changes nothing: add cost_penalty=0.1, or cost_budget=B"),
-        (["cost=flops", "cost_penalty=1"], "cost='flops' is unknown: use params"),
-        (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: Error"),
-        (["cost=images", "cost_penalty=1"], "cost='images' is unknown"),
-        (["cost=macs", "cost_budget=1"], "cost_budget=1 is below what the cheapest architecture costs"),
-        (["cost=broken.json", "cost_penalty=1"], "broken.json has no costs for this network"),
-        (["cost=macs", "cost_penalty=1", "strategy=random"], "RandomSearch has no choice that a cost could change"),
-    ],
-)
+BAD = [
+    (["cost_penalty=1"], "cost_penalty=1.0 of what? Say cost=params or macs or latency or memory"),
+    (["cost=macs"], "cost=macs alone changes nothing: add cost_penalty=0.1, or cost_budget=B"),
+    (["cost=flops", "cost_penalty=1"], "cost='flops' is unknown: use params"),
+    (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: Error"),
+    (["cost=images", "cost_penalty=1"], "cost='images' is unknown"),
+    (["cost=macs", "cost_budget=1"], "cost_budget=1 is below what the cheapest architecture costs"),
+    (["cost=broken.json", "cost_penalty=1"], "broken.json has no costs for this network"),
+    (["cost=macs", "cost_penalty=1", "strategy=random"], "RandomSearch has no choice that a cost could change"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), slow_but(BAD, BAD[::3]))
 def test_bad_settings_are_named(
     arguments: list[str], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

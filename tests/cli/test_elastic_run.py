@@ -78,6 +78,7 @@ def test_all_networks_within_the_budget_are_ranked_with_what_they_cost(run: Path
     assert all(row["cost/params"] == counted(row["genotype"]) for row in rows)
 
 
+@pytest.mark.slow
 @needs_storage
 def test_what_is_refined_is_within_the_budget(run: Path) -> None:
     refine(["run", "trust=true", f"cost_budget={{params: {BUDGET}}}", "repeats=0", "draws=30"])

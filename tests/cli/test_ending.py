@@ -59,6 +59,7 @@ def test_the_found_network_stands_with_its_probabilities(
     assert shlex.split(lines[1])[-2:] == ["diagnose", 'ckpt_path="my runs/1"']
 
 
+@pytest.mark.slow
 def test_a_retraining_says_who_found_the_architecture(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_retraining_says_who_found_the_architecture(
     assert "probability" not in printed
 
 
+@pytest.mark.slow
 def test_a_search_that_never_began_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_run_exports_at_its_end_and_a_format_that_fails_leaves_its_other_resul
     assert not is_finished(failed)  # a sweep would try again
 
 
+@pytest.mark.slow
 def test_with_retrain_the_trained_network_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "export=torchscript", "retrain=true")

@@ -20,6 +20,7 @@ import pytest
 from tests.support.callbacks import crash_at
 from tests.support.command_line import SMALL_PTB, SMALL_TOY, launch, read, write_ptb
 from tests.support.ends_of_runs import assert_same_end, steps
+from tests.support.speed import slow_but
 
 GO_ON = ["hydra.run.dir=run", "ckpt_path=last"]
 LONG = ["task.data.batches=4000", "task.data.batch_size=10", "task.data.test_batches=2", "task.epochs=1"]
@@ -143,7 +144,7 @@ def test_incidental_settings_may_change(
     assert_same_end(folder / "run", finished, assert_same)
 
 
-@pytest.mark.parametrize("batch", [None, 7])
+@pytest.mark.parametrize("batch", slow_but([None, 7], [7]))
 def test_a_longer_run_ends_as_if_it_had_been_so_long_from_the_start(
     batch: int | None, folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
@@ -253,15 +254,16 @@ def test_the_line_that_is_told_goes_on(
     assert_same_end(folder / name, folder / "straight", assert_same)
 
 
-def test_a_run_that_is_done_says_so(toy: Path, start: Any) -> None:
+def test_a_run_that_is_done_says_so(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = read(toy, "summary.json")
-    process = start(*SMALL_TOY, *GO_ON)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert re.search(r"^nothing is left to train: .*last\.ckpt was saved after epoch 2 of 2$", errors, re.MULTILINE)
+    said: list[str] = []
+    monkeypatch.setattr("advnas_lightning.callbacks.checkpoint.rank_zero_info", said.append)
+    launch(monkeypatch, *SMALL_TOY, *GO_ON)
+    assert re.fullmatch(r"nothing is left to train: .*last\.ckpt was saved after epoch 2 of 2", said[-1])
     assert {**read(toy, "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_early_and_killed_before_its_summary_keeps_its_epochs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from advnas_lightning import Genotype
 from advnas_lightning.cli.rank import main
 from advnas_lightning.cli.rank_options import OPTIONS, read_settings
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
+from tests.support.speed import slow_but
 
 QUICK = ["top=6", "sample=6", "batches=2"]
 
@@ -33,7 +34,7 @@ def ranked(run: Path) -> Any:
     return read(run, "ranking.json")
 
 
-@pytest.mark.parametrize("task", ["toy", "ptb", pytest.param("cifar10", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", slow_but(["toy", "ptb", "cifar10"], ["ptb"]))
 def test_a_run_of_each_task_is_ranked(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +286,7 @@ def test_bad_options_have_one_line(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_task_without_weights_and_a_fixed_network_are_refused(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +343,7 @@ def test_no_worker_outlives_a_killed_command(toy: Path, tmp_path: Path) -> None:
             pytest.fail("a worker still runs")
 
 
+@pytest.mark.slow
 def test_a_table_of_the_task_adds_its_accuracies_unless_its_file_may_run_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

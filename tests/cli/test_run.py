@@ -47,15 +47,9 @@ RUNS = [
     ("cifar10", "proxylessnas", "strategy.gates=binary"),
     ("cifar10", "darts", "strategy.second_order=true"),
 ]
-# each kind of strategy once, each task with each kind of draw, and each kind of option
 QUICK = [
-    *(("toy", name, None) for name in ("enas", "darts", "drnas", "random")),
-    ("toy", "advantage", "preset=authors_code"),
-    ("ptb", "darts", None),
+    ("toy", "enas", None),
     ("ptb", "parsec", "preset=authors_code"),
-    ("ptb", "advantage", "strategy.advantage=exact"),
-    ("cifar10", "advantage", None),
-    ("cifar10", "proxylessnas", "strategy.gates=binary"),
     ("cifar10", "darts", "strategy.second_order=true"),
 ]
 SMALL = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}
@@ -145,6 +139,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert str(run.relative_to(folder)) in printed
 
 
+@pytest.mark.slow
 def test_a_name_means_the_same_in_every_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, *SMALL_TOY, "strategy=gdas")
     run = only_run(folder)
@@ -189,6 +184,7 @@ def test_every_strategy_and_option_on_every_task(
         assert ("process_best/arch" in summary) == one_hot
 
 
+@pytest.mark.slow
 def test_second_order_darts_needs_weights_and_runs_with_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +195,7 @@ def test_second_order_darts_needs_weights_and_runs_with_them(
     assert only_run(folder)
 
 
-@pytest.mark.parametrize("which", ["argmax", "process_best"])
+@pytest.mark.parametrize("which", slow_but(["argmax", "process_best"], ["process_best"]))
 def test_a_found_cell_is_retrained(folder: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     launch(monkeypatch, *SMALL_PTB, "task.data.root=text", "hydra.run.dir=search")
     path = folder / "search" / "genotype.json"
@@ -224,52 +220,48 @@ def test_a_fixed_architecture_is_evaluated_on_the_toy_task(toy: Path, monkeypatc
     assert read(Path("fixed"), "summary.json")["test/loss"] == read(toy, "summary.json")["test/loss"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["strategy=magic"], "strategy=magic is unknown: use advantage"),
-        (["task=imagenet"], "task=imagenet is unknown: use cifar10, ptb, toy"),
-        (["trainer.max_epohcs=3"], "max_epohcs"),
-        (["sede=1"], "sede"),
-        (["seed=one"], "one"),
-        pytest.param(["strategy.gamma=fast"], "gamma=fast: give a number", marks=pytest.mark.slow),
-        pytest.param(["strategy.zero_op=worst"], "zero_op='worst'", marks=pytest.mark.slow),
-        pytest.param(["task.data.batches=-1"], "batches=-1", marks=pytest.mark.slow),
-        (["trainer.max_epochs=many"], "many"),
-        pytest.param(
-            ["task.optimization.warmup_epochs=soon"], "warmup_epochs=soon: give a whole number", marks=pytest.mark.slow
-        ),
-        (["task.optimization.architecture_optimizer.lr=-1"], "-1"),
-        (["trainer.accelerator=abacus"], "abacus"),
-        (["select=best"], "select=best: give argmax, process_best or null"),
-        (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
-        (["task=ptb", "task.data.root=nowhere"], "nowhere"),
-        (["strategy=fixed"], "strategy.genotype"),
-        (["strategy=fixed", "strategy.genotype=nowhere.json"], "nowhere.json"),
-        (["strategy=fixed", "strategy.genotype=text/ptb.test.txt"], "not a genotype"),
-        (["strategy=fixed", "strategy.genotype=wrong.json"], "filter99"),
-        ([*SMALL_CIFAR10, "task.data.root=nowhere"], "nowhere has neither cifar-10-batches-py nor train/<class>/*"),
-        ([*SMALL_CIFAR10, "task.data.root=images/train"], "images/train has neither"),
-        pytest.param(
-            [*SMALL_CIFAR10, "task.data.split=half"], "split=half: give random or first_half", marks=pytest.mark.slow
-        ),
-        pytest.param([*SMALL_CIFAR10, "task.data.batch_size=2.5"], "batch_size=2.5", marks=pytest.mark.slow),
-        pytest.param([*SMALL_CIFAR10, "task.data.seed=one"], "seed=one: give a whole number", marks=pytest.mark.slow),
-        ([*SMALL_CIFAR10, "task.data.root=mixed"], "task.data.image_size="),
-        pytest.param([*SMALL_CIFAR10, "task.model.cells=0"], "cells=0", marks=pytest.mark.slow),
-        ([*SMALL_CIFAR10, "task.table=nowhere.csv"], "no table at nowhere.csv"),
-        ([*SMALL_CIFAR10, "task.table=text/ptb.test.txt"], "text/ptb.test.txt, line 1"),
-        ([*SMALL_CIFAR10, "task/training=imagenet"], "task/training=imagenet is unknown: use nasbench201, search"),
-        ([*SMALL_CIFAR10, "experiment=imagenet"], "experiment=imagenet is unknown: use cifar10_small"),
-        (fixed(CELL.replace("skip_connect~1", "skip_connect~0")), "'skip_connect~0': edge 1->2"),
-        (fixed(CELL.replace("avg_pool_3x3~0", "avg_pool_3x3")), "'avg_pool_3x3': edge 0->3"),
-        (fixed(CELL.replace("skip_connect~1|+", "skip_connect~1+")), "'|nor_conv_3x3~0|skip_connect~1': node 2"),
-        (fixed(CELL.replace("avg_pool_3x3", "max_pool_3x3")), "edge '0->3' has no candidate 'max_pool_3x3'"),
-        (fixed(CELL.replace("avg_pool_3x3", "none")), "edge '0->3' has no candidate 'none'"),
-        (fixed(CELL, "select=process_best"), "select='process_best'"),
-        (fixed("text/ptb.test.txt"), "text/ptb.test.txt is not a genotype file"),
-    ],
-)
+BAD = [
+    (["strategy=magic"], "strategy=magic is unknown: use advantage"),
+    (["task=imagenet"], "task=imagenet is unknown: use cifar10, ptb, toy"),
+    (["trainer.max_epohcs=3"], "max_epohcs"),
+    (["sede=1"], "sede"),
+    (["seed=one"], "one"),
+    (["strategy.gamma=fast"], "gamma=fast: give a number"),
+    (["strategy.zero_op=worst"], "zero_op='worst'"),
+    (["task.data.batches=-1"], "batches=-1"),
+    (["trainer.max_epochs=many"], "many"),
+    (["task.optimization.warmup_epochs=soon"], "warmup_epochs=soon: give a whole number"),
+    (["task.optimization.architecture_optimizer.lr=-1"], "-1"),
+    (["trainer.accelerator=abacus"], "abacus"),
+    (["select=best"], "select=best: give argmax, process_best or null"),
+    (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
+    (["task=ptb", "task.data.root=nowhere"], "nowhere"),
+    (["strategy=fixed"], "strategy.genotype"),
+    (["strategy=fixed", "strategy.genotype=nowhere.json"], "nowhere.json"),
+    (["strategy=fixed", "strategy.genotype=text/ptb.test.txt"], "not a genotype"),
+    (["strategy=fixed", "strategy.genotype=wrong.json"], "filter99"),
+    ([*SMALL_CIFAR10, "task.data.root=nowhere"], "nowhere has neither cifar-10-batches-py nor train/<class>/*"),
+    ([*SMALL_CIFAR10, "task.data.root=images/train"], "images/train has neither"),
+    ([*SMALL_CIFAR10, "task.data.split=half"], "split=half: give random or first_half"),
+    ([*SMALL_CIFAR10, "task.data.batch_size=2.5"], "batch_size=2.5"),
+    ([*SMALL_CIFAR10, "task.data.seed=one"], "seed=one: give a whole number"),
+    ([*SMALL_CIFAR10, "task.data.root=mixed"], "task.data.image_size="),
+    ([*SMALL_CIFAR10, "task.model.cells=0"], "cells=0"),
+    ([*SMALL_CIFAR10, "task.table=nowhere.csv"], "no table at nowhere.csv"),
+    ([*SMALL_CIFAR10, "task.table=text/ptb.test.txt"], "text/ptb.test.txt, line 1"),
+    ([*SMALL_CIFAR10, "task/training=imagenet"], "task/training=imagenet is unknown: use nasbench201, search"),
+    ([*SMALL_CIFAR10, "experiment=imagenet"], "experiment=imagenet is unknown: use cifar10_small"),
+    (fixed(CELL.replace("skip_connect~1", "skip_connect~0")), "'skip_connect~0': edge 1->2"),
+    (fixed(CELL.replace("avg_pool_3x3~0", "avg_pool_3x3")), "'avg_pool_3x3': edge 0->3"),
+    (fixed(CELL.replace("skip_connect~1|+", "skip_connect~1+")), "'|nor_conv_3x3~0|skip_connect~1': node 2"),
+    (fixed(CELL.replace("avg_pool_3x3", "max_pool_3x3")), "edge '0->3' has no candidate 'max_pool_3x3'"),
+    (fixed(CELL.replace("avg_pool_3x3", "none")), "edge '0->3' has no candidate 'none'"),
+    (fixed(CELL, "select=process_best"), "select='process_best'"),
+    (fixed("text/ptb.test.txt"), "text/ptb.test.txt is not a genotype file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), slow_but(BAD, BAD[::4]))
 def test_bad_input_gives_one_clear_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
@@ -309,7 +301,8 @@ def test_a_multirun_gives_each_job_its_folder(folder: Path, monkeypatch: pytest.
     }
 
 
-@pytest.mark.parametrize("task", ["ptb", pytest.param("cifar10", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["ptb", "cifar10"])
 def test_resuming_continues_bit_for_bit(folder: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     arguments = [*SMALL[task], "task.epochs=4"]
     launch(monkeypatch, *arguments, "hydra.run.dir=whole")
@@ -328,9 +321,10 @@ def test_resuming_continues_bit_for_bit(folder: Path, monkeypatch: pytest.Monkey
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
-@pytest.mark.parametrize(
-    "argument", ["trainer.fast_dev_run=2", "trainer.overfit_batches=3", "trainer.max_time=00:01:00:00"]
-)
+SHORTENING = ["trainer.fast_dev_run=2", "trainer.overfit_batches=3", "trainer.max_time=00:01:00:00"]
+
+
+@pytest.mark.parametrize("argument", slow_but(SHORTENING, SHORTENING[:1]))
 def test_what_shortens_a_run_works_on_the_toy_task(
     folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
@@ -403,6 +397,7 @@ def test_a_cifar10_run_is_scored_by_a_table(
         assert re.search(rf"^{name}, CIFAR-100 test +{scores[cell] / 2:.2f} %$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_without_a_table_there_is_the_cell_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,6 +415,7 @@ def test_without_a_table_there_is_the_cell_alone(
     assert "the paper's" not in printed  # there is nothing to stand beside, and the images may be others
 
 
+@pytest.mark.slow
 def test_the_table_may_be_named_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = write_table(folder / "cells.csv")
     monkeypatch.setenv("NASBENCH201_TABLE", str(folder / "cells.csv"))
@@ -519,6 +515,7 @@ def test_true_precision_on_images(folder: Path, monkeypatch: pytest.MonkeyPatch,
     assert math.isfinite(read(only_run(folder), "summary.json")["test/loss"])
 
 
+@pytest.mark.slow
 def test_images_may_be_of_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (folder / "images").rglob("*.png"):
         Image.open(path).resize((10, 7)).save(path)  # neither can be halved twice

@@ -97,6 +97,7 @@ def test_a_job_goes_on_from_the_end_of_an_epoch(
     assert_same_end(run, folder / "straight", assert_same)
 
 
+@pytest.mark.slow
 def test_a_damaged_summary_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, *SWEEP)
     (run,) = runs(folder / "sweep")
@@ -134,7 +135,7 @@ def test_the_folder_of_another_sweep_is_refused(
     assert {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["hydra.yaml", "config.yaml"])
+@pytest.mark.parametrize("name", slow_but(["hydra.yaml", "config.yaml"], ["config.yaml"]))
 def test_a_job_whose_settings_are_damaged_is_named(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_job_whose_settings_are_damaged_is_named(
     assert not settings.read_text()
 
 
+@pytest.mark.slow
 def test_a_job_that_could_not_even_write_its_settings_starts_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +212,7 @@ def test_what_a_search_found_is_trained(
     assert [line.strategy for line in table.lines if line.fields[1].value] == ["gdas"]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_trainings_alone_has_nothing_to_train_again(
     finished: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +248,7 @@ def test_a_job_goes_on_with_its_retraining(
     assert_same_end(job / "retrained", folder / "straight" / "retrained", assert_same)
 
 
+@pytest.mark.slow
 def test_a_retraining_goes_on_in_a_folder_that_was_moved_but_not_with_another_architecture(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

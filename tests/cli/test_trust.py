@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import textwrap
@@ -23,9 +24,11 @@ from advnas_lightning.cli.trust import MADE, without_strangers
 from advnas_lightning.diagnose.__main__ import main
 from tests.support.command_line import SMALL_TOY, launch
 from tests.support.refusals import one_line
+from tests.support.speed import slow_but
 
 SOURCE = Path("config.yaml")
 TASKS, STRATEGIES = ("toy", "ptb", "cifar10"), ("advantage", "enas", "gdas", "darts", "random", "fixed")
+RUNS = list(itertools.product(TASKS, STRATEGIES))
 
 
 @cache
@@ -42,8 +45,7 @@ def ours() -> Any:
     return composed("task=toy").copy()
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("task", "strategy"), slow_but(RUNS, RUNS[::4]))
 def test_each_run_of_the_package_is_trusted(task: str, strategy: str) -> None:
     config = composed(f"task={task}", f"strategy={strategy}")
     checked = without_strangers(config, SOURCE)

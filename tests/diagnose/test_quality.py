@@ -47,6 +47,7 @@ def test_a_small_space_is_enumerated() -> None:
     assert [each.name for each in qualities] == ["reinforce"]
 
 
+@pytest.mark.slow
 def test_a_large_space_is_sampled_without_bias() -> None:
     search = search_net()
     truth = sampled(estimator("advantage-exact", search, progress=0.5, seed=0), BATCHES, 2000)

@@ -152,6 +152,7 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_another_folder_takes_them(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +280,7 @@ def test_the_ranking_of_another_state_is_refused(run: Path, capsys: pytest.Captu
     assert read(run, "refine.json")["end"] == "finalists"
 
 
+@pytest.mark.slow
 def test_each_training_has_lines_of_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "neighbours=false"])
     lines = capsys.readouterr().err.splitlines()
@@ -296,6 +298,7 @@ def test_a_search_that_was_interrupted_in_its_first_epoch_is_refined(run: Path) 
     assert "refined" in read(run, "genotype.json")
 
 
+@pytest.mark.slow
 def test_the_budget_may_be_raised(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "epochs=2"])
     assert "2 trainings, 2 epochs" in capsys.readouterr().out
@@ -406,6 +409,7 @@ def test_the_table_stands_for_the_trainings(images: Path) -> None:
     assert all(table[cell] <= table[winner] for cell in near)
 
 
+@pytest.mark.slow
 def test_a_language_models_cell_is_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_ptb(tmp_path / "text")

@@ -63,6 +63,7 @@ def test_the_budget_keeps_enough_for_the_repeats(epochs: int) -> None:
     assert ladder.winner.genotype in decision.means
 
 
+@pytest.mark.slow
 @needs_storage
 def test_after_the_repeats_more_budget_goes_on_with_the_climb(tmp_path: Path) -> None:
     whole, _ = refined(None, noisy)

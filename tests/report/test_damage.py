@@ -170,7 +170,7 @@ def test_a_field_that_is_too_long_ends_a_curve(damaged: Callable[[str, Damage], 
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("value", slow_but(["nan", "inf", "-inf", "1e308", "1e400", "-1e31"], ["nan", "1e308"]))
+@pytest.mark.parametrize("value", slow_but(["nan", "inf", "-inf", "1e308", "1e400", "-1e31"], ["nan"]))
 def test_a_value_that_no_figure_can_show_is_a_gap(value: str, tmp_path: Path) -> None:
     for column in ("entropy", "nasbench201/argmax", "seconds"):
         for rows in (slice(2, 3), slice(None)):
@@ -184,7 +184,7 @@ def test_a_value_that_no_figure_can_show_is_a_gap(value: str, tmp_path: Path) ->
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     "value",
-    slow_but([1e308, math.inf, "x", -1e308, math.nan, -1, 0, None, True, [], {}, 2**64], [1e308, "x"]),
+    slow_but([1e308, math.inf, "x", -1e308, math.nan, -1, 0, None, True, [], {}, 2**64], ["x"]),
 )
 def test_any_result_is_reported(value: Any, tmp_path: Path) -> None:
     for seed, key in enumerate(("seconds", "argmax/cifar10_test", "argmax/params_millions", "loss")):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from advnas_lightning.report import drawing
+from tests.support.speed import slow_but
 
 CELL = {"0->1": "relu", "0->2": "identity", "1->2": "tanh", "0->3": "sigmoid", "1->3": "zero", "2->3": "relu"}
 FAN = {f"input->{node}": f"filter{node % 4}" for node in range(1, 11)}
@@ -41,9 +42,10 @@ ENDS = {"left": "a_very_long_candidate_with_a_name_of_its_own", "right": "skip"}
 LEVELS = (("input", "a"), ("input", "b"), ("a left", "c"), ("b right", "c"))
 TREE = {f"{source}->{node} {side}": name for source, node in LEVELS for side, name in ENDS.items()}
 MANY = {f"encoder.layers.{layer}.attention": "multi_head" for layer in range(41)}
+GENOTYPES = [MANY, CELL, FAN, OWN, TREE, {"in->out": "relu"}, {"choice": "relu"}]
 
 
-@pytest.mark.parametrize("genotype", [CELL, FAN, OWN, TREE, MANY, {"in->out": "relu"}, {"choice": "relu"}])
+@pytest.mark.parametrize("genotype", slow_but(GENOTYPES, GENOTYPES[1:]))
 @pytest.mark.parametrize("known", [False, True])
 def test_nothing_is_cut_off_and_no_two_texts_meet(
     genotype: dict[str, str], known: bool, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,7 @@ def many(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_legends_take_a_quarter_at_most_and_stay_in_the_picture(many: Path) -> None:
     plots = plots_of(many)
     assert len(plots) >= 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -25,18 +26,19 @@ from advnas_lightning.report.figures import make_plots
 from advnas_lightning.texts import plain, shortened
 from tests.support.made_up_runs import write_run
 from tests.support.names import NAMES, OBEYED
+from tests.support.speed import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the font lacks some
 each_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 GRAPHS = {"graph": ("{}->1", "{}->2", "1->2"), "list": ("{}", "second", "third")}
+PICTURES = list(itertools.product(("png", "svg", "pdf"), GRAPHS))
 
 
 # -- drawings --------------------------------------------------------------------------------------------------------
 
 
 @each_name
-@pytest.mark.parametrize("kind", GRAPHS)
-@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(("ending", "kind"), slow_but(PICTURES, [("png", "graph"), ("svg", "list")]))
 def test_a_genotype_of_any_names_is_drawn(name: str, kind: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"drawn.{ending}"
     drawing.draw_genotype({edge.format(name): name for edge in GRAPHS[kind]}, path, title=name)
@@ -178,6 +180,7 @@ def test_tables_of_all_names_keep_their_columns(report: Path) -> None:
     assert latex.count(r"\end{tabular}") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:constrained_layout")
 def test_a_legend_of_many_names_leaves_room_for_the_curves(tmp_path: Path) -> None:
     for index in range(24):

@@ -13,6 +13,7 @@ import pytest
 from advnas_lightning.report.__main__ import main
 from tests.support.command_line import SMALL_TOY, launch
 from tests.support.made_up_runs import write_run
+from tests.support.speed import slow_but
 
 FIGURES = ["cells_cifar10", "fig1", "fig2", "fig2_time", "fig3", "fig3_time", "fig4"]
 
@@ -37,7 +38,7 @@ def test_the_page_needs_no_other_file(report: Path) -> None:
         assert (report / target).exists(), target
 
 
-@pytest.mark.parametrize(("done", "enlarged"), [(3, True), (40, False)])
+@pytest.mark.parametrize(("done", "enlarged"), slow_but([(3, True), (40, False)], [(3, True)]))
 def test_entropies_of_searches_that_have_hardly_begun_are_enlarged(done: int, enlarged: bool, tmp_path: Path) -> None:
     for strategy in ("advantage", "gdas"):
         write_run(tmp_path / "runs" / strategy, strategy=strategy, task="toy", epochs=40, done=done)
