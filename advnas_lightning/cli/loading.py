@@ -64,7 +64,9 @@ def load(path: str | Path, *, trust: bool = False) -> SavedRun:
     config, checkpoint = saved_settings(path, trust=trust)
     data = build_data(config)
     search = build_strategy(config, data)
-    search.load_state_dict(saved_state(checkpoint))
+    saved = _content(checkpoint)
+    search.on_load_checkpoint(saved)  # as Lightning does: a module may keep more than its state
+    search.load_state_dict(saved["state_dict"])
     return SavedRun(search, data, config, checkpoint)
 
 
@@ -109,8 +111,13 @@ def settings_of(checkpoint: Path, *, trust: bool, changes: Mapping[str, Any] | N
 
 def saved_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a search in its checkpoint."""
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state: dict[str, Any] = _content(checkpoint)["state_dict"]
     return state
+
+
+def _content(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return content
 
 
 def read_settings(path: Path) -> DictConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -17,9 +17,30 @@ from advnas_lightning.export.of_search import export
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import Architecture
 
+LENGTH = ("max_epochs", "max_batches")  # the attributes of a fit loop that say how long it is to be
+
+
+class FitState(NamedTuple):
+    """How far a fit has come, and how long it is to be.
+
+    Attributes:
+        progress: The state of the fit loop.
+        length: The number of epochs, and of batches in each, as attributes of the fit loop.
+
+    Example:
+        >>> FitState({}, {"max_epochs": 3}).length
+        {'max_epochs': 3}
+    """
+
+    progress: dict[str, Any]
+    length: dict[str, Any]
+
 
 class FoundNetwork(SearchHooks):
     """What a search does with the network of one architecture, whose running statistics are calibrated.
+
+    Attributes:
+        loaded_fit: How far the fit had come and how long it was to be, in the checkpoint that was loaded last.
 
     Example:
         >>> import torch
@@ -29,6 +50,8 @@ class FoundNetwork(SearchHooks):
         >>> search.derive()
         Linear(in_features=8, out_features=8, bias=True)
     """
+
+    loaded_fit: FitState | None = None
 
     def forward(self, *inputs: Any) -> Any:
         """The network with the selected architecture and the shared weights.
@@ -101,14 +124,17 @@ class FoundNetwork(SearchHooks):
             return super().state_dict(*arguments, **keywords)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the calibrated statistics of what was validated last, beside the shared ones of the network."""
+        """Add the length of the fit, and beside the network's shared statistics those of what was validated last."""
         with self.calibration.paused():
             super().on_save_checkpoint(checkpoint)
         checkpoint["calibration"] = self.calibration.state_dict()
+        checkpoint["length"] = {name: getattr(self.trainer.fit_loop, name) for name in LENGTH}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them from a checkpoint."""
+        """Take them from a checkpoint, and note how far its fit had come."""
         super().on_load_checkpoint(checkpoint)
+        if "loops" in checkpoint:
+            self.loaded_fit = FitState(checkpoint["loops"]["fit_loop"], checkpoint.get("length", {}))
         if "calibration" in checkpoint:
             self.calibration.load_state_dict(checkpoint["calibration"])
 

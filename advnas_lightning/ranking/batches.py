@@ -14,6 +14,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from advnas_lightning import rng
+from advnas_lightning.engine.found import LENGTH
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.modes import modes_kept
 
@@ -106,8 +107,7 @@ def with_validation_batches(
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            if attached is not None:
-                _share_progress(attached, trainer)
+            _share_progress(search, attached, trainer)
             trainer.validate(search, given, verbose=False, datamodule=datamodule)
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
@@ -119,13 +119,19 @@ def with_validation_batches(
     return results[0]
 
 
-def _share_progress(fitted: Trainer, trainer: Trainer) -> None:
-    """Let a Trainer say how far the fit of another one has come, since training steps may ask for it."""
-    ours, theirs = trainer.fit_loop, fitted.fit_loop
-    for name in ("epoch_progress", "max_epochs", "max_batches"):
-        setattr(ours, name, getattr(theirs, name))
-    steps = theirs.epoch_loop.manual_optimization.optim_step_progress  # a search optimizes by hand
-    ours.epoch_loop.manual_optimization.optim_step_progress = steps
+def _share_progress(search: Any, fitted: Trainer | None, trainer: Trainer) -> None:
+    """Let a Trainer say how far the search's fit has come, since training steps may ask for it."""
+    ours = trainer.fit_loop
+    if fitted is not None and fitted.fit_loop.epoch_progress.total.ready:
+        theirs = fitted.fit_loop
+        for name in ("epoch_progress", *LENGTH):
+            setattr(ours, name, getattr(theirs, name))
+        steps = theirs.epoch_loop.manual_optimization.optim_step_progress  # a search optimizes by hand
+        ours.epoch_loop.manual_optimization.optim_step_progress = steps
+    elif search.loaded_fit is not None:
+        ours.load_state_dict(search.loaded_fit.progress)
+        for name, value in search.loaded_fit.length.items():
+            setattr(ours, name, value)
 
 
 def _nothing(*_: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from advnas_lightning import Genotype
 from advnas_lightning.cli.cost import MEASURE, main
 from advnas_lightning.cli.known import training_line
+from advnas_lightning.cli.loading import load
 from advnas_lightning.cli.options import COST_KINDS
 from advnas_lightning.cost import UNITS, CostTable, count_macs, count_parameters
 from advnas_lightning.cost.files import Measurement, read_costs, write_costs
@@ -263,6 +264,12 @@ class Net(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["words"] = ["one", "two"]
+
+    def on_load_checkpoint(self, checkpoint):
+        self.words = checkpoint["words"]
 """
 TASK = """
 epochs: 1
@@ -291,6 +298,7 @@ def test_a_task_of_ones_own_that_trains_itself_is_measured_with_trust(
     summary = read(tmp_path / "run", "summary.json")
     assert "val/loss" in summary
     assert "test/loss" not in summary  # the module has no test_step
+    assert load("run", trust=True).search.model.words == ["one", "two"]
     (tmp_path / "needed").unlink()
     assert "makes 'own_task.Data' (task.data), which may run any code: trust=true" in refused(capsys, "measure", "run")
     assert "a LightningModule with a loss of its own: leave check out" in refused(

@@ -377,20 +377,35 @@ def test_a_module_is_ranked_by_its_training_step_in_eval_mode_and_logs_nothing()
     assert not search.model.accuracy.update_called
 
 
-def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit() -> None:
-    class Ageing(Own):
-        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-            done = self.current_epoch / (self.trainer.max_epochs or 1)
-            return super().training_step(batch, batch_idx) + done + self.global_step
+class Ageing(Own):
+    """Its loss depends on how far the fit has come."""
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        done = self.current_epoch / (self.trainer.max_epochs or 1)
+        return super().training_step(batch, batch_idx) + done + self.global_step
+
+
+def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit() -> None:
     search = AdvantageNAS(Ageing(), architecture_optimizer=Adam)
     young = search.rank(batches_of(), top=None)
     search.trainer = trainer = Trainer(max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.fit_loop.epoch_progress.current.completed = 6
+    trainer.fit_loop.epoch_progress.total.ready = trainer.fit_loop.epoch_progress.current.completed = 6
     trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = 2
     old = search.rank(batches_of(), top=None)
     assert {row.choice: row.loss for row in old} == pytest.approx({row.choice: row.loss + 2.75 for row in young})
     assert search.trainer is trainer
+
+
+def test_a_step_of_a_loaded_search_gets_the_epoch_of_the_checkpoint(fit: Any, tmp_path: Path) -> None:
+    def losses(search: SearchStrategy) -> dict[tuple[int, ...], float]:
+        return {row.choice: row.loss for row in search.rank(batches_of(), top=None, training_batches=batches_of())}
+
+    loader = DataLoader(batches_of(), batch_size=None)
+    search = AdvantageNAS(Ageing(), architecture_optimizer=Adam)
+    trainer = fit(search, {"weights": loader, "architecture": loader}, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    loaded = AdvantageNAS.load_from_checkpoint(tmp_path / "end.ckpt", model=Ageing(), architecture_optimizer=Adam)
+    assert losses(loaded) == pytest.approx(losses(search))
 
 
 def test_the_precision_is_that_of_the_fit_and_a_list_may_have_loaders() -> None:
