@@ -19,14 +19,16 @@ from torch.overrides import TorchFunctionMode
 Network = TypeVar("Network", bound=nn.Module)
 HOOKS = ("_forward_pre_hooks", "_backward_pre_hooks", "_forward_hooks", "_backward_hooks")  # attributes of all modules
 FLAGS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # attributes of all tensors; None without a hook
 
 
 def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapping[Any, Any]]:
     """A deep copy of a network, also of one that ``copy.deepcopy`` refuses.
 
-    Tensors with a graph, such as an attention map that a module keeps of its last pass, are copied without it. Hooks
-    and other functions that a module keeps refer to the copy where they referred to the network. What cannot be copied,
-    such as a lock or an open file, is shared by both networks, and a warning names it.
+    Parameters keep their hooks and the attributes that were set on them, which ``copy.deepcopy`` drops. Tensors with a
+    graph, such as an attention map that a module keeps of its last pass, are copied without it. Hooks and other
+    functions that a module keeps refer to the copy where they referred to the network. What cannot be copied, such as a
+    lock or an open file, is shared by both networks, and a warning names it.
 
     Args:
         model: The network.
@@ -62,7 +64,40 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
     rebound = Rebound(copies)
     for module in copied.modules():
         rebound.inside(vars(module))
+    for parameter in model.parameters():
+        if (own := copies.get(id(parameter), parameter)) is not parameter:
+            copy_attributes(parameter, own, copies)
+            rebound.inside(vars(own))
+            for name in TENSOR_HOOKS:
+                if getattr(parameter, name):
+                    hooks = copy.deepcopy(getattr(parameter, name), copies)  # which copied handles of them know
+                    rebound.inside(hooks)
+                    setattr(own, name, hooks)
     return copied, copies
+
+
+def copy_attributes(source: Tensor, target: Tensor, memo: dict[Any, Any]) -> None:
+    """Set on a parameter what was set on another, such as a mark that it has no weight decay.
+
+    What cannot be copied is shared.
+
+    Args:
+        source: The parameter that has the attributes.
+        target: The parameter that gets them.
+        memo: What ``copy.deepcopy`` has copied already.
+
+    Example:
+        >>> source, target = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+        >>> source.no_decay = True
+        >>> copy_attributes(source, target, {})
+        >>> target.no_decay
+        True
+    """
+    for name, value in vars(source).items():
+        try:
+            vars(target)[name] = copy.deepcopy(value, memo)
+        except Exception:  # as of a group of processes
+            vars(target)[name] = value
 
 
 def copy_hooks(source: nn.Module, target: nn.Module, memo: dict[Any, Any]) -> None:

@@ -199,8 +199,8 @@ class Genotype(Mapping[str, str]):
 
         The copy keeps the chosen candidates' weights and contains no MixedOp. Elastic modules are cut to plain ones of
         the chosen sizes. Tensors with a graph that modules keep, such as the attention map of the last pass, are copied
-        without it. Hooks on modules go with the copy, and those on parameters do not. What cannot be copied, such as an
-        open file, is shared, and a warning names it.
+        without it. Hooks on modules and parameters go with the copy, but for those on parameters that are cut. What
+        cannot be copied, such as an open file, is shared, and a warning names it.
 
         An edge returns tensors of its own, and a plain ``nn.Identity`` returns its input: where a network changes that
         in place and uses the input again, the copy computes something else, see :class:`MixedOp`.

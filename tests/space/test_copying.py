@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torchmetrics import MeanMetric
 
-from advnas_lightning import Genotype, MixedOp, SearchSpace, make_searchable
+from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic, make_searchable
 from advnas_lightning.space import mixed_ops
 
 WIDTH = 4
@@ -357,3 +357,47 @@ def test_tied_weights_stay_tied() -> None:
     for first, last in (("own", "own"), ("other", "own"), ("own", "other")):
         plain = Genotype({"0": first, "2": last}).apply(model)
         assert (plain[0].weight is plain[2].weight) == (first == last)
+
+
+def test_what_was_set_on_a_parameter_goes_with_it() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.edge = MixedOp("edge", {"own": nn.Linear(WIDTH, WIDTH), "other": nn.Identity()})
+            self.mask, self.steps = torch.zeros(WIDTH), 0
+            weight, bias = self.edge.candidates["own"].parameters()
+            weight.marks, weight.layer, weight.lock = ["no decay"], self, threading.Lock()
+            self.handle = weight.register_hook(lambda gradient: gradient * self.mask)
+            bias.register_post_accumulate_grad_hook(self.count)
+
+        def count(self, _: Tensor) -> None:
+            self.steps += 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.edge(x)
+
+    model = Masked()
+    plain = Genotype({"edge": "own"}).apply(model)
+    weight, whole = plain.edge.weight, model.edge.candidates["own"].weight
+    assert weight.marks == ["no decay"]
+    assert weight.marks is not whole.marks
+    assert (weight.layer, weight.lock) == (plain, whole.lock)
+    plain.mask = torch.ones(WIDTH)
+    plain.mask[0] = 0
+    plain(torch.ones(1, WIDTH)).sum().backward()
+    assert torch.equal(weight.grad, plain.mask.expand(WIDTH, WIDTH))
+    assert (plain.steps, model.steps) == (1, 0)
+    plain.handle.remove()
+    plain(torch.ones(1, WIDTH)).sum().backward()
+    assert weight.grad.min() == 1
+    assert len(whole._backward_hooks) == 1
+
+
+def test_what_was_set_on_a_parameter_goes_with_its_slices() -> None:
+    linear = nn.Linear(WIDTH, 4)
+    linear.weight.no_decay = True
+    linear.weight.register_hook(lambda gradient: gradient * torch.ones(4, WIDTH))
+    plain = Genotype({"edge": "2"}).apply(nn.Sequential(elastic(linear, out_features=[2, 4], name="edge")))
+    assert plain[0].weight.no_decay
+    plain(torch.ones(1, WIDTH)).sum().backward()
+    assert plain[0].weight.grad.shape == (2, WIDTH)

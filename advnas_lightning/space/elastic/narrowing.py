@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advnas_lightning.space.copying import copy_attributes
+
 View = Callable[[Tensor], Tensor]
 CUT = "the parameters that were cut"  # a key of deepcopy's memo
 KIND = "the class of a module of this size"  # a key of a narrowed module's attributes
@@ -153,7 +155,8 @@ def narrowed(module: nn.Module, change: Change) -> Iterator[tuple[nn.Module, ...
 def cut(module: nn.Module, memo: dict[Any, Any], parts: Iterable[nn.Module] = ()) -> Any:
     """A deep copy of a module, in which slices that are used in place of parameters have become parameters.
 
-    Equal slices of one parameter, such as those of tied embeddings, become one parameter.
+    Equal slices of one parameter, such as those of tied embeddings, become one parameter. A slice has the attributes
+    that were set on the whole parameter, and none of its hooks.
 
     Args:
         module: The module, which may be narrowed.
@@ -167,9 +170,12 @@ def cut(module: nn.Module, memo: dict[Any, Any], parts: Iterable[nn.Module] = ()
         >>> small, small.weight.shape, linear.weight.shape
         (Linear(in_features=4, out_features=2, bias=True), torch.Size([2, 4]), torch.Size([8, 4]))
     """
-    made = memo.setdefault(CUT, {})
+    made: dict[Any, Tensor] = memo.setdefault(CUT, {})
+    known = len(made)
     for each in (*parts, module):
         copied = memo[id(each)] = copy.deepcopy(_settled(each, made), memo)
+    for part in list(made.values())[known:]:
+        copy_attributes(part, memo[id(part)], memo)
     return copied
 
 
@@ -215,6 +221,7 @@ def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
         if place not in made:
             copied = part.clone(memory_format=torch.contiguous_format)
             made[place] = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
+            vars(made[place]).update(vars(whole))
         held[kind][name] = made[place]
     settled: nn.Module = own.__new__(own)
     vars(settled).update(attributes, **held)
