@@ -72,7 +72,12 @@ class CostPlan:
 
     def __post_init__(self) -> None:
         if not self.tables:
-            raise ValueError("there are no costs to plan with: measure at least one")
+            names = ", ".join(map(repr, self.budgets))
+            raise ValueError(
+                f"there is a budget of {names}, and no cost is known: measure it, as with costs=[{names}]"
+                if names
+                else "there are no costs to plan with: measure at least one"
+            )
         first, *others = self.tables
         for other in others:
             if not self.tables[other].has_edges_of(self.tables[first]):

@@ -242,8 +242,8 @@ class MixedOp(nn.Module):
         if plan is None:
             raise RuntimeError(
                 f"MixedOp {self.name!r} has no architecture: call the network through its search strategy, or take"
-                " a plain network with genotype.apply(model); one that is made after the strategy, as in a copy or in"
-                " setup, is no part of it"
+                " a plain network with genotype.apply(model); one that lies in a plain list, or is made after the"
+                " strategy, as in a copy or in setup, is no part of it"
             )
         plan.has_run = True
         return EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)

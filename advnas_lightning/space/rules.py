@@ -203,6 +203,11 @@ def _match(model: nn.Module, rules: Mapping[Rule, MakeCandidates]) -> dict[int, 
                 f"{rule!r} is no rule: use a module type, a pattern of names such as 'layer3.*.conv2', or a pair of"
                 " both such as (nn.Conv2d, 'layer3.**')"
             )
+        if not callable(rules[rule]):
+            raise ValueError(
+                f"the rule {_show(rule)} has a {type(rules[rule]).__name__}: give a function of the module that returns"
+                " its candidates by name, or None"
+            )
         if rule == "" or (isinstance(rule, type) and isinstance(model, rule)):
             raise ValueError(f"the rule {_show(rule)} matches the network itself: use a pattern of names inside it")
         modules = {id(place.module) for place in _matching(rule, everywhere)}

@@ -302,6 +302,10 @@ def test_budgets_that_cannot_be_met_are_one_line_with_the_cheapest() -> None:
         search.rank(batches, tables=tables, budgets={"params": 1})
     with pytest.raises(ValueError, match=r"budget of 'latency'"):
         search.rank(batches, tables=tables, budgets={"latency": 1})
+    with pytest.raises(ValueError, match=r"^there is a budget of 'macs', and no cost is known: .* costs=\['macs'\]$"):
+        search.rank(batches, budgets={"macs": 1})
+    with pytest.raises(ValueError, match=r"^costs='macs' must be a list, such as \['macs'\]$"):
+        search.rank(batches, costs="macs")
 
 
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:

@@ -430,8 +430,9 @@ def never(module: nn.Module) -> dict[str, nn.Module]:
         ({(nn.ReLU, "layers.*"): never}, ["(ReLU, 'layers.*')", "'layers.*' has no ReLU", "'tied' is one"]),
         ({(nn.ReLU, "nowhere.**"): never}, ["'nowhere.**' matches no module"]),
         ({(nn.Bilinear, "layers.**"): never}, ["Bilinear matches no module"]),
+        ({"head": {"head": nn.Identity()}}, ["the rule 'head' has a dict: give a function"]),  # type: ignore[dict-item]
     ],
-    ids=["empty", "name", "root", "type", "both", "module", "own", "number", "tensor", *map(str, range(9))],
+    ids=["empty", "name", "root", "type", "both", "module", "own", "number", "tensor", *map(str, range(10))],
 )
 def test_a_bad_rule_is_named_before_anything_is_called(rules: Rules, parts: list[str]) -> None:
     message = refused(small(), rules)
