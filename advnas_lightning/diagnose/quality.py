@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
@@ -19,6 +20,7 @@ from advnas_lightning.diagnose.options import check_settings
 from advnas_lightning.diagnose.statistics import Credit, EstimatorStatistics, Truth
 from advnas_lightning.engine.accumulation import WaitingBatches
 from advnas_lightning.engine.clock import SearchClock
+from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.loaders import BATCH_HOOKS
 from advnas_lightning.modes import modes_kept
@@ -129,7 +131,8 @@ def diagnose_fit(
 ) -> Diagnosis:
     """Run :func:`diagnose` on a search's own data. The loss may be a LightningModule's ``training_step``.
 
-    A fit goes through the first batches but takes no step, so θ and the weights do not change.
+    A fit goes through the first batches but takes no step, so θ and the weights do not change. Its Trainer says how far
+    the fit of the search itself has come.
 
     Args:
         search: The search, which may use any strategy with a θ.
@@ -142,7 +145,13 @@ def diagnose_fit(
         ValueError: If an option is invalid, see :func:`diagnose`, or if the data has no batch for θ.
     """
     check_settings({"batches": batches})
-    collector = _Collector(search, batches, lambda found: diagnose(search, found, **options))
+    attached, fit = attached_trainer(search), search.fit_state()
+
+    def use(found: list[Any]) -> Diagnosis:
+        with nullcontext() if fit is None else fit.told_by(trainer):
+            return diagnose(search, found, **options)
+
+    collector = _Collector(search, batches, use)
     warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
     search.evaluator.is_evaluating = True  # while this is true, nothing is logged
     trainer = Trainer(
@@ -159,6 +168,7 @@ def diagnose_fit(
             trainer.fit(collector, train_dataloaders, datamodule=datamodule)
     finally:
         search.warmup_epochs, search.evaluator.is_evaluating = warmup_epochs, False
+        search.trainer = attached
     if collector.result is None:
         raise ValueError("the data has no batch for an architecture step")
     return collector.result

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from advnas_lightning.engine.calibration import Statistics, applied
+from advnas_lightning.engine.fit_state import FitState
 from advnas_lightning.engine.hooks import SearchHooks
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.export.network import Exported
@@ -17,30 +18,9 @@ from advnas_lightning.export.of_search import export
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.search_space import Architecture
 
-LENGTH = ("max_epochs", "max_batches")  # the attributes of a fit loop that say how long it is to be
-
-
-class FitState(NamedTuple):
-    """How far a fit has come, and how long it is to be.
-
-    Attributes:
-        progress: The state of the fit loop.
-        length: The number of epochs, and of batches in each, as attributes of the fit loop.
-
-    Example:
-        >>> FitState({}, {"max_epochs": 3}).length
-        {'max_epochs': 3}
-    """
-
-    progress: dict[str, Any]
-    length: dict[str, Any]
-
 
 class FoundNetwork(SearchHooks):
     """What a search does with the network of one architecture, whose running statistics are calibrated.
-
-    Attributes:
-        loaded_fit: How far the fit had come and how long it was to be, in the checkpoint that was loaded last.
 
     Example:
         >>> import torch
@@ -51,7 +31,7 @@ class FoundNetwork(SearchHooks):
         Linear(in_features=8, out_features=8, bias=True)
     """
 
-    loaded_fit: FitState | None = None
+    _loaded_fit: FitState | None = None  # that of the checkpoint that was loaded last
 
     def forward(self, *inputs: Any) -> Any:
         """The network with the selected architecture and the shared weights.
@@ -83,6 +63,13 @@ class FoundNetwork(SearchHooks):
     def _calibrated(self, architecture: Architecture) -> AbstractContextManager[None]:
         trainer = attached_trainer(self)  # a fit has no batches before its first one, and needs no warning
         return self.calibration.evaluating(architecture, warns=trainer is None or trainer.state.fn != "fit")
+
+    def fit_state(self) -> FitState | None:
+        """How far the last fit has come, or that of the checkpoint that was loaded; ``None`` if there is none."""
+        trainer = attached_trainer(self)
+        if trainer is None or not trainer.fit_loop.epoch_progress.total.ready:
+            return self._loaded_fit
+        return FitState.of(trainer)
 
     def load_training_batches(self) -> None:
         """Load the newest training batches again, where a search was resumed after its last epoch."""
@@ -124,17 +111,16 @@ class FoundNetwork(SearchHooks):
             return super().state_dict(*arguments, **keywords)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the length of the fit, and beside the network's shared statistics those of what was validated last."""
+        """Add how far the fit has come, and the calibrated statistics of what was validated last."""
         with self.calibration.paused():
             super().on_save_checkpoint(checkpoint)
         checkpoint["calibration"] = self.calibration.state_dict()
-        checkpoint["length"] = {name: getattr(self.trainer.fit_loop, name) for name in LENGTH}
+        checkpoint["fit"] = FitState.of(self.trainer)._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them from a checkpoint, and note how far its fit had come."""
+        """Take both from a checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        if "loops" in checkpoint:
-            self.loaded_fit = FitState(checkpoint["loops"]["fit_loop"], checkpoint.get("length", {}))
+        self._loaded_fit = FitState(**checkpoint["fit"]) if "fit" in checkpoint else None  # older ones have none
         if "calibration" in checkpoint:
             self.calibration.load_state_dict(checkpoint["calibration"])
 

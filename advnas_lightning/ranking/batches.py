@@ -14,7 +14,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from advnas_lightning import rng
-from advnas_lightning.engine.found import LENGTH
+from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.modes import modes_kept
 
@@ -29,7 +29,7 @@ AROUND_STEPS = tuple(
 
 
 def with_validation_batches(
-    search: LightningModule,
+    search: FoundNetwork,
     use: Callable[[list[Any]], Result],
     dataloaders: Any = None,
     *,
@@ -39,11 +39,12 @@ def with_validation_batches(
 ) -> Result:
     """Call a function with the first validation batches, while a Trainer validates the search.
 
-    So the hooks of the module and of the data have changed and moved the batches as in the search's own validation. No
-    step is taken, and the module's hooks around the steps are not called. Of several loaders, the first one counts.
+    So the hooks of the module and of the data have changed and moved the batches as in the search's own validation, and
+    the Trainer says how far the search's fit has come. No step is taken, and the module's hooks around the steps are
+    not called. Of several loaders, the first one counts.
 
     Args:
-        search: The search, which is a LightningModule.
+        search: The search.
         use: The function.
         dataloaders: The loaders, as in ``Trainer.validate``; a list or tuple without a DataLoader is one of batches.
         datamodule: The data module, as in ``Trainer.validate``.
@@ -64,7 +65,7 @@ def with_validation_batches(
         >>> with_validation_batches(search, len, [torch.ones(2), torch.ones(2), torch.ones(2)], batches=2)
         2
     """
-    device, attached = search.device, attached_trainer(search)
+    device, attached, fit = search.device, attached_trainer(search), search.fit_state()
     if attached is not None and attached.training:
         raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
     found: list[Any] = []
@@ -107,7 +108,8 @@ def with_validation_batches(
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            _share_progress(search, attached, trainer)
+            if fit is not None:
+                stack.enter_context(fit.told_by(trainer))
             trainer.validate(search, given, verbose=False, datamodule=datamodule)
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
@@ -117,21 +119,6 @@ def with_validation_batches(
     if not found:
         raise ValueError("the data has no validation batch")
     return results[0]
-
-
-def _share_progress(search: Any, fitted: Trainer | None, trainer: Trainer) -> None:
-    """Let a Trainer say how far the search's fit has come, since training steps may ask for it."""
-    ours = trainer.fit_loop
-    if fitted is not None and fitted.fit_loop.epoch_progress.total.ready:
-        theirs = fitted.fit_loop
-        for name in ("epoch_progress", *LENGTH):
-            setattr(ours, name, getattr(theirs, name))
-        steps = theirs.epoch_loop.manual_optimization.optim_step_progress  # a search optimizes by hand
-        ours.epoch_loop.manual_optimization.optim_step_progress = steps
-    elif search.loaded_fit is not None:
-        ours.load_state_dict(search.loaded_fit.progress)
-        for name, value in search.loaded_fit.length.items():
-            setattr(ours, name, value)
 
 
 def _nothing(*_: Any) -> None:

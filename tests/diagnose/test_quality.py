@@ -118,6 +118,28 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit_or_of_the_checkpoint(
+    make_loaders: Any, fit: Any, tmp_path: Path
+) -> None:
+    class Ageing(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.current_epoch / self.trainer.max_epochs * super().training_step(batch, batch_idx)
+
+    def gradient(search: AdvantageNAS) -> Tensor:
+        return diagnose_fit(search, make_loaders(), batches=2, strategies=["advantage"], draws=3)[0].gradient
+
+    search = AdvantageNAS(Ageing(), architecture_optimizer=torch.optim.Adam)
+    trainer = fit(search, make_loaders(), max_epochs=2)
+    found = gradient(search)
+    assert search.trainer is trainer
+    assert found.any()  # it would be 0 in epoch 0
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    loaded = AdvantageNAS.load_from_checkpoint(
+        tmp_path / "end.ckpt", model=Ageing(), architecture_optimizer=torch.optim.Adam
+    )
+    torch.testing.assert_close(gradient(loaded), found)
+
+
 def test_a_lightning_modules_own_step_is_diagnosed(
     make_loaders: Any, assert_same: Any, fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
