@@ -47,14 +47,15 @@ class FitState(NamedTuple):
             trainer: The other Trainer.
         """
         before = FitState.of(trainer)
-        self._set(trainer)
+        _tell(self, trainer)
         try:
             yield
         finally:
-            before._set(trainer)
+            _tell(before, trainer)
 
-    def _set(self, trainer: Trainer) -> None:
-        loop = trainer.fit_loop
-        loop.epoch_progress.load_state_dict(self.epochs)
-        loop.epoch_loop.manual_optimization.optim_step_progress.load_state_dict(self.steps)
-        loop.max_epochs, loop.max_batches = self.max_epochs, self.max_batches
+
+def _tell(state: FitState, trainer: Trainer) -> None:
+    loop = trainer.fit_loop
+    loop.epoch_progress.load_state_dict(state.epochs)
+    loop.epoch_loop.manual_optimization.optim_step_progress.load_state_dict(state.steps)
+    loop.max_epochs, loop.max_batches = state.max_epochs, state.max_batches
