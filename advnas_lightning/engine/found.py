@@ -31,7 +31,7 @@ class FoundNetwork(SearchHooks):
         Linear(in_features=8, out_features=8, bias=True)
     """
 
-    _loaded_fit: FitState | None = None  # that of the checkpoint that was loaded last
+    _last_fit: FitState | None = None
 
     def forward(self, *inputs: Any) -> Any:
         """The network with the selected architecture and the shared weights.
@@ -68,8 +68,13 @@ class FoundNetwork(SearchHooks):
         """How far the last fit has come, or that of the checkpoint that was loaded; ``None`` if there is none."""
         trainer = attached_trainer(self)
         if trainer is None or not trainer.fit_loop.epoch_progress.total.ready:
-            return self._loaded_fit
+            return self._last_fit
         return FitState.of(trainer)
+
+    def on_fit_end(self) -> None:
+        """Remember how far the fit has come: other Trainers may evaluate the search later."""
+        super().on_fit_end()
+        self._last_fit = FitState.of(self.trainer)
 
     def load_training_batches(self) -> None:
         """Load the newest training batches again, where a search was resumed after its last epoch."""
@@ -120,7 +125,7 @@ class FoundNetwork(SearchHooks):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take both from a checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        self._loaded_fit = FitState(**checkpoint["fit"]) if "fit" in checkpoint else None  # older ones have none
+        self._last_fit = FitState(**checkpoint["fit"]) if "fit" in checkpoint else None  # older ones have none
         if "calibration" in checkpoint:
             self.calibration.load_state_dict(checkpoint["calibration"])
 

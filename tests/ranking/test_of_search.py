@@ -400,7 +400,7 @@ def test_a_step_that_asks_for_the_epoch_gets_that_of_the_fit() -> None:
     assert search.trainer is trainer
 
 
-def test_a_step_of_a_loaded_search_gets_the_epoch_of_the_checkpoint(fit: Any, tmp_path: Path) -> None:
+def test_a_step_of_a_loaded_or_an_evaluated_search_gets_the_epoch_of_its_fit(fit: Any, tmp_path: Path) -> None:
     def losses(search: SearchStrategy) -> dict[tuple[int, ...], float]:
         return {row.choice: row.loss for row in search.rank(batches_of(), top=None, training_batches=batches_of())}
 
@@ -409,7 +409,10 @@ def test_a_step_of_a_loaded_search_gets_the_epoch_of_the_checkpoint(fit: Any, tm
     trainer = fit(search, {"weights": loader, "architecture": loader}, max_epochs=2)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     loaded = AdvantageNAS.load_from_checkpoint(tmp_path / "end.ckpt", model=Ageing(), architecture_optimizer=Adam)
-    assert losses(loaded) == pytest.approx(losses(search))
+    expected = losses(search)
+    assert losses(loaded) == pytest.approx(expected)
+    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).validate(search, loader, verbose=False)
+    assert losses(search) == pytest.approx(expected)  # though its Trainer is another one
 
 
 def test_the_precision_is_that_of_the_fit_and_a_list_may_have_loaders() -> None:
