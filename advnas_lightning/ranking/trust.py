@@ -78,11 +78,9 @@ class Trust:
         found = [f"The losses on two halves of the batches agree by {halves} (1: the same order, 0: none)."]
         if self.probability is None:
             return [*found, "Whether the losses agree with the search's probabilities is not known."]
-        return [
-            *found,
-            f"The losses agree with the search's probabilities by {self.probability:.2f}; unrelated values of"
-            f" {self.count} architectures stay below {self.chance:.2f} as a rule.",
-        ]
+        chance = f"; unrelated values of {self.count} architectures stay below {self.chance:.2f} as a rule"
+        agreement = f"The losses agree with the search's probabilities by {self.probability:.2f}"
+        return [*found, f"{agreement}{chance if self.count >= FEW else ''}."]
 
     def warnings(self) -> list[str]:
         """Why the losses should not be trusted, each reason in a line; empty if there is none."""
