@@ -19,6 +19,7 @@ from advnas_lightning.callbacks.files import CheckpointFiles
 from advnas_lightning.callbacks.intact import has_own_classes
 from advnas_lightning.callbacks.run_log import RunLog
 from advnas_lightning.callbacks.signals import Request, Signals
+from advnas_lightning.checkpoint_part import keep_in, kept_in
 from advnas_lightning.engine.lightning_private import batches_used, counted_once, dump_checkpoint, is_between_batches
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import differences
@@ -224,9 +225,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the number of rows of the log to the checkpoint, the run's settings, and what other callbacks need."""
-        checkpoint["log_rows"] = [logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)]
-        checkpoint["settings"], checkpoint["place"] = self.settings, _place(trainer)
-        checkpoint["beside"] = beside.collect(trainer)
+        rows = [logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)]
+        keep_in(
+            checkpoint, log_rows=rows, settings=self.settings, place=_place(trainer), beside=beside.collect(trainer)
+        )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Find the rows of the log that were written after the checkpoint, and let other callbacks go on.
@@ -236,14 +238,15 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.state.fn != "fit":  # what is evaluated does not go on
             return
-        found = differences(checkpoint["settings"], self.settings) if "settings" in checkpoint else []
+        part = kept_in(checkpoint)
+        found = differences(part["settings"], self.settings) if "settings" in part else []
         if found:
             raise ValueError(
                 f"{trainer.ckpt_path} is of a run with other settings ({'; '.join(found)}): go on with those that it"
                 " had, or start a new run in another folder"
             )
         logs = [logger for logger in trainer.loggers if isinstance(logger, RunLog)]
-        rows = zip(logs, checkpoint.get("log_rows", []), strict=False)
+        rows = zip(logs, part.get("log_rows", []), strict=False)
         self._lost_rows = [(log, kept, log.rows) for log, kept in rows]
         is_own = Path(trainer.ckpt_path or "").resolve().parent == self.folder.resolve()
         for log, kept, end in self._lost_rows if is_own else ():
@@ -252,9 +255,9 @@ class LastCheckpoint(Checkpoint):
                     f"{log.path} has {end} rows, and had {kept} when {trainer.ckpt_path} was saved: the run goes on"
                     " without the lost ones"
                 )
-        if "beside" in checkpoint:
-            beside.restore(trainer, checkpoint["beside"], checkpoint)
-        self._is_resumed, self._place = True, checkpoint.get("place", "")
+        if "beside" in part:
+            beside.restore(trainer, part["beside"], checkpoint)
+        self._is_resumed, self._place = True, part.get("place", "")
 
     def _cut_logs(self) -> None:
         """Drop the rows of the log that were written after the checkpoint, now that nothing refuses it any more."""

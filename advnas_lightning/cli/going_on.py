@@ -10,6 +10,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
 from advnas_lightning.callbacks.intact import intact_checkpoint
+from advnas_lightning.checkpoint_part import kept_in
 from advnas_lightning.engine.resume import refuse_past_end
 from advnas_lightning.runs import MAY_CHANGE, RunFolder, decides_result, differences, flatten
 
@@ -68,9 +69,10 @@ def refuse_other_settings(config: DictConfig, checkpoint: Path) -> None:
         ValueError: They differ.
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    kept = {key: value for key, value in (saved.get("settings") or {}).items() if key not in MAY_CHANGE}
+    part = kept_in(saved)
+    kept = {key: value for key, value in (part.get("settings") or {}).items() if key not in MAY_CHANGE}
     found = differences(kept, settings_to_keep(config)) if kept else []
-    length = saved.get("search", {}).get("settings", {}).get("max_epochs")
+    length = part.get("search", {}).get("settings", {}).get("max_epochs")
     if length is not None:  # the strategy depends on it
         found += differences({"trainer.max_epochs": length}, {"trainer.max_epochs": config.trainer.max_epochs})
     if found:

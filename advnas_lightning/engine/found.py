@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from advnas_lightning.checkpoint_part import keep_in, kept_in
 from advnas_lightning.engine.calibration import Statistics, applied
 from advnas_lightning.engine.fit_state import FitState
 from advnas_lightning.engine.hooks import SearchHooks
@@ -119,15 +120,15 @@ class FoundNetwork(SearchHooks):
         """Add how far the fit has come, and the calibrated statistics of what was validated last."""
         with self.calibration.paused():
             super().on_save_checkpoint(checkpoint)
-        checkpoint["calibration"] = self.calibration.state_dict()
-        checkpoint["fit"] = FitState.of(self.trainer)._asdict()
+        keep_in(checkpoint, calibration=self.calibration.state_dict(), fit=FitState.of(self.trainer)._asdict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take both from a checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        self._last_fit = FitState(**checkpoint["fit"]) if "fit" in checkpoint else None  # older ones have none
-        if "calibration" in checkpoint:
-            self.calibration.load_state_dict(checkpoint["calibration"])
+        kept = kept_in(checkpoint)
+        self._last_fit = FitState(**kept["fit"]) if "fit" in kept else None  # older ones have none
+        if "calibration" in kept:
+            self.calibration.load_state_dict(kept["calibration"])
 
     def derive(self, batches: Any = None, *, genotype: Mapping[str, str] | None = None) -> nn.Module:
         """The selected architecture as a plain network with the shared weights: no MixedOp.

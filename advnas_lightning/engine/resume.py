@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from advnas_lightning import rng
+from advnas_lightning.checkpoint_part import keep_in, kept_in
 from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
 from advnas_lightning.engine.lightning_private import (
     batches_used,
@@ -62,16 +63,21 @@ class Resumption:
             trainer: The Trainer of the search.
             loader: Where its batches come from.
         """
-        checkpoint["search"] = {"format": CHECKPOINT_FORMAT, "strategy": strategy, "settings": dict(settings)}
-        checkpoint["rng"] = rng.collect()
-        checkpoint["buffers"] = collect_buffers(self._module, checkpoint["state_dict"])
+        search: dict[str, Any] = {"format": CHECKPOINT_FORMAT, "strategy": strategy, "settings": dict(settings)}
         used = batches_used(trainer)
-        checkpoint["logs"] = collect_logs(trainer, within_epoch=used is not None)
+        keep_in(
+            checkpoint,
+            search=search,
+            rng=rng.collect(),
+            buffers=collect_buffers(self._module, checkpoint["state_dict"]),
+            logs=collect_logs(trainer, within_epoch=used is not None),
+        )
         if used is not None:
-            checkpoint["partial_epoch"] = {"means": self._means.state_dict(), "metrics": collect_metrics(self._module)}
+            partial = {"means": self._means.state_dict(), "metrics": collect_metrics(self._module)}
+            keep_in(checkpoint, partial_epoch=partial)
         if loader is not None:
-            checkpoint["loader"] = loader.place(used)
-            checkpoint["search"]["sizes"] = sizes(trainer, loader)
+            search["sizes"] = sizes(trainer, loader)
+            keep_in(checkpoint, loader=loader.place(used))
 
     def remember(self, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
         """Take from a checkpoint what is restored later.
@@ -81,9 +87,10 @@ class Resumption:
             optimizers: Whether to take the optimizers' states out of it, too. Lightning would move all of them to the
                 device; an optimizer puts each part beside its weight.
         """
-        self._waiting = {key: checkpoint[key] for key in WAITING if key in checkpoint}
-        if "loader" in checkpoint:
-            self._waiting["sizes"] = checkpoint["search"].get("sizes", {})
+        kept = kept_in(checkpoint)
+        self._waiting = {key: kept[key] for key in WAITING if key in kept}
+        if "loader" in kept:
+            self._waiting["sizes"] = kept["search"].get("sizes", {})
             self._waiting["is_within_epoch"] = is_within_epoch(checkpoint)
         if optimizers:
             self._waiting["optimizer_states"] = states = checkpoint.get("optimizer_states", [])
@@ -196,7 +203,7 @@ def refuse_other(
     Raises:
         ValueError: It is of another strategy, of another version of this package, or of other settings.
     """
-    search = checkpoint.get("search")
+    search = kept_in(checkpoint).get("search")
     if search is None:
         raise ValueError("the checkpoint is of no search of this package: name the checkpoints/last.ckpt of a run")
     if search["format"] != CHECKPOINT_FORMAT:

@@ -231,8 +231,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     content = checkpoint(toy)
-    torch.save({**content, "search": {**content["search"], "format": 0}}, "old.ckpt")
-    torch.save({key: value for key, value in content.items() if key != "search"}, "foreign.ckpt")
+    content["advnas_lightning"]["search"]["format"] = 0
+    torch.save(content, "old.ckpt")
+    torch.save({key: value for key, value in content.items() if key != "advnas_lightning"}, "foreign.ckpt")
     before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stop:
         launch(monkeypatch, *SMALL_TOY, *arguments)

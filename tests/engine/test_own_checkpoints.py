@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype
+from advnas_lightning.callbacks import LastCheckpoint
 from tests.support.classifier import GENOTYPE, Classifier, assert_same_state, loader, make, pair, search_of
 
 Fit = Callable[..., Trainer]
@@ -98,3 +99,31 @@ def test_a_search_goes_on_from_it(kind: type[Classifier], fit: Fit, tmp_path: Pa
         ],
     )
     assert loaded.strict_loading == (kind is Shrinking)
+
+
+def test_a_module_may_use_every_name_but_one(fit: Fit, tmp_path: Path) -> None:
+    class Hoarding(Classifier):
+        names: Sequence[str] = ()
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint |= {name: "mine" for name in self.names}
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.found = [checkpoint[name] for name in self.names]
+
+    def run(epochs: int, **options: Any) -> Any:
+        search = search_of(make(Hoarding))
+        torch.manual_seed(0)
+        saving = LastCheckpoint(tmp_path / f"{len(Hoarding.names)}", every_n_steps=4)
+        fit(search, pair(3, 3), max_epochs=epochs, callbacks=[saving], enable_checkpointing=True, **options)
+        return search
+
+    whole = run(3)
+    saved = torch.load(tmp_path / "0" / "last.ckpt", weights_only=True)
+    Hoarding.names = names = list(saved["advnas_lightning"])
+    assert {"search", "rng", "loader", "calibration", "settings"} <= set(names)
+    assert not set(names) & set(saved)
+    run(2)
+    again = run(3, ckpt_path=tmp_path / f"{len(names)}" / "last.ckpt")
+    assert again.model.found == ["mine"] * len(names)
+    assert_same_state(again, whole)

@@ -25,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.run_log import RunLog
+from tests.support.ends_of_runs import state
 from tests.support.small_search import STRATEGIES
 from tests.support.speed import slow_but
 
@@ -81,12 +82,6 @@ def train(make_search: Make, fit: Callable[..., Trainer], tmp_path: Path) -> Cal
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
 
     return run
-
-
-def state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """θ or controller, weights, buffers, running means, generators, optimizers, schedules and progress."""
-    keys = ("state_dict", "optimizer_states", "lr_schedulers", "rng", "epoch", "global_step")
-    return {key: checkpoint[key] for key in keys}
 
 
 def check(train: Make, assert_same: Make, name: str, loaders: Callable[[], tuple[Any, Any]]) -> None:
