@@ -138,11 +138,11 @@ def test_a_budget_is_met(
 ) -> None:
     cost = ArchitectureCost("params", budget=120)
     spent = recorded(cost)
-    search = make_search(name, cost=cost, architecture_optimizer=partial(torch.optim.Adam, lr=0.02), seed=1)
+    search = make_search(name, cost=cost, architecture_optimizer=partial(torch.optim.Adam, lr=0.04), seed=1)
     start = float(measured(search).expected(search.expected_gates))
-    fit(search, make_loaders(weights=8, architecture=8), max_epochs=80)
+    fit(search, make_loaders(weights=8, architecture=8), max_epochs=40)
     assert start > 130
-    assert fmean(spent[-160:]) <= 120 * 1.05
+    assert fmean(spent[-80:]) <= 120 * 1.05
     if name != "enas":  # whose noise moves the controller to and fro by more than that
         assert float(cost.expected(search.expected_gates)) <= 120 * 1.05
     assert cost.allows(search.one_hot(search.argmax_choice()).gates)
@@ -208,12 +208,12 @@ def test_a_budget_is_used_up_without_swings(
     assert worst[0] > 0.05
 
 
-@pytest.mark.parametrize("name", slow_but(SEARCHING, [name for name in SEARCHING if "-" not in name]))
+@pytest.mark.parametrize("name", slow_but(SEARCHING, ["advantage", "enas", "parsec", "gdas", "darts"]))
 def test_a_penalty_that_outweighs_the_loss_finds_the_cheapest_architecture(
     name: str, make_search: Make, make_loaders: Callable[..., Any], fit: Callable[..., Trainer]
 ) -> None:
     search = make_search(name, cost=ArchitectureCost("macs", penalty=100))
-    fit(search, make_loaders(weights=8, architecture=8), max_epochs=4)
+    fit(search, make_loaders(weights=8, architecture=8), max_epochs=2)
     found = search.genotype()
     assert (found["first"] in ("tanh", "zero"), found["second"]) == (True, "skip")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import pickle
@@ -38,7 +39,7 @@ from advnas_lightning.ranking import Evolution
 from advnas_lightning.ranking.enumeration import most_probable
 from advnas_lightning.refine import finalists_of
 from tests.support.elastic_net import ElasticNet
-from tests.support.small_search import CLASSES, FEATURES, STRATEGIES, WAYS
+from tests.support.small_search import CLASSES, FEATURES, STRATEGIES, few
 from tests.support.speed import slow_but
 
 Choice = tuple[int, ...]
@@ -86,6 +87,12 @@ def counted(net: nn.Module) -> tuple[RandomSearch, dict[str, CostTable], dict[Ch
         found = search.space.genotype(choice).apply(net)
         costs[choice] = {"params": count_parameters(found), "macs": count_macs(found, BATCH[0]) / len(BATCH[0])}
     return search, tables, costs
+
+
+@functools.cache
+def counted_stack() -> tuple[RandomSearch, dict[str, CostTable], dict[Choice, dict[str, float]]]:
+    """Those of a stack, which nobody changes."""
+    return counted(Stack())
 
 
 @pytest.mark.parametrize("net", [ElasticNet, Stack])
@@ -188,7 +195,7 @@ def test_several_budgets_of_which_one_is_no_sum_are_met_together_or_not() -> Non
 SEARCHING = [name for name, (kind, _) in STRATEGIES.items() if kind.searches]
 
 
-@pytest.mark.parametrize("name", slow_but(SEARCHING, [name for name in WAYS if name in SEARCHING]))
+@pytest.mark.parametrize("name", few(SEARCHING))
 def test_the_gradient_is_that_of_the_expected_cost_of_the_networks(name: str, make_search: Callable[..., Any]) -> None:
     kind, _ = STRATEGIES[name]
     cost = ArchitectureCost("macs", penalty=0.7)
@@ -196,7 +203,7 @@ def test_the_gradient_is_that_of_the_expected_cost_of_the_networks(name: str, ma
     for parameter in search.architecture_parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(3))
     cost.measure(search.model, search.evaluator, (BATCH[0].double(), BATCH[1]))
-    _, _, costs = counted(Stack())
+    _, _, costs = counted_stack()
     values = {choice: each["macs"] / max(own["macs"] for own in costs.values()) for choice, each in costs.items()}
     if issubclass(kind, ENAS):
         of_draws_that_depend_on_each_other(search, values)
@@ -244,7 +251,7 @@ def of_draws_that_depend_on_each_other(search: Any, values: dict[Choice, float])
 def test_a_search_finds_networks_within_its_budget_and_knows_what_they_cost(
     kind: str, make_search: Callable[..., Any], make_loaders: Callable[..., Any], fit: Callable[..., Any]
 ) -> None:
-    _, _, costs = counted(Stack())
+    _, _, costs = counted_stack()
     budget = sorted(each[kind] for each in costs.values())[len(costs) // 2] * 1.01
     cost = ArchitectureCost(kind, budget=budget)
     search = make_search("advantage", Stack(), cost=cost, architecture_optimizer=partial(torch.optim.Adam, lr=0.02))
@@ -263,7 +270,7 @@ def test_a_search_finds_networks_within_its_budget_and_knows_what_they_cost(
 
 
 def test_costs_survive_files_checkpoints_and_other_processes(tmp_path: Path) -> None:
-    search, tables, _ = counted(Stack())
+    search, tables, _ = counted_stack()
     for kind, table in tables.items():
         write_costs(tmp_path / "costs.json", {kind: Measurement(table, {"device": "cpu"})})
         assert read_table(tmp_path / "costs.json", search.space) == table
@@ -282,7 +289,7 @@ def test_costs_survive_files_checkpoints_and_other_processes(tmp_path: Path) -> 
 
 
 def test_all_processes_have_the_interactions_of_the_first_one() -> None:
-    _, tables, _ = counted(Stack())
+    _, tables, _ = counted_stack()
     first, sent = tables["macs"], []
     first.of_first(lambda own: sent.append(own) or own)  # type: ignore[func-returns-value]
     for other in (replace(first, interactions=()), replace(first, interactions=first.interactions[:2], fixed=1.0)):
@@ -308,7 +315,7 @@ class Reordered(nn.ModuleList):
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
-    search, tables, _ = counted(Stack())
+    search, tables, _ = counted_stack()
     content: Any = tables["params"].content()
     pair = {"edges": ["width", "first"], "costs": [[1.0, 2.0], [3.0, 4.0]]}
     with pytest.raises(ValueError, match=says):

@@ -15,6 +15,7 @@ from advnas_lightning.cost import CostPlan, CostTable, count_parameters, feasibi
 from advnas_lightning.cost.feasibility import find_within
 from advnas_lightning.cost.table import within
 from tests.support.measured import BATCH, own
+from tests.support.speed import slow_but
 
 NAMES = ("params", "macs", "latency", "memory")
 
@@ -126,8 +127,9 @@ def test_lower_bounds_are_the_least_of_all_completions() -> None:
             assert plan.of(plan.dearest(kind))[kind] == max(costs) == table.largest
 
 
-def test_what_cannot_be_pruned_may_fit_and_what_is_pruned_does_not() -> None:
-    for seed in range(20):
+@pytest.mark.parametrize("count", slow_but([6, 20], [6]))
+def test_what_cannot_be_pruned_may_fit_and_what_is_pruned_does_not(count: int) -> None:
+    for seed in range(count):
         tables = random_tables(seed, 2)
         plan = CostPlan(tables, budgets_near(CostPlan(tables), seed))
         every = enumerated(plan)

@@ -65,7 +65,7 @@ def random_network(dice: random.Random, *, across: bool) -> Shared:
     return Shared(edges, beside)
 
 
-COUNTS = slow_but([80, 300], [80])  # of random networks
+COUNTS = slow_but([30, 300], [30])  # of random networks
 
 
 def networks(count: int, *, across: bool) -> Iterator[tuple[Shared, SearchSpace]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from advnas_lightning import (
     RandomSearch,
     SearchStrategy,
 )
+from tests.support.speed import slow_but
 
 FEATURES, CLASSES = 4, 3
 GENOTYPE = {"first": "block", "second": "linear"}
@@ -86,6 +88,15 @@ WAYS = (
     "darts-second_order",
     "random",
 )
+
+# Of those, what a test runs by default where each takes long.
+FEW = ("advantage", "enas", "parsec", "gdas", "darts-second_order")
+
+
+def few(names: Iterable[str]) -> list[Any]:
+    """Rows for ``parametrize``, of which all but the ``FEW`` are slow."""
+    names = list(names)
+    return slow_but(names, [name for name in names if name in FEW])
 
 
 class Zero(nn.Module):
