@@ -59,7 +59,7 @@ def test_all_architectures_come_in_the_order_of_their_probability(coarse: bool) 
 )
 def test_budgets_leave_out_what_does_not_fit_and_change_no_order(kinds: int, coarse: bool) -> None:
     draws, tight, impossible = random.Random(10 * kinds + coarse), 0, 0
-    for _ in range(40):
+    for _ in range(20):
         rows = rows_of(draws, coarse=coarse)
         tables = {f"cost{kind}": table_of(rows, draws, coarse=coarse) for kind in range(kinds)}
         budgets = {
@@ -71,7 +71,7 @@ def test_budgets_leave_out_what_does_not_fit_and_change_no_order(kinds: int, coa
         assert list(most_probable(rows, plan)) == allowed
         tight += 0 < len(allowed) < math.prod(map(len, rows)) / 4
         impossible += not allowed
-    assert tight >= 5
+    assert tight >= 3
     assert kinds == 1 or impossible >= 3
 
 

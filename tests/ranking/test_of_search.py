@@ -29,7 +29,7 @@ from advnas_lightning.cost import CostPlan, measure_costs
 from advnas_lightning.objectives import Classification, LanguageModelling, Window
 from advnas_lightning.ranking import Evolution, Ranking
 from advnas_lightning.ranking.workers import Workers
-from tests.support.small_search import CLASSES, FEATURES, GENOTYPE, SAME_ENGINE, STRATEGIES, SmallNet
+from tests.support.small_search import CLASSES, FEATURES, GENOTYPE, SAME_ENGINE, STRATEGIES, SmallNet, few
 
 ROOT = Path(__file__).parents[2]
 Batch = tuple[Tensor, Tensor]
@@ -178,7 +178,7 @@ def test_the_order_of_the_architectures_does_not_change_their_scores() -> None:
     assert torch.equal(objective.get_extra_state()["valid"], before)
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in (*SAME_ENGINE, "fixed")])
+@pytest.mark.parametrize("name", few(name for name in STRATEGIES if name not in (*SAME_ENGINE, "fixed")))
 def test_a_ranking_leaves_no_trace(name: str) -> None:
     kind, options = STRATEGIES[name]
     search = made(kind, **options)
@@ -220,6 +220,29 @@ def test_an_error_in_another_process_is_raised_here() -> None:
         list(workers.map([1, 3, 1]))
 
 
+def test_a_handler_of_sigterm_hears_it_at_once() -> None:
+    class Ended(Exception): ...
+
+    def end(*_: Any) -> None:
+        raise Ended
+
+    scored: list[int] = []
+
+    def kill(*_: Any) -> None:
+        scored.append(1)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(Ended):
+            made().rank(batches_of(), on_progress=kill)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert scored == [1]
+
+
+@pytest.mark.slow  # a process imports everything
 def test_sigterm_ends_a_ranking_at_once() -> None:
     program = (
         "import signal; from tests.ranking.test_of_search import batches_of, made\n"
