@@ -735,6 +735,7 @@ def test_gdas_rao_is_the_conditional_expectation(drawn: int) -> None:
     assert abs(float(plain.sum() / density.sum() / truth) - 1) > 0.02  # another condition would be noticed
 
 
+@pytest.mark.slow  # follows from the test before it
 def test_gdas_rao_keeps_the_mean_and_lowers_the_variance() -> None:
     means, errors, spreads = [], [], []
     for rao, draws in ((None, 6000), (32, 3000)):
@@ -822,7 +823,7 @@ def test_drnas_pathwise_gradient_has_the_mean_of_the_exact_one() -> None:
         total = total + (costs[e, :size] * beta / whole).sum() + (beta * (beta + 1)).sum() / (whole * (whole + 1))
     (truth,) = torch.autograd.grad(total, theta)
     found = []
-    for _ in range(2000):
+    for _ in range(1000):
         architecture = strategy.sample()
         gradient = costs * strategy.mask + 2 * architecture.gates
         found.append(strategy.theta_gradient([Trial(architecture, torch.zeros(()), gradient, size=1)]))

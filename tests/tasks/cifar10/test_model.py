@@ -1,3 +1,4 @@
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from advnas_lightning.space import Architecture, Genotype, MixedOp, SearchSpace
 from advnas_lightning.tasks.cifar10 import NASBench201
 from advnas_lightning.tasks.cifar10.operations import OPERATIONS, ReLUConvBN
 from benchmarks.software_device import DEVICE, software_device
+from tests.support.speed import slow_but
 
 EDGES = ("0->1", "0->2", "1->2", "0->3", "1->3", "2->3")
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -177,8 +179,11 @@ def test_a_cell_of_gates_equals_its_formula() -> None:
 
 
 @pytest.mark.parametrize("edges", cells()[4:], ids=lambda edges: "-".join(edges.values()))
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("options", [{}, TRAINED], ids=["search", "trained"])
+@pytest.mark.parametrize(
+    ("options", "training"),
+    slow_but(itertools.product([{}, TRAINED], [True, False]), [({}, True), (TRAINED, False)]),
+    ids=["search-train", "search-eval", "trained-train", "trained-eval"],
+)
 def test_the_network_equals_its_formula(edges: dict[str, str], training: bool, options: dict[str, bool]) -> None:
     model = make(cells=2, **options).train(training)
     space = SearchSpace(model)

@@ -11,6 +11,7 @@ from advnas_lightning.objectives import LanguageModelling, Window
 from advnas_lightning.space import Architecture, Genotype, SearchSpace
 from advnas_lightning.tasks.ptb import RecurrentLM
 from advnas_lightning.tasks.ptb.model import LINEAR_CROSS_ENTROPY as FUSED
+from tests.support.speed import slow_but
 
 CANDIDATES = ("identity", "tanh", "sigmoid", "relu", "zero")
 ACTS = {
@@ -119,7 +120,7 @@ def test_discrete_network_is_the_supernet_with_that_choice() -> None:
         torch.testing.assert_close(plain(tokens)[0], model(tokens)[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("max_norm", [25.0, 0.7])
+@pytest.mark.parametrize("max_norm", slow_but([25.0, 0.7], [0.7]))
 @pytest.mark.parametrize("choice", [*ONE_HOT, None], ids=str)
 def test_gate_gradient_equals_finite_differences(choice: tuple[int, ...] | None, max_norm: float | None) -> None:
     model = make(hidden_max_norm=max_norm).eval()
