@@ -18,7 +18,7 @@ import gc
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +30,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 from advnas_lightning.sending import AT_ONCE
 
@@ -151,9 +150,15 @@ def compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     Raises:
         RuntimeError: If some tensors are on the device and others are not. A single number may be anywhere.
     """
-    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    tensors: list[Tensor] = []
+
+    def here(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        return _here(value)
+
+    here_args, here_kwargs = _each(here, args), _each(here, kwargs)
     there = [isinstance(each, OnDevice) for each in tensors]
-    here_args, here_kwargs = tree_map(_here, (args, kwargs))
     if _watching and _waits(function, args, kwargs, there):
         _note_wait(str(function).removeprefix("aten."))
     if function is aten.copy_.default:
@@ -169,8 +174,18 @@ def compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     result = function(*here_args, **here_kwargs)
     if not to_device:
         return result
-    result = tree_map(_there, result)
+    result = _each(_there, result)
     return return_and_correct_aliasing(function, args, kwargs, result) if any(there) and not moves else result
+
+
+def _each(convert: Callable[[Any], Any], value: Any) -> Any:
+    """Convert all that is in tuples, lists and dicts, in a fraction of the time of PyTorch's ``tree_map``."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_each(convert, each) for each in value])
+    if kind is dict:
+        return {key: _each(convert, each) for key, each in value.items()}
+    return convert(value)
 
 
 def _here(value: Any) -> Any:
