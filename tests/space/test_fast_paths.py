@@ -20,6 +20,7 @@ from advnas_lightning import DARTS, AdvantageNAS, Architecture, Genotype, MixedO
 from advnas_lightning.space import mixed_ops
 from tests.support.refusals import one_line
 from tests.support.replacements import Rules
+from tests.support.speed import slow_but
 
 WIDTH, HIDDEN = 8, 16
 PADDING = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]).bool()
@@ -144,7 +145,7 @@ def test_a_choice_counts_in_evaluation(part: str, norm_first: bool) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", slow_but([0, 1], [1]))
 def test_a_choice_counts_in_an_encoder_of_padded_sequences(part: str, at: int) -> None:
     model = nn.TransformerEncoder(layer(), 2)
     make_searchable(model, {f"layers.{at}.{part}": PARTS[part]})
@@ -319,7 +320,7 @@ class Tagger(LightningModule):
         return SGD(self.parameters(), lr=0.05)
 
 
-@pytest.mark.parametrize("kind", [AdvantageNAS, DARTS])
+@pytest.mark.parametrize("kind", slow_but([AdvantageNAS, DARTS], [AdvantageNAS]))
 def test_a_search_learns_of_every_choice_in_a_layer(
     kind: Any, make_loaders: Callable[..., Any], fit: Callable[..., Any], recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -62,6 +64,22 @@ print("equal", [name for name in sys.modules if name.startswith("advnas_lightnin
 """
 
 
+def test_a_found_network_is_loaded_without_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = found()
+    x = torch.randn(2, 3, 8, 8)
+    expected, pickled, saved = plain(x), pickle.dumps(plain), io.BytesIO()
+    torch.save(plain, saved)
+    saved.seek(0)
+    for name in [*sys.modules]:
+        if name.startswith("advnas_lightning."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "advnas_lightning", None)
+    for loaded in (pickle.loads(pickled), torch.load(saved, weights_only=False)):
+        assert torch.equal(loaded(x), expected)
+    assert not [name for name in sys.modules if name.startswith("advnas_lightning.")]
+
+
+@pytest.mark.slow  # a process imports everything
 def test_a_found_network_runs_where_this_package_is_not_installed(tmp_path: Path) -> None:
     plain, _ = found()
     x = torch.randn(2, 3, 8, 8)

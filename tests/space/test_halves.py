@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning import Architecture, MixedOp, SearchSpace
+from tests.support.speed import slow_but
 
 HALVES = [torch.bfloat16, torch.float16]
 FACTORS = (0.5, 1.5, -2.0)
@@ -54,7 +55,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("kind", ["none", "ones", "outputs", "mixture", "pair"])
-@pytest.mark.parametrize("of_type", HALVES)
+@pytest.mark.parametrize("of_type", slow_but(HALVES, [torch.float16]))
 @pytest.mark.parametrize(
     "places", [(True, True, True), (True, False, False), (False, True, False), (False, False, False)], ids=str
 )

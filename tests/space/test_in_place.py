@@ -20,6 +20,7 @@ from advnas_lightning import AdvantageNAS, Architecture, MixedOp, SearchSpace
 from tests.support.classifier import loader
 from tests.support.refusals import one_line
 from tests.support.small_search import CLASSES, FEATURES
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Named = namedtuple("Named", ["first", "second"])
@@ -96,7 +97,7 @@ def passes(space: SearchSpace) -> dict[str, tuple[Architecture, bool]]:
     }
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", slow_but([True, False], [True]))
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("candidate", RETURNS_ITS_INPUT)
 def test_every_kind_of_pass_sees_the_same_network(candidate: str, change: str, training: bool) -> None:

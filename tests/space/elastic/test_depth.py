@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advnas_lightning import Depth, Genotype, MixedOp, SearchSpace, elastic
 from advnas_lightning.cost.elastic import count
 from tests.support.small_search import CLASSES, FEATURES
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 SIZES = [1, 2, 4]
@@ -125,7 +126,9 @@ def test_gate_gradients_are_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, gates, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["advantage", "counterfactual", "proxylessnas", "darts"])
+@pytest.mark.parametrize(
+    "name", slow_but(["advantage", "counterfactual", "proxylessnas", "darts"], ["advantage", "darts"])
+)
 def test_a_search_finds_a_depth(name: str, make_search: Make, make_loaders: Make, fit: Make) -> None:
     search = make_search(name, DeepNet())
     before = search.theta.clone()

@@ -12,7 +12,7 @@ from torch import Tensor
 from advnas_lightning import SearchSpace
 from advnas_lightning.engine.clock import SearchClock
 from tests.support.elastic_net import AttentionNet, ElasticNet, separate, separate_attention
-from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
+from tests.support.small_search import CLASSES, FEATURES, FEW, STRATEGIES
 
 Make = Callable[..., Any]
 
@@ -72,7 +72,7 @@ WITHOUT = ("random", "fixed", "darts-second_order")
 
 QUICK = ("advantage", "counterfactual", "darts")
 CASES = [
-    pytest.param(name, kind, marks=[] if kind == "sizes" or name in QUICK else [pytest.mark.slow])
+    pytest.param(name, kind, marks=[] if name in QUICK or (kind == "sizes" and name in FEW) else [pytest.mark.slow])
     for name in STRATEGIES
     if name not in WITHOUT
     for kind in NETWORKS

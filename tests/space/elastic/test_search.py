@@ -51,9 +51,12 @@ def fitted(
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        *((name, partial(ElasticNet, dropout=0.2)) for name in ("advantage", "counterfactual", "gdas")),
-        ("darts-second_order", partial(ElasticNet, dropout=0.2)),
+        ("advantage", partial(ElasticNet, dropout=0.2)),
         ("counterfactual", AttentionNet),
+        *(
+            pytest.param(name, partial(ElasticNet, dropout=0.2), marks=pytest.mark.slow)
+            for name in ("counterfactual", "gdas", "darts-second_order")
+        ),
         pytest.param("darts-second_order", AttentionNet, marks=pytest.mark.slow),
     ],
 )

@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from advnas_lightning import SearchSpace, make_searchable, widths
 from advnas_lightning.space.elastic.rules import Stack
 from tests.support.small_search import CLASSES
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 HALF = [0.5, 1.0]
@@ -112,7 +113,7 @@ def check(make: Make, sizes: dict[str, Any], small: Make | None) -> None:
             torch.testing.assert_close(built(x), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, [name for name in NETWORKS if name != "regnet with squeeze"]))
 def test_a_network_becomes_a_smaller_one(name: str) -> None:
     check(*NETWORKS[name])
 
