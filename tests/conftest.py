@@ -117,12 +117,6 @@ def assert_same() -> Callable[..., None]:
     return check
 
 
-@pytest.fixture(params=list(STRATEGIES))
-def name(request: pytest.FixtureRequest) -> str:
-    """Each strategy in turn, with each option that matters."""
-    return request.param
-
-
 @pytest.fixture(params=[each for each in STRATEGIES if each not in SAME_ENGINE])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each strategy in turn, with the options that the engine can tell apart."""

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advnas_lightning import AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.objectives import Classification
-from tests.support.small_search import STRATEGIES, WAYS
-from tests.support.speed import slow_but
+from tests.support.small_search import STRATEGIES, few
 
 Make = Callable[..., Any]
 OPTIMIZERS = {
@@ -56,7 +55,7 @@ def check_same(ours: SearchStrategy, theirs: SearchStrategy) -> None:
             torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
 
 
-@pytest.mark.parametrize("name", slow_but(STRATEGIES, WAYS))
+@pytest.mark.parametrize("name", few(STRATEGIES))
 def test_four_batches_are_one(name: str, make_search: Make, small_net: Make, fit: Make) -> None:
     def loaders(batch: int) -> dict[str, Any]:
         return {"weights": loader(64, batch, 1), "architecture": loader(64, batch, 2)}

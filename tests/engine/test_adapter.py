@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp, SearchStrategy
 from tests.support.classifier import loader, search_of
+from tests.support.speed import slow_but
 
 GENOTYPE = {"edge": "linear", "shared": "tanh"}
 
@@ -192,7 +194,12 @@ def written(folder: Path) -> list[dict[str, str]]:
     return [row for row in rows if row.keys() - {"epoch", "step"}]
 
 
-@pytest.mark.parametrize("scheduler", ["none", "list", "lists", "two", "dict", "step", "plateau", "trained"])
+@pytest.mark.parametrize(
+    "scheduler",
+    slow_but(
+        ["none", "list", "lists", "two", "dict", "step", "plateau", "trained"], ["two", "step", "plateau", "trained"]
+    ),
+)
 def test_training_is_the_users_own_bit_for_bit(scheduler: str, tmp_path: Path) -> None:
     # A search with nothing left to choose does what Lightning does with the same network.
     alone = Genotype(GENOTYPE).apply(make(scheduler))
@@ -304,8 +311,9 @@ def trained_as_alone(kind: type[Classifier], folder: Path, **options: Any) -> Cl
     return ours
 
 
-@pytest.mark.parametrize("max_steps", [-1, 5])
-@pytest.mark.parametrize("times", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("times", "max_steps"), slow_but(itertools.product([0, 1, 2], [-1, 5]), [(0, 5), (1, -1), (2, 5)])
+)
 def test_each_batch_counts_as_one_step(times: int, max_steps: int, tmp_path: Path) -> None:
     class Stepping(Classifier):
         """Leaves its optimizer's step out now and then, or takes two."""
@@ -332,7 +340,7 @@ def test_no_process_may_leave_a_batch_out_alone(monkeypatch: pytest.MonkeyPatch,
         search.trainee.loss([torch.zeros(1, 4), torch.zeros(1)])
 
 
-@pytest.mark.parametrize("kind", [Fixed, AdvantageNAS])
+@pytest.mark.parametrize("kind", slow_but([Fixed, AdvantageNAS], [Fixed]))
 def test_what_the_module_does_not_evaluate_is_not_evaluated(kind: type[SearchStrategy], tmp_path: Path) -> None:
     class Trains(Classifier):
         validation_step = LightningModule.validation_step

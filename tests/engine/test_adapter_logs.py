@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp
+from tests.support.speed import slow_but
 
 ADDED = {"entropy", "architecture/loss"}  # what a search logs beside
 
@@ -116,7 +117,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return [row for row in ({n: v for n, v in row.items() if n not in ADDED} for row in found) if len(row) > 2]
 
 
-@pytest.mark.parametrize("kind", [Logging, Renaming])
+@pytest.mark.parametrize("kind", slow_but([Logging, Renaming], [Renaming]))
 def test_logs_and_checkpoints_are_those_of_the_modules_own_training(kind: type[Logging], tmp_path: Path) -> None:
     alone = fit(Genotype({"edge": "linear"}).apply(made(kind)), loader(1), tmp_path / "alone")
     search = fit(Fixed(made(kind), genotype={"edge": "linear"}), loader(1), tmp_path / "search")
@@ -134,7 +135,9 @@ def test_logs_and_checkpoints_are_those_of_the_modules_own_training(kind: type[L
         assert all(torch.equal(value, state[f"model.{key}"]) for key, value in theirs.items())
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Logging, "sum_step"), (Renaming, "own/sum_step")])
+@pytest.mark.parametrize(
+    ("kind", "name"), slow_but([(Logging, "sum_step"), (Renaming, "own/sum_step")], [(Renaming, "own/sum_step")])
+)
 def test_nothing_is_logged_of_architecture_steps(kind: type[Logging], name: str, tmp_path: Path) -> None:
     seen: list[int] = []
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advnas_lightning import AdvantageNAS, MixedOp
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
+from tests.support.speed import slow_but
 
 
 class Negatives(nn.Module):
@@ -69,7 +70,7 @@ def loader(seed: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))), 4)
 
 
-@pytest.mark.parametrize("batches", [1, 4, 6, 11])
+@pytest.mark.parametrize("batches", slow_but([1, 4, 6, 11], [4]))
 def test_a_queue_goes_on(batches: int, fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path) -> None:
     def run(*callbacks: Callback, **options: Any) -> AdvantageNAS:
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +27,7 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.engine.calibration import applied
 from advnas_lightning.objectives import Classification
 from tests.support.refusals import one_line
+from tests.support.speed import slow_but
 
 CLASSES, SIZE = 3, 8
 
@@ -189,7 +191,7 @@ def assert_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             assert torch.equal(ours[name], value), name
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", slow_but([0.0, 0.5], [0.5]))
 def test_they_are_those_of_the_plain_network_on_the_same_batches(dropout: float) -> None:
     search = search_of(seeded(dropout=dropout), calibrate=4)
     fit(search)
@@ -262,8 +264,10 @@ def test_the_process_best_and_prediction_have_their_own() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("make", [Net, Classifier])
-@pytest.mark.parametrize("data", [{}, {"accumulate": 2}])
+@pytest.mark.parametrize(
+    ("make", "data"),
+    slow_but(itertools.product([Net, Classifier], [{}, {"accumulate": 2}]), [(Classifier, {"accumulate": 2})]),
+)
 def test_training_is_the_same_bit_for_bit(make: type[nn.Module], data: dict[str, Any]) -> None:
     states = []
     for calibrate in (0, 3):
@@ -302,7 +306,7 @@ class CrashAt(Callback):
             raise RuntimeError("crash")
 
 
-@pytest.mark.parametrize("crash", [6, 8, 9])
+@pytest.mark.parametrize("crash", slow_but([6, 8, 9], [8]))
 def test_a_search_that_goes_on_within_an_epoch_validates_alike(crash: int, tmp_path: Path) -> None:
     def validated(search: SearchStrategy, *callbacks: Callback, **options: Any) -> dict[str, Tensor]:
         metrics = fit(search, *callbacks, data=loaders(kind=Noisy), **options).callback_metrics
@@ -541,9 +545,9 @@ def as_it_is(network: nn.Module) -> nn.Module:
     [
         (Net, {"offload": True}, {}),
         (Lazy, {}, {}),
-        (Net, {}, {"precision": "bf16-mixed"}),
+        pytest.param(Net, {}, {"precision": "bf16-mixed"}, marks=pytest.mark.slow),
         (Net, {}, {"precision": "64-true"}),
-        (Net, {}, {"inference_mode": False}),
+        pytest.param(Net, {}, {"inference_mode": False}, marks=pytest.mark.slow),
     ],
 )
 def test_other_networks(make: type[nn.Module], options: dict[str, Any], trainer: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from advnas_lightning import Architecture, MixedOp, SearchSpace, SearchStrategy
 from advnas_lightning.engine.accumulation import MicroBatches
 from tests.support.refusals import one_line
-from tests.support.small_search import CLASSES, FEATURES, STRATEGIES
+from tests.support.small_search import CLASSES, FEATURES, STRATEGIES, few
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -99,7 +100,7 @@ def theta_after_a_fit(name: str, net: nn.Module, make_search: Make, make_loaders
     return [parameter.detach() for parameter in search.architecture_parameters()]
 
 
-@pytest.mark.parametrize("name", [*GATES, *NO_GATES])
+@pytest.mark.parametrize("name", few([*GATES, *NO_GATES]))
 def test_recomputing_without_reentering_changes_nothing(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
@@ -112,7 +113,7 @@ def test_recomputing_without_reentering_changes_nothing(
         torch.testing.assert_close(other, plain)
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", slow_but(GATES, ["advantage", "darts"]))
 def test_an_edge_in_reentrant_checkpointing_is_refused(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
@@ -123,7 +124,7 @@ def test_an_edge_in_reentrant_checkpointing_is_refused(
         assert search.architecture_steps == 0
 
 
-@pytest.mark.parametrize("name", NO_GATES)
+@pytest.mark.parametrize("name", few(NO_GATES))
 def test_reentrant_checkpointing_is_right_where_no_gate_is_differentiated(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.support.optimizers import (
     Polyak,
     SharpnessAware,
 )
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 GENOTYPE = {"edge": "block"}
@@ -86,8 +88,13 @@ def made(factory: OptimizerFactory, kind: type[Noting] = Noting) -> Noting:
         return kind(factory)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("optimizer", EVERY)
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    slow_but(
+        itertools.product(EVERY, ["32-true", "bf16-mixed"]),
+        list(zip(EVERY, itertools.cycle(["32-true", "bf16-mixed"]), strict=False)),
+    ),
+)
 def test_an_adopted_module_trains_as_it_does_alone(optimizer: str, precision: str, fit: Fit) -> None:
     alone, rows = Genotype(GENOTYPE).apply(made(EVERY[optimizer])), [Rows(), Rows()]
     search = Fixed(made(EVERY[optimizer]), genotype=GENOTYPE)
@@ -217,7 +224,7 @@ def scaling() -> dict[str, Any]:
     return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))]}
 
 
-@pytest.mark.parametrize("own_loss", [False, True])
+@pytest.mark.parametrize("own_loss", slow_but([False, True], [False]))
 @pytest.mark.parametrize("optimizer", EVERY)
 def test_gradients_that_are_scaled_are_not_computed_again(optimizer: str, own_loss: bool, fit: Fit) -> None:
     factory = EVERY[optimizer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from advnas_lightning import MixedOp, SearchStrategy
 from advnas_lightning.engine.schedules import schedule
 from tests.support.classifier import Classifier, OwnLoss, assert_same_state, loader, make, pair, search_of
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 
@@ -58,8 +60,10 @@ COPY: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", COPY)
-@pytest.mark.parametrize("build", [adopting, own_loss])
+@pytest.mark.parametrize(
+    ("build", "how"),
+    slow_but(itertools.product([adopting, own_loss], COPY), [(adopting, "pickle")]),
+)
 def test_a_copy_of_any_moment_is_a_search(build: Callable[[], SearchStrategy], how: str, fit: Fit) -> None:
     copies: list[tuple[SearchStrategy, Any]] = []
 

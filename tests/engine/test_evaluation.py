@@ -16,6 +16,7 @@ from advnas_lightning import (
     MixedOp,
     Trial,
 )
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -24,7 +25,7 @@ Make = Callable[..., Any]
 # -- what a user sees ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["advantage", "enas", "gdas", "darts", "fixed"])
+@pytest.mark.parametrize("name", slow_but(["advantage", "enas", "gdas", "darts", "fixed"], ["enas", "fixed"]))
 def test_evaluations_do_not_train(
     name: str, make_search: Make, make_loaders: Make, fit: Fit, assert_same: Make
 ) -> None:
@@ -77,7 +78,12 @@ class Checkpointed(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("name", ["advantage", "proxylessnas", "proxylessnas-binary", "gdas", "darts", "nasp"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["advantage", "proxylessnas", "proxylessnas-binary", "gdas", "darts", "nasp"], ["advantage", "gdas", "darts"]
+    ),
+)
 def test_activation_checkpointing_changes_no_gradient(
     name: str, make_search: Make, make_loaders: Make, fit: Fit, assert_same: Make
 ) -> None:

@@ -28,6 +28,7 @@ from advnas_lightning import (
     ProxylessNAS,
     SearchStrategy,
 )
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -54,7 +55,13 @@ def readme_loader(seed: int, batch_size: int = 4) -> DataLoader[Any]:
     return DataLoader(data, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("kind", [AdvantageNAS, REINFORCE, GDAS, DARTS, ProxylessNAS, SNAS, NASP, DrNAS, PARSEC, ENAS])
+@pytest.mark.parametrize(
+    "kind",
+    slow_but(
+        [AdvantageNAS, REINFORCE, GDAS, DARTS, ProxylessNAS, SNAS, NASP, DrNAS, PARSEC, ENAS],
+        [AdvantageNAS, GDAS, DARTS, PARSEC],
+    ),
+)
 def test_a_users_own_loss_is_enough(kind: type[SearchStrategy], fit: Fit) -> None:
     class Search(kind):
         def loss(self, batch: Any) -> Tensor:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp, SearchStrategy, search_loaders
 from tests.support.classifier import assert_same_state, loader, pair
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 GENOTYPE = {"edge": "linear"}
@@ -139,7 +140,7 @@ def checkpoint_of(trainer: Trainer, folder: Path) -> dict[str, Any]:
     return torch.load(folder / "saved.ckpt", weights_only=False)
 
 
-@pytest.mark.parametrize("data", [None, Data, lambda: search_loaders(Data())])
+@pytest.mark.parametrize("data", slow_but([None, Data, lambda: search_loaders(Data())], [Data]))
 @pytest.mark.parametrize("module", MODULES)
 def test_checkpoints_and_loggers_get_them_as_without_a_search(module: str, data: Any, fit: Fit, tmp_path: Path) -> None:
     alone = Genotype(GENOTYPE).apply(made(MODULES[module]))
@@ -220,7 +221,7 @@ class Renaming(Arguments):
 
 
 @pytest.mark.parametrize("kind", [Arguments, Renaming])
-@pytest.mark.parametrize("warmup_epochs", [0, 1])
+@pytest.mark.parametrize("warmup_epochs", slow_but([0, 1], [1]))
 def test_a_checkpoint_gives_the_module_back(
     kind: type[Arguments], warmup_epochs: int, fit: Fit, tmp_path: Path
 ) -> None:

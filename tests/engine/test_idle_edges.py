@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advnas_lightning import Depth, MixedOp
 from tests.support.small_search import CLASSES, FEATURES
+from tests.support.speed import slow_but
 
 
 def edge(name: str) -> MixedOp:
@@ -42,7 +43,7 @@ def warned(recwarn: pytest.WarningsRecorder) -> list[str]:
     return [str(each.message) for each in recwarn if "did not run" in str(each.message)]
 
 
-@pytest.mark.parametrize("name", ["advantage", "darts", "parsec", "proxylessnas"])
+@pytest.mark.parametrize("name", slow_but(["advantage", "darts", "parsec", "proxylessnas"], ["advantage", "darts"]))
 @pytest.mark.parametrize(("idle", "named"), [(1, "let the network call 'idle 0'"), (5, "'idle 1', 'idle 2', …")])
 def test_edges_that_never_run_are_named_once(
     name: str,

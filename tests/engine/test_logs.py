@@ -56,9 +56,9 @@ def logs(train: Make, accumulate: int = 1, **options: Any) -> tuple[Rows, Rows]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"log_every_n_steps": 1},
+        pytest.param({"log_every_n_steps": 1}, marks=pytest.mark.slow),
         {"log_every_n_steps": 2, "val_check_interval": 3},
-        {"log_every_n_steps": 3, "max_steps": 8, "max_epochs": -1},
+        pytest.param({"log_every_n_steps": 3, "max_steps": 8, "max_epochs": -1}, marks=pytest.mark.slow),
         {"log_every_n_steps": 4, "val_check_interval": 4, "check_val_every_n_epoch": None},
         {"log_every_n_steps": 50, "max_epochs": 3, "check_val_every_n_epoch": 2},
     ],

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from advnas_lightning import MixedOp
 from tests.support.classifier import loader
 from tests.support.refusals import one_line
-from tests.support.small_search import STRATEGIES
+from tests.support.small_search import STRATEGIES, few
 
 Fit = Callable[..., Trainer]
 
@@ -45,7 +45,7 @@ class Critic(LightningModule):
 REFUSED, EXACT = ("counterfactual", "fixed"), "counterfactual-exact"
 
 
-@pytest.mark.parametrize("name", [each for each in STRATEGIES if not each.startswith(REFUSED) or each == EXACT])
+@pytest.mark.parametrize("name", few(each for each in STRATEGIES if not each.startswith(REFUSED) or each == EXACT))
 def test_every_strategy_searches_a_loss_of_gradients(name: str, fit: Fit) -> None:
     kind, options = STRATEGIES[name]
     module = Critic()
@@ -96,7 +96,7 @@ class Adversarial(Critic):
         return self.net(batch[0] + 0.1 * x.grad.sign()).square().mean()
 
 
-@pytest.mark.parametrize("name", [each for each in STRATEGIES if not each.startswith("fixed")])
+@pytest.mark.parametrize("name", few(each for each in STRATEGIES if not each.startswith("fixed")))
 def test_every_strategy_searches_a_loss_with_a_backward_pass_of_its_own(name: str, fit: Fit) -> None:
     kind, options = STRATEGIES[name]
     search = kind(Adversarial(), architecture_optimizer=partial(SGD, lr=1.0), **options)

@@ -20,7 +20,8 @@ from advnas_lightning import (
     MixedOp,
 )
 from advnas_lightning.objectives import Classification
-from tests.support.small_search import parameters_of
+from tests.support.small_search import few, parameters_of
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -96,7 +97,7 @@ class NormSGD(SGD):
         return result
 
 
-@pytest.mark.parametrize("name", ["advantage", "enas", "random"])
+@pytest.mark.parametrize("name", slow_but(["advantage", "enas", "random"], ["enas", "random"]))
 def test_each_optimizer_has_its_own_clip(name: str, make_search: Make, make_loaders: Make, fit: Fit) -> None:
     def norms(**clips: float) -> tuple[list[float], list[float]]:
         weights: list[float] = []
@@ -126,7 +127,7 @@ def test_each_optimizer_has_its_own_clip(name: str, make_search: Make, make_load
             assert ours == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", SINGLE_PATH)
+@pytest.mark.parametrize("name", few(SINGLE_PATH))
 def test_a_draw_without_parameters_skips_the_weight_step(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
@@ -139,7 +140,12 @@ def test_a_draw_without_parameters_skips_the_weight_step(
     assert search.architecture_steps == (12 if search.searches else 0)
 
 
-@pytest.mark.parametrize("name", [*SINGLE_PATH, "proxylessnas", "darts", "snas", "fixed"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        [*SINGLE_PATH, "proxylessnas", "darts", "snas", "fixed"], ["advantage", "enas", "parsec", "darts", "fixed"]
+    ),
+)
 def test_a_network_without_parameters_skips_every_weight_step(
     name: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from advnas_lightning import AdvantageNAS, Fixed, Genotype
 from advnas_lightning.callbacks import LastCheckpoint
 from tests.support.classifier import GENOTYPE, Classifier, assert_same_state, loader, make, pair, search_of
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 
@@ -74,7 +75,7 @@ def own_names(checkpoint: dict[str, Any]) -> set[str]:
     return {name for name in checkpoint["state_dict"] if not name.startswith("model.")}
 
 
-@pytest.mark.parametrize("kind", [Shrinking, Loose])
+@pytest.mark.parametrize("kind", slow_but([Shrinking, Loose], [Loose]))
 def test_a_search_goes_on_from_it(kind: type[Classifier], fit: Fit, tmp_path: Path) -> None:
     def run(epochs: int, **options: Any) -> tuple[Any, Trainer]:
         search = search_of(make(kind))

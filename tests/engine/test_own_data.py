@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from advnas_lightning import AdvantageNAS, Fixed, MixedOp, RandomSearch, search_loaders
+from tests.support.speed import slow_but
 
 SAMPLES, BATCH, EPOCHS = 60, 5, 2
 
@@ -76,7 +77,12 @@ def trainer() -> Trainer:
     return Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, **quiet)
 
 
-@pytest.mark.parametrize("length", [of_data_module, of_trainer, of_trainer_after_an_estimate])
+@pytest.mark.parametrize(
+    "length",
+    slow_but(
+        [of_data_module, of_trainer, of_trainer_after_an_estimate], [of_data_module, of_trainer_after_an_estimate]
+    ),
+)
 @pytest.mark.parametrize(
     "strategy",
     [partial(Fixed, genotype={"act": "tanh"}), partial(AdvantageNAS, architecture_optimizer=partial(Adam, lr=0.0))],

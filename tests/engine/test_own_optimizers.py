@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau,
 
 from advnas_lightning import AdvantageNAS, Genotype, MixedOp, SearchStrategy
 from tests.support.classifier import assert_same_state, loader, pair
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 GENOTYPE = {"edge": "linear"}
@@ -128,7 +129,9 @@ def made(schedules: str, kind: type[Looking] = Looking) -> Looking:
         return kind(schedules)
 
 
-@pytest.mark.parametrize("schedules", ["none", "epoch", "step", "both", "plateau"])
+@pytest.mark.parametrize(
+    "schedules", slow_but(["none", "epoch", "step", "both", "plateau"], ["none", "both", "plateau"])
+)
 def test_they_are_the_modules_own(schedules: str, fit: Fit) -> None:
     SEEN_IN_TRAINING.clear()
     alone = Genotype(GENOTYPE).apply(made(schedules))

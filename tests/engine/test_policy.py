@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from advnas_lightning import (
     Fixed,
 )
 from tests.support.classifier import GENOTYPE, assert_same_state, make, search_of, subject
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -22,8 +24,13 @@ Make = Callable[..., Any]
 # -- a search travels ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["module", "own loss"])
-@pytest.mark.parametrize("how", ["copied", "pickled"])
+@pytest.mark.parametrize(
+    ("which", "how"),
+    slow_but(
+        itertools.product(["module", "own loss"], ["copied", "pickled"]),
+        [("module", "copied"), ("own loss", "pickled")],
+    ),
+)
 def test_a_search_may_be_taken_elsewhere_after_its_fit(which: str, how: str, train: Make) -> None:
     search = subject(which)
     train(search)

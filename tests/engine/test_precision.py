@@ -16,6 +16,7 @@ from torch.optim import SGD
 from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp, SearchStrategy, Trial
 from tests.support.classifier import loader
 from tests.support.small_search import CLASSES, FEATURES, parameters_of
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -31,7 +32,11 @@ def test_bfloat16_networks_are_searched(engine: str, make_search: Make, make_loa
 
 
 @pytest.mark.parametrize(
-    "name", ["advantage", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp", "drnas"]
+    "name",
+    slow_but(
+        ["advantage", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp", "drnas"],
+        ["advantage", "enas", "gdas", "darts"],
+    ),
 )
 def test_double_precision_networks_are_searched(name: str, make_search: Make, make_loaders: Make, fit: Fit) -> None:
     search, loaders = make_search(name), make_loaders(weights=3)
@@ -116,7 +121,9 @@ def half_precision(kind: str) -> dict[str, Any]:
     return {"precision": kind}
 
 
-@pytest.mark.parametrize("kind", ["bf16-mixed", "16-mixed", "bf16-true", "16-true"])
+@pytest.mark.parametrize(
+    "kind", slow_but(["bf16-mixed", "16-mixed", "bf16-true", "16-true"], ["16-mixed", "bf16-true"])
+)
 def test_candidates_of_different_types_teach_what_they_teach_in_single_precision(
     kind: str, engine: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from advnas_lightning import Fixed, Genotype
 from tests.support.classifier import GENOTYPE, Classifier, assert_same_state, loader, make
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 Make = Callable[..., Any]
@@ -49,7 +50,7 @@ def test_building_a_strategy_draws_no_global_random_numbers(engine: str, small_n
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", slow_but([False, True], [True]))
 @pytest.mark.parametrize(
     "hook", ["setup", "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_epoch_end"]
 )

@@ -29,6 +29,7 @@ from tests.support.classifier import (
     pair,
     search_of,
 )
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 
@@ -102,7 +103,7 @@ CASES: dict[str, tuple[type[Rated], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(CASES, ["attribute", "stopping"]))
 def test_a_module_gets_the_rate_and_the_training_that_it_gets_alone(name: str, fit: Fit, tmp_path: Path) -> None:
     kind, options = CASES[name]
     alone, search = Genotype(GENOTYPE).apply(make(kind)), Fixed(make(kind), genotype=GENOTYPE)

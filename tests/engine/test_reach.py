@@ -20,6 +20,7 @@ from advnas_lightning.engine.reach import Reach
 from advnas_lightning.engine.trace import Trace
 from benchmarks.measuring import peak_memory
 from tests.support.classifier import loader, pair
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 SIDE = 64
@@ -59,7 +60,7 @@ def search_of(module: LightningModule) -> AdvantageNAS:
     return AdvantageNAS(module, architecture_optimizer=partial(SGD, lr=0.0))
 
 
-@pytest.mark.parametrize("validated", [False, True], ids=["", "validated"])
+@pytest.mark.parametrize("validated", slow_but([False, True], [True]), ids=["", "validated"])
 def test_memory_is_flat_in_the_number_of_candidates(validated: bool, fit: Fit) -> None:
     peaks = []
     for candidates in (2, 34):

@@ -88,7 +88,7 @@ def go_on(make_search: Make, fit: Make, tmp_path: Path) -> Callable[..., tuple[S
             step(batch)
 
         search.architecture_step = noted
-        saving = LastCheckpoint(tmp_path, every_n_steps=1)
+        saving = LastCheckpoint(tmp_path, every_n_steps=None if stop is None else 1)
         callbacks = [saving] if stop is None else [saving, stop]
         fitted = None
         with suppress(Stop):
@@ -127,7 +127,7 @@ CHANGES: dict[str, tuple[Loaders, Loaders, dict[str, Any], str]] = {
 COUNTED = [name for name in CHANGES if "stream" not in name]
 
 
-@pytest.mark.parametrize("change", slow_but(CHANGES, list(CHANGES)[::2]))
+@pytest.mark.parametrize("change", slow_but(CHANGES, ["larger batches", "a stream that ends here"]))
 def test_other_batches_within_an_epoch_are_refused(change: str, go_on: Make, tmp_path: Path) -> None:
     first, then, options, says = CHANGES[change]
     go_on(first, stop=StopIn(2, 3), name="advantage")
@@ -139,7 +139,7 @@ def test_other_batches_within_an_epoch_are_refused(change: str, go_on: Make, tmp
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")} == before
 
 
-@pytest.mark.parametrize("change", slow_but(COUNTED, COUNTED[::2]))
+@pytest.mark.parametrize("change", slow_but(COUNTED, ["in turn"]))
 def test_between_epochs_other_batches_are_told_and_all_epochs_are_trained(change: str, go_on: Make) -> None:
     first, then, options, says = CHANGES[change]
     go_on(first, stop=StopIn(3, 0))
@@ -154,23 +154,28 @@ def test_between_epochs_other_batches_are_told_and_all_epochs_are_trained(change
     assert search.clock.progress == 1
 
 
-def test_the_clock_is_that_of_the_steps_where_nothing_changes(make_search: Make, fit: Make) -> None:
-    for options in ({}, {"accumulate": 3}, {"warmup_epochs": 2}, {"accumulate": 2, "warmup_epochs": 1}):
-        for loaders in (pair(), alternate(size=42)):
-            search = make_search("gdas", **options)
-            seen: list[tuple[float, int]] = []
-            step = search.architecture_step
+CLOCKS: list[dict[str, int]] = [{}, {"accumulate": 3}, {"warmup_epochs": 2}, {"accumulate": 2, "warmup_epochs": 1}]
 
-            def noted(batch: Any, search: Any = search, step: Any = step, seen: Any = seen) -> None:
-                seen.append((search.clock.progress, search.architecture_steps))
-                step(batch)
 
-            search.architecture_step = noted
-            fit(search, loaders(), max_epochs=4)
-            each = math.ceil((3 if search._loader.alternate else 8) / search.accumulate)
-            planned = each * (4 - search.warmup_epochs)
-            assert seen == [(number / planned, number) for number in range(planned)]
-            assert search.clock.progress == 1
+@pytest.mark.parametrize("options", slow_but(CLOCKS, CLOCKS[3:]))
+def test_the_clock_is_that_of_the_steps_where_nothing_changes(
+    options: dict[str, int], make_search: Make, fit: Make
+) -> None:
+    for loaders in (pair(), alternate(size=42)):
+        search = make_search("gdas", **options)
+        seen: list[tuple[float, int]] = []
+        step = search.architecture_step
+
+        def noted(batch: Any, search: Any = search, step: Any = step, seen: Any = seen) -> None:
+            seen.append((search.clock.progress, search.architecture_steps))
+            step(batch)
+
+        search.architecture_step = noted
+        fit(search, loaders(), max_epochs=4)
+        each = math.ceil((3 if search._loader.alternate else 8) / search.accumulate)
+        planned = each * (4 - search.warmup_epochs)
+        assert seen == [(number / planned, number) for number in range(planned)]
+        assert search.clock.progress == 1
 
 
 SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -204,7 +209,7 @@ def with_cost(options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "cost": ArchitectureCost("params", **own)} if own else rest
 
 
-@pytest.mark.parametrize("setting", slow_but(SETTINGS, list(SETTINGS)[::3]))
+@pytest.mark.parametrize("setting", slow_but(SETTINGS, ["option"]))
 def test_a_setting_that_decides_the_result_is_refused_with_both_values(
     setting: str, go_on: Make, tmp_path: Path
 ) -> None:
@@ -234,7 +239,7 @@ def test_what_decides_nothing_may_change(go_on: Make) -> None:
     assert trainer.current_epoch == 4
 
 
-@pytest.mark.parametrize("stop", [StopIn(2, 3), StopIn(3, 0)])
+@pytest.mark.parametrize("stop", [StopIn(2, 3), pytest.param(StopIn(3, 0), marks=pytest.mark.slow)])
 def test_a_temperature_depends_on_the_length_and_nothing_else_does(
     stop: StopIn, go_on: Make, assert_same: Make
 ) -> None:
@@ -243,7 +248,9 @@ def test_a_temperature_depends_on_the_length_and_nothing_else_does(
         go_on(pair(), name="gdas", trainer={"max_epochs": 6})
 
 
-@pytest.mark.parametrize("stop", [StopIn(2, 3), pytest.param(StopIn(3, 0), marks=pytest.mark.slow), None])
+@pytest.mark.parametrize(
+    "stop", [StopIn(2, 3), *(pytest.param(each, marks=pytest.mark.slow) for each in (StopIn(3, 0), None))]
+)
 def test_a_longer_search_is_as_if_it_had_been_so_long_from_the_start(
     stop: StopIn | None, go_on: Make, make_search: Make, fit: Make, assert_same: Make
 ) -> None:
@@ -257,7 +264,9 @@ def test_a_longer_search_is_as_if_it_had_been_so_long_from_the_start(
     assert_same(longer.state_dict(), straight.state_dict())
 
 
-@pytest.mark.parametrize(("stop", "epoch"), [(StopIn(3, 3), 3), (StopIn(4, 0), 3), (None, 4)])
+@pytest.mark.parametrize(
+    ("stop", "epoch"), slow_but(PAST := [(StopIn(3, 3), 3), (StopIn(4, 0), 3), (None, 4)], PAST[1:2])
+)
 def test_a_training_that_is_past_its_end_is_refused(stop: StopIn | None, epoch: int, go_on: Make) -> None:
     go_on(pair(), stop=stop, name="advantage")
     for last in range(1, epoch):

@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import DARTS, AdvantageNAS, Distillation, Fixed, MixedOp, RandomSearch, elastic
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.objectives import Classification
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 FEATURES, CLASSES, BATCH, STEPS = 4, 3, 6, 3
@@ -275,7 +276,7 @@ def test_a_bad_loss_of_one_network_leaves_out_the_step(fit: Fit) -> None:
         torch.testing.assert_close(search.model.state_dict()[key], value.double(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("teacher", [None, "widest"])
+@pytest.mark.parametrize("teacher", slow_but([None, "widest"], ["widest"]))
 def test_a_resumed_search_is_the_same(teacher: Any, fit: Fit, tmp_path: Path, assert_same: Callable[..., None]) -> None:
     pairs = [(x.float(), y) for x, y in data()]
     single = {role: DataLoader(pairs, None) for role in ("weights", "architecture")}

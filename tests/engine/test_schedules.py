@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.support.classifier import (
     pair,
     search_of,
 )
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 BY_STEP: dict[str, Any] = {
@@ -76,10 +78,16 @@ class Scheduled(Classifier):
         return {"optimizer": sgd, "lr_scheduler": {**self.options, "scheduler": self.options["scheduler"](sgd)}}
 
 
-@pytest.mark.parametrize("check", [1.0, 0.5])
 @pytest.mark.parametrize(
-    ("name", "own_loss"),
-    [*((name, False) for name in BY_STEP), *((name, True) for name in BY_STEP if "plateau" not in name)],
+    ("name", "own_loss", "check"),
+    slow_but(
+        [
+            (name, own_loss, check)
+            for name, own_loss, check in itertools.product(BY_STEP, [False, True], [1.0, 0.5])
+            if not (own_loss and "plateau" in name)
+        ],
+        [*((name, False, 0.5) for name in BY_STEP), ("every_second", True, 1.0)],
+    ),
 )
 def test_rates_are_those_of_the_modules_own_training(name: str, check: float, own_loss: bool, fit: Fit) -> None:
     kind = type(name, (Scheduled,), {"options": BY_STEP[name]})
@@ -151,7 +159,7 @@ def test_a_file_gives_one() -> None:
     assert (type(config.scheduler), config.interval, config.name) == (OneCycleLR, "step", "lr/weights")
 
 
-@pytest.mark.parametrize("at", [3, 8, 17])
+@pytest.mark.parametrize("at", slow_but([3, 8, 17], [8]))
 def test_a_resumed_run_goes_on_with_the_rate(at: int, fit: Fit, tmp_path: Path) -> None:
     def run(**options: Any) -> SearchStrategy:
         by_step = partial(schedule, scheduler=partial(OneCycleLR, max_lr=0.5, total_steps=18), interval="step")
@@ -237,9 +245,13 @@ class Both(Classifier):
         return [adam], [StepLR(adam, 1), by_step, {"scheduler": ExponentialLR(adam, 0.99), "interval": "step"}]
 
 
-@pytest.mark.parametrize("interval", [None, "step", "epoch"])
-@pytest.mark.parametrize("scheduled", [True, False])
-@pytest.mark.parametrize("kind", [Classifier, WithAdam, Both])
+@pytest.mark.parametrize(
+    ("kind", "scheduled", "interval"),
+    slow_but(
+        itertools.product([Classifier, WithAdam, Both], [True, False], [None, "step", "epoch"]),
+        [(Classifier, True, None), (WithAdam, True, "step"), (WithAdam, False, "epoch"), (Both, True, "epoch")],
+    ),
+)
 def test_a_monitor_calls_the_weights_rates_as_without_a_search(
     kind: type[Classifier], scheduled: bool, interval: Any, fit: Fit
 ) -> None:

@@ -28,11 +28,13 @@ class Tempered:
 @pytest.mark.parametrize(
     ("options", "trainer", "alternate", "steps"),
     [
-        ({}, {"max_epochs": 2}, False, 10),
+        pytest.param({}, {"max_epochs": 2}, False, 10, marks=pytest.mark.slow),
         ({"warmup_epochs": 2}, {"max_epochs": 4}, False, 10),
-        ({"warmup_epochs": 1}, {"max_epochs": 3, "limit_train_batches": 3}, False, 6),
+        pytest.param(
+            {"warmup_epochs": 1}, {"max_epochs": 3, "limit_train_batches": 3}, False, 6, marks=pytest.mark.slow
+        ),
         ({"warmup_epochs": 1}, {"max_epochs": 3, "limit_train_batches": 0.5}, False, 4),
-        ({}, {"max_epochs": 3}, True, 6),
+        pytest.param({}, {"max_epochs": 3}, True, 6, marks=pytest.mark.slow),
         ({"warmup_epochs": 1}, {"max_epochs": 3, "limit_train_batches": 3}, True, 2),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from advnas_lightning import (
     SearchStrategy,
 )
 from tests.support.classifier import VAL, Classifier, OwnLoss, Wrap, as_it_is, loader, make, pair, search_of, subject
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -40,32 +42,38 @@ class Count(Callback):
 USUAL = {"train": 12, "val": 6, "sanity": 2, "epochs": 2}
 
 
-@pytest.mark.parametrize("which", ["plain", "module", "own loss"])  # the first one says what Lightning does
+LIMITS: list[tuple[dict[str, Any], dict[str, int]]] = [
+    ({}, {}),
+    ({"fast_dev_run": True}, {"train": 1, "val": 1, "sanity": 0, "epochs": 1}),
+    ({"fast_dev_run": 2}, {"train": 2, "val": 2, "sanity": 0, "epochs": 1}),
+    ({"limit_train_batches": 4}, {"train": 8}),
+    ({"limit_train_batches": 0.5}, {"train": 6}),
+    ({"limit_train_batches": 0}, {"train": 0, "val": 0, "epochs": 0}),
+    ({"limit_val_batches": 0}, {"val": 0, "sanity": 0}),
+    ({"limit_val_batches": 0.34}, {"val": 2, "sanity": 1}),
+    ({"val_check_interval": 2}, {"val": 18}),
+    ({"val_check_interval": 0.5}, {"val": 12}),
+    ({"val_check_interval": 4, "check_val_every_n_epoch": None}, {"val": 9}),
+    ({"check_val_every_n_epoch": 2}, {"val": 3}),
+    ({"overfit_batches": 2}, {"train": 4, "val": 4}),
+    ({"overfit_batches": 0.5}, {"train": 6, "val": 2, "sanity": 1}),
+    ({"max_steps": 7, "max_epochs": -1}, {"train": 7, "val": 3}),
+    ({"max_steps": 0}, {"train": 0, "val": 0, "epochs": 0}),
+    ({"max_epochs": 1, "min_steps": 20}, {"train": 6, "val": 3, "epochs": 1}),
+    ({"num_sanity_val_steps": 0}, {"sanity": 0}),
+    ({"num_sanity_val_steps": -1}, {"sanity": 3}),
+    ({"reload_dataloaders_every_n_epochs": 1}, {}),
+    ({"plugins": []}, {}),
+]
+KINDS = ["plain", "module", "own loss"]  # the first one says what Lightning does
+
+
 @pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, {}),
-        ({"fast_dev_run": True}, {"train": 1, "val": 1, "sanity": 0, "epochs": 1}),
-        ({"fast_dev_run": 2}, {"train": 2, "val": 2, "sanity": 0, "epochs": 1}),
-        ({"limit_train_batches": 4}, {"train": 8}),
-        ({"limit_train_batches": 0.5}, {"train": 6}),
-        ({"limit_train_batches": 0}, {"train": 0, "val": 0, "epochs": 0}),
-        ({"limit_val_batches": 0}, {"val": 0, "sanity": 0}),
-        ({"limit_val_batches": 0.34}, {"val": 2, "sanity": 1}),
-        ({"val_check_interval": 2}, {"val": 18}),
-        ({"val_check_interval": 0.5}, {"val": 12}),
-        ({"val_check_interval": 4, "check_val_every_n_epoch": None}, {"val": 9}),
-        ({"check_val_every_n_epoch": 2}, {"val": 3}),
-        ({"overfit_batches": 2}, {"train": 4, "val": 4}),
-        ({"overfit_batches": 0.5}, {"train": 6, "val": 2, "sanity": 1}),
-        ({"max_steps": 7, "max_epochs": -1}, {"train": 7, "val": 3}),
-        ({"max_steps": 0}, {"train": 0, "val": 0, "epochs": 0}),
-        ({"max_epochs": 1, "min_steps": 20}, {"train": 6, "val": 3, "epochs": 1}),
-        ({"num_sanity_val_steps": 0}, {"sanity": 0}),
-        ({"num_sanity_val_steps": -1}, {"sanity": 3}),
-        ({"reload_dataloaders_every_n_epochs": 1}, {}),
-        ({"plugins": []}, {}),
-    ],
+    ("options", "expected", "which"),
+    slow_but(
+        [(*limit, kind) for limit in LIMITS for kind in KINDS],
+        [(*limit, kind) for limit, kind in zip(LIMITS, itertools.cycle(KINDS[1:]), strict=False)],
+    ),
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
 )
 def test_limits_are_those_of_any_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from advnas_lightning import (
     AdvantageNAS,
 )
 from tests.support.classifier import VAL, Classifier, OwnLoss, Wrap, as_it_is, loader, make, search_of, subject
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -68,8 +70,10 @@ def test_a_switch_is_on_in_both_kinds_of_step(switch: str, train: Make) -> None:
     assert all(noted[switch] for noted in search.model.noted["train"])
 
 
-@pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("which", ["module", "own loss"])
+@pytest.mark.parametrize(
+    ("which", "mode"),
+    slow_but(itertools.product(["module", "own loss"], [True, False]), [("module", True), ("own loss", False)]),
+)
 def test_after_an_evaluation_in_inference_mode_a_search_goes_on(which: str, mode: bool, train: Make) -> None:
     module = make(Noting)
     search = search_of(module) if which == "module" else subject(which)
@@ -128,7 +132,7 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", slow_but(PRECISIONS, ["32-true", "16-true", "bf16-mixed"]))
 def test_every_precision_that_lightning_has_on_a_cpu(precision: str, train: Make) -> None:
     search = search_of(make(Noting), calibrate=0)
     trainer = train(search, precision=precision)
@@ -142,7 +146,7 @@ def test_every_precision_that_lightning_has_on_a_cpu(precision: str, train: Make
     assert trainer.callback_metrics["val_loss"].isfinite()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "16-true"])
+@pytest.mark.parametrize("precision", slow_but(["32-true", "bf16-true", "16-true"], ["bf16-true"]))
 def test_small_steps_of_theta_are_not_lost_in_half_precision(precision: str, train: Make) -> None:
     """In bfloat16 a one does not feel the paper's learning rate of 3e-4: the next numbers are 0.996 and 1.008."""
     gradient = torch.tensor([[1.0, -1.0, 1e-4], [-1.0, 1.0, 0.0]])

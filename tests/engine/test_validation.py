@@ -21,6 +21,7 @@ from advnas_lightning.cost.meters import count_parameters
 from advnas_lightning.engine.schedules import schedule
 from advnas_lightning.objectives import Classification
 from tests.support.classifier import GENOTYPE, Classifier, OwnLoss, Rows, loader, make, pair, search_of
+from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
 KINDS: dict[str, Callable[..., SearchStrategy]] = {
@@ -123,7 +124,7 @@ def test_a_module_that_does_not_fit_its_loaders_is_told_as_without_a_search(
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("select", ["argmax", "process_best"])
+@pytest.mark.parametrize("select", slow_but(["argmax", "process_best"], ["process_best"]))
 def test_a_module_is_evaluated_with_what_is_selected(select: str, evaluate: Any, fit: Fit) -> None:
     class Looking(Classifier):
         def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from advnas_lightning import (
     SearchStrategy,
 )
 from tests.support.classifier import VAL, Classifier, OwnLoss, Rows, Scripted, loader, make, search_of
+from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
 
@@ -42,8 +44,13 @@ class Scored(Classifier):
         self.log("train_score", self.scores[self.current_epoch])
 
 
-@pytest.mark.parametrize("monitor", ["score", "train_score"])
-@pytest.mark.parametrize(("patience", "epochs"), [(1, 4), (2, 5), (3, 7)])
+@pytest.mark.parametrize(
+    ("patience", "epochs", "monitor"),
+    slow_but(
+        [(*each, monitor) for each in [(1, 4), (2, 5), (3, 7)] for monitor in ("score", "train_score")],
+        [(2, 5, "train_score")],
+    ),
+)
 def test_early_stopping_on_the_modules_metric(monitor: str, patience: int, epochs: int, train: Make) -> None:
     # The best is that of epoch 2, and 2 again is no better.
     search = search_of(make(Scored))
@@ -52,8 +59,10 @@ def test_early_stopping_on_the_modules_metric(monitor: str, patience: int, epoch
     assert search.weight_steps == search.architecture_steps == 6 * epochs
 
 
-@pytest.mark.parametrize("validates", [True, False])
-@pytest.mark.parametrize("own_loss", [False, True])
+@pytest.mark.parametrize(
+    ("own_loss", "validates"),
+    slow_but(itertools.product([False, True], [True, False]), [(True, False)]),
+)
 def test_early_stopping_on_the_entropy(validates: bool, own_loss: bool, train: Make) -> None:
     kind: type[SearchStrategy] = type("Search", (Scripted, OwnLoss), {}) if own_loss else Scripted
     search = search_of(make().net if own_loss else make(), kind)
@@ -68,7 +77,7 @@ def test_early_stopping_names_the_metrics_that_there_are(train: Make) -> None:
         train(search_of(), callbacks=[EarlyStopping("loss")])
 
 
-@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize("adam", slow_but([False, True], [False]))
 def test_the_learning_rates_of_both_optimizers_are_logged(adam: bool, train: Make) -> None:
     class Scheduled(Classifier):
         def configure_optimizers(self) -> Any:
@@ -112,7 +121,7 @@ class Entropies(Callback):
         self.losses.append(float(trainer.callback_metrics["val_loss"]))
 
 
-@pytest.mark.parametrize("monitor", ["val_loss", "entropy"])
+@pytest.mark.parametrize("monitor", slow_but(["val_loss", "entropy"], ["entropy"]))
 def test_the_best_epoch_is_kept_and_can_be_loaded(monitor: str, train: Make, assert_same: Make, tmp_path: Path) -> None:
     saving, noted = ModelCheckpoint(tmp_path, "{epoch}", monitor=monitor), Entropies()
     search = search_of(warmup_epochs=1)
@@ -131,7 +140,7 @@ def test_the_best_epoch_is_kept_and_can_be_loaded(monitor: str, train: Make, ass
     assert metrics["val_loss"] == pytest.approx(noted.losses[best], rel=1e-5)
 
 
-@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar, None])
+@pytest.mark.parametrize("bar", slow_but([TQDMProgressBar, RichProgressBar, None], [RichProgressBar]))
 def test_progress_bars_show_the_modules_metrics(
     bar: type[Callback] | None, train: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
