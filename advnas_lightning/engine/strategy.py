@@ -35,7 +35,7 @@ from advnas_lightning.engine.stepping import ScheduleSteps
 from advnas_lightning.engine.steps import ArchitectureStep, Term
 from advnas_lightning.engine.trace import Trace
 from advnas_lightning.engine.tracking import EpochMeans, FiniteGuard
-from advnas_lightning.engine.trainer_options import check_model
+from advnas_lightning.engine.trainer_options import check_model, warn_of_our_name
 from advnas_lightning.engine.training_pass import TrainingPass
 from advnas_lightning.engine.validation import Validation
 from advnas_lightning.engine.weight_step import WeightStep
@@ -179,7 +179,7 @@ class SearchStrategy(FoundNetwork):
         if objective is None and type(self).loss is SearchStrategy.loss and is_trainable(self.model):
             self.trainee = Adapter(
                 self.model,
-                log=self.log,
+                log=self.log_of_module,
                 is_silent=partial(attrgetter("in_architecture_step"), self),
                 bound=self.bound,
                 no_trace=self.no_trace,
@@ -280,6 +280,11 @@ class SearchStrategy(FoundNetwork):
         """Log as every LightningModule does, but nothing of an architecture step."""
         if not self.in_architecture_step:
             super().log(name, value, *arguments, **options)
+
+    def log_of_module(self, name: str, value: Any, **options: Any) -> None:
+        """Log what an adopted module logs."""
+        warn_of_our_name(name, has_cost=self.cost is not None)
+        self.log(name, value, **options)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Take a weight step and an architecture step, each on its batch if there is one."""

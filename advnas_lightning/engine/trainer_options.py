@@ -88,6 +88,20 @@ def warn_of_long_warmup(trainer: Trainer, warmup_epochs: int) -> None:
         rank_zero_warn(f"θ never moves: warmup_epochs={warmup_epochs} leave nothing of max_epochs={last}")
 
 
+def warn_of_our_name(name: str, *, has_cost: bool) -> None:
+    """Warn of a name that a module logs and that the search logs, too.
+
+    Args:
+        name: What the module logs.
+        has_cost: Whether the search has a cost, which it logs.
+    """
+    if name in ("entropy", "architecture/loss", *(("cost", "cost_penalty") if has_cost else ())):
+        rank_zero_warn(
+            f"the module logs {name!r}, and the search logs its own {name!r}: loggers and monitors have both under one"
+            " name, so let the module log it under another one"
+        )
+
+
 def check_model(model: Any) -> nn.Module:
     """A network that can be searched.
 

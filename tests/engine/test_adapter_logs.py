@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import pickle
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp
+from advnas_lightning import AdvantageNAS, ArchitectureCost, Fixed, Genotype, MixedOp
 from tests.support.speed import slow_but
 
 ADDED = {"entropy", "architecture/loss"}  # what a search logs beside
@@ -172,3 +173,17 @@ def test_a_copy_that_a_hook_makes_is_a_module_of_its_own(tmp_path: Path) -> None
 
 def loader_pair() -> dict[str, DataLoader[Any]]:
     return {"weights": loader(1), "architecture": loader(2)}
+
+
+def test_a_name_of_the_search_is_warned_of(train: Any) -> None:
+    class Entropic(Logging):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            self.log_dict({"entropy": 1.0, "cost": 2.0})
+            return super().training_step(batch, batch_idx)
+
+    for cost, names in ((None, {"entropy"}), (ArchitectureCost("params", penalty=1.0), {"entropy", "cost"})):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            train(AdvantageNAS(Entropic(), architecture_optimizer=torch.optim.Adam, cost=cost), max_epochs=1)
+        told = [str(each.message) for each in caught]
+        assert {name for name in ADDED | {"cost"} if any(f"the module logs {name!r}" in line for line in told)} == names
