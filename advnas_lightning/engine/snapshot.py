@@ -212,6 +212,14 @@ class Snapshot:
             if self._gradients and tensor.is_leaf and tensor.grad is not None:  # a step may take a backward pass
                 self._keep_tensor(slot, tensor.grad, wanted, few=False)
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the contents of a tensor, or their checksum, were put aside.
+
+        Args:
+            tensor: The tensor.
+        """
+        return id(tensor) in self._contents
+
     def put_back(self, *, compare: bool = False) -> list[Change]:
         """Restore what was put aside.
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from advnas_lightning.engine.reach import Candidate, Reach, is_power_of_two
-from advnas_lightning.engine.snapshot import Change, Slot, Snapshot
+from advnas_lightning.engine.snapshot import Change, Slot, Snapshot, is_writable
 from advnas_lightning.space.mixed_op import MixedOp, mixed_ops
 
 BASE = frozenset(vars(nn.Module()))  # the attributes that every module has
@@ -45,8 +45,9 @@ class Trace:
     evaluation. The trace learns which of them change. It looks at all of them at evaluations 1, 2, 4, 8, … (at those of
     a candidate also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have
     changed before. What first changes in between is found at the next power of two, is put back from then on, and is
-    named in a warning. Once a parameter has changed that needs no gradient, as in a momentum network, all such
-    parameters are copied in every evaluation.
+    named in a warning. A parameter that is written is found at once, unless it is written through ``.data``: so is the
+    target of a momentum network that is copied every so many steps, which may never be a power of two. Once a parameter
+    has changed that needs no gradient, as in a momentum network, all such parameters are copied in every evaluation.
 
     To look at contents is to copy and compare them, so that they can be put back. But copies of all candidates would
     take as much memory as the candidates. Of one that does not run, the trace takes a checksum instead, once a weight
@@ -89,6 +90,7 @@ class Trace:
         self._reaches_far = False  # whether the step changes what does not run, or needs no gradient
         self._children: list[tuple[Mapping[str, nn.Module | None], list[int]]] = []  # of each module, and their ids
         self._ignored: set[int] = set()
+        self._parameters: list[tuple[Slot, nn.Parameter]] = []  # those that have a count of what is written to them
 
     def __getstate__(self) -> tuple[nn.Module, list[nn.Module], Reach, bool]:
         """A copy has learned nothing: it is of other modules."""
@@ -135,12 +137,16 @@ class Trace:
                     self._add(each, self._beside)
                     self._beside.keepers.append(each)
                     snapshot.keep(each, _always)
+        versions = [(slot, parameter, parameter._version) for slot, parameter in self._parameters]
         try:
             yield
         finally:
             changes = snapshot.put_back(compare=bool(compared))
             if compared:
                 self._learn(changes, ran, compared, is_new)
+            written = [(slot, parameter) for slot, parameter, version in versions if parameter._version != version]
+            if any(slot.key not in self._moving for slot, _ in written):
+                self._learn_of_writes(written, snapshot, ran)
 
     def _is_moving(self, slot: Slot, tensor: Any) -> bool:
         frozen = self._reaches_far and isinstance(tensor, nn.Parameter) and not tensor.requires_grad
@@ -158,6 +164,7 @@ class Trace:
                 for module in candidate.modules():
                     owners.setdefault(id(module), set()).add(part)
         self._part_of.clear()
+        self._parameters.clear()
         for part in self._every_part():
             part.modules.clear()
         self._ignored = {id(each) for module in self._apart for each in module.modules()}
@@ -175,6 +182,9 @@ class Trace:
     def _add(self, module: nn.Module, part: _Part) -> None:
         self._part_of[id(module)] = part
         part.modules.append(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_writable(parameter) and not parameter.is_inference():
+                self._parameters.append((Slot(module, name), parameter))
 
     def _learn(self, changes: Sequence[Change], ran: Sequence[_Part], compared: Sequence[_Part], is_new: bool) -> None:
         """Note what changed, and warn of what may have changed before without being put back.
@@ -197,15 +207,32 @@ class Trace:
             if self._note(change, runs=runs) and not was_copied and was_missed:
                 late.append(self._name(change))
         self._reaches_far |= any(change.is_frozen or self._part(change) not in ran for change in changes)
-        if late:
-            rank_zero_warn(
-                f"{', '.join(sorted(late))}: what gives the loss changes this, and did not at first. From now on it is"
-                " put back after each evaluation of an architecture; after some of the last ones it may not have been"
-            )
+        _warn_of(late)
         for part in compared:
             part.is_behind = False
         if known != (len(self._moving), len(self._stateful), self._reaches_far):
             self._choose()
+
+    def _learn_of_writes(
+        self, written: Sequence[tuple[Slot, nn.Parameter]], snapshot: Snapshot, ran: Sequence[_Part]
+    ) -> None:
+        """Note which parameters were written, and warn of those that were not put back.
+
+        Args:
+            written: The parameters.
+            snapshot: What was put back.
+            ran: The parts that count as running.
+        """
+        late: list[str] = []
+        for slot, parameter in written:
+            if slot.key not in self._moving:
+                change = Change(*slot, is_usual=False, is_frozen=not parameter.requires_grad)
+                self._moving.add(slot.key)
+                self._reaches_far |= change.is_frozen or self._part(change) not in ran
+                if not snapshot.holds(parameter):
+                    late.append(self._name(change))
+        _warn_of(late)
+        self._choose()
 
     def _choose(self) -> None:
         """Choose the modules that are looked at in every evaluation in which they run."""
@@ -243,6 +270,15 @@ class Trace:
         own = list(module.named_parameters(recurse=False))
         moving = any(self._is_moving(Slot(module, name), parameter) for name, parameter in own)
         return moving or any(True for _ in module.buffers(recurse=False))
+
+
+def _warn_of(late: Sequence[str]) -> None:
+    """Warn of what has changed without being put back, by its names."""
+    if late:
+        rank_zero_warn(
+            f"{', '.join(sorted(late))}: what gives the loss changes this, and did not at first. From now on it is put"
+            " back after each evaluation of an architecture; after some of the last ones it may not have been"
+        )
 
 
 def _children(module: nn.Module) -> Mapping[str, nn.Module | None]:

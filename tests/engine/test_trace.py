@@ -291,3 +291,17 @@ def test_a_copy_of_a_search_learns_anew(fit: Fit) -> None:
             with copied.trace.removed():
                 weight.data.add_(1)
     assert all(torch.equal(value, start[name]) for name, value in copied.model.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_parameter_that_is_written_between_the_comparisons_is_named_at_once() -> None:
+    net = Net()
+    trace, start = Trace(net), net.candidate("two").weight.clone()
+    for number in range(1, 16):  # as a target network that is copied in every third step: in no power of two
+        with warnings.catch_warnings(record=True) as caught, trace.removed({("edge", 0)}):
+            if number % 3 == 0:
+                net.candidate("two").weight.add_(1)
+            elif number == 1:  # with what it has already, so that nothing has changed
+                net.head.weight.copy_(net.head.weight.clone())
+        assert [str(each.message).split(":")[0] for each in caught] == ["edge.candidates.two.weight"] * (number == 3)
+    assert torch.equal(net.candidate("two").weight, start + 1)
