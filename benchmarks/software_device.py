@@ -139,6 +139,9 @@ class _Functions(TorchFunctionMode):
             return _here(args[0]).tolist()
         if function is Tensor.__getitem__ and isinstance(args[1], list):
             return args[0][torch.tensor(args[1]).to(args[0].device)]
+        if function is Tensor.__setitem__ and isinstance(args[0], OnDevice) and isinstance(args[1], tuple):
+            places = [torch.tensor(each).to(DEVICE) if isinstance(each, list | tuple) else each for each in args[1]]
+            return function(args[0], tuple(places), args[2])
         if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
             return function(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
         return function(*args, **kwargs)
