@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,6 +27,7 @@ from advnas_lightning.tasks.cifar10 import NASBench201
 from benchmarks.cases.offload import peak
 from benchmarks.lease_planner import sharing
 from tests.support.command_line import SMALL_CIFAR10, SMALL_TOY, launch, read, write_images
+from tests.support.ends_of_runs import state
 from tests.support.offloading import ADAM, Places, check_going_on, ends, expected
 from tests.support.small_search import CLASSES, FEATURES
 
@@ -262,7 +263,7 @@ def test_a_search_with_dropout_goes_on_bit_for_bit(
             if trainer.fit_loop.epoch_loop.total_batch_idx == crash:
                 raise InterruptedError
 
-    def run(folder: str, *callbacks: Callback, seed: int = 3, **options: Any) -> Mapping[str, Any]:
+    def run(folder: str, *callbacks: Callback, seed: int = 3, **options: Any) -> dict[str, Any]:
         search = make_search(engine)
         torch.manual_seed(seed)  # of the dropout, on the GPU
         options |= {"callbacks": [LastCheckpoint(tmp_path / folder, every_n_steps=1), *callbacks], **GPU}
@@ -273,8 +274,7 @@ def test_a_search_with_dropout_goes_on_bit_for_bit(
     with pytest.raises(InterruptedError):
         run("broken", Crash())
     resumed = run("broken", seed=99, ckpt_path=tmp_path / "broken" / "last.ckpt")
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "rng", "epoch", "global_step"):
-        assert_same(resumed[key], straight[key])
+    assert_same(state(resumed), state(straight))
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
