@@ -210,6 +210,7 @@ def run(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_both_packages_can_be_one() -> None:
     assert "steps 2 True" in run(textwrap.dedent(SCRIPT))
 

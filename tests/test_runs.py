@@ -21,6 +21,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"loss": 1.0}
 
 
+@pytest.mark.slow
 def test_files_are_in_utf_8_on_every_machine(tmp_path: Path) -> None:
     program = """
 import sys

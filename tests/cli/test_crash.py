@@ -127,7 +127,8 @@ def test_a_run_survives_twenty_kills(task: str, folder: Path, assert_same: Any) 
     assert_same_end(run, folder / "straight", assert_same)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_saves_first(
     number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:

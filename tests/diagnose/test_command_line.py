@@ -53,6 +53,7 @@ def test_a_runs_checkpoint_is_diagnosed(
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == saved
 
 
+@pytest.mark.slow
 def test_the_linear_example_shows_the_noise_that_edges_add(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

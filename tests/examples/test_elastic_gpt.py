@@ -82,7 +82,8 @@ def test_renewed_weights_are_those_of_a_new_network(example: dict[str, Any]) -> 
     assert 0.9 / 8 < down <= 1 / 8  # 64 inputs; it was a slice of a weight with 256, and at most 1/16
 
 
-@pytest.mark.parametrize("supernets", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("supernets", [False, True])
 def test_the_program_compares_networks_of_equal_cost(
     example: dict[str, Any],
     supernets: bool,

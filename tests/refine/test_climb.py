@@ -35,7 +35,6 @@ from tests.support.climbing import (
     unfinished,
 )
 from tests.support.refining import needs_storage
-from tests.support.speed import slow_but
 
 ROOT = Path(__file__).parents[2]
 
@@ -335,8 +334,9 @@ def test_a_process_that_ends_in_any_training_changes_nothing(tmp_path: Path) -> 
         assert facts(refined(folder)[0]) == facts(whole)
 
 
+@pytest.mark.slow
 @needs_storage
-@pytest.mark.parametrize("method", slow_but(["begin", "report", "finish", "add"], ["report"]))
+@pytest.mark.parametrize("method", ["begin", "report", "finish", "add"])
 def test_a_process_that_ends_between_two_notes_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -57,6 +57,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> int:
     return sum(one[edge] != other[edge] for edge in one)
 
 
+@pytest.mark.slow
 def test_a_run_is_refined_and_a_second_call_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(run)
     main(["run", "draws=2"])
