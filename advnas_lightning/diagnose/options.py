@@ -25,7 +25,7 @@ OPTIONS = {
     "strategies": Option(None, "a,b,…", f"the strategies to compare (default: all), of {', '.join(NAMES)}"),
     "draws": Option(200, "N", "the number of estimates of each strategy; more of them show a smaller bias"),
     "batches": Option(4, "N", "the number of batches that the estimates are averaged over"),
-    "exact_draws": Option(2000, "N", "the number of unbiased estimates whose mean stands for the exact gradient, where"
+    "exact_draws": Option(500, "N", "the number of unbiased estimates whose mean stands for the exact gradient, where"
                           " there are too many architectures to try them all"),
     "progress": Option(0.5, "0…1", "the share of the search that is done, on which falling temperatures depend"),
     "seed": Option(0, "N", "the seed of the draws"),

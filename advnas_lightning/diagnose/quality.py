@@ -66,7 +66,7 @@ def diagnose(
     *,
     strategies: Iterable[str] = tuple(ESTIMATORS),
     draws: int = 200,
-    exact_draws: int = 2000,
+    exact_draws: int = 500,
     progress: float = 0.5,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda line: None,
@@ -81,8 +81,8 @@ def diagnose(
         batches: The batches of architecture steps, on the search's device.
         strategies: The names of the estimators, see :data:`~advnas_lightning.diagnose.quality.ESTIMATORS`.
         draws: The number of architecture steps of each estimator.
-        exact_draws: The number of unbiased estimates of Eq. (6) whose mean stands for the exact gradient, if trying
-            every architecture would take more passes.
+        exact_draws: The number of estimates by ``counterfactual-exact`` whose mean stands for the exact gradient, if
+            trying every architecture would take more passes. It has no bias, and the least noise of those without one.
         progress: The progress of the search from 0 to 1, on which falling temperatures depend.
         seed: The seed of the draws.
         on_progress: A function that is called with the name of each part before it starts.
@@ -113,10 +113,11 @@ def diagnose(
     with torch.random.fork_rng(), search.evaluator.no_trace(), modes_kept(search):
         search.train()
         on_progress(f"the exact gradient, of {spaced(search.space.size)} architectures")
-        if search.space.size * len(batches) <= exact_draws * (len(search.space) + 1):
+        passes = 1 + sum(len(names) - 1 for names in search.space.candidates)  # of one estimate
+        if search.space.size * len(batches) <= exact_draws * passes:
             truth = enumerated(make("reinforce"), batches)
         else:
-            truth = sampled(make("advantage-exact"), batches, exact_draws)
+            truth = sampled(make("counterfactual-exact"), batches, exact_draws)
         statistics = []
         for name in names:
             on_progress(name)
@@ -212,7 +213,7 @@ def sampled(exact: SearchStrategy, batches: Sequence[Any], draws: int) -> Truth:
     estimates = torch.stack([each for each, _ in estimates_of(exact, batches, draws)])
     error = float((estimates.var(0).sum() / draws).sqrt())
     gradient = estimates.mean(0)
-    return Truth(gradient, error, f"the mean of {spaced(draws)} estimates of Eq. (6)", raised(exact.space, gradient))
+    return Truth(gradient, error, f"the mean of {spaced(draws)} estimates without bias", raised(exact.space, gradient))
 
 
 def raised(space: SearchSpace, gradient: Tensor) -> dict[str, str]:
