@@ -15,7 +15,6 @@ class SearchClock:
         searching: Whether θ moves in the current epoch.
         batches: How many training batches there have been, the current one included.
         batch_idx: The current batch's index in its epoch.
-        is_last: Whether it is the last one of its epoch.
 
     Example:
         >>> SearchClock(progress=0.5).searching
@@ -26,4 +25,3 @@ class SearchClock:
     searching: bool = True
     batches: int = 0
     batch_idx: int = 0
-    is_last: bool = False

@@ -289,7 +289,7 @@ class SearchStrategy(FoundNetwork):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Take a weight step and an architecture step, each on its batch if there is one."""
         last = self.trainer.is_last_batch
-        self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx, is_last=last)
+        self.set_clock(batches=self.clock.batches + 1, batch_idx=batch_idx)
         self.calibration.note_modes()
         self.trainee.begin(batch_idx)
         with self.theta_held():  # the device is asked for it once, until the architecture step moves it

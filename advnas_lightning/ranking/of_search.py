@@ -110,7 +110,7 @@ def rank(
     if precision is None and trainer is not None:
         precision = trainer.precision  # the weights may be of its type
     settings = Settings(top, sample, evolution, seed)
-    each = list(budgets) if not isinstance(budgets, Mapping) else [budgets] if budgets else []
+    each = _listed(budgets)
 
     def use(found: list[Any]) -> Ranking:
         calibrating = _training_batches(search, training_batches)
@@ -181,13 +181,20 @@ def _training_batches(search: Any, given: Any) -> list[Any]:
     if calibration is None or not calibration.is_on:
         return []
     if given is not None:
-        return list(search.calibration.take(given))
-    if search.calibration.is_on and not search.calibration.batches:
+        return list(calibration.take(given))
+    if not calibration.batches:
         rank_zero_warn(
             "the architectures are ranked with the running statistics of all of them together, because there are no"
             " training batches to compute those of each: give training_batches=loader"
         )
-    return list(search.calibration.batches)
+    return list(calibration.batches)
+
+
+def _listed(budgets: Any) -> list[Mapping[str, float]]:
+    each = [budgets] * bool(budgets) if isinstance(budgets, Mapping) else budgets
+    if not isinstance(each, Sequence) or not all(isinstance(one, Mapping) for one in each):
+        raise ValueError(f"budgets={budgets!r} must say which cost is bounded, as in budgets={{'params': 1e6}}")
+    return list(each)
 
 
 def _own_cost(search: Any) -> dict[str, CostTable]:

@@ -134,7 +134,7 @@ class Settings:
         seed: The seed of the draws.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or the evolution is none.
 
     Example:
         >>> Settings(top=20).sample
@@ -151,6 +151,8 @@ class Settings:
             check_int("top", self.top, least=1)
         check_int("sample", self.sample, least=0)
         check_seed("seed", self.seed)
+        if self.evolution is not None and not isinstance(self.evolution, Evolution):
+            raise ValueError(f"evolution={self.evolution!r} must be an Evolution, such as Evolution(generations=10)")
 
 
 def rank_architectures(

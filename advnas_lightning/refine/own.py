@@ -99,7 +99,7 @@ def refine(
     missing = missing_package()
     if missing is not None:
         raise ValueError(missing)
-    steps = check_rungs(tuple(rungs))
+    steps = check_rungs(rungs)
     names = check_finalists(finalists)
     given = finalists if isinstance(finalists, Mapping) else dict.fromkeys(names, "finalist")
     check_int("repeats", repeats, least=0)

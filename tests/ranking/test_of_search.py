@@ -329,6 +329,10 @@ def test_budgets_that_cannot_be_met_are_one_line_with_the_cheapest() -> None:
         search.rank(batches, budgets={"macs": 1})
     with pytest.raises(ValueError, match=r"^costs='macs' must be a list, such as \['macs'\]$"):
         search.rank(batches, costs="macs")
+    with pytest.raises(ValueError, match=r"^budgets=120.0 must say which cost is bounded, as in .*$"):
+        search.rank(batches, costs=["macs"], budgets=120.0)
+    with pytest.raises(ValueError, match=r"^evolution=5 must be an Evolution, such as Evolution\(generations=10\)$"):
+        search.rank(batches, evolution=5)
 
 
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:

@@ -125,6 +125,8 @@ def test_what_cannot_be_refined_leaves_no_folder(tmp_path: Path) -> None:
         run(folder, epochs=1)
     with one_line("rungs=2,3: give whole numbers of epochs"):
         run(folder, rungs=(2, 3))
+    with one_line("rungs=3 must be a list of numbers of epochs"):
+        run(folder, rungs=3)
     assert not folder.exists()
 
 
