@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ModelCheckpoint,
 )
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -25,6 +26,7 @@ AVERAGING_OR_FREEZING: tuple[type[Callback], ...] = (
     callbacks.StochasticWeightAveraging,
     callbacks.WeightAveraging,
 )
+SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bool) -> None:
@@ -36,7 +38,8 @@ def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bo
         rate: Whether there is a learning rate that Lightning can find.
 
     Raises:
-        MisconfigurationException: The Trainer is to clip or accumulate gradients, or has such a callback.
+        MisconfigurationException: The Trainer is to clip or accumulate gradients, has such a callback, or lets each
+            process have a part of the parameters.
     """
     options: Any = trainer
     if options.gradient_clip_val is not None or options.gradient_clip_algorithm is not None:
@@ -48,6 +51,12 @@ def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bo
         raise MisconfigurationException(
             f"Trainer(accumulate_grad_batches={options.accumulate_grad_batches}) is for automatic optimization:"
             f" give the strategy accumulate={options.accumulate_grad_batches}"
+        )
+    if isinstance(trainer.strategy, SHARDING):
+        raise MisconfigurationException(
+            f"Trainer(strategy={type(trainer.strategy).__name__}) gives each process a part of the parameters, and a"
+            ' search needs all of them in each: use strategy="ddp_find_unused_parameters_true", and the search\'s'
+            " offload=True where memory is short"
         )
     for callback in (*options.callbacks, *own):
         reject_callback(callback)

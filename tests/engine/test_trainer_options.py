@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import SGD, Adam
 
-from advnas_lightning import (
-    AdvantageNAS,
-)
+from advnas_lightning import AdvantageNAS
+from advnas_lightning.engine.trainer_options import check_trainer_options
 from tests.support.classifier import VAL, Classifier, OwnLoss, Wrap, as_it_is, loader, make, search_of, subject
 from tests.support.speed import slow_but
 
@@ -160,3 +162,9 @@ def test_small_steps_of_theta_are_not_lost_in_half_precision(precision: str, tra
     train(search, precision=precision, max_epochs=4)
     expected = 1 - 24 * rate * gradient.sign()  # what Adam does where the gradient stays the same
     torch.testing.assert_close(search.theta.detach().float(), expected, rtol=0, atol=rate)
+
+
+def test_a_strategy_that_shards_parameters_is_refused() -> None:
+    trainer = Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False)
+    with pytest.raises(MisconfigurationException, match=r'ModelParallelStrategy\) .* use strategy="ddp_find_unused'):
+        check_trainer_options(trainer, [], rate=False)
