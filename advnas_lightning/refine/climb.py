@@ -151,7 +151,7 @@ def _take(book: TrialBook, ladder: Ladder, scope: Scope, budget: Budget) -> int 
             busy.append(trial)
             continue
         rung = _next_rung(trial, book.rungs)
-        if rung is None or _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, scope):
+        if rung is None or _may_go_on(trial, ladder, scope, budget):
             return trial.number
         book.let_go(trial.number)
         is_short = True
@@ -167,6 +167,14 @@ def _take(book: TrialBook, ladder: Ladder, scope: Scope, budget: Budget) -> int 
         book.hold(number)
         return number
     return "wait" if busy else "budget" if is_short else "nothing"
+
+
+def _may_go_on(trial: Trial, ladder: Ladder, scope: Scope, budget: Budget) -> bool:
+    """Whether a training may go on to its next rung. The best one at its rung may, whatever comes last needs."""
+    more = _more(trial, ladder.rungs)
+    if ladder.is_ahead(trial):
+        return budget.allows(ladder, more)
+    return _allows(budget, ladder, more, trial.repeat, scope)
 
 
 def _allows(budget: Budget, ladder: Ladder, more: int, repeat: int, scope: Scope) -> bool:
@@ -203,7 +211,7 @@ def _work(
             if is_scored and _is_over(trial, ladder, scope):
                 book.finish(number, "pruned")
                 return
-            if not _allows(budget, ladder, _more(trial, book.rungs), trial.repeat, scope):
+            if not _may_go_on(trial, ladder, scope, budget):
                 return
             book.begin(number, rung)
         started = time.monotonic()

@@ -157,6 +157,22 @@ class Ladder:
         bars = [each.scores[trial.last] for each in self.best(2) or [self.leader] if trial.last in each.scores]
         return bool(bars) and all(self.sign * (trial.scores[trial.last] - bar) <= 0 for bar in bars)
 
+    def is_ahead(self, trial: Trial) -> bool:
+        """Whether a training was better than all other first ones at the last rung that it has reached.
+
+        Args:
+            trial: The training.
+
+        Example:
+            >>> rows = [("a", {1: 0.4, 2: 0.6}), ("b", {1: 0.5}), ("c", {})]
+            >>> edges = [(Genotype({"edge": name}), scores) for name, scores in rows]
+            >>> trials = [Trial(n, each, "unfinished", s, "", 1, 1.0, 1) for n, (each, s) in enumerate(edges)]
+            >>> [Ladder(trials, (1, 2, 4), maximize=True).is_ahead(trial) for trial in trials]
+            [True, True, False]
+        """
+        others = [each.scores[trial.last] for each in self.first if each != trial and trial.last in each.scores]
+        return trial.last > 0 and all(self.sign * (trial.scores[trial.last] - other) > 0 for other in others)
+
     def gaps(self) -> dict[Genotype, float]:
         """How much better than the leader each architecture was at the last rung that it has reached.
 

@@ -63,6 +63,16 @@ def test_the_budget_keeps_enough_for_the_repeats(epochs: int) -> None:
     assert ladder.winner.genotype in decision.means
 
 
+@pytest.mark.parametrize(("epochs", "repeats"), [(24, 1), (36, 2)])
+def test_the_best_one_at_its_rung_is_not_left_unfinished_for_the_repeats(epochs: int, repeats: int) -> None:
+    ladder, _ = refined(None, noisy, repeats=repeats, budget=Budget(epochs=epochs))
+    assert ladder.epochs <= epochs
+    assert any(trial.repeat for trial in ladder.trials)
+    furthest = max(trial.scores[2] for trial in ladder.first if 2 in trial.scores)
+    (best,) = (trial for trial in ladder.first if trial.scores.get(2) == furthest)
+    assert best.state == "complete"
+
+
 @pytest.mark.slow
 @needs_storage
 def test_after_the_repeats_more_budget_goes_on_with_the_climb(tmp_path: Path) -> None:
