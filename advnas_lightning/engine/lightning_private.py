@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]  # re-exported
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -302,8 +303,7 @@ def restore_metrics(module: nn.Module, states: Mapping[str, Any], device: Any) -
             metric._update_count, values = states[name]
             metric._computed = None
             for state, value in values.items():
-                is_list = isinstance(value, list)
-                setattr(metric, state, [each.to(device) for each in value] if is_list else value.to(device))
+                setattr(metric, state, move_data_to_device(value, device))
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from advnas_lightning.runs import differences
 from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
-WAITING = ("rng", "loader", "partial_epoch", "logs", "buffers")  # is restored when training begins
+WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers")  # is restored when training begins
 
 
 class Resumption:
@@ -70,11 +70,11 @@ class Resumption:
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
+            metric_states=collect_metrics(self._module),  # some are never reset, such as the best accuracy so far
             logs=collect_logs(trainer, within_epoch=used is not None),
         )
         if used is not None:
-            partial = {"means": self._means.state_dict(), "metrics": collect_metrics(self._module)}
-            keep_in(checkpoint, partial_epoch=partial)
+            keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()})
         if loader is not None:
             search["sizes"] = sizes(trainer, loader)
             keep_in(checkpoint, loader=loader.place(used))
@@ -131,9 +131,10 @@ class Resumption:
         if "rng" in self._waiting:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:
-            state, device = self._waiting.pop("partial_epoch"), self._module.device
-            self._means.load_state_dict(state["means"], device)
-            restore_metrics(self._module, state["metrics"], device)
+            partial = self._waiting.pop("partial_epoch")
+            self._means.load_state_dict(partial["means"], self._module.device)
+            self._waiting.setdefault("metric_states", partial.get("metrics", {}))  # where earlier versions have them
+        restore_metrics(self._module, self._waiting.pop("metric_states", {}), self._module.device)
         if "logs" in self._waiting:
             restore_logs(trainer, self._module, self._waiting.pop("logs"))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torchmetrics import CatMetric, MaxMetric
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype
 from advnas_lightning.callbacks import LastCheckpoint
@@ -100,6 +101,25 @@ def test_a_search_goes_on_from_it(kind: type[Classifier], fit: Fit, tmp_path: Pa
         ],
     )
     assert loaded.strict_loading == (kind is Shrinking)
+
+
+def test_a_metric_that_is_never_reset_goes_on(fit: Fit, tmp_path: Path) -> None:
+    class Remembering(Classifier):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.best, self.epochs = MaxMetric(), CatMetric()  # whose state is a list
+
+        def on_train_epoch_end(self) -> None:
+            self.best.update(-float(self.current_epoch))
+            self.epochs.update(float(self.current_epoch))
+            self.log_dict({"best": self.best.compute(), "epochs": self.epochs.compute().sum()})
+
+    def run(epochs: int, **options: Any) -> Trainer:
+        return fit(search_of(make(Remembering)), pair(3, 3), max_epochs=epochs, **options)
+
+    run(2).save_checkpoint(tmp_path / "two.ckpt")
+    found = run(3, ckpt_path=tmp_path / "two.ckpt").callback_metrics
+    assert (float(found["best"]), float(found["epochs"])) == (0.0, 3.0)
 
 
 def test_a_module_may_use_every_name_but_one(fit: Fit, tmp_path: Path) -> None:
