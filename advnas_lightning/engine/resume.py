@@ -132,6 +132,11 @@ class Resumption:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:
             partial = self._waiting.pop("partial_epoch")
+            if trainer.world_size > 1:
+                rank_zero_warn(
+                    "the search goes on within an epoch, in several processes: a mean over this epoch has the batches of"
+                    " the first process so far in the place of those of each"
+                )
             self._means.load_state_dict(partial["means"], self._module.device)
             self._waiting.setdefault("metric_states", partial.get("metrics", {}))  # where earlier versions have them
         restore_metrics(self._module, self._waiting.pop("metric_states", {}), self._module.device)

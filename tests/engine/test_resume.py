@@ -25,6 +25,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import GDAS, AdvantageNAS, MixedOp, SearchLoader, SearchStrategy
 from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.callbacks.run_log import RunLog
+from advnas_lightning.engine.resume import Resumption
+from advnas_lightning.engine.tracking import EpochMeans
 from tests.support.ends_of_runs import state
 from tests.support.small_search import STRATEGIES
 from tests.support.speed import slow_but
@@ -486,6 +488,16 @@ def test_a_users_module_logs_the_same(
     assert_same(state(resumed), state(straight))
     assert half
     assert all_rows == rows
+
+
+@pytest.mark.parametrize(("devices", "warnings"), [(1, 0), (2, 1)])
+def test_means_of_an_epoch_in_several_processes_are_warned_of(
+    devices: int, warnings: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    resumption = Resumption(LightningModule(), EpochMeans())
+    resumption.remember({"partial_epoch": {"means": {}}}, optimizers=False)
+    resumption.start(Trainer(accelerator="cpu", devices=devices, strategy="ddp", logger=False))
+    assert sum("batches of the first process" in str(each.message) for each in recwarn) == warnings
 
 
 class OneCycle(Theirs):
