@@ -134,8 +134,8 @@ class Resumption:
             partial = self._waiting.pop("partial_epoch")
             if trainer.world_size > 1:
                 rank_zero_warn(
-                    "the search goes on within an epoch, in several processes: a mean over this epoch has the batches of"
-                    " the first process so far in the place of those of each"
+                    "the search goes on within an epoch, in several processes: a mean over this epoch has the earlier"
+                    " batches of the first process in the place of those of each"
                 )
             self._means.load_state_dict(partial["means"], self._module.device)
             self._waiting.setdefault("metric_states", partial.get("metrics", {}))  # where earlier versions have them
