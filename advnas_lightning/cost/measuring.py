@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -67,7 +68,7 @@ def measure(kind: str | Meter, model: nn.Module, evaluator: NetworkRunner, batch
         batch: A batch of an architecture step, on the network's device.
 
     Raises:
-        ValueError: As :func:`count_candidates` and :func:`meter_candidates` raise it.
+        ValueError: As :func:`count_candidates` and :func:`meter_candidates` raise it; or the loss takes a gradient.
 
     Example:
         >>> from advnas_lightning import AdvantageNAS
@@ -79,8 +80,16 @@ def measure(kind: str | Meter, model: nn.Module, evaluator: NetworkRunner, batch
     if kind == "params":
         found = count_candidates(model, evaluator.space)
     else:
-        with torch.random.fork_rng(), evaluator.no_trace(), torch.no_grad():
-            found = meter_candidates(kind, model, evaluator.space, partial(evaluator.run, batch))
+        try:
+            with torch.random.fork_rng(), evaluator.no_trace(), torch.no_grad():
+                found = meter_candidates(kind, model, evaluator.space, partial(evaluator.run, batch))
+        except RuntimeError as error:
+            if not re.search("requires?[ _]grad", str(error)):
+                raise
+            raise ValueError(
+                f"cost={name_of(kind)} is measured without gradients, and the loss takes one itself: let it leave that"
+                " part out where torch.is_grad_enabled() is false, or use cost=params"
+            ) from error
     return found.of_first(evaluator.ranks.broadcast)  # each process has timings of its own
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from advnas_lightning import MixedOp
+from advnas_lightning import AdvantageNAS, ArchitectureCost, MixedOp
 from tests.support.classifier import loader
 from tests.support.refusals import one_line
 from tests.support.small_search import STRATEGIES, few
@@ -64,6 +64,24 @@ def test_credits_of_candidates_that_did_not_run_are_refused_there(name: str, fit
     search = kind(Critic(), architecture_optimizer=partial(SGD, lr=1.0), **options)
     with one_line("edge 'edge'", "create_graph=True", "AdvantageNAS"):
         fit(search, {"weights": loader(1), "architecture": loader(2)})
+
+
+def test_costs_of_its_network_are_measured_where_it_can_do_without(fit: Fit) -> None:
+    class Careful(Critic):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) if torch.is_grad_enabled() else self.net(batch[0]).mean()
+
+    def search(module: Critic) -> AdvantageNAS:
+        cost = ArchitectureCost("macs", penalty=0.1)
+        return AdvantageNAS(module, architecture_optimizer=partial(SGD, lr=1.0), cost=cost)
+
+    data = {"weights": loader(1), "architecture": loader(2)}
+    with one_line("cost=macs is measured without gradients", "torch.is_grad_enabled()"):
+        fit(search(Critic()), data)
+    careful = search(Careful())
+    fit(careful, data)
+    assert careful.cost is not None
+    assert careful.cost.result().edges == {"edge": {"linear": 64.0, "tanh": 0.0, "soft": 0.0}}
 
 
 class WithGraph(Critic):
