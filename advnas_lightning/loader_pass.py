@@ -152,3 +152,25 @@ def set_generator_states(loader: Any, states: list[Tensor]) -> None:
     """
     for generator, state in zip(_generators(loader), states, strict=False):  # another loader may have fewer of them
         generator.set_state(state.cpu())
+
+
+def start_workers(loader: Any) -> None:
+    """Start a loader's persistent workers, if it is to have any, and draw nothing.
+
+    To start them draws a number, which no pass after the first one does. So they are started before a run goes on with
+    a later pass.
+
+    Args:
+        loader: The loader.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> start_workers(torch.utils.data.DataLoader("ab", num_workers=1, persistent_workers=True))
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    if getattr(loader, "persistent_workers", False):
+        states = generator_states(loader)
+        with rng.kept():
+            iter(loader)
+        set_generator_states(loader, states)

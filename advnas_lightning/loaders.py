@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader
 
 from advnas_lightning import rng
-from advnas_lightning.loader_pass import Keeper, LoaderPass, generator_states, set_generator_states
+from advnas_lightning.loader_pass import Keeper, LoaderPass, generator_states, set_generator_states, start_workers
 from advnas_lightning.own_data import seen
 
 KEYS = ("weights", "architecture")
@@ -69,6 +69,7 @@ class SearchLoader(CombinedLoader):
         self._epoch: Iterator[dict[str, Any]] | None = None
         self._index = 0  # the index of the next batch
         self._passes: dict[str, LoaderPass] = {}
+        self._begun = dict.fromkeys(loaders, 0)  # how many passes there have been, the running ones included
         self._last: dict[str, Any] | None = None  # where the pass has ended whose batches the keeper has
         self._before_fetch: dict[str, Any] | None = None  # is set only where Lightning fetches ahead
         self._place: dict[str, Any] | None = None  # the place that the next batch continues from
@@ -124,6 +125,7 @@ class SearchLoader(CombinedLoader):
             "generators": {key: generator_states(loader) for key, loader in self._loaders.items()},
             "running": self._running(used or 0) if has_begun or used is not None else None,
             "last": self._end_of_pass() if used is None else None,
+            "begun": dict(self._begun),
         }
 
     def go_on_from(self, place: dict[str, Any]) -> None:
@@ -132,9 +134,13 @@ class SearchLoader(CombinedLoader):
         The batches before that place are loaded once more and dropped. This is not done for loaders that keep their own
         place (by ``state_dict`` and ``load_state_dict``, as torchdata's do): Lightning restores those.
         """
-        for key, loader in self._loaders.items():
-            set_generator_states(loader, place["generators"].get(key, []))
         self._place, self._goes_on, self._last = place["running"], True, place.get("last")
+        self._begun |= place.get("begun", {})
+        running = [] if self._place is None else self._place["passes"]
+        for key, loader in self._loaders.items():
+            if self._begun[key] > (key in running):
+                start_workers(loader)
+            set_generator_states(loader, place["generators"].get(key, []))
 
     def load_last(self) -> None:
         """Load the last epoch's batches again, for the keeper, where a search was resumed after that epoch."""
@@ -251,6 +257,7 @@ class SearchLoader(CombinedLoader):
         if key not in self._passes:
             seed = rng.mixed(self.seed(), self._index) if key == "architecture" else None
             self._passes[key] = LoaderPass(self._loaders[key], seed, self._keeper_of(key))
+            self._begun[key] += 1
         return self._passes[key]
 
     def _pair(self) -> Iterator[dict[str, Any]]:

@@ -281,18 +281,26 @@ def _collect_result(result: Any) -> dict[str, Any]:
     }
 
 
+def has_workers(loader: Any) -> bool:
+    """Whether a loader's persistent workers have been started, which PyTorch keeps in a private attribute."""
+    return getattr(loader, "_iterator", None) is not None
+
+
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
-def collect_metrics(module: nn.Module) -> dict[str, list[Any]]:
+def collect_metrics(module: nn.Module, trainer: Trainer, *, within_epoch: bool) -> dict[str, list[Any]]:
     """The states of all metrics in a module, and how often each was updated.
 
-    ``state_dict`` has a state only where a metric was told to be persistent, and never the number of updates.
+    ``state_dict`` has a state only where a metric was told to be persistent, and never the number of updates. At the
+    end of an epoch those that were logged in it are left out: Lightning resets them, after the checkpoint is written.
     """
+    results = {} if within_epoch else trainer.fit_loop.epoch_loop._results
+    logged = {id(each.value) for each in results.values() if not each.is_tensor}
     return {
         name: [metric._update_count, {state: getattr(metric, state) for state in metric._defaults}]
         for name, metric in module.named_modules()
-        if isinstance(metric, Metric)
+        if isinstance(metric, Metric) and id(metric) not in logged
     }
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
 from advnas_lightning import rng
 from advnas_lightning.checkpoint_part import keep_in, kept_in
@@ -16,17 +16,20 @@ from advnas_lightning.engine.lightning_private import (
     batches_used,
     collect_logs,
     collect_metrics,
+    has_workers,
     reload_train_loaders,
     restore_logs,
     restore_metrics,
 )
 from advnas_lightning.engine.tracking import EpochMeans
+from advnas_lightning.loader_pass import generator_states, set_generator_states, start_workers
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.runs import differences
 from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
-WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers")  # is restored when training begins
+# What is restored when training begins.
+WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers", "val_loaders")
 
 
 class Resumption:
@@ -70,8 +73,12 @@ class Resumption:
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
-            metric_states=collect_metrics(self._module),  # some are never reset, such as the best accuracy so far
+            metric_states=collect_metrics(self._module, trainer, within_epoch=used is not None),
             logs=collect_logs(trainer, within_epoch=used is not None),
+            val_loaders=[
+                {"has_workers": has_workers(each), "generators": generator_states(each)}
+                for each in _val_loaders(trainer)
+            ],
         )
         if used is not None:
             keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()})
@@ -125,6 +132,10 @@ class Resumption:
 
     def start(self, trainer: Trainer) -> None:
         """Restore the rest, when training begins: all that runs before it has drawn its random numbers by then."""
+        for loader, state in zip(_val_loaders(trainer), self._waiting.pop("val_loaders", []), strict=False):
+            if state["has_workers"]:
+                start_workers(loader)
+            set_generator_states(loader, state["generators"])
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
         restore_buffers(self._module, self._waiting.pop("buffers", {}))
@@ -142,6 +153,10 @@ class Resumption:
         restore_metrics(self._module, self._waiting.pop("metric_states", {}), self._module.device)
         if "logs" in self._waiting:
             restore_logs(trainer, self._module, self._waiting.pop("logs"))
+
+
+def _val_loaders(trainer: Trainer) -> list[Any]:
+    return CombinedLoader(trainer.val_dataloaders or []).flattened
 
 
 def sizes(trainer: Trainer, loader: SearchLoader) -> dict[str, Any]:

@@ -500,6 +500,33 @@ def test_means_of_an_epoch_in_several_processes_are_warned_of(
     assert sum("earlier batches of the first process" in str(each.message) for each in recwarn) == warnings
 
 
+@pytest.mark.parametrize("crash", slow_but([3, 5, 7, 13], [13]))
+def test_persistent_workers_and_generators_of_validation(
+    crash: int, small_net: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def persistent(batches: int, seed: int, **options: Any) -> DataLoader[Any]:
+        torch.manual_seed(seed)  # what is drawn within workers is not restored, so the data are fixed
+        data = [(torch.randn(4), label % 3) for label in range(4 * batches)]
+        return DataLoader(data, 4, shuffle=True, num_workers=1, persistent_workers=True, **options)
+
+    def run(folder: str, *callbacks: Callback, **more: Any) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
+        loaders = {"weights": persistent(5, 1), "architecture": persistent(3, 2)}
+        validate = persistent(3, 3, generator=torch.Generator().manual_seed(7))
+        torch.manual_seed(1)
+        search = AdvantageNAS(Theirs(small_net()), architecture_optimizer=partial(Adam, lr=0.1))
+        seed_everything(99 if more else 0, verbose=False)
+        return go(
+            search, loaders, tmp_path / folder, fit, *callbacks, val=validate, limit_val_batches=1, log_every_n_steps=1,
+            **more,
+        )  # fmt: skip
+
+    straight, rows = run("straight")
+    run("broken", CrashAt(crash))
+    resumed, all_rows = run("broken", ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert_same(state(resumed), state(straight))
+    assert all_rows == rows
+
+
 class OneCycle(Theirs):
     """Asks how many steps there will be, for which Lightning loads the data before the run begins."""
 
