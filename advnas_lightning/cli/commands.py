@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import NamedTuple
-
-__all__ = ["COMMANDS", "Command", "run_command"]
 
 
 class Command(NamedTuple):
@@ -37,13 +34,3 @@ COMMANDS = {
     "export": Command("advnas_lightning.cli.export", "Writes the network of a run for use elsewhere, such as ONNX."),
     "table": Command("advnas_lightning.cli.table", "Converts NAS-Bench-201's table, and looks cells up."),
 }
-
-
-def run_command(name: str, arguments: list[str]) -> None:
-    """Run one of the commands.
-
-    Args:
-        name: Its name.
-        arguments: What follows it on the command line.
-    """
-    import_module(COMMANDS[name].module).main(arguments)

@@ -6,7 +6,6 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,11 @@ EXAMPLES = {
 OPTIONS = {"measure": MEASURE, "show": SHOW}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: The arguments; by default those of the process.
+        arguments: What follows ``cost`` on the command line.
 
     Raises:
         SystemExit: With status 1, after one line of explanation, if the input is bad.
@@ -70,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ...
         SystemExit: 1
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     what, given = (arguments[0], arguments[1:]) if arguments else ("", [])
     if HELP & set(arguments):
         print("\n\n".join(help_text(each) for each in OPTIONS if what not in OPTIONS or each == what))

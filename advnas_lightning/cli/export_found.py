@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from advnas_lightning.cli.export_options import OPTIONS
+from advnas_lightning.cli.export import OPTIONS
 from advnas_lightning.cli.exporting import export_run
 from advnas_lightning.cli.run import speaks
 from advnas_lightning.export.formats import check_formats

@@ -37,7 +37,7 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
     Each format is written by itself, so that those that can be written are there where another one cannot.
 
     Args:
-        options: The value of each option, as :func:`~advnas_lightning.cli.export_options.read_settings` gives them.
+        options: The value of each option, as :func:`~advnas_lightning.cli.export.read_settings` gives them.
         shows: Whether what was written is printed.
         advises: Whether it is said what to do next.
 

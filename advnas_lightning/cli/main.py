@@ -9,11 +9,12 @@ import os
 import re
 import signal
 import sys
+from importlib import import_module
 
 import hydra
 from omegaconf import DictConfig
 
-from advnas_lightning.cli.commands import COMMANDS, run_command
+from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import CONFIG_PATH
 from advnas_lightning.cli.errors import fail, hydra_raises
 from advnas_lightning.cli.guard import guarded
@@ -49,7 +50,7 @@ def main() -> None:
 
 def _answer(arguments: list[str]) -> None:
     if arguments and arguments[0] in COMMANDS:
-        run_command(arguments[0], arguments[1:])
+        import_module(COMMANDS[arguments[0]].module).main(arguments[1:])
     elif "--version" in arguments:
         from advnas_lightning import __version__
 

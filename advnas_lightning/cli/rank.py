@@ -5,24 +5,68 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
-from advnas_lightning.cli.options import HELP
-from advnas_lightning.cli.rank_options import help_text, read_settings
+from advnas_lightning.cli.options import COST_KINDS, HELP, SHARED, Option, help_page, read_cost_budget, read_options
+from advnas_lightning.runs import COSTS, checkpoint_in
+from advnas_lightning.texts import plain
+from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
+
+__all__ = ["OPTIONS", "help_text", "main", "read_settings"]
+
+OPTIONS = {
+    "RUN": SHARED["RUN"],
+    "top": Option(100, "N", "the number of the most probable architectures to score, within each budget; or all"),
+    "sample": Option(50, "N", "the number of architectures drawn with equal chances, which tell how far to trust the"
+                     " losses"),
+    "batches": Option(16, "N", "the number of validation batches, at least 2"),
+    "budget": Option(None, "B,B,…", "the largest cost that is allowed, of the one kind in cost=; of several budgets"
+                     " each gets its best architecture"),
+    "cost": Option(None, "KIND,…", f"what to measure: {', '.join(COST_KINDS)}; without it, the costs in the run's"
+                   " costs.json are shown"),
+    "cost_budget": Option(None, "{KIND: B}", "budgets of several costs that hold together, as in"
+                          ' cost_budget="{macs: 20e6, latency: 8}"'),
+    "costs": SHARED["costs"],
+    "generations": Option(0, "N", "the number of generations of an evolution that starts from the scored"
+                          " architectures"),
+    "population": Option(50, "N", "the architectures in a generation"),
+    "tournament": Option(5, "N", "the architectures of which the best one is a parent"),
+    "mutation": Option(0.1, "P", "the probability with which a mutation changes an edge"),
+    "supernet_epochs": Option(0, "N", "train the shared weights further for so many epochs by uniform draws; the run's"
+                              " own checkpoint stays as it is"),
+    "calibrate": Option(None, "N", "the number of training batches for the running statistics of each architecture"
+                        " (default: the run's); 0 leaves them as they are"),
+    "jobs": Option(1, "N", "the number of processes"),
+    "threads": Option(1, "N", "the number of CPU threads of each process"),
+    "device": Option("cpu", "cpu|cuda", "where the network runs"),
+    "show": Option(10, "N", "the number of rows of the printed table"),
+    "seed": Option(0, "N", "the seed of the draws"),
+    "trust": SHARED["trust"],
+}  # fmt: skip
+EXAMPLES = """\
+  advnas rank RUN
+  advnas rank RUN top=500 jobs=4
+  advnas rank RUN cost=params budget=2e5,3e5,4e5
+  advnas rank RUN cost=macs,params cost_budget="{macs: 20e6, params: 0.4e6}"
+"""
+LEAST = {
+    "sample": 0, "batches": 2, "generations": 0, "population": 2, "tournament": 1, "supernet_epochs": 0, "jobs": 1,
+    "threads": 1, "show": 1,
+}  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
 
     Args:
-        arguments: The arguments; by default those of the process.
+        arguments: What follows ``rank`` on the command line.
 
     Raises:
         SystemExit: With status 1, after one line of explanation, if the input is bad; with 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     if HELP & set(arguments):
         print(help_text())
         return
@@ -32,3 +76,108 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from advnas_lightning.cli.ranking import rank_run
 
         rank_run(options)
+
+
+def help_text() -> str:
+    """What ``--help`` prints.
+
+    Example:
+        >>> print(help_text().splitlines()[0])
+        usage: advnas rank RUN [OPTION=VALUE ...]
+    """
+    about = (
+        "Scores architectures of a finished search by their losses with the shared weights on validation batches, and"
+        " by their probabilities: the most probable ones, random ones, and of elastic sizes the uniformly scaled ones."
+        " Prints a table of the best ones and how far to trust it. Writes ranking.json, ranking.png and ranking.svg"
+        " into the run's folder, and adds the best architecture to genotype.json as ranked."
+        " A command that was interrupted goes on where it was. The search itself is not changed."
+    )
+    return help_page("advnas rank RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
+
+
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read the options.
+
+    Args:
+        arguments: The arguments of the command line.
+
+    Returns:
+        The value of every option of ``OPTIONS``. ``top`` is ``None`` for all, ``cost`` is a list of kinds, and
+        ``budgets`` is a list of budgets by kind, in which the kind is ``None`` if it is that of the run's costs.
+
+    Raises:
+        OSError: There is no such run.
+        ValueError: If an option is unknown or invalid.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> run = Path(mkdtemp())
+        >>> (run / "checkpoints").mkdir()
+        >>> read_settings([str(run), "cost=params", "budget=2e5,3e5"])["budgets"]
+        [{'params': 200000.0}, {'params': 300000.0}]
+        >>> read_settings([str(run), "budgets=2e5"])
+        Traceback (most recent call last):
+            ...
+        ValueError: budgets=2e5 is unknown: did you mean budget=2e5?
+    """
+    options = read_options(arguments, OPTIONS, command="advnas rank")
+    if options["top"] == "all":
+        options["top"] = None
+    elif isinstance(options["top"], int) or options["top"] is None:
+        check_int("top", options["top"], least=1)
+    else:
+        raise ValueError(f"top={plain(str(options['top']))} must be a whole number of at least 1, or all")
+    for name, least in LEAST.items():
+        check_int(name, options[name], least=least)
+    if options["calibrate"] is not None:
+        check_int("calibrate", options["calibrate"], least=0)
+    check_positive("mutation", options["mutation"], most=1)
+    check_seed("seed", options["seed"])
+    check_bool("trust", options["trust"])
+    if options["device"] not in ("cpu", "cuda"):
+        raise ValueError(f"device={plain(str(options['device']))} is unknown: use cpu or cuda")
+    if options["device"] == "cuda" and options["jobs"] > 1:
+        raise ValueError(f"jobs={options['jobs']}: processes that share a GPU would be no faster: use jobs=1")
+    options["cost"] = _kinds(options["cost"])
+    options["budgets"] = _budgets(options)
+    if options["costs"] is not None and not Path(str(options["costs"])).exists():
+        raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
+    run = checkpoint_in(options["RUN"]).resolve().parents[1]
+    if options["costs"] is None and not (run / COSTS).is_file() and any(None in each for each in options["budgets"]):
+        raise ValueError(
+            f"budget={plain(str(options['budget']))} of which cost? Say cost=params, macs, latency or memory"
+        )
+    return options
+
+
+def _kinds(given: Any) -> list[str]:
+    names = [] if given is None else given if isinstance(given, list) else str(given).split(",")
+    names = [str(name).strip() for name in names]
+    for name in names:
+        if name not in COST_KINDS:
+            raise ValueError(f"cost={plain(name)} is unknown: use {', '.join(COST_KINDS)}, or costs=FILE")
+    return list(dict.fromkeys(names))
+
+
+def _budgets(options: Mapping[str, Any]) -> list[dict[str | None, float]]:
+    alone, together = options["budget"], options["cost_budget"]
+    if alone is not None and together is not None:
+        raise ValueError("budget and cost_budget are two ways to say the same: give one of them")
+    if together is not None:
+        return [{kind: each for kind, each in read_cost_budget(together).items()}]
+    if alone is None:
+        return []
+    if len(options["cost"]) > 1:
+        raise ValueError(f'budget={plain(str(alone))} of which cost? Say cost_budget="{{{options["cost"][0]}: …}}"')
+    kind = options["cost"][0] if options["cost"] else None
+    values = alone if isinstance(alone, list) else str(alone).split(",")
+    return [{kind: check_positive("budget", _as_number(value))} for value in values]
+
+
+def _as_number(value: Any) -> Any:
+    if as_number(value) is not None:
+        return value
+    try:
+        return float(str(value))
+    except ValueError:
+        return value

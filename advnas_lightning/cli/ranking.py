@@ -40,7 +40,7 @@ def rank_run(options: Mapping[str, Any]) -> None:
     """Rank as the options of ``advnas rank`` say.
 
     Args:
-        options: The value of each option, as :func:`~advnas_lightning.cli.rank_options.read_settings` gives them.
+        options: The value of each option, as :func:`~advnas_lightning.cli.rank.read_settings` gives them.
 
     Raises:
         ValueError: The run cannot be loaded, or its architectures cannot be ranked so.

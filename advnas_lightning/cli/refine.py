@@ -5,24 +5,79 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 
 from __future__ import annotations
 
-import sys
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
-from advnas_lightning.cli.options import HELP
-from advnas_lightning.cli.refine_options import help_text, read_settings
+from advnas_lightning.cli.options import HELP, SHARED, Option, help_page, read_cost_budget, read_options
+from advnas_lightning.refine.packages import missing_package
+from advnas_lightning.refine.rungs import check_rungs
+from advnas_lightning.runs import checkpoint_in
+from advnas_lightning.texts import plain
+from advnas_lightning.validate import check_bool, check_int, check_one_of, check_positive, check_seed
+
+__all__ = ["OPTIONS", "help_text", "main", "read_settings"]
+
+OPTIONS = {
+    "RUN": SHARED["RUN"],
+    "minutes": Option(None, "X", "the largest number of minutes of training in each job; the same line with more"
+                      " minutes goes on"),
+    "epochs": Option(None, "N", "the largest number of epochs of all trainings together"),
+    "top": Option(None, "N", "the number of finalists from the top of the run's ranking.json (default: 5, if advnas"
+                  " rank has written one)"),
+    "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities"),
+    "finalists": Option(None, "FILE", "a JSON file with a list of architectures, each as {edge: candidate}, which are"
+                        " the finalists in place of the search's"),
+    "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
+                         " edge or by an exchange between two edges"),
+    "cost_budget": Option(None, "{KIND: B}", "train only what is within these budgets, as in"
+                          ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
+                          " cost measure writes them"),
+    "costs": SHARED["costs"],
+    "repeats": Option(1, "N", "how often each of the three best architectures is trained again, with other seeds"),
+    "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
+                    " the one before (default: the task's)"),
+    "anneal": Option(None, "true|false", "let the learning rates fall to 0 up to each rung, in the place of the task's"
+                     " own schedule (default: the task's choice)"),
+    "proxy": Option(None, "[KEY=VALUE,…]", "the settings of the run that are smaller in these trainings (default: the"
+                    " task's); none for the full training"),
+    "weights": Option("fresh", "fresh|inherited", "begin each training with fresh weights, or with the shared ones of"
+                      " the search"),
+    "metric": Option(None, "NAME", "the score, of the validation on images or tokens that the weights do not learn from"
+                     " (default: the task's)"),
+    "best": Option(None, "highest|lowest", "which score is the best one (default: the task's)"),
+    "oracle": Option(None, "table", "in place of trainings: the benchmark's accuracies after 12 epochs, from the run's"
+                     " task.table"),
+    "jobs": Option(1, "N", "the number of processes that share the trainings"),
+    "threads": Option(None, "N", "the number of CPU threads of each process (default: the run's, or the cores divided"
+                      " by jobs=)"),
+    "seed": Option(0, "N", "the seed of the initial weights and of the data's order, and of the draws"),
+    "output": Option(None, "DIR", "the folder of the trainings and of the files (default: the folder refine in the"
+                     " run's, and the run's folder for the files)"),
+    "show": Option(10, "N", "the number of rows of the printed table"),
+    "trust": SHARED["trust"],
+}  # fmt: skip
+EXAMPLES = """\
+  advnas refine RUN minutes=60 jobs=2
+  advnas refine RUN neighbours=false top=20
+  advnas refine RUN rungs=2,4,8 proxy="[task.model.channels=8]"
+  advnas refine RUN cost_budget="{params: 0.4e6}"
+  advnas refine RUN oracle=table
+"""
+LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "jobs": 1, "threads": 1, "show": 1}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
 
     Args:
-        arguments: The arguments; by default those of the process.
+        arguments: What follows ``refine`` on the command line.
 
     Raises:
         SystemExit: With status 1, after one line of explanation, if the input is bad; with 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     if HELP & set(arguments):
         print(help_text())
         return
@@ -32,3 +87,104 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from advnas_lightning.cli.refining import refine_run
 
         refine_run(options, arguments)
+
+
+def help_text() -> str:
+    """What ``--help`` prints.
+
+    Example:
+        >>> print(help_text().splitlines()[0])
+        usage: advnas refine RUN [OPTION=VALUE ...]
+    """
+    about = (
+        "Trains what a search has found, each architecture by itself and for a short time, and then what differs in "
+        "one edge from the best one, and from the first one, and exchanges between two edges of the best one, until "
+        "none is better or the budget is spent. Trainings that fall behind are ended early. At last the best ones "
+        "are trained again, and then what the search finds more probable and the trainings have not ruled out. Of "
+        "those that are tied the most probable one wins. Prints a table, writes refine.json, refine.png and "
+        "refine.svg, and adds the winner to genotype.json as refined. The same line goes on where it was. Test data "
+        "are not used."
+    )
+    return help_page("advnas refine RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
+
+
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read options of the form KEY=VALUE, as in the rest of the package.
+
+    Args:
+        arguments: The arguments of the command line.
+
+    Returns:
+        The value of every option of ``OPTIONS``.
+
+    Raises:
+        FileNotFoundError: If there is no such file of costs.
+        ValueError: If a key is unknown, if a value is invalid, if there is no run, or if Optuna is missing.
+
+    Example:
+        >>> read_settings(["minuts=3"])
+        Traceback (most recent call last):
+            ...
+        ValueError: minuts=3 is unknown: did you mean minutes=3?
+        >>> read_settings([])
+        Traceback (most recent call last):
+            ...
+        ValueError: give the folder of a run: advnas refine RUN (advnas refine --help explains the options)
+    """
+    options = read_options(arguments, OPTIONS, command="advnas refine")
+    for name, least in LEAST.items():
+        if options[name] is not None:
+            check_int(name, options[name], least=least)
+    if options["minutes"] is not None:
+        check_positive("minutes", options["minutes"])
+    if options["finalists"] is not None:
+        given = [name for name in ("top", "draws") if options[name]]
+        if given:
+            raise ValueError(f"{given[0]}= has no effect with finalists=, which names all of them")
+    for name in ("neighbours", "trust", "anneal"):
+        if options[name] is not None:
+            check_bool(name, options[name])
+    check_seed("seed", options["seed"])
+    check_one_of("weights", options["weights"], ("fresh", "inherited"))
+    for name, allowed in {"best": ("highest", "lowest"), "oracle": ("table",)}.items():
+        if options[name] is not None:
+            check_one_of(name, options[name], allowed)
+    rungs = _numbers(options["rungs"])
+    options["rungs"] = None if rungs is None else check_rungs(rungs)
+    if options["cost_budget"] is not None:
+        options["cost_budget"] = read_cost_budget(options["cost_budget"])
+    elif options["costs"] is not None:
+        raise ValueError("costs= has no effect without cost_budget=")
+    if options["costs"] is not None and not Path(str(options["costs"])).exists():
+        raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
+    options["proxy"] = _overrides(options["proxy"])
+    if options["oracle"] is not None:
+        given = [name for name in ("rungs", "anneal", "proxy", "metric", "best") if options[name] is not None]
+        if given:
+            raise ValueError(f"{given[0]}= has no effect with oracle=table, which trains nothing: leave it out")
+    missing = missing_package()
+    if missing is not None:
+        raise ValueError(missing)
+    checkpoint_in(options["RUN"])
+    return options
+
+
+def _numbers(value: Any) -> tuple[Any, ...] | None:
+    """The values of a list, of which whole numbers are read as such."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return tuple(int(each) if each.strip().isdigit() else each for each in value.split(","))
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _overrides(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    found = value if isinstance(value, list) else [] if value == "none" else shlex.split(str(value).replace(",", " "))
+    for each in found:
+        if not isinstance(each, str) or "=" not in each:
+            raise ValueError(
+                f"proxy has {plain(str(each))}: give a list of settings, as in proxy=[task.model.channels=8]"
+            )
+    return list(found)

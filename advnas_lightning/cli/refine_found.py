@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from advnas_lightning.cli.refine_options import OPTIONS
+from advnas_lightning.cli.refine import OPTIONS
 from advnas_lightning.cli.refining import refine_run
 from advnas_lightning.cli.run import speaks
 from advnas_lightning.folder_lock import is_first_process

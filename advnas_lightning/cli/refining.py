@@ -57,7 +57,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     """Refine as the options of ``advnas refine`` say.
 
     Args:
-        options: The value of each option, as :func:`~advnas_lightning.cli.refine_options.read_settings` gives them.
+        options: The value of each option, as :func:`~advnas_lightning.cli.refine.read_settings` gives them.
         arguments: The command line, for further processes.
         shows: Whether the trainings and the table are shown.
 

@@ -16,11 +16,11 @@ examples:
   advnas table show --table nasbench201 RUN"""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: The arguments; by default those of the process.
+        arguments: What follows ``table`` on the command line.
 
     Raises:
         SystemExit: The input is bad. The exit status is 1, and one line explains it.

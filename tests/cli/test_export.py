@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from advnas_lightning import Genotype
-from advnas_lightning.cli.export import main
-from advnas_lightning.cli.export_options import OPTIONS, read_settings
+from advnas_lightning.cli.export import OPTIONS, main, read_settings
 from advnas_lightning.cli.sweeps import is_finished
 from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.space.genotype_file import add_genotype

@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 
 from advnas_lightning import Genotype
-from advnas_lightning.cli.rank import main
-from advnas_lightning.cli.rank_options import OPTIONS, read_settings
+from advnas_lightning.cli.rank import OPTIONS, main, read_settings
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 from tests.support.speed import slow_but
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from advnas_lightning.cli import export_options
+from advnas_lightning.cli import export
 from advnas_lightning.export.formats import FORMATS, MODULES, check_formats, format_of, missing_extra
 from advnas_lightning.export.network import TOLERANCE
 from advnas_lightning.space.genotype import LATER, SELECTIONS
@@ -53,5 +53,5 @@ def test_a_missing_package_says_what_to_install(module: str, monkeypatch: pytest
 
 
 def test_the_command_knows_what_needs_pytorch_to_be_imported() -> None:
-    assert (*SELECTIONS, *LATER) == export_options.KINDS
-    assert export_options.TOLERANCE == TOLERANCE
+    assert (*SELECTIONS, *LATER) == export.KINDS
+    assert export.TOLERANCE == TOLERANCE

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from advnas_lightning.cli import refining
-from advnas_lightning.cli.refine import main
+from advnas_lightning.cli.refine import OPTIONS, main
 from advnas_lightning.cli.refine_jobs import sharing
-from advnas_lightning.cli.refine_options import OPTIONS
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.runs import sha256, write_json
 from advnas_lightning.space.genotype import Genotype

@@ -17,11 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from advnas_lightning.cli.checks import check_settings
 from advnas_lightning.cli.cost import OPTIONS
-from advnas_lightning.cli.export_options import OPTIONS as EXPORT_OPTIONS
+from advnas_lightning.cli.export import OPTIONS as EXPORT_OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
 from advnas_lightning.cli.options import read_options
-from advnas_lightning.cli.rank_options import OPTIONS as RANK_OPTIONS
-from advnas_lightning.cli.refine_options import OPTIONS as REFINE_OPTIONS
+from advnas_lightning.cli.rank import OPTIONS as RANK_OPTIONS
+from advnas_lightning.cli.refine import OPTIONS as REFINE_OPTIONS
 from advnas_lightning.export.formats import FORMATS, missing_extra
 from benchmarks.__main__ import parser as read_suite
 from benchmarks.cases import CASES
