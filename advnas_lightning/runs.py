@@ -143,6 +143,19 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def of(cls, checkpoint: Path) -> RunFolder:
+        """The folder of the run that has saved a checkpoint.
+
+        Args:
+            checkpoint: The path of the checkpoint, which need not be there.
+
+        Example:
+            >>> RunFolder.of(Path("toy/checkpoints/last.ckpt")).path.name
+            'toy'
+        """
+        return cls(checkpoint.resolve().parents[1])
+
     @property
     def summary(self) -> Path:
         """The results, one flat JSON object. A run writes this file last."""

@@ -60,7 +60,7 @@ def measure_run(options: Mapping[str, Any]) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     config, checkpoint = saved_settings(options["RUN"], trust=options["trust"], changes=WITHOUT)
-    folder = RunFolder(checkpoint.resolve().parents[1])
+    folder = RunFolder.of(checkpoint)
     meters = {name: name if name in UNITS else _own_meter(name) for name in options["kinds"]}
     search, batch = _search_and_batch(config, folder, trust=options["trust"], batch_size=options["batch_size"])
     if not mixed_ops(search.model):

@@ -43,7 +43,7 @@ class SavedRun(NamedTuple):
     @property
     def folder(self) -> RunFolder:
         """The folder of the run."""
-        return RunFolder(self.checkpoint.resolve().parents[1])
+        return RunFolder.of(self.checkpoint)
 
 
 def load(path: str | Path, *, trust: bool = False) -> SavedRun:
@@ -100,7 +100,7 @@ def settings_of(checkpoint: Path, *, trust: bool, changes: Mapping[str, Any] | N
         ValueError: If the checkpoint is not in the folder of a run, or if the configuration names classes that are not
             trusted.
     """
-    settings = RunFolder(checkpoint.resolve().parents[1]).config
+    settings = RunFolder.of(checkpoint).config
     if not settings.is_file():
         raise ValueError(f"{checkpoint} is of no run's folder: {settings} is missing")
     # The configuration of an older run lacks newer settings.

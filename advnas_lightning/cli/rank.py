@@ -11,7 +11,7 @@ from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import COST_KINDS, HELP, SHARED, Option, help_page, read_cost_budget, read_options
-from advnas_lightning.runs import COSTS, checkpoint_in
+from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
 
@@ -142,8 +142,8 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     options["budgets"] = _budgets(options)
     if options["costs"] is not None and not Path(str(options["costs"])).exists():
         raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
-    run = checkpoint_in(options["RUN"]).resolve().parents[1]
-    if options["costs"] is None and not (run / COSTS).is_file() and any(None in each for each in options["budgets"]):
+    run = RunFolder.of(checkpoint_in(options["RUN"]))
+    if options["costs"] is None and not run.costs.is_file() and any(None in each for each in options["budgets"]):
         raise ValueError(
             f"budget={plain(str(options['budget']))} of which cost? Say cost=params, macs, latency or memory"
         )

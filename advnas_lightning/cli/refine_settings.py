@@ -107,7 +107,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     """
     trust, inherited = options["trust"], options["weights"] == "inherited"
     config, checkpoint = saved_settings(options["RUN"], trust=trust)
-    run = RunFolder(checkpoint.resolve().parents[1])
+    run = RunFolder.of(checkpoint)
     task = {**DEFAULT, **_of_task(config, run)}
     chosen = {name: task[name] if options[name] is None else options[name] for name in DEFAULT}
     oracle = options["oracle"] is not None

@@ -14,7 +14,7 @@ from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import HELP
 from advnas_lightning.diagnose.folders import RESULT, free_folder, new_folder
 from advnas_lightning.diagnose.options import help_text, read_settings
-from advnas_lightning.runs import checkpoint_in
+from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import encodable
 
 
@@ -43,7 +43,7 @@ def _checked_place(options: dict[str, Any]) -> Path:
     """The folder in which a new one will be made: the run's, or the current one."""
     place = Path()
     if options["ckpt_path"] is not None:
-        place = checkpoint_in(options["ckpt_path"]).resolve().parents[1]
+        place = RunFolder.of(checkpoint_in(options["ckpt_path"])).path
     free_folder(options["output"], place)  # refuses one that is not free before the work
     return place
 
