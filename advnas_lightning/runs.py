@@ -277,6 +277,7 @@ def checkpoint_in(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: If there is nothing at the path, or a folder without checkpoints.
+        ValueError: If there is a file of another kind.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -289,6 +290,8 @@ def checkpoint_in(path: str | Path) -> Path:
     if not path.is_dir():
         if path.name != LAST and not path.exists():  # where the last one is missing, the one before it is taken
             raise FileNotFoundError(f"{path}: there is no such folder or checkpoint")
+        if path.suffix != Path(LAST).suffix:
+            raise ValueError(f"{path} is no checkpoint: give the folder of a run")
         return path
     if (path / CHECKPOINTS).is_dir():
         return path / CHECKPOINTS / LAST

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advnas_lightning.runs import write_json
+from advnas_lightning.runs import checkpoint_in, write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -19,6 +19,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"loss": object()})
     assert json.loads(path.read_text()) == {"loss": 1.0}
+
+
+def test_another_file_than_a_checkpoint_is_not_called_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
+    path.touch()
+    with pytest.raises(ValueError, match=r"genotype\.json is no checkpoint: give the folder of a run"):
+        checkpoint_in(path)
 
 
 @pytest.mark.slow
