@@ -22,6 +22,7 @@ from advnas_lightning.engine.accumulation import WaitingBatches
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.interruptible import Interruptible
 from advnas_lightning.loaders import BATCH_HOOKS
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.objectives import Objective, Outcome
@@ -112,11 +113,12 @@ def diagnose(
 
     with torch.random.fork_rng(), search.evaluator.no_trace(), modes_kept(search):
         search.train()
-        on_progress(f"the exact gradient, of {spaced(search.space.size)} architectures")
         passes = 1 + sum(len(names) - 1 for names in search.space.candidates)  # of one estimate
         if search.space.size * len(batches) <= exact_draws * passes:
+            on_progress(f"the exact gradient, from all {spaced(search.space.size)} architectures")
             truth = enumerated(make("reinforce"), batches)
         else:
+            on_progress(f"the exact gradient, as the mean of {spaced(exact_draws)} estimates without bias")
             truth = sampled(make("counterfactual-exact"), batches, exact_draws)
         statistics = []
         for name in names:
@@ -152,7 +154,8 @@ def diagnose_fit(
         with nullcontext() if fit is None else fit.told_by(trainer):
             return diagnose(search, found, **options)
 
-    collector = _Collector(search, batches, use)
+    work = Interruptible(use)
+    collector = _Collector(search, batches, work)
     warmup_epochs, search.warmup_epochs = search.warmup_epochs, 0
     search.evaluator.is_evaluating = True  # while this is true, nothing is logged
     trainer = Trainer(
@@ -170,9 +173,9 @@ def diagnose_fit(
     finally:
         search.warmup_epochs, search.evaluator.is_evaluating = warmup_epochs, False
         search.trainer = attached
-    if collector.result is None:
+    if not work.is_done:
         raise ValueError("the data has no batch for an architecture step")
-    return collector.result
+    return work.result()
 
 
 def estimator(name: str, search: SearchStrategy, *, progress: float, seed: int) -> SearchStrategy:
@@ -249,15 +252,14 @@ class _Collector(LightningModule):
     Args:
         search: The search, whose data and hooks are used.
         batches: The number of batches of architecture steps to collect.
-        use: A function that is called with these batches while the fit is running.
+        work: What is done with these batches while the fit is running.
     """
 
-    def __init__(self, search: SearchStrategy, batches: int, use: Callable[[list[Any]], Diagnosis]) -> None:
+    def __init__(self, search: SearchStrategy, batches: int, work: Interruptible[Diagnosis]) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.search, self.batches = search, batches
-        self.result: Diagnosis | None = None
-        self._use, self._waiting = use, WaitingBatches(search.accumulate)
+        self._work, self._waiting = work, WaitingBatches(search.accumulate)
         self._found: list[Any] = []
         for name in (*BATCH_HOOKS, "prepare_data", "train_dataloader"):  # Lightning calls these on the fitted module
             if is_overridden(name, search):
@@ -274,8 +276,8 @@ class _Collector(LightningModule):
         ready = self._waiting.add(batch.get("architecture"), last=last)
         if ready is not None:
             self._found.append(ready)
-        if self.result is None and self._found and (last or len(self._found) == self.batches):
-            self.result = self._use(self._found)
+        if not self._work.is_done and self._found and (last or len(self._found) == self.batches):
+            self._work.do(self._found)
 
 
 def estimates_of(made: SearchStrategy, batches: Sequence[Any], draws: int) -> Iterator[tuple[Tensor, float]]:

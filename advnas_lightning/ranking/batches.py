@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ from torch.utils.data import DataLoader
 from advnas_lightning import rng
 from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.lightning_private import attached_trainer
+from advnas_lightning.interruptible import Interruptible
 from advnas_lightning.modes import modes_kept
 
 __all__ = ["with_validation_batches"]
@@ -69,22 +68,15 @@ def with_validation_batches(
     if attached is not None and attached.training:
         raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
     found: list[Any] = []
-    results: list[Result] = []
-    interrupts: list[KeyboardInterrupt] = []
+    work = Interruptible(use)
 
     def collect(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx == 0:
             found.append(batch)
 
-    sigterm = signal.getsignal(signal.SIGTERM)
-
     def end() -> None:
-        try:
-            if found:
-                with _sigterm_to(sigterm):
-                    results.append(use(found))
-        except KeyboardInterrupt as error:  # the Trainer would end the process
-            interrupts.append(error)
+        if found:
+            work.do(found)
 
     methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
     methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
@@ -114,11 +106,9 @@ def with_validation_batches(
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
         search.trainer = attached
-    if interrupts:
-        raise interrupts[0]
     if not found:
         raise ValueError("the data has no validation batch")
-    return results[0]
+    return work.result()
 
 
 def _nothing(*_: Any) -> None:
@@ -137,19 +127,6 @@ def _instead(search: LightningModule, methods: Mapping[str, Callable[..., None]]
         for name in methods:
             vars(search).pop(name, None)
         vars(search).update(own)
-
-
-@contextmanager
-def _sigterm_to(handler: Any) -> Iterator[None]:
-    """Let a handler hear SIGTERM. The Trainer's own one would let the work go on to its end."""
-    if handler is None or threading.current_thread() is not threading.main_thread():  # None: it is not Python's
-        yield
-        return
-    trainers = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, trainers)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,12 +198,29 @@ def test_bad_arguments_are_named(make_search: Any) -> None:
         diagnose(make(ENAS, Net(), objective=Regression()), BATCHES)
 
 
-# -- the command line ------------------------------------------------------------------------------------------------
-
-
 def test_batches_that_count_as_one_are_diagnosed_as_one(make_search: Any, make_loaders: Any) -> None:
     search = make_search("advantage", accumulate=2)
     truth, _, _ = diagnose_fit(
         search, make_loaders(weights=4, architecture=4), batches=2, strategies=["darts"], draws=2
     )
     assert truth.by == "all 8 architectures"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_diagnosis_at_once(number: int, make_search: Any, make_loaders: Any) -> None:
+    lines: list[str] = []
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def kill(line: str) -> None:
+        lines.append(line)
+        signal.raise_signal(number)
+
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            diagnose_fit(make_search("advantage"), make_loaders(), draws=2, on_progress=kill)
+    finally:
+        signal.signal(number, before)
+    assert len(lines) == 1
