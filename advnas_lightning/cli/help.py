@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from advnas_lightning.cli.commands import COMMANDS
 
-HELP_FLAGS = frozenset({"-h", "--help"})
-
 TEXT = """\
 advnas searches a network's architecture: on one of its tasks, or on a task of your own, with any of its strategies.
 

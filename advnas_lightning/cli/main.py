@@ -18,7 +18,8 @@ from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import CONFIG_PATH
 from advnas_lightning.cli.errors import fail, hydra_raises
 from advnas_lightning.cli.guard import guarded
-from advnas_lightning.cli.help import HELP_FLAGS, help_text
+from advnas_lightning.cli.help import help_text
+from advnas_lightning.cli.options import HELP
 from advnas_lightning.cli.process import lightning_logs_alone
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     """Run the command line.
 
     Raises:
-        SystemExit: With a status other than 0, after one line that says what is wrong.
+        SystemExit: With a status other than 0, after one line that says what is wrong; with 130 after Ctrl-C.
     """
     sys.argv[1:] = map(quote_cells, sys.argv[1:])
     arguments = sys.argv[1:]
@@ -46,6 +47,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads this, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:  # a training, or a sweep, has said how it goes on
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _answer(arguments: list[str]) -> None:
@@ -55,7 +59,7 @@ def _answer(arguments: list[str]) -> None:
         from advnas_lightning import __version__
 
         print(f"advnas-lightning {__version__}")
-    elif HELP_FLAGS & set(arguments):
+    elif HELP & set(arguments):
         print(help_text())
     else:
         _run(arguments)
@@ -69,9 +73,6 @@ def _run(arguments: list[str]) -> None:
     try:
         with guarded(), hydra_raises(), interruptible():
             _main()
-    except KeyboardInterrupt:  # while no training runs: there is nothing to save
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         fail(error, arguments)
 

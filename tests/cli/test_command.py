@@ -21,6 +21,7 @@ from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import Config
 from advnas_lightning.cli.errors import hydra_raises, wants_traceback
 from advnas_lightning.cli.help import help_text
+from advnas_lightning.cli.main import main
 from advnas_lightning.cli.signatures import NO_VALUE, signature
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import RunFolder
@@ -89,10 +90,10 @@ def test_a_wrong_line_is_answered_without_pytorch_and_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-HELP = ["--help", "-h", "--version", "--cfg job", *(f"{each} --help" for each in COMMANDS)]
+HELP = ["--help", "-h", "help", "--version", "--cfg job", *(f"{each} --help" for each in COMMANDS)]
 
 
-@pytest.mark.parametrize("arguments", slow_but(HELP, ["--help", "--cfg job", "rank --help"]))
+@pytest.mark.parametrize("arguments", slow_but(HELP, ["help", "--cfg job", "rank --help"]))
 def test_help_needs_no_pytorch(arguments: str, tmp_path: Path) -> None:
     found = answer(arguments, tmp_path)
     assert (found.returncode, found.stderr) == (0, "")
@@ -159,6 +160,20 @@ def test_only_a_user_asks_for_tracebacks(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("HYDRA_FULL_ERROR")
     with hydra_raises():
         assert not wants_traceback()
+
+
+def test_ctrl_c_ends_a_command_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("advnas_lightning.cli.cost.main", interrupt)
+    monkeypatch.setattr(sys, "argv", ["advnas", "cost", "show", "run"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr() == ("", "error: interrupted\n")
 
 
 def test_the_help_names_every_group_every_choice_and_every_setting() -> None:
