@@ -65,14 +65,14 @@ def show_costs(
         groups = len(each.table.interactions)
         beside = f"besides the sum, {counted(groups, 'group')} of edges cost something together" if groups else ""
         words = filter(None, [each.table.unit or own, beside, agreement(each.measured)])
-        console.print(rich(f"{name}: {'; '.join(words)}"), highlight=False)
+        console.print(rich(f"{name}: {'; '.join(words)}"), soft_wrap=True)
     how = {name: described(each.measured) for name, each in found.items()}
     for text in dict.fromkeys(how.values()):
         names = [name for name, each in how.items() if each == text]
-        console.print(rich(f"{listed(names)}: {text}" if len(names) < len(how) else f"all {text}"), highlight=False)
+        console.print(rich(f"{listed(names)}: {text}" if len(names) < len(how) else f"all {text}"), soft_wrap=True)
     sentence = together(plan)
     if sentence:
-        console.print(sentence)
+        console.print(sentence, soft_wrap=True)
 
 
 def found_architectures(folder: Path, found: Mapping[str, Measurement]) -> dict[str, Genotype]:
@@ -155,6 +155,6 @@ def _candidates(plan: CostPlan) -> Table:
         table.add_row(rich("" if edge == before else edge), rich(name), *costs)
         before = edge
     if len(places) > MOST:
-        table.add_row(f"and {counted(len(places) - MOST, 'candidate')} more in the file")
+        table.add_row(f"and {counted(len(places) - MOST, 'more candidate')} in the file")
     table.add_row("beside the edges", "", *(readable(each.fixed, DIGITS) for each in plan.tables.values()))
     return table

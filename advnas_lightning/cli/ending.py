@@ -44,7 +44,7 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     """
     console = Console()
     console.print()
-    console.print(Text("").join([rich(title(summary))]), style="bold", soft_wrap=True)
+    console.print(rich(title(summary)), style="bold", soft_wrap=True)
     console.print(_table(strategy, callbacks, console.width))
     console.print()
     lines: dict[str, str] = {}
@@ -59,14 +59,14 @@ def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[
     lines["files"] = os.path.relpath(folder)
     width = max(map(len, lines))
     for name, value in lines.items():
-        console.print(rich(f"{name:<{width}}  {value}"), highlight=False, soft_wrap=True)
+        console.print(rich(f"{name:<{width}}  {value}"), soft_wrap=True)
     for note in notes(summary, strategy):
-        console.print(rich(f"note: {writable(note)}"), highlight=False, soft_wrap=True, style="yellow")
+        console.print(rich(f"note: {writable(note)}"), soft_wrap=True, style="yellow")
     following = next_lines(summary, strategy, folder)
     if following:
         console.print("\nnext", style="bold")
         for name, line in following.items():
-            console.print(rich(f"  {name:<{max(map(len, following))}}  {line}"), highlight=False, soft_wrap=True)
+            console.print(rich(f"  {name:<{max(map(len, following))}}  {line}"), soft_wrap=True)
 
 
 def draw(

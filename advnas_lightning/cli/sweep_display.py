@@ -152,7 +152,7 @@ class SweepDisplay:
         return f"finished {passed}" + (": " if parts else "") + ", ".join(parts)
 
     def _print(self, text: str) -> None:
-        self.console.print(rich(text), highlight=False, soft_wrap=True)
+        self.console.print(rich(text), soft_wrap=True)
         sys.stdout.flush()
 
 

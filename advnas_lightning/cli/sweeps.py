@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advnas_lightning.cli.errors import fail
-from advnas_lightning.cli.process import go_on_line, program
+from advnas_lightning.cli.process import go_on_line, program, quoted
 from advnas_lightning.cli.sweep_display import SweepDisplay
 from advnas_lightning.cli.sweep_jobs import Jobs, ranking
 from advnas_lightning.export.formats import check_formats
@@ -126,7 +126,7 @@ class SweepCallback(Callback):
             self._jobs.poll()
             done = sum(job.state == "finished" for job in self._jobs.all)
             text = f"interrupted: {done} of {self._jobs.count} jobs have finished; go on with: {self._go_on}"
-            Console(stderr=True).print(rich(text, sys.stderr), highlight=False, soft_wrap=True)
+            Console(stderr=True).print(rich(text, sys.stderr), soft_wrap=True)
 
 
 def show_end(found: Jobs, sweep: str) -> None:
@@ -155,16 +155,16 @@ def show_end(found: Jobs, sweep: str) -> None:
     for job in unfinished:
         where = "" if job.folder is None else f" ({os.path.relpath(job.folder)})"
         reason = f"failed: {job.error}" if job.state == "failed" else "has not finished: interrupted"
-        console.print(rich(f"job {job.number} {reason}{where}"), style="red", highlight=False, soft_wrap=True)
+        console.print(rich(f"job {job.number} {reason}{where}"), style="red", soft_wrap=True)
     done = len(found.all) - len(unfinished)
-    console.print(rich(f"{done} of {len(found.all)} jobs have finished: {sweep}"), highlight=False, soft_wrap=True)
+    console.print(rich(f"{done} of {len(found.all)} jobs have finished: {sweep}"), soft_wrap=True)
     if unfinished:
-        again = f"the others go on with the same line and hydra.sweep.dir={sweep}"
-        console.print(rich(again), highlight=False, soft_wrap=True)
+        target = shlex.quote(f"hydra.sweep.dir={quoted(sweep)}")
+        console.print(rich(f"the others go on with the same line and {target}"), soft_wrap=True)
     if ranks:
         line = shlex.join([*program(sys.argv), "report", os.path.relpath(sweep)])
         console.print("\nnext", style="bold")
-        console.print(rich(f"  report  {line}"), highlight=False, soft_wrap=True)
+        console.print(rich(f"  report  {line}"), soft_wrap=True)
 
 
 def jobs(config: DictConfig) -> list[list[str]]:

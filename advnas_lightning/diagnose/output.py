@@ -62,7 +62,7 @@ def show(truth: Truth, statistics: Sequence[EstimatorStatistics], credit: Credit
         highlight=False,
     )
     choices = listed(f"{edge} {candidate}" for edge, candidate in truth.raises.items())
-    console.print(rich(f"The exact gradient raises most: {choices}."), highlight=False, soft_wrap=True)
+    console.print(rich(f"The exact gradient raises most: {choices}."), soft_wrap=True)
     console.print(
         "AdvantageNAS's credit from one backward pass (Eq. 7), compared with that from a forward pass per edge (Eq. 6):"
         f" rank correlation {credit.rank_correlation:.3f}, same sign in {credit.sign_agreement:.0%} ({credit.draws}"

@@ -98,6 +98,14 @@ def test_a_folder_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]
     assert read(here / "run", "costs.json") == by_search
 
 
+def test_a_long_line_is_not_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a processor with a long name " * 4 + "at last"
+    table = CostTable("macs", {"edge": {"linear": 1.0, "skip": 0.0}}, 0.0)
+    write_costs(tmp_path / "costs.json", {"macs": Measurement(table, {"device": "cpu", "device_name": name})})
+    main(["show", str(tmp_path)])
+    assert f"all measured on cpu, {name}" in capsys.readouterr().out.splitlines()
+
+
 def test_what_is_measured_joins_what_there_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["measure", "run", "kinds=params,tests.support.measured.own"])
     assert "replaced" not in capsys.readouterr().out

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+from advnas_lightning.cli.sweep_jobs import Jobs
+from advnas_lightning.cli.sweeps import show_end
 from advnas_lightning.report.collection import collect
 from advnas_lightning.report.paper_tables import build_table
 from advnas_lightning.report.plans import TABLES
@@ -269,6 +271,15 @@ def test_a_retraining_goes_on_in_a_folder_that_was_moved_but_not_with_another_ar
     genotype.write_text(found)
     launch(monkeypatch, *arguments, f"hydra.sweep.dir={folder}/moved")
     assert "1 of 1 jobs have finished" in capsys.readouterr().out
+
+
+def test_the_line_to_go_on_takes_a_folder_with_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    show_end(Jobs(Path("my sweep"), [["seed=0"]]), "my sweep")
+    line = capsys.readouterr().out.partition("go on with the same line and ")[2]
+    assert shlex.split(line) == ['hydra.sweep.dir="my sweep"']
 
 
 class Interrupt(Callback):
