@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 LONGEST = 100  # characters of a value in a message
@@ -95,6 +96,24 @@ def check_one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
     if value not in allowed:
         raise ValueError(f"{name}={_told(value)} is unknown: use {' or '.join(allowed)}")
     return value
+
+
+def check_folder(name: str, value: Any) -> Path:
+    """The path of a folder to write into, which need not be there.
+
+    Example:
+        >>> check_folder("output", "new/folder").name
+        'folder'
+        >>> check_folder("output", __file__)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: output=...validate.py: validate.py is a file: name a folder
+    """
+    path = Path(str(value))
+    for each in (path, *path.parents):
+        if each.exists() and not each.is_dir():
+            raise ValueError(f"{name}={path}: {each.name} is a file: name a folder")
+    return path
 
 
 def check_share(name: str, value: Any, *, zero: bool = False) -> float:

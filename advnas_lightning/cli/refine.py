@@ -16,7 +16,7 @@ from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import checkpoint_in
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_bool, check_int, check_one_of, check_positive, check_seed
+from advnas_lightning.validate import check_bool, check_folder, check_int, check_one_of, check_positive, check_seed
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
@@ -118,7 +118,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         The value of every option of ``OPTIONS``.
 
     Raises:
-        FileNotFoundError: If there is no such file of costs.
+        FileNotFoundError: If there is no such file of costs or finalists.
         ValueError: If a key is unknown, if a value is invalid, if there is no run, or if Optuna is missing.
 
     Example:
@@ -155,8 +155,13 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         options["cost_budget"] = read_cost_budget(options["cost_budget"])
     elif options["costs"] is not None:
         raise ValueError("costs= has no effect without cost_budget=")
-    if options["costs"] is not None and not Path(str(options["costs"])).exists():
-        raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
+    for name in ("costs", "finalists"):
+        if options[name] is not None:
+            options[name] = Path(str(options[name]))
+            if not options[name].exists():
+                raise FileNotFoundError(f"{name}={plain(str(options[name]))}: there is no such file")
+    if options["output"] is not None:
+        options["output"] = check_folder("output", options["output"])
     options["proxy"] = _overrides(options["proxy"])
     if options["oracle"] is not None:
         given = [name for name in ("rungs", "anneal", "proxy", "metric", "best") if options[name] is not None]

@@ -134,7 +134,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         checkpoint=checkpoint,
         config=config,
         training=training,
-        folder=run.path / FOLDER if output is None else Path(output),
+        folder=run.path / FOLDER if output is None else output,
         rungs=rungs,
         metric=str(chosen["metric"]),
         maximize=chosen["best"] == "highest",

@@ -73,10 +73,9 @@ def _diagnose_run(options: dict[str, Any], place: Path) -> Path:
     from advnas_lightning.diagnose.output import draw, show
     from advnas_lightning.diagnose.quality import diagnose_fit
     from advnas_lightning.runs import write_json
-    from advnas_lightning.validate import check_bool
 
     _set_threads(options["threads"])
-    run = load(options["ckpt_path"], trust=check_bool("trust", options["trust"]))
+    run = load(options["ckpt_path"], trust=options["trust"])
     names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
     on_progress = partial(print, "…", file=sys.stderr, flush=True)
     for name in ("lightning.pytorch", "lightning.fabric"):  # which one it is depends on what was imported last

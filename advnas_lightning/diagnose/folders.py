@@ -9,7 +9,7 @@ __all__ = ["RESULT", "free_folder", "new_folder"]
 FOLDER, RESULT = "diagnosis", "diagnosis.json"
 
 
-def free_folder(output: str | Path | None, place: Path) -> Path:
+def free_folder(output: Path | None, place: Path) -> Path:
     """The folder for a diagnosis. No other diagnosis is in it.
 
     Args:
@@ -27,17 +27,16 @@ def free_folder(output: str | Path | None, place: Path) -> Path:
         'diagnosis_2'
     """
     if output is not None:
-        folder = Path(output)
-        if (folder / RESULT).exists():
+        if (output / RESULT).exists():
             raise ValueError(f"output={output} holds another diagnosis: name a new folder")
-        return folder
+        return output
     number = 1
     while (place / (name := FOLDER if number == 1 else f"{FOLDER}_{number}")).exists():
         number += 1
     return place / name
 
 
-def new_folder(output: str | Path | None, place: Path) -> Path:
+def new_folder(output: Path | None, place: Path) -> Path:
     """Make the folder for a diagnosis, see :func:`free_folder`.
 
     Raises:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from advnas_lightning.cli.options import SHARED, Option, help_page, read_options
-from advnas_lightning.validate import check_int
+from advnas_lightning.validate import check_bool, check_folder, check_int, check_positive, check_seed
 
 __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_settings"]
 
@@ -87,14 +87,18 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     check_settings(options)
     if options["threads"] is not None:
         check_int("threads", options["threads"], least=1)
+    check_seed("seed", options["seed"])
+    check_bool("trust", options["trust"])
+    if options["output"] is not None:
+        options["output"] = check_folder("output", options["output"])
     return options
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Check the names of the estimators and the numbers of draws and batches, as far as they are given.
+    """Check the names of the estimators, the numbers of draws and batches and the progress, as far as they are given.
 
     Raises:
-        ValueError: If a name is unknown, or if a number is too small.
+        ValueError: If a name is unknown, or if a number is too small or too large.
 
     Example:
         >>> check_settings({"strategies": ["gdas"], "draws": 1})
@@ -110,3 +114,5 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if name in settings:
             check_int(name, settings[name], least=least)
+    if "progress" in settings:
+        check_positive("progress", settings["progress"], zero=True, most=1)

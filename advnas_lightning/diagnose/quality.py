@@ -102,7 +102,7 @@ def diagnose(
         ('all 2 architectures', {'edge': 'tanh'}, 1)
     """
     names = list(dict.fromkeys(strategies))
-    check_settings({"strategies": names, "draws": draws, "exact_draws": exact_draws})
+    check_settings({"strategies": names, "draws": draws, "exact_draws": exact_draws, "progress": progress})
     if not isinstance(getattr(search, "theta", None), Tensor):
         raise ValueError(f"{type(search).__name__} has no θ whose gradient could be compared: use another strategy's")
     if not batches:

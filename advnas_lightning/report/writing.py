@@ -12,6 +12,7 @@ from advnas_lightning.report.paper_tables import build_table
 from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.plots import save_plot
 from advnas_lightning.report.toy_table import build_toy_table
+from advnas_lightning.validate import check_folder
 
 __all__ = ["report"]
 
@@ -27,7 +28,7 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
         The runs, and the folders that could not be read.
 
     Raises:
-        ValueError: If there is no run to report on.
+        ValueError: If there is no run to report on, or if the folder of the report is a file.
 
     Example:
         >>> report(["no_such_folder"])
@@ -35,10 +36,10 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
             ...
         ValueError: there is nothing to report in no_such_folder: there is no such folder
     """
+    folder = check_folder("output", folder)
     collection = collect(places)
     if not collection.runs:
         raise ValueError(f"there is nothing to report in {', '.join(map(str, places))}: {_why_nothing(collection)}")
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plots = [(plot, save_plot(plot, folder)) for plot in make_plots(collection.runs)]
     filled = [build_toy_table(collection.runs), *(build_table(plan, collection.runs) for plan in TABLES)]

@@ -124,6 +124,8 @@ def test_a_wrong_option_needs_no_pytorch() -> None:
         (["run", "anneal=maybe"], "anneal='maybe' must be true or false"),
         (["run", "best=most"], "best='most' is unknown: use highest or lowest"),
         (["run", "oracle=nature"], "oracle='nature' is unknown: use table"),
+        (["run", "finalists=nowhere.json"], "finalists=nowhere.json: there is no such file"),
+        (["run", "output=run/summary.json"], "output=run/summary.json: summary.json is a file: name a folder"),
         (["run", "finalists=listed.json", "draws=2"], "draws= has no effect with finalists="),
         (["run", "oracle=table", "rungs=1,2"], "rungs= has no effect with oracle=table"),
         (["run", "oracle=table"], "oracle=table needs the run's task.table: this run has none"),

@@ -74,6 +74,13 @@ def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "report").exists()
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "-o", str(tmp_path / "run" / "summary.json")])
+    assert capsys.readouterr().err.endswith("summary.json is a file: name a folder\n")
+
+
 def test_the_same_runs_give_the_same_figures(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", task="toy", epochs=1)
     texts = []
