@@ -188,7 +188,7 @@ class TrialBook:
         noted = trial.user_attrs
         return Trial(
             trial.number,
-            Genotype(trial.params),
+            Genotype({edge: trial.params[edge] for edge in self._distributions}),  # which a file gives by the alphabet
             STATES[trial.state],
             dict(sorted(trial.intermediate_values.items())),
             noted["proposed_by"],

@@ -105,6 +105,14 @@ def test_the_neighbours_of_the_first_finalist_lead_out_of_a_local_optimum() -> N
     assert set(tried[2:6]) == {("a", "b"), ("a", "c"), ("b", "a"), ("c", "a")}  # those of the first one come first
 
 
+@needs_storage
+def test_an_architecture_of_the_book_has_its_edges_in_the_order_of_the_space(tmp_path: Path) -> None:
+    candidates = {"node2": ["a", "b"], "node10": ["a", "b"]}
+    TrialBook(tmp_path, candidates, (1,), maximize=True).add(Genotype({"node2": "a", "node10": "b"}), "argmax", 0)
+    (trial,) = TrialBook(tmp_path, candidates, (1,), maximize=True).ladder().trials
+    assert list(trial.genotype.items()) == [("node2", "a"), ("node10", "b")]
+
+
 def test_the_lowest_score_may_be_the_best() -> None:
     book = TrialBook(None, CANDIDATES, (1, 2), maximize=False)
     ladder, _ = climb(book, Scope(FINALISTS, CANDIDATES), lambda *arguments: -score(*arguments))
