@@ -105,12 +105,7 @@ class Adapter:
         leave_epoch: Callable[[int], None],
     ) -> None:
         name = type(module).__name__
-        if not module.automatic_optimization:
-            raise MisconfigurationException(
-                f"{name} optimizes by hand (automatic_optimization=False), so a search does not know what its"
-                " steps are: override loss(batch), and weight_step(batch) where that is more than a step on this loss,"
-                " in a subclass of the strategy, and give it weight_optimizer=…"
-            )
+        _refuse_by_hand(module)
         if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
             raise MisconfigurationException(
                 f"{name}.training_step takes the iterator of a loader, and a search has batches: let it take a batch"
@@ -237,11 +232,14 @@ class Adapter:
         Raises:
             ValueError: The step returns no loss.
             SkippedStep: It returned ``None``.
-            MisconfigurationException: It returned ``None``, and there are several processes.
+            MisconfigurationException: The module optimizes by hand; or it returned ``None``, and there are several
+                processes.
         """
+        _refuse_by_hand(self.module)  # a hook such as setup may have changed it
+        unchanged = self._optimizers.unchanged() if self._is_silent() else nullcontext()
         before, self._batch = self._batch, batch
         try:
-            with self.in_hook(), self._optimizers.lent():
+            with self.in_hook(), self._optimizers.lent(), unchanged:
                 output = _call_step(self.module.training_step, batch, self.batch_idx)
         finally:
             self._batch = before
@@ -345,6 +343,16 @@ class _Redirection:
 
 def _own_log(module: LightningModule) -> Any:
     return MethodType(type(module).log, module)
+
+
+def _refuse_by_hand(module: LightningModule) -> None:
+    """Refuse a module whose training step takes the steps of its optimizers itself."""
+    if not module.automatic_optimization:
+        raise MisconfigurationException(
+            f"{type(module).__name__} optimizes by hand (automatic_optimization=False), so a search does not know what"
+            " its steps are: override loss(batch), and weight_step(batch) where that is more than a step on this loss,"
+            " in a subclass of the strategy, and give it weight_optimizer=…"
+        )
 
 
 def _call_step(step: Callable[..., Any], batch: Any, batch_idx: int) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 # Objects of these packages are part of the framework, or are shared with other threads.
 OPAQUE = {"advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"}
@@ -61,6 +62,7 @@ KINDS: list[tuple[Any, Kind]] = [  # the first one that fits
     ((list, deque, bytearray, array), Kind.SEQUENCE),
     (set, Kind.SET),
     (tuple, Kind.TUPLE),
+    (LRScheduler, Kind.OBJECT),  # a module's step may step a schedule that it keeps
 ]
 MISSING: Any = object  # stands for an attribute that is not set; a class is a constant
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lightning import Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from advnas_lightning.engine.lightning_private import without_optimizer
@@ -66,6 +67,26 @@ class OwnOptimizers:
             yield
         finally:
             strategy.optimizers, strategy.lr_scheduler_configs = [], []
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context after which the module's optimizer has the options that it had, and its schedules are as before.
+
+        A training step may set a learning rate, or step a schedule.
+        """
+        groups = [] if self._own.made is None else self._own.made.param_groups
+        options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        rates = [(value, value.clone()) for group in options for value in group.values() if isinstance(value, Tensor)]
+        schedules = [(each.scheduler, each.scheduler.state_dict()) for each in self._own.schedules]
+        try:
+            yield
+        finally:
+            for group, before in zip(groups, options, strict=True):
+                group.update(before)
+            for rate, value in rates:
+                rate.copy_(value)
+            for schedule, state in schedules:
+                schedule.load_state_dict(state)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

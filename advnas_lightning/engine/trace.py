@@ -55,7 +55,7 @@ class Trace:
     changes it all the same, this is found, it is put back from the next evaluation on, and is named in the warning.
 
     What is not in the process's own memory is not put back, such as files, and loggers that a module calls itself. Nor
-    are iterators, and objects of torch and Lightning that are no modules.
+    are iterators, and objects of torch and Lightning that are no modules, except for schedules of learning rates.
 
     Args:
         root: The module that has the network in it.

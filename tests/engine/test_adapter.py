@@ -23,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype, MixedOp, SearchStrategy
 from tests.support.classifier import loader, search_of
+from tests.support.refusals import one_line
 from tests.support.speed import slow_but
 
 GENOTYPE = {"edge": "linear", "shared": "tanh"}
@@ -417,6 +418,14 @@ def test_what_cannot_be_taken_over_is_refused(kind: Callable[..., Classifier], s
     with pytest.raises(Exception, match=says) as caught:
         fit(search_of(kind()), {"weights": loader(), "architecture": loader(5)}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start"])
+def test_a_module_that_turns_to_manual_optimization_is_refused(hook: str, tmp_path: Path) -> None:
+    module = Classifier()
+    setattr(module, hook, lambda *_: setattr(module, "automatic_optimization", False))
+    with one_line("Classifier optimizes by hand", "weight_optimizer="):
+        fit(search_of(module), {"weights": loader(), "architecture": loader(5)}, tmp_path)
 
 
 def test_what_a_message_says_of_a_module_that_optimizes_by_hand(tmp_path: Path) -> None:

@@ -182,6 +182,39 @@ def test_a_checkpoint_that_a_hook_saves_is_whole(fit: Fit, tmp_path: Path) -> No
     assert_same_state(ended(3, ckpt_path=tmp_path / "1.ckpt"), whole)
 
 
+class Moves(LightningModule):
+    """Lowers its learning rate in its step, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.part, self.way, self.rates = Part(), way, [0.1]
+
+    def configure_optimizers(self) -> Any:
+        sgd = SGD(self.parameters(), lr=torch.tensor(0.1) if self.way == "tensor" else 0.1)
+        self.kept = ExponentialLR(sgd, 0.9)
+        return ([sgd], [ExponentialLR(sgd, 0.9)]) if self.way == "the Trainer's schedule" else sgd
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        options = self.optimizers().param_groups[0]
+        if self.way == "tensor":
+            options["lr"].mul_(0.9)
+        elif self.way == "number":
+            options["lr"] *= 0.9
+        else:
+            (self.kept if self.way == "its own schedule" else self.lr_schedulers()).step()
+        self.rates.append(float(options["lr"]))
+        return F.cross_entropy(self.part(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("way", ["the Trainer's schedule", "its own schedule", "number", "tensor"])
+def test_a_rate_that_a_step_changes_moves_in_weight_steps_alone(way: str, fit: Fit) -> None:
+    alone, search = Genotype(GENOTYPE).apply(Moves(way)), AdvantageNAS(Moves(way), **THETA)
+    fit(alone, pair()["weights"])
+    fit(search, pair())
+    assert search.architecture_steps == 6
+    assert search.model.rates == alone.rates
+
+
 @pytest.mark.parametrize("name", ["optimizers", "lr_scheduler_configs"])
 def test_other_ones_are_refused(name: str, fit: Fit) -> None:
     class Replaces(Looking):
