@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # torch has no public name for it
 
 PLAIN = (Number, str, bytes, type(None), Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
+FLATTEN = "flatten_parameters"  # a method of recurrent layers, which moves their weights and computes nothing
 
 
 def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = True) -> Any:
@@ -19,6 +20,7 @@ def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = Tr
 
     A number, a text or a tuple of such is given. For modules within the modules, weights and methods it is a
     :class:`PartOfChoice`, of which such values can be read. To compute with it would bypass the choice, and is refused.
+    ``flatten_parameters`` of recurrent layers can be called, as networks do before each pass.
 
     Args:
         edge: The edge that the modules are candidates of, for the message.
@@ -46,6 +48,8 @@ def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = Tr
                 " reads it"
             ) from None
     first, *others = values.values()
+    if name == FLATTEN and all(map(callable, values.values())):
+        return lambda: [flatten() for flatten in values.values()][-1]
     kinds = (nn.Module, PartOfChoice, Tensor) if running else (nn.Module, PartOfChoice)
     if all(isinstance(value, kinds) or (running and callable(value)) for value in values.values()):
         return PartOfChoice(edge, values)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from advnas_lightning import Genotype, SearchSpace, elastic
+from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic
 from tests.support.small_search import CLASSES, FEATURES
 
 Make = Callable[..., Any]
@@ -182,6 +182,40 @@ def test_twice_the_sizes_of_two_directions_are_refused() -> None:
         SearchSpace(net)
     with pytest.raises(ValueError, match="a GRU has no elastic size 'input_halves': it has hidden_size, input_size"):
         elastic(nn.GRU(3, 4), input_halves=[1], name="inputs")
+
+
+class Flattens(nn.Module):
+    """Calls a recurrent layer as many networks do: with compact weights, and with a state of its size."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer: Any = layer
+        layer.flatten_parameters()  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.flatten_parameters()
+        output: Tensor = self.layer(x, torch.zeros(self.layer.num_layers, x.shape[1], self.layer.hidden_size))[0]
+        return output
+
+
+@pytest.mark.parametrize("is_elastic", [True, False])
+def test_a_network_may_let_a_layer_flatten_its_parameters(is_elastic: bool) -> None:
+    names = {"input_size": "inputs", "hidden_size": "edge"}
+    layer = (
+        elastic(nn.GRU(3, 6), input_size=[3], hidden_size=[2, 6], name=names)
+        if is_elastic
+        else MixedOp("edge", {"2": nn.GRU(3, 2), "6": nn.GRU(3, 6)})
+    )
+    net, x = (
+        nn.Sequential(elastic(nn.Linear(3, 3), out_features=[3], name="inputs"), Flattens(layer)),
+        torch.ones(4, 1, 3),
+    )
+    space = SearchSpace(net)
+    for choice, size in ((0, 2), (1, 6)):
+        with space.bind(space.one_hot([0, choice])):
+            output = net(x)
+        assert output.shape == (4, 1, size)
+        assert torch.equal(space.genotype([0, choice]).apply(net)(x), output)
 
 
 def test_the_input_of_a_layer_in_two_directions_is_cut() -> None:
