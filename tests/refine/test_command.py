@@ -247,7 +247,7 @@ def test_a_bad_budget_is_one_line(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "cannot be read: "),
+        (None, "listed.json: there is no such file"),
         ("{}", "cannot be read: it is no list of architectures"),
         ("[]", "cannot be read: it is no list of architectures"),
         ('[["a"]]', "cannot be read: entry 1 is no architecture of the form {edge: candidate}"),
