@@ -90,9 +90,10 @@ def climb(
     the winner it is the winner, and its neighbours are tried. Successive halving ends trainings early that are worse
     than others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
     first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. Where
-    no neighbour is better, two edges of the winner exchange their candidates. At last the best architectures are
-    trained again, with other seeds, and then those that the search finds more probable than the winner, unless they are
-    ruled out. A budget that is large enough keeps what these need.
+    no neighbour is better, two edges of the winner exchange their candidates, and then the neighbours of the second
+    best one are tried. At last the best architectures are trained again, with other seeds, and then those that the
+    search finds more probable than the winner, unless they are ruled out. A budget that is large enough keeps what
+    these need.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 

@@ -50,7 +50,7 @@ def refine(
     """Train the finalists of a search by themselves, and then neighbours of the first and the best one.
 
     The neighbours of the first finalist are trained first, and then those of the best one until none is better. Then
-    two edges of the best one exchange their candidates.
+    two edges of the best one exchange their candidates, and the neighbours of the second best one are trained.
 
     Each architecture is trained as :class:`~advnas_lightning.Fixed` trains it, with fresh weights, and is scored on
     validation data after each rung. Successive halving ends trainings early that are worse than others were at the same
@@ -73,7 +73,7 @@ def refine(
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
         anneal: Whether the learning rates fall to 0 by a cosine up to each rung, whatever the module's schedules say.
         neighbours: Whether architectures that differ in one edge from the first finalist, and then from the best one,
-            are trained too, and exchanges between two edges of the best one.
+            are trained too, exchanges between two edges of the best one, and the neighbours of the second best one.
         allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
         repeats: How often each of the three best architectures is trained again, with other seeds. Then
             :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.

@@ -14,6 +14,8 @@ from advnas_lightning.space.genotype import Genotype, check_genotype
 
 __all__ = ["Proposal", "Scope", "last_proposal", "next_proposal"]
 
+AROUND = 2  # the number of best architectures whose neighbours are trained before it ends
+
 
 class Proposal(NamedTuple):
     """An architecture to train next, and why.
@@ -82,7 +84,8 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
     Neighbours are first all those of the first finalist, which is what the search itself has chosen. A climb from the
     best finalist alone may end soon. Then come those of the leader, and where none of them is left, those of what other
     processes are training, since it may become the winner. Where no neighbour is left, two edges of the leader exchange
-    their candidates, at most as often as it has neighbours. The most promising neighbour or exchange comes first.
+    their candidates, at most as often as it has neighbours. Then come the neighbours of the second-best architecture,
+    so that the climb does not end on the first hill. The most promising neighbour or exchange comes first.
 
     Args:
         ladder: The trainings so far.
@@ -124,6 +127,10 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
             found = promising(exchanges(start.genotype, scope.candidates))
             if found is not None:
                 return Proposal(found, by, start.round + 1)
+    for start in ladder.best(AROUND)[1:] if scope.around else []:
+        found = promising(neighbours(start.genotype, scope.candidates))
+        if found is not None:
+            return Proposal(found, f"neighbour of {start.number}", start.round + 1)
     return last_proposal(ladder, scope)
 
 
