@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from advnas_lightning.callbacks.standing import WORDS
 from advnas_lightning.callbacks.summary import MARKS, SummaryCallback
-from advnas_lightning.cli.process import own_settings, program, quoted
+from advnas_lightning.cli.process import line_to_train, program, quoted
 from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
@@ -30,7 +29,6 @@ from advnas_lightning.runs import RunFolder
 from advnas_lightning.texts import counted, readable, rich, shortened, writable
 
 MOST = 60  # edges in the table
-TELLING = ("task", "experiment", "preset")  # overrides that a later line has to repeat
 
 
 def show(summary: dict[str, Any], strategy: SearchStrategy, callbacks: Sequence[SummaryCallback], folder: Path) -> None:
@@ -160,21 +158,19 @@ def next_lines(summary: Mapping[str, Any], strategy: SearchStrategy, folder: Pat
     """
     if not HydraConfig.initialized():  # pragma: no cover
         return {}
-    command, place = program(sys.argv), quoted(os.path.relpath(folder))
-    kept = [each for each in HydraConfig.get().overrides.task if re.match(rf"[+~]*({'|'.join(TELLING)})\b", each)]
+    command, place = program(sys.argv), os.path.relpath(folder)
     is_search, trains = summary["strategy"] != "fixed", strategy.optimizations["weights"].made is not None
     retrain_follows = any(each.startswith("retrain=") for each in HydraConfig.get().overrides.task)
     found = {}
     if is_search and trains and not retrain_follows:
-        settings = own_settings(HydraConfig.get().runtime.config_sources)
-        line = [*command, *settings, "strategy=fixed", f"strategy.genotype={place}", *kept]
-        found["retrain"] = shlex.join(line)
+        hydra = HydraConfig.get()
+        found["retrain"] = line_to_train(hydra.overrides.task, hydra.runtime.config_sources, place)
     trust = _trust(RunFolder(folder).config)
     if is_search and trains:
         found["refine"] = shlex.join([*command, "refine", place, *trust])
-    found["report"] = shlex.join([*command, "report", os.path.relpath(folder)])
+    found["report"] = shlex.join([*command, "report", place])
     if strategy.searches:
-        found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={place}", *trust])
+        found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={quoted(place)}", *trust])
     return found
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.summary import SummaryCallback
-from advnas_lightning.cli.ending import TELLING
-from advnas_lightning.cli.process import own_settings, program, quoted
+from advnas_lightning.cli.process import line_to_train
 from advnas_lightning.cost.files import read_costs
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.strategy import SearchStrategy
@@ -118,12 +115,11 @@ def training_line(run: RunFolder, select: str | None = None, *, genotype: Path |
         select: Which one in the run's ``genotype.json``, such as ``"ranked"``.
         genotype: The file that has it alone, if it is in none of the run's.
     """
-    try:
-        overrides = read_yaml(run.path / OVERRIDES)
-        kept = [str(each) for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", str(each))]
-        settings = own_settings(read_yaml(run.path / CHOICES)["hydra"]["runtime"]["config_sources"])
-    except (OSError, Unreadable, KeyError, TypeError):
-        kept, settings = [], []
-    place = quoted(os.path.relpath(run.path if genotype is None else genotype))
+    place = os.path.relpath(run.path if genotype is None else genotype)
     chosen = [] if select is None else [f"select={select}"]
-    return shlex.join([*program(sys.argv), *settings, "strategy=fixed", f"strategy.genotype={place}", *chosen, *kept])
+    try:
+        overrides = [str(each) for each in read_yaml(run.path / OVERRIDES)]
+        sources = read_yaml(run.path / CHOICES)["hydra"]["runtime"]["config_sources"]
+        return line_to_train(overrides, sources, place, *chosen)
+    except (OSError, Unreadable, KeyError, TypeError):
+        return line_to_train([], [], place, *chosen)

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 
 PROCESS_DIED = "a process of this run has died: go on with the run's hydra.run.dir=… and ckpt_path=last"
 COMMAND = "advnas"
+TELLING = ("task", "experiment", "preset")  # overrides that a later line has to repeat
 NO_SCRIPTS = ("__main__.py", "_submit.py")  # how Python names a package that runs, and what runs submitit's jobs
 PACKAGE = Path(__file__).parents[1]
 FIRST_RANK_VARIABLE = "ADVNAS_LIGHTNING_FIRST_RANK"  # tells the processes that Lightning starts the first one's id
@@ -130,6 +131,25 @@ def own_settings(sources: Iterable[Any]) -> list[str]:
     """
     paths = [os.path.relpath(each["path"]) for each in sources if each["provider"] == "command-line"]
     return [word for path in paths for word in ("--config-dir", path)]
+
+
+def line_to_train(overrides: Iterable[str], sources: Iterable[Any], genotype: str, *settings: str) -> str:
+    """What to type to train a found architecture as the line was that has searched it.
+
+    Args:
+        overrides: The overrides of that line.
+        sources: Hydra's list of where its settings come from.
+        genotype: The folder of the run, or a file of an architecture.
+        settings: Further settings.
+
+    Example:
+        >>> line = line_to_train(["task=ptb", "seed=1"], [], "my run", "select=ranked")
+        >>> print(line.partition("strategy=fixed")[2])
+         'strategy.genotype="my run"' select=ranked task=ptb
+    """
+    kept = [each for each in overrides if re.match(rf"[+~]*({'|'.join(TELLING)})\b", each)]
+    line = [*program(sys.argv), *own_settings(sources), "strategy=fixed", f"strategy.genotype={quoted(genotype)}"]
+    return shlex.join([*line, *settings, *kept])
 
 
 def _same(one: str | None, other: str) -> bool:

@@ -9,11 +9,12 @@ import shlex
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from advnas_lightning.cli.ending import notes, show, title
+from advnas_lightning.cli.ending import next_lines, notes, show, title
 from advnas_lightning.cli.summary import found_by
 from advnas_lightning.report.drawing import LONGEST_TITLE
 from advnas_lightning.report.palette import STRATEGIES
@@ -94,6 +95,19 @@ def test_a_search_that_never_began_says_so(
     assert "nothing was searched, and the cost had no effect" in printed
     launch(monkeypatch, *SMALL_TOY, "trainer.max_epochs=0")
     assert "note: nothing was trained (0 epochs)" in capsys.readouterr().out
+
+
+def test_the_next_lines_take_a_folder_with_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = SimpleNamespace(overrides=SimpleNamespace(task=["task=ptb"]), runtime=SimpleNamespace(config_sources=[]))
+    hydra = SimpleNamespace(initialized=lambda: True, get=lambda: line)
+    monkeypatch.setattr("advnas_lightning.cli.ending.HydraConfig", hydra)
+    search = search_that_found(ToyNetwork(nodes=1, candidates=2), {"input->1": "filter0"})
+    search.optimizations = {"weights": SimpleNamespace(made=[])}  # type: ignore[dict-item]
+    lines = {
+        name: shlex.split(each) for name, each in next_lines({"strategy": "gdas"}, search, Path("my runs")).items()
+    }
+    assert lines["retrain"][-3:] == ["strategy=fixed", 'strategy.genotype="my runs"', "task=ptb"]
+    assert lines["refine"][-2:] == ["refine", "my runs"]
 
 
 def test_a_loss_that_is_not_finite_is_named() -> None:
