@@ -156,7 +156,8 @@ class Resumption:
 
 
 def _val_loaders(trainer: Trainer) -> list[Any]:
-    return CombinedLoader(trainer.val_dataloaders or []).flattened
+    loaders = trainer.val_dataloaders  # whose truth would ask for a length
+    return [] if loaders is None else CombinedLoader(loaders).flattened
 
 
 def sizes(trainer: Trainer, loader: SearchLoader) -> dict[str, Any]:

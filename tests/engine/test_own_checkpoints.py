@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import CatMetric, MaxMetric
 
 from advnas_lightning import AdvantageNAS, Fixed, Genotype
@@ -120,6 +121,17 @@ def test_a_metric_that_is_never_reset_goes_on(fit: Fit, tmp_path: Path) -> None:
     run(2).save_checkpoint(tmp_path / "two.ckpt")
     found = run(3, ckpt_path=tmp_path / "two.ckpt").callback_metrics
     assert (float(found["best"]), float(found["epochs"])) == (0.0, 3.0)
+
+
+def test_a_stream_without_a_length_may_be_validated_on(fit: Fit, tmp_path: Path) -> None:
+    class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return iter([(torch.ones(4), torch.tensor(1))] * 6)
+
+    trainer = fit(search_of(), pair(3, 3), val=DataLoader(Stream(), 3), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    again = fit(search_of(), pair(3, 3), val=DataLoader(Stream(), 3), max_epochs=2, ckpt_path=tmp_path / "one.ckpt")
+    assert again.global_step == 6
 
 
 def test_a_module_may_use_every_name_but_one(fit: Fit, tmp_path: Path) -> None:
