@@ -118,13 +118,12 @@ class SearchLoader(CombinedLoader):
         """The place that the loaders have reached, for :meth:`go_on_from` in another process.
 
         Args:
-            used: The number of batches of the running epoch that were used; ``None`` between epochs.
+            used: The number of batches of the running epoch that were used; ``None`` at its end.
         """
-        has_begun = self._index == 0 and bool(self._passes)  # as at the start of a training, before the first batch
         return {
             "generators": {key: generator_states(loader) for key, loader in self._loaders.items()},
-            "running": self._running(used or 0) if has_begun or used is not None else None,
-            "last": self._end_of_pass() if used is None else None,
+            "running": self._running(used) if used is not None and self._passes else None,
+            "last": None if used else self._end_of_pass(),
             "begun": dict(self._begun),
         }
 

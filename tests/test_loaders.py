@@ -348,7 +348,7 @@ def test_a_pass_begins_when_lightning_begins_it_and_again_from_a_checkpoint_of_t
     loader = SearchLoader({"weights": (drawing := Drawing())})
     iter(loader)  # as before the first hook of a training
     assert drawing.begun == expected[:1]
-    place = loader.place(None)
+    place = loader.place(0)
     rest = [next(loader)[0]["weights"] for _ in range(2)]
     assert rest == expected[1:3]
     assert batches(loader) == [{"weights": number} for number in expected[4:6]]

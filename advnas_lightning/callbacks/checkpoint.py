@@ -327,7 +327,7 @@ def _place(trainer: Trainer) -> str:
     used = batches_used(trainer)
     progress: Any = trainer.fit_loop.epoch_progress.current
     epochs = f"epoch {progress.started}{_total(trainer.max_epochs)}"
-    if used is not None:
+    if used:
         return f"after batch {used}{_total(trainer.num_training_batches)} in {epochs}"
     return f"after {epochs}" if progress.started else "at the start"
 

@@ -318,9 +318,9 @@ def restore_metrics(module: nn.Module, states: Mapping[str, Any], device: Any) -
 
 
 def batches_used(trainer: Trainer) -> int | None:
-    """How many batches of the running epoch are used; ``None`` between epochs. The progress of the loops is private."""
+    """How many batches of the running epoch are used; ``None`` at its end. The progress of the loops is private."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    return progress.processed if progress.processed and not trainer.is_last_batch else None
+    return None if progress.processed and trainer.is_last_batch else progress.processed
 
 
 def is_to_validate(trainer: Trainer) -> bool:

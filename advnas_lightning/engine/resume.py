@@ -68,19 +68,20 @@ class Resumption:
         """
         search: dict[str, Any] = {"format": CHECKPOINT_FORMAT, "strategy": strategy, "settings": dict(settings)}
         used = batches_used(trainer)
+        within_epoch = bool(used)
         keep_in(
             checkpoint,
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
-            metric_states=collect_metrics(self._module, trainer, within_epoch=used is not None),
-            logs=collect_logs(trainer, within_epoch=used is not None),
+            metric_states=collect_metrics(self._module, trainer, within_epoch=within_epoch),
+            logs=collect_logs(trainer, within_epoch=within_epoch),
             val_loaders=[
                 {"has_workers": has_workers(each), "generators": generator_states(each)}
                 for each in _val_loaders(trainer)
             ],
         )
-        if used is not None:
+        if within_epoch:
             keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()})
         if loader is not None:
             search["sizes"] = sizes(trainer, loader)

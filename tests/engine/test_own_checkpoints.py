@@ -123,6 +123,23 @@ def test_a_metric_that_is_never_reset_goes_on(fit: Fit, tmp_path: Path) -> None:
     assert (float(found["best"]), float(found["epochs"])) == (0.0, 3.0)
 
 
+def test_a_search_on_a_stream_goes_on_from_the_checkpoint_of_its_start(fit: Fit, tmp_path: Path) -> None:
+    class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return iter((torch.randn(4), torch.tensor(number % 3)) for number in range(12))
+
+    def run(seed: int, **options: Any) -> Any:
+        search = search_of(make())
+        loaders = {"weights": DataLoader(Stream(), 4), "architecture": loader(5)}  # a batch is fetched ahead
+        torch.manual_seed(seed)
+        fit(search, loaders, callbacks=[LastCheckpoint(tmp_path)], enable_checkpointing=True, max_epochs=1, **options)
+        return search
+
+    whole = run(0)
+    again = run(1, ckpt_path=tmp_path / "previous.ckpt")  # the first one that is saved
+    assert_same_state(again, whole)
+
+
 def test_a_stream_without_a_length_may_be_validated_on(fit: Fit, tmp_path: Path) -> None:
     class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
