@@ -77,7 +77,7 @@ def test_the_best_one_at_its_rung_is_not_left_unfinished_for_the_repeats(epochs:
 @needs_storage
 def test_after_the_repeats_more_budget_goes_on_with_the_climb(tmp_path: Path) -> None:
     whole, _ = refined(None, noisy)
-    short, _ = refined(tmp_path, noisy, repeats=1, budget=Budget(epochs=32))
+    short, _ = refined(tmp_path, noisy, repeats=1, budget=Budget(epochs=26))
     ladder, end = refined(tmp_path, noisy, repeats=1)
     assert end == "optimum"
     assert facts(ladder)[: len(short.first)] != facts(whole)  # it stands where the short one has ended
