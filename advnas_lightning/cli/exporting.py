@@ -64,7 +64,7 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
             batch_dims=options["batch_dims"],
         )
 
-    # While a Trainer validates, the hooks of the data change the batches as in the run.
+    _let_validate(run.data)  # while a Trainer does, the hooks of the data change the batches as in the run
     network, call = with_validation_batches(run.search, found, datamodule=run.data, batches=1)
     chosen = run.search.genotype(run.search.selected) if genotype is None else genotype
     target = _target(run.folder, options)
@@ -94,6 +94,17 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
             print(encodable(f"next: {_training_line(run, options)}"))
     if errors:
         raise ValueError("; and ".join(errors))
+
+
+def _let_validate(data: Any) -> None:
+    """Let data without any for validation, as where a network is trained on all of them, validate on the test data."""
+    own = data.val_dataloader
+
+    def val_dataloader() -> Any:
+        found = own()
+        return data.test_dataloader() if found is None or found == [] else found
+
+    data.val_dataloader = val_dataloader
 
 
 def _genotype(run: SavedRun, options: Mapping[str, Any]) -> Genotype | None:
