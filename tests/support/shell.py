@@ -23,9 +23,10 @@ from advnas_lightning.cli.options import read_options
 from advnas_lightning.cli.rank import OPTIONS as RANK_OPTIONS
 from advnas_lightning.cli.refine import OPTIONS as REFINE_OPTIONS
 from advnas_lightning.export.formats import FORMATS, missing_extra
+from advnas_lightning.tasks.cifar10.tables import CELL, OPERATIONS
 from benchmarks.__main__ import parser as read_suite
 from benchmarks.cases import CASES
-from tests.support.benchmark_files import CELLS, write_folder
+from tests.support.benchmark_files import write_folder
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 from tests.support.pages import ROOT
 
@@ -197,11 +198,14 @@ class Shell:
             self._write_run(task)
 
     def _write_table(self) -> None:
-        (self.folder / "TABLE.csv").write_text("arch,cifar10_test\n" + "".join(f"{cell},93.76\n" for cell in CELLS))
+        cells = (CELL.format(*names) for names in itertools.product(OPERATIONS, repeat=6))
+        lines = ["arch,cifar10_test,cifar10_valid_12ep", *(f"{cell},93.76,85.0" for cell in cells)]
+        (self.folder / "TABLE.csv").write_text("\n".join(lines))
 
-    def _write_run(self, task: str) -> None:
+    def _write_run(self, task: str, *settings: str) -> None:
         shutil.rmtree(self.folder / "RUN", ignore_errors=True)
-        self._search([f"task={task}", "hydra.run.dir=RUN", *(["cost=macs", "cost_penalty=0.1"] * (task == "cifar10"))])
+        costs = ["cost=macs", "cost_penalty=0.1"] if task == "cifar10" else []
+        self._search([f"task={task}", "hydra.run.dir=RUN", *costs, *settings])
 
     def _report(self, arguments: list[str]) -> None:
         if not self.really:
@@ -248,7 +252,12 @@ class Shell:
         if not self.really:
             return
         table = "oracle=table" in arguments
-        self._write_run("cifar10" if table or any("channels" in each for each in arguments) else "toy")
+        if table:
+            self._write_table()
+        task = "cifar10" if table or any("channels" in each for each in arguments) else "toy"
+        self._write_run(task, *(["task.table=TABLE.csv"] * table))
+        if any(each.startswith("cost_budget=") for each in arguments):  # of the run that is new here
+            self._command(["cost", "measure", "RUN", "kinds=params,latency"])
         self._command(["refine", *arguments, *([] if table else ["epochs=8"])])
 
     def _table(self, arguments: list[str]) -> None:
