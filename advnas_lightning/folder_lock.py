@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -30,6 +33,7 @@ else:
 
 
 LOCK = ".lock"
+WAIT = 0.02  # seconds between two looks at a lock
 _held: set[FolderLock] = set()  # by this process
 
 
@@ -42,6 +46,7 @@ class FolderLock:
 
     Args:
         folder: The folder, which is made if it is not there.
+        name: The name of the file. Locks of different names do not know of each other.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -53,8 +58,8 @@ class FolderLock:
         []
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / LOCK
+    def __init__(self, folder: str | Path, name: str = LOCK) -> None:
+        self.path = Path(folder) / name
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
@@ -110,6 +115,33 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def turn_in(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """A context in which no other process has its turn in a folder. It waits until none has.
+
+    Args:
+        folder: The folder, which is made if it is not there.
+        name: The name of the lock's file.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> with turn_in(Path(mkdtemp())):
+        ...     print("alone")
+        alone
+    """
+    lock = FolderLock(folder, name)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except ValueError:  # another process has its turn
+            time.sleep(WAIT)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_first_process() -> bool:

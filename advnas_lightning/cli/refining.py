@@ -22,10 +22,11 @@ from advnas_lightning.cli.refine_settings import Plan, read_plan
 from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.folder_lock import turn_in
 from advnas_lightning.ranking.of_search import distribution_of
 from advnas_lightning.ranking.result import columns
 from advnas_lightning.reading import Unreadable, read_json
-from advnas_lightning.refine.book import TrialBook, turn_in
+from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import Budget, End, Train, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_in, finalists_of

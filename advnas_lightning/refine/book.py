@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,47 +15,20 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from advnas_lightning.folder_lock import FolderLock
+from advnas_lightning.folder_lock import FolderLock, turn_in
 from advnas_lightning.refine.ladder import Ladder, State, Trial
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["NAME", "TrialBook", "is_pruned", "turn_in"]
+__all__ = ["NAME", "TrialBook", "is_pruned"]
 
 NAME = "refine"  # of the study
 JOURNAL, DATABASE = "optuna.log", "optuna.db"  # of Optuna 4 and later, and of Optuna 2
-WAIT = 0.02  # seconds between two looks at a lock
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
-
-
-@contextmanager
-def turn_in(folder: Path) -> Iterator[None]:
-    """A context in which no other process has its turn in a folder. It waits until none has.
-
-    Args:
-        folder: The folder, which is made if it is not there.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> with turn_in(Path(mkdtemp())):
-        ...     print("alone")
-        alone
-    """
-    lock = FolderLock(folder)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except ValueError:  # another process has its turn
-            time.sleep(WAIT)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class TrialBook:

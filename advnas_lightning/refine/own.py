@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from advnas_lightning.refine.book import TrialBook, turn_in
+from advnas_lightning.folder_lock import turn_in
+from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.finalists import check_finalists
 from advnas_lightning.refine.going_on import keep_settings

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from advnas_lightning.folder_lock import turn_in
 from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.runs import GENOTYPE, in_run, write_json
 from advnas_lightning.space.genotype import LATER, Genotype
 from advnas_lightning.validate import check_one_of
 
 __all__ = ["add_genotype", "write_found"]
+
+LOCK = ".genotype.lock"  # is there while a process changes the file; the folder's own lock is held by its run
 
 
 def write_found(path: Path, selected: str, argmax: Genotype, process_best: Genotype | None) -> list[str]:
@@ -35,17 +38,20 @@ def write_found(path: Path, selected: str, argmax: Genotype, process_best: Genot
         >>> write_found(path, "argmax", Genotype({"edge": "skip"}), None)
         ['ranked']
     """
-    try:
-        before = read_json(path)
-    except (OSError, Unreadable):  # there is none yet, or one that nobody can read, which this one replaces
-        before = None
     found = {"argmax": argmax.edges, "process_best": None if process_best is None else process_best.edges}
-    write_json(path, {"selected": selected, **found})
+    with turn_in(path.parent, LOCK):
+        try:
+            before = read_json(path)
+        except (OSError, Unreadable):  # there is none yet, or one that nobody can read, which this one replaces
+            before = None
+        write_json(path, {"selected": selected, **found})
     return [kind for kind in LATER if isinstance(before, dict) and before.get(kind) is not None]
 
 
 def add_genotype(path: str | Path, kind: str, genotype: Genotype) -> None:
     """Add a genotype to what a run has found, or replace the one of that kind. All else in the file stays.
+
+    Processes that add to the same file take turns, so that none of them undoes what another has added.
 
     Args:
         path: The folder of the run, or its ``genotype.json``.
@@ -65,10 +71,11 @@ def add_genotype(path: str | Path, kind: str, genotype: Genotype) -> None:
     """
     check_one_of("kind", kind, LATER)
     path = in_run(path, GENOTYPE)
-    try:
-        content: Any = read_json(path)
-    except (OSError, Unreadable) as error:
-        raise ValueError(f"{path} cannot get a {kind} genotype: {error}") from None
-    if not isinstance(content, dict) or "argmax" not in content:
-        raise ValueError(f"{path} cannot get a {kind} genotype: it is not what a search has left")
-    write_json(path, {**content, kind: genotype.edges})
+    with turn_in(path.parent, LOCK):
+        try:
+            content: Any = read_json(path)
+        except (OSError, Unreadable) as error:
+            raise ValueError(f"{path} cannot get a {kind} genotype: {error}") from None
+        if not isinstance(content, dict) or "argmax" not in content:
+            raise ValueError(f"{path} cannot get a {kind} genotype: it is not what a search has left")
+        write_json(path, {**content, kind: genotype.edges})

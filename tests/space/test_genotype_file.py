@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from lightning import Trainer
 
 from advnas_lightning import Genotype
 from advnas_lightning.callbacks.summary import GenotypeFile
+from advnas_lightning.runs import write_json
 from advnas_lightning.space.genotype_file import add_genotype, write_found
 from advnas_lightning.tasks.toy import ToyNetwork
 from tests.support.findings import search_that_found
@@ -45,6 +48,22 @@ def test_nothing_is_added_to_a_file_that_no_search_has_left(tmp_path: Path, cont
     assert (tmp_path / "genotype.json").read_text() == content
     with pytest.raises(ValueError, match="kind='best'"):
         add_genotype(tmp_path, "best", A)
+
+
+def test_two_commands_that_end_at_once_both_add_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_found(tmp_path / "genotype.json", "argmax", A, None)
+    second = Thread(target=add_genotype, args=(tmp_path, "refined", C))
+
+    def write_slowly(path: Path, content: Any) -> None:
+        if second.ident is None:  # the first one has read the file, and has not written it yet
+            second.start()
+            second.join(timeout=0.1)
+        write_json(path, content)
+
+    monkeypatch.setattr("advnas_lightning.space.genotype_file.write_json", write_slowly)
+    add_genotype(tmp_path, "ranked", B)
+    second.join()
+    assert [Genotype.load(tmp_path, select=kind) for kind in ("ranked", "refined")] == [B, C]
 
 
 def test_a_search_that_goes_on_takes_out_what_came_from_before(tmp_path: Path) -> None:
