@@ -161,7 +161,10 @@ def _costs(plan: Plan, search: SearchStrategy, options: Mapping[str, Any]) -> Co
     tables = known_costs(search, plan.run, options["costs"])
     for kind in plan.budgets:
         if kind not in tables:
-            raise ValueError(f"cost_budget has {kind}, which was not measured: advnas cost measure RUN kinds={kind}")
+            where = os.path.relpath(plan.run.costs)
+            raise ValueError(
+                f"cost_budget has {kind}, whose costs are not in {where}: advnas cost measure RUN kinds={kind}"
+            )
     costs = CostPlan(tables, plan.budgets)
     costs.refuse()
     return costs

@@ -224,7 +224,7 @@ def test_a_budget_holds_for_all_that_is_trained(run: Path, capsys: pytest.Captur
     ("arguments", "says"),
     [
         (["cost_budget={latency: 2}"], "the budget latency=2 is below what the cheapest architecture costs, 3 "),
-        (["cost_budget={params: 2}"], "cost_budget has params, which was not measured: advnas cost measure RUN"),
+        (["cost_budget={params: 2}"], "cost_budget has params, whose costs are not in run/costs.json: advnas cost"),
         (["cost_budget=5"], "cost_budget=5: give the kinds too"),
         (["cost_budget={latency: -1}"], "cost_budget: latency=-1 must be a finite number above 0"),
         ([], "costs= has no effect without cost_budget="),
