@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -152,6 +153,29 @@ def set_generator_states(loader: Any, states: list[Tensor]) -> None:
     """
     for generator, state in zip(_generators(loader), states, strict=False):  # another loader may have fewer of them
         generator.set_state(state.cpu())
+
+
+def first_batches(loader: Any, count: int) -> list[Any]:
+    """The first batches that a loader gives next, after which it would give them again.
+
+    Its own generators and the global ones have the states from before, so that a training draws what it would have
+    drawn.
+
+    Args:
+        loader: The loader.
+        count: How many batches at most.
+
+    Example:
+        >>> loader = torch.utils.data.DataLoader(range(9), shuffle=True, generator=torch.Generator())
+        >>> first_batches(loader, 2) == first_batches(loader, 2)
+        True
+    """
+    states = generator_states(loader)
+    try:
+        with rng.kept():
+            return list(islice(loader, count))
+    finally:
+        set_generator_states(loader, states)
 
 
 def start_workers(loader: Any) -> None:

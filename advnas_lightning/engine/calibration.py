@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from advnas_lightning.engine.evaluation import SkippedStep
 from advnas_lightning.engine.fingerprint import fingerprint
 from advnas_lightning.engine.lightning_private import NormalizationLayer, copied_batch
+from advnas_lightning.loader_pass import first_batches
 from advnas_lightning.loaders import KEYS
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.search_space import Architecture, SearchSpace
@@ -120,7 +120,7 @@ class Calibration:
             self.keep(batch)
 
     def take(self, batches: Any) -> list[Any]:
-        """The batches that a user gives.
+        """The batches that a user gives. To take them from a loader changes no random number.
 
         Args:
             batches: A list, of which all batches are used; or a loader of training batches, of which the first ones
@@ -140,7 +140,7 @@ class Calibration:
                     f" {type(loaders).__name__} of {listed(map(str, loaders))}: give an architecture as genotype="
                 )
             loaders = loaders[role]
-        return list(islice(loaders, self.size or DEFAULT))
+        return first_batches(loaders, self.size or DEFAULT)
 
     def _copied(self, batch: Any) -> Any:
         """A batch that a step may change: it has tensors of its own if they are not moved to another device."""

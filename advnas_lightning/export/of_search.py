@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.export.call import Call
 from advnas_lightning.export.network import TOLERANCE, Exported, export_call
-from advnas_lightning.loader_pass import generator_states, set_generator_states
+from advnas_lightning.loader_pass import first_batches
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import MixedOp
@@ -164,12 +163,8 @@ def _first_batches(search: Any, batches: Any) -> list[Any]:
         loaders = loaders.get("weights", loaders.get("architecture"))
     if loaders is None:
         return []
-    states = generator_states(loaders)
-    try:
-        with rng.seeded(0):
-            return list(islice(iter(loaders), SEEN))
-    finally:
-        set_generator_states(loaders, states)
+    with rng.seeded(0):
+        return first_batches(loaders, SEEN)
 
 
 def _seen(

@@ -458,6 +458,17 @@ def test_where_there_are_none_a_warning_says_what_to_do(tmp_path: Path) -> None:
     assert found["val/loss"] == pytest.approx(float(by_hand), abs=1e-6)
 
 
+def test_a_training_after_it_draws_what_it_would_have_drawn() -> None:
+    search = search_of(seeded(), calibrate=2)
+    loader = DataLoader(Noisy(4 * SIZE), SIZE, shuffle=True, generator=torch.Generator().manual_seed(7))
+    before = loader.generator.get_state(), torch.get_rng_state(), np.random.get_state()[1]
+    given = statistics(search.derive(loader))
+    assert torch.equal(loader.generator.get_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert np.array_equal(np.random.get_state()[1], before[2])
+    assert_equal(statistics(search.derive(itertools.islice(loader, 2))), given)  # the batches that come next
+
+
 def test_an_architecture_in_the_place_of_batches_is_said() -> None:
     search = search_of(seeded())
     with one_line("from a loader, a list or the loaders of a search", "give an architecture as genotype="):
