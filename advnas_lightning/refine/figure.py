@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.table import difference
 from advnas_lightning.report.plots import RC_PARAMS, save_figure
-from advnas_lightning.texts import shortened
+from advnas_lightning.texts import counted, shortened
 
 __all__ = ["draw_ladder"]
 
@@ -60,6 +60,7 @@ def plot_ladder(ladder: Ladder) -> Figure:
     axes.set(xlabel="epochs of all trainings", ylabel=ladder.metric)
     axes.set_title(_title(ladder), loc="left", fontsize=10.5, fontweight="bold")
     axes.margins(x=0.03, y=0.16)
+    axes.locator_params(axis="x", integer=True)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
         shown = [kind for kind in kinds if kind in handles]
@@ -112,4 +113,4 @@ def _step(ladder: Ladder, trial: Trial) -> str:
 def _title(ladder: Ladder) -> str:
     complete = sum(trial.state == "complete" for trial in ladder.trials)
     better = "higher" if ladder.maximize else "lower"
-    return f"{len(ladder.trials)} trainings, {complete} of them to the end ({better} is better)"
+    return f"{counted(len(ladder.trials), 'training')}, {complete} of them to the end ({better} is better)"

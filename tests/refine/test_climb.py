@@ -154,6 +154,13 @@ def test_an_exchange_is_the_way_to_what_is_better_within_a_budget() -> None:
     assert labels == ["start", "exchange first, second"]
 
 
+def test_the_picture_of_one_short_training_counts_whole_epochs() -> None:
+    trial = Trial(0, Genotype({"edge": "a"}), "complete", {1: 0.5, 2: 0.6}, "argmax", 0, 1.0, 2)
+    (axes,) = plot_ladder(Ladder([trial], (1, 2), maximize=True)).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_title("left").startswith("1 training, 1 of them to the end")
+
+
 def test_the_neighbours_of_the_second_best_lead_out_of_a_local_optimum() -> None:
     names = {"first": "abc", "second": "abc", "third": "abc"}
     values = {"aaa": 5.0, "baa": 4.0, "bba": 6.0, "aab": 1.0}  # all others have 0
