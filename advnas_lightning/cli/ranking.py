@@ -199,6 +199,7 @@ def _show(ranking: Ranking, options: Mapping[str, Any], run: RunFolder, named: M
         row = ranking.within(budgets).rows[0]
         words = ", ".join(f"{kind} {value:.6g}" for kind, value in budgets.items())
         print(f"best within {words}: rank {row.rank}, in {os.path.relpath(run.path / FOLDER / best_file(budgets))}")
+    print("The score is log p and the loss in one number; the highest is the best.")
     for line in ranking.trust.lines():
         print(line)
     for line in ranking.trust.warnings():

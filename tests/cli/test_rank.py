@@ -51,6 +51,7 @@ def test_a_run_of_each_task_is_ranked(
     lines = printed.out.splitlines()
     assert lines[0].split()[:3] == ["rank", "score", "loss"]
     assert any(line.endswith("argmax") for line in lines)
+    assert "The score is log p and the loss in one number; the highest is the best." in lines
     assert lines[-1].startswith("next: ")
     assert "strategy=fixed strategy.genotype=run select=ranked" in lines[-1]
     content = ranked(run)
