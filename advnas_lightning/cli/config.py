@@ -12,10 +12,22 @@ from omegaconf import OmegaConf
 
 from advnas_lightning.cli.signatures import NO_VALUE, signature
 
-# In a bare checkout conf/ lies beside the package. An installed package has it as advnas_lightning.conf.
-CONFIG_PATH = (
-    "pkg://advnas_lightning.conf" if find_spec("advnas_lightning.conf") else str(Path(__file__).parents[2] / "conf")
-)
+INSTALLED = "advnas_lightning.conf"
+
+
+def config_folder() -> Path:
+    """The folder of the package's configuration. In a bare checkout it lies beside the package, otherwise within it.
+
+    Example:
+        >>> (config_folder() / "config.yaml").is_file()
+        True
+    """
+    installed = find_spec(INSTALLED)
+    places = [] if installed is None else list(installed.submodule_search_locations or ())
+    return Path(places[0]) if places else Path(__file__).parents[2] / "conf"
+
+
+CONFIG_PATH = f"pkg://{INSTALLED}" if find_spec(INSTALLED) else str(config_folder())  # as Hydra takes it
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from advnas_lightning.cli.checks import suggestion
+from advnas_lightning.cli.config import config_folder
 from advnas_lightning.cli.loading import saved_settings, settings_of
 from advnas_lightning.reading import Unreadable, read_yaml
 from advnas_lightning.refine.oracle import COLUMN, EPOCHS
@@ -155,17 +155,10 @@ def _of_task(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         found = OmegaConf.to_container(found, resolve=True)
     else:
         try:
-            found = read_yaml(_conf() / "task" / f"{run.choices.get('task')}.yaml").get("refine")
+            found = read_yaml(config_folder() / "task" / f"{run.choices.get('task')}.yaml").get("refine")
         except (AttributeError, OSError, Unreadable):
             found = None
     return dict(found or {})
-
-
-def _conf() -> Path:
-    """The folder of the package's own configuration, which an installed package has within itself."""
-    installed = find_spec("advnas_lightning.conf")
-    places = [] if installed is None else list(installed.submodule_search_locations or ())
-    return Path(places[0]) if places else Path(__file__).parents[2] / "conf"
 
 
 def _check_proxy(proxy: Sequence[str], config: DictConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import advnas_lightning.cli.config  # noqa: F401  # registers the schemas
-from advnas_lightning.cli.config import CONFIG_PATH
+from advnas_lightning.cli.config import config_folder
 from advnas_lightning.cli.errors import explain
 from advnas_lightning.cli.loading import read_settings
 from advnas_lightning.cli.trust import MADE, without_strangers
@@ -33,10 +32,7 @@ RUNS = list(itertools.product(TASKS, STRATEGIES))
 
 @cache
 def composed(*overrides: str) -> Any:
-    folder = CONFIG_PATH
-    if folder.startswith("pkg://"):
-        folder = str(Path(sys.modules["advnas_lightning"].__file__ or "").parents[1] / "conf")
-    with initialize_config_dir(folder, version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose("config", list(overrides))
 
 
