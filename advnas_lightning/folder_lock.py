@@ -63,7 +63,7 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Hold the folder.
+        """Hold the folder, and write into its file by which process.
 
         Raises:
             ValueError: Another one holds it.

@@ -38,7 +38,7 @@ class Interruptible(Generic[Result]):
         self._sigterm = signal.getsignal(signal.SIGTERM)  # the Trainer will take another handler
 
     def do(self, *arguments: Any) -> None:
-        """Call the function."""
+        """Call the function, and keep its result, or the Ctrl-C that has ended it."""
         self.is_done = True
         try:
             with _sigterm_to(self._sigterm):

@@ -8,7 +8,7 @@ __all__ = ["PARAMETERS_2", "SEEDS", "TABLE_2", "TABLE_3", "TABLE_4", "Published"
 
 
 class Published(NamedTuple):
-    """A published result.
+    """A result of the paper over several runs.
 
     Attributes:
         mean: The mean over several runs.

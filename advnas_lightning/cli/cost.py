@@ -55,7 +55,7 @@ OPTIONS = {"measure": MEASURE, "show": SHOW}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command.
+    """Run ``advnas cost`` with the arguments of its command line.
 
     Args:
         arguments: What follows ``cost`` on the command line.
@@ -101,7 +101,7 @@ def help_text(what: str) -> str:
 
 
 def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Read the options.
+    """Read and check the options of ``advnas cost``.
 
     Args:
         what: A key of ``OPTIONS``.

@@ -51,7 +51,7 @@ EXAMPLES = """\
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command.
+    """Run ``advnas export`` with the arguments of its command line.
 
     Args:
         arguments: What follows ``export`` on the command line.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """What ``--help`` prints.
+    """What ``advnas export --help`` prints.
 
     Example:
         >>> print(help_text().splitlines()[0])
@@ -87,7 +87,7 @@ def help_text() -> str:
 
 
 def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read the options.
+    """Read and check the options of ``advnas export``.
 
     Args:
         arguments: The arguments of the command line.

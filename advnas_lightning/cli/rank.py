@@ -59,7 +59,7 @@ LEAST = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command.
+    """Run ``advnas rank`` with the arguments of its command line.
 
     Args:
         arguments: What follows ``rank`` on the command line.
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """What ``--help`` prints.
+    """What ``advnas rank --help`` prints.
 
     Example:
         >>> print(help_text().splitlines()[0])
@@ -96,7 +96,7 @@ def help_text() -> str:
 
 
 def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read the options.
+    """Read and check the options of ``advnas rank``.
 
     Args:
         arguments: The arguments of the command line.

@@ -70,7 +70,7 @@ LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "jobs": 1, "threads": 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command.
+    """Run ``advnas refine`` with the arguments of its command line.
 
     Args:
         arguments: What follows ``refine`` on the command line.
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """What ``--help`` prints.
+    """What ``advnas refine --help`` prints.
 
     Example:
         >>> print(help_text().splitlines()[0])

@@ -17,7 +17,7 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command.
+    """Run ``advnas table`` with the arguments of its command line.
 
     Args:
         arguments: What follows ``table`` on the command line.

@@ -42,7 +42,7 @@ EXAMPLES = """\
 
 
 def help_text() -> str:
-    """What ``--help`` prints.
+    """What ``advnas diagnose --help`` prints.
 
     Example:
         >>> print(help_text().splitlines()[0])

@@ -290,7 +290,7 @@ class SearchHooks(ArchitecturePolicy):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`get_extra_state`.
+        """Restore what :meth:`get_extra_state` has saved.
 
         Raises:
             ValueError: The checkpoint is of another search space.

@@ -305,7 +305,7 @@ class ArchitecturePolicy(SharedHyperparameters):
         return self.one_hot(self.argmax_choice() if fitting else self.selected_choice())
 
     def genotype(self, select: Selection = "argmax") -> Genotype:
-        """The found architecture.
+        """What the search has found so far: the candidate of each edge by name.
 
         Args:
             select: ``"argmax"``: arg max θ_i per edge; ``"process_best"``: the one-hot architecture with the lowest

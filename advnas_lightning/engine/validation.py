@@ -60,7 +60,7 @@ class Validation:
         self._begins()
 
     def add(self, outcome: Outcome, loader: int | None = None) -> None:
-        """Add a batch.
+        """Add one batch to the means of its loader.
 
         Args:
             outcome: Its loss, and what the metrics need.

@@ -14,7 +14,7 @@ __all__ = ["FORMATS", "Format", "check_formats", "format_of", "missing_extra"]
 
 
 class Format(NamedTuple):
-    """A format.
+    """A format of exported networks, which the ending of a file says.
 
     Attributes:
         suffix: The ending of its files.

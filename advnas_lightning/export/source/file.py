@@ -217,7 +217,7 @@ class FreshProcess:
         raise ValueError(f"{said[-1] if said else 'the process has ended'}{without}")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process that runs the file, and wait for it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

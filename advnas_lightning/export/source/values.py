@@ -86,7 +86,7 @@ class Names:
         )
 
     def add(self, line: str, module: str) -> None:
-        """Add a line.
+        """Add an import, and note its module if that is neither Python's nor PyTorch's.
 
         Args:
             line: The line.

@@ -73,7 +73,7 @@ class GroupedChannels(OutChannels):
         return int(module.out_channels // module.groups)
 
     def change(self, module: Any, size: int) -> Change:
-        """The first groups."""
+        """The convolution keeps its first groups."""
         groups = size * module.groups // module.out_channels
         attributes = {"out_channels": size, "in_channels": self.read(module, size), "groups": groups}
         return Change(attributes, super().change(module, size).views)

@@ -25,7 +25,7 @@ class NumFeatures(Axis):
         return 1
 
     def change(self, module: Any, size: int) -> Change:
-        """The first channels."""
+        """The layer keeps its first channels."""
         tensors = ("weight", "bias", "running_mean", "running_var")
         return Change({self.name: size}, dict.fromkeys(tensors, first(size)))
 
@@ -72,6 +72,6 @@ class NumChannels(NumFeatures):
         return 1 if module.num_groups == 1 else int(module.num_channels // module.num_groups)
 
     def change(self, module: Any, size: int) -> Change:
-        """The first groups."""
+        """The layer keeps its first groups, or of one group alone the first channels."""
         groups = 1 if module.num_groups == 1 else size * module.num_groups // module.num_channels
         return Change({self.name: size, "num_groups": groups}, dict.fromkeys(("weight", "bias"), first(size)))

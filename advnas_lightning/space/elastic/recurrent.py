@@ -36,7 +36,7 @@ class HiddenSize(Axis):
         return not module.proj_size
 
     def change(self, module: Any, size: int) -> Change:
-        """The first units."""
+        """The layer keeps the first hidden units, in each gate and direction."""
         views: dict[str, View] = {}
         gates = GATES.get(module.mode, 1)
         rows = first_of_each(gates, size)

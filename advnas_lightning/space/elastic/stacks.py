@@ -29,11 +29,11 @@ class Layers(Axis):
         return len(self.layers(module))
 
     def layers(self, module: Any) -> list[nn.Module]:
-        """All layers."""
+        """The layers that the stack has at its largest depth."""
         return list(module)
 
     def change(self, module: Any, size: int) -> Change:
-        """The first layers."""
+        """The stack keeps its first layers."""
         return Change({"_modules": dict(list(vars(module)["_modules"].items())[:size])})
 
     def checked(self, module: Any, size: Any) -> Any:
@@ -77,7 +77,7 @@ class Looped(Layers):
         self.attribute = attribute
 
     def layers(self, module: Any) -> list[nn.Module]:
-        """All layers."""
+        """The layers that the stack has at its largest depth."""
         return list(getattr(module, self.attribute))
 
     def change(self, module: Any, size: int) -> Change:
@@ -101,7 +101,7 @@ class NumLayers(Looped):
         super().__init__("layers")
 
     def change(self, module: Any, size: int) -> Change:
-        """The first layers."""
+        """The stack keeps its first layers."""
         return Change({self.name: size, **super().change(module, size).attributes})
 
 
@@ -138,7 +138,7 @@ class Behind(Axis):
         self.depth = depth
 
     def full(self, module: Any) -> int:
-        """The largest depth."""
+        """The largest depth, which was given."""
         return self.depth
 
     def change(self, module: Any, size: int) -> Change:

@@ -16,7 +16,7 @@ class AdvnasSearchPath(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add the configuration.
+        """Add the configuration of the package behind all that the app has on its search path.
 
         Args:
             search_path: The search path of the app.

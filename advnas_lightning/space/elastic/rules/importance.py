@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
     @property
     def tensor(self) -> Tensor:
-        """The tensor."""
+        """The parameter or buffer that the owner has under this name."""
         found: Tensor = getattr(self.owner, self.name)
         return found
 
