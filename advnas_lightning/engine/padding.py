@@ -85,7 +85,8 @@ class PaddingCheck:
         raise ValueError(
             f"the network computes something else where outputs of edge {names} are padded with zeros: let what follows"
             " keep zeros, as nn.ReLU does and nn.Sigmoid does not, and let normalization layers be elastic with the"
-            " edge's name; or use a strategy that pads nothing, such as AdvantageNAS"
+            " edge's name, and what reads two joined branches have in_halves; or use a strategy that pads nothing, such"
+            " as AdvantageNAS"
         )
 
     def _changes(self, like: Architecture, batch: Any, narrow: Any) -> bool:

@@ -52,6 +52,23 @@ def columns(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     return {name: value[:, :n] if name == "weight" else value for name, value in state.items()}
 
 
+def halves(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    parts = state["weight"].chunk(2, dim=1)
+    return {**state, "weight": torch.cat([part[:, :n] for part in parts], dim=1)}
+
+
+def transposed(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: value[:, :n] if name == "weight" else value[:n] for name, value in state.items()}
+
+
+def first_inputs(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: value[:n] if name == "weight" else value for name, value in state.items()}
+
+
+def transposed_groups(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: value[: n // 2] if name == "weight" else value[:n] for name, value in state.items()}
+
+
 def centre(full: int) -> Weights:
     def weights(state: dict[str, Tensor], n: Any) -> dict[str, Tensor]:
         sides = n if isinstance(n, tuple) else (n,) * (state["weight"].dim() - 2)
@@ -94,6 +111,14 @@ CASES: dict[str, Case] = {
         columns,
         lambda _: torch.randint(7, (3, 5)),
     ),
+    "embedding bag": Case(
+        lambda: nn.EmbeddingBag(7, 8, mode="max"),
+        "embedding_dim",
+        (2, 8),
+        lambda n: nn.EmbeddingBag(7, n, mode="max"),
+        columns,
+        lambda _: torch.randint(7, (3, 5)),
+    ),
     "conv1d out": Case(
         lambda: nn.Conv1d(4, 8, 3), "out_channels", (2, 8), lambda n: nn.Conv1d(4, n, 3), rows, fixed(3, 4, 6)
     ),
@@ -121,8 +146,48 @@ CASES: dict[str, Case] = {
         columns,
         images,
     ),
+    "conv2d of two halves": Case(
+        lambda: nn.Conv2d(16, 4, 3),
+        "in_halves",
+        (2, 5, 8),
+        lambda n: nn.Conv2d(2 * n, 4, 3),
+        halves,
+        lambda n: torch.randn(3, 2 * n, 5, 4),
+    ),
     "conv3d out": Case(
         lambda: nn.Conv3d(2, 4, 2), "out_channels", (1, 4), lambda n: nn.Conv3d(2, n, 2), rows, fixed(2, 2, 3, 3, 3)
+    ),
+    "conv transpose 2d out": Case(
+        lambda: nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1, output_padding=1, dilation=2),
+        "out_channels",
+        (2, 5, 8),
+        lambda n: nn.ConvTranspose2d(4, n, 3, stride=2, padding=1, output_padding=1, dilation=2),
+        transposed,
+        fixed(3, 4, 5, 4),
+    ),
+    "conv transpose 2d in": Case(
+        lambda: nn.ConvTranspose2d(8, 4, 2, stride=2),
+        "in_channels",
+        (2, 5, 8),
+        lambda n: nn.ConvTranspose2d(n, 4, 2, stride=2),
+        first_inputs,
+        images,
+    ),
+    "conv transpose 1d in groups": Case(
+        lambda: nn.ConvTranspose1d(8, 16, 3, groups=4),
+        "out_channels",
+        (4, 8, 16),
+        lambda n: nn.ConvTranspose1d(n // 2, n, 3, groups=n // 4),
+        transposed_groups,
+        lambda n: torch.randn(3, n // 2, 6),
+    ),
+    "conv transpose 3d out": Case(
+        lambda: nn.ConvTranspose3d(2, 4, 2, bias=False),
+        "out_channels",
+        (1, 4),
+        lambda n: nn.ConvTranspose3d(2, n, 2, bias=False),
+        transposed,
+        fixed(2, 2, 2, 2, 2),
     ),
     "depthwise": Case(
         lambda: nn.Conv2d(8, 8, 3, groups=8),
@@ -193,6 +258,31 @@ CASES: dict[str, Case] = {
         rows,
         images,
     ),
+    "instance norm 1d": Case(
+        lambda: nn.InstanceNorm1d(8, affine=True),
+        "num_features",
+        (2, 8),
+        lambda n: nn.InstanceNorm1d(n, affine=True),
+        rows,
+        lambda n: torch.randn(n, 6),  # one signal without a batch
+    ),
+    "instance norm 2d": Case(
+        lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+        "num_features",
+        (2, 5, 8),
+        lambda n: nn.InstanceNorm2d(n, affine=True, track_running_stats=True),
+        rows,
+        images,
+    ),
+    "instance norm without parameters": Case(
+        lambda: nn.InstanceNorm3d(8),
+        "num_features",
+        (2, 8),
+        nn.InstanceNorm3d,
+        rows,
+        lambda n: torch.randn(2, n, 2, 3, 2),
+    ),
+    "prelu": Case(lambda: nn.PReLU(8), "num_parameters", (2, 5, 8), nn.PReLU, rows, images),
     "layer norm": Case(lambda: nn.LayerNorm(8), "normalized_shape", (2, 5, 8), nn.LayerNorm, rows, vectors),
     "rms norm": Case(lambda: nn.RMSNorm(8), "normalized_shape", (2, 8), nn.RMSNorm, rows, vectors),
     "group norm": Case(

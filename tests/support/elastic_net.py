@@ -190,3 +190,44 @@ def separate_attention(net: AttentionNet) -> nn.Module:
             narrow.module.bias.copy_(up.bias[:size])  # type: ignore[operator, union-attr]
     layer.linear1, layer.linear2 = MixedOp("hidden", hidden), layer.linear2.widest
     return made.to(up.weight.dtype)
+
+
+class SkipNet(nn.Module):
+    """A small U-Net on images of 2 × 2 pixels: a level below, a transposed convolution up, and a skip beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        top, deep, last = [2, 6], [3, 5], [1, 4]
+        self.enter = nn.Sequential(
+            elastic(nn.Conv2d(1, 6, 3, padding=1), out_channels=top, name="top"),
+            elastic(nn.InstanceNorm2d(6, affine=True), num_features=top, name="top"),
+            elastic(nn.PReLU(6), num_parameters=top, name="top"),
+        )
+        self.down = nn.Sequential(
+            elastic(
+                nn.Conv2d(6, 5, 2, stride=2),
+                in_channels=top,
+                out_channels=deep,
+                name={"in_channels": "top", "out_channels": "deep"},
+            ),
+            elastic(nn.BatchNorm2d(5), num_features=deep, name="deep"),
+            nn.Tanh(),
+        )
+        self.up = elastic(
+            nn.ConvTranspose2d(5, 6, 2, stride=2),
+            in_channels=deep,
+            out_channels=top,
+            name={"in_channels": "deep", "out_channels": "top"},
+        )
+        self.join = elastic(
+            nn.Conv2d(12, 4, 3, padding=1),
+            in_halves=top,
+            out_channels=last,
+            name={"in_halves": "top", "out_channels": "last"},
+        )
+        self.head = elastic(nn.Linear(4, CLASSES), in_features=last, name="last")
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.enter(x.unflatten(1, (1, 2, 2)))
+        joined = self.join(torch.cat([skip, self.up(self.down(skip))], dim=1))
+        return self.head(joined.tanh().mean((2, 3)))

@@ -146,7 +146,7 @@ class InHalves(InFeatures):
 
 
 class EmbeddingDim(Axis):
-    """``embedding_dim`` of an Embedding.
+    """``embedding_dim`` of an Embedding or EmbeddingBag.
 
     Example:
         >>> from torch import nn
@@ -168,7 +168,8 @@ class EmbeddingDim(Axis):
             ValueError: The size is not one that the module can have, or its gradients are sparse.
         """
         if module.sparse:
-            raise ValueError("a slice of an Embedding with sparse=True has no gradient: give it sparse=False")
+            kind = type(module).__name__
+            raise ValueError(f"a slice of an {kind} with sparse=True has no gradient: give it sparse=False")
         return super().checked(module, size)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from advnas_lightning.space.elastic.axes import Axis
-from advnas_lightning.space.elastic.narrowing import Change, View, first
+from advnas_lightning.space.elastic.narrowing import Change, View, first, first_of_each
 
 
 class OutChannels(Axis):
@@ -49,6 +50,35 @@ class InChannels(OutChannels):
         return Change({self.name: size}, {"weight": first(size, 1)})
 
 
+class InHalves(InChannels):
+    """Half of the ``in_channels`` of a convolution whose input is two halves, as of the skips of a U-Net.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> InHalves().change(nn.Conv1d(4, 8, 1), 1).views["weight"](torch.arange(4).view(1, 4, 1)).flatten()
+        tensor([0, 2])
+    """
+
+    name = "in_halves"
+
+    def of(self, module: Any) -> bool:
+        """Whether the convolution has one group, and its input two halves."""
+        return super().of(module) and bool(module.in_channels % 2 == 0)
+
+    def full(self, module: Any) -> int:
+        """The size of a half."""
+        return int(module.in_channels) // 2
+
+    def given(self, module: Any, value: Any) -> int:
+        """The size of a half of an input."""
+        return super().given(module, value) // 2
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first inputs of each half of all filters."""
+        return Change({"in_channels": 2 * size}, {"weight": first_of_each(2, size, 1)})
+
+
 class GroupedChannels(OutChannels):
     """``out_channels`` of a convolution in groups, such as a depthwise one: the first groups, with their inputs.
 
@@ -77,6 +107,52 @@ class GroupedChannels(OutChannels):
         groups = size * module.groups // module.out_channels
         attributes = {"out_channels": size, "in_channels": self.read(module, size), "groups": groups}
         return Change(attributes, super().change(module, size).views)
+
+
+class TransposedOutChannels(OutChannels):
+    """``out_channels`` of a transposed convolution without groups, whose weight has its inputs first.
+
+    Example:
+        >>> from torch import nn
+        >>> conv = nn.ConvTranspose2d(3, 8, 2)
+        >>> TransposedOutChannels().change(conv, 2).views["weight"](conv.weight).shape
+        torch.Size([3, 2, 2, 2])
+    """
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first outputs of all inputs."""
+        return Change({self.name: size}, {"weight": first(size, 1), "bias": first(size)})
+
+
+class TransposedInChannels(InChannels):
+    """``in_channels`` of a transposed convolution without groups.
+
+    Example:
+        >>> from torch import nn
+        >>> conv = nn.ConvTranspose2d(3, 8, 2)
+        >>> TransposedInChannels().change(conv, 2).views["weight"](conv.weight).shape
+        torch.Size([2, 8, 2, 2])
+    """
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first inputs."""
+        return Change({self.name: size}, {"weight": first(size)})
+
+
+class TransposedGroups(GroupedChannels):
+    """``out_channels`` of a transposed convolution in groups: the first groups, with their inputs.
+
+    Example:
+        >>> from torch import nn
+        >>> conv = nn.ConvTranspose2d(8, 16, 2, groups=4)
+        >>> TransposedGroups().change(conv, 8).views["weight"](conv.weight).shape
+        torch.Size([4, 4, 2, 2])
+    """
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first groups."""
+        views = {"weight": first(self.read(module, size)), "bias": first(size)}
+        return replace(super().change(module, size), views=views)
 
 
 class KernelSize(Axis):

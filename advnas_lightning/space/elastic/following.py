@@ -88,7 +88,7 @@ def _refuse_twice(model: nn.Module) -> None:
             if module.sizes == tuple(2 * size for size in sizes):
                 raise ValueError(
                     f"{place!r} has twice the sizes of edge {module.name!r}, whose layer gives two halves, one for each"
-                    f" direction: give a Linear in_halves={list(sizes)} in place of in_features, or a recurrent layer"
+                    f" direction: give a Linear or a convolution in_halves={list(sizes)}, or a recurrent layer"
                     " input_halves; other modules cannot follow it"
                 )
 

@@ -11,14 +11,31 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from advnas_lightning.space.elastic.attention import NumHeads
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, InHalves
-from advnas_lightning.space.elastic.convolutions import GroupedChannels, InChannels, KernelSize, OutChannels
+from advnas_lightning.space.elastic.convolutions import (
+    GroupedChannels,
+    InChannels,
+    KernelSize,
+    OutChannels,
+    TransposedGroups,
+    TransposedInChannels,
+    TransposedOutChannels,
+)
+from advnas_lightning.space.elastic.convolutions import InHalves as InChannelHalves
 from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, InnerHeads
-from advnas_lightning.space.elastic.norms import NormalizedShape, NumChannels, NumFeatures
+from advnas_lightning.space.elastic.norms import (
+    InstanceFeatures,
+    NormalizedShape,
+    NumChannels,
+    NumFeatures,
+    NumParameters,
+)
 from advnas_lightning.space.elastic.recurrent import HiddenSize, InputHalves, InputSize
 from advnas_lightning.space.elastic.transposed import Nf, Nx
 from advnas_lightning.texts import listed
 
-CONVOLUTION = (OutChannels(), GroupedChannels(), InChannels(), KernelSize())
+CHANNELS = (OutChannels(), GroupedChannels(), InChannels(), InChannelHalves())
+CONVOLUTION = (*CHANNELS, KernelSize())
+TRANSPOSED = (TransposedOutChannels(), TransposedGroups(), TransposedInChannels())
 BATCH_NORM = (NumFeatures(),)
 RECURRENT = (HiddenSize(), InputSize(), InputHalves())
 # Families of Hugging Face whose classes are built alike.
@@ -27,21 +44,29 @@ LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwe
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.Linear: (Axis(), InFeatures(), InHalves()),
     nn.Embedding: (EmbeddingDim(),),
+    nn.EmbeddingBag: (EmbeddingDim(),),
     nn.Conv1d: CONVOLUTION,
     nn.Conv2d: CONVOLUTION,
     nn.Conv3d: CONVOLUTION,
+    nn.ConvTranspose1d: TRANSPOSED,
+    nn.ConvTranspose2d: TRANSPOSED,
+    nn.ConvTranspose3d: TRANSPOSED,
     nn.BatchNorm1d: BATCH_NORM,
     nn.BatchNorm2d: BATCH_NORM,
     nn.BatchNorm3d: BATCH_NORM,
     nn.SyncBatchNorm: BATCH_NORM,
+    nn.InstanceNorm1d: (InstanceFeatures(1),),
+    nn.InstanceNorm2d: (InstanceFeatures(2),),
+    nn.InstanceNorm3d: (InstanceFeatures(3),),
     nn.LayerNorm: (NormalizedShape(),),
     nn.RMSNorm: (NormalizedShape(),),
     nn.GroupNorm: (NumChannels(),),
+    nn.PReLU: (NumParameters(),),
     nn.RNN: RECURRENT,
     nn.GRU: RECURRENT,
     nn.LSTM: RECURRENT,
     nn.MultiheadAttention: (NumHeads(),),
-    "timm.layers.conv2d_same.Conv2dSame": CONVOLUTION[:3],  # its padding depends on the kernel
+    "timm.layers.conv2d_same.Conv2dSame": CHANNELS,  # its padding depends on the kernel
     "timm.layers.norm_act.BatchNormAct2d": BATCH_NORM,
     "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),

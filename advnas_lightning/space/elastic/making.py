@@ -36,10 +36,11 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     has no effect, so that the layer must be elastic with the same name, for the gate to act behind it.
 
     Args:
-        module: A Linear, Embedding, Conv1d to Conv3d, BatchNorm1d to BatchNorm3d, LayerNorm, RMSNorm, GroupNorm, RNN,
-            GRU, LSTM or MultiheadAttention. Or a TransformerEncoderLayer or TransformerDecoderLayer, of which
-            ``num_heads`` and ``dim_feedforward`` can be elastic: its attention and its linear layers become so in
-            place. Both attentions of a decoder's layer choose alike.
+        module: A Linear, Embedding, EmbeddingBag, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, BatchNorm1d to
+            BatchNorm3d, InstanceNorm1d to InstanceNorm3d, LayerNorm, RMSNorm, GroupNorm, PReLU, RNN, GRU, LSTM or
+            MultiheadAttention. Or a TransformerEncoderLayer or TransformerDecoderLayer, of which ``num_heads`` and
+            ``dim_feedforward`` can be elastic: its attention and its linear layers become so in place. Both attentions
+            of a decoder's layer choose alike.
         name: The name of the edge; with several sizes, the names by size.
         sizes: What the module's constructor calls the size, with the sizes to choose from: a list, of which the
             candidates get their names, or a dict of them by the candidates' names. ``out_channels`` of a convolution in

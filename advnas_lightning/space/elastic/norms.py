@@ -1,4 +1,4 @@
-"""The elastic sizes of normalization layers. Their inputs and outputs have the same size."""
+"""The elastic sizes of normalization layers and of PReLU. Their inputs and outputs have the same size."""
 
 from __future__ import annotations
 
@@ -28,6 +28,43 @@ class NumFeatures(Axis):
         """The layer keeps its first channels."""
         tensors = ("weight", "bias", "running_mean", "running_var")
         return Change({self.name: size}, dict.fromkeys(tensors, first(size)))
+
+
+class InstanceFeatures(NumFeatures):
+    """``num_features`` of an InstanceNorm, whose input may be one image without a batch.
+
+    Args:
+        dims: The number of dimensions behind the channels.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> InstanceFeatures(2).given(nn.InstanceNorm2d(8), torch.zeros(8, 5, 4))
+        8
+    """
+
+    def __init__(self, dims: int) -> None:
+        self.dims = dims
+
+    def dim(self, module: Any) -> int:
+        """The dimension of the channels."""
+        return -1 - self.dims
+
+
+class NumParameters(NumFeatures):
+    """``num_parameters`` of a PReLU that has one for each channel.
+
+    Example:
+        >>> from torch import nn
+        >>> NumParameters().change(nn.PReLU(8), 2).attributes
+        {'num_parameters': 2}
+    """
+
+    name = "num_parameters"
+
+    def change(self, module: Any, size: int) -> Change:
+        """Those of the first channels."""
+        return Change({self.name: size}, {"weight": first(size)})
 
 
 class NormalizedShape(Axis):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advnas_lightning import SearchSpace
 from advnas_lightning.engine.clock import SearchClock
-from tests.support.elastic_net import AttentionNet, ElasticNet, separate, separate_attention
+from tests.support.elastic_net import AttentionNet, ElasticNet, SkipNet, separate, separate_attention
 from tests.support.small_search import CLASSES, FEATURES, FEW, STRATEGIES
 
 Make = Callable[..., Any]
@@ -21,16 +21,17 @@ NETWORKS: dict[str, tuple[Make, Make]] = {
     "sizes": (ElasticNet, separate),
     "heads": (AttentionNet, separate_attention),
 }
+MAKES: dict[str, Make] = {**{kind: make for kind, (make, _) in NETWORKS.items()}, "skips": SkipNet}
 
 
 def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(7, FEATURES, dtype=torch.double), torch.randint(CLASSES, (7,))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", MAKES)
 def test_gate_gradients_are_finite_differences(kind: str) -> None:
     """With all candidates mixed, the loss is a function of the gates of all."""
-    net = NETWORKS[kind][0]().double()
+    net = MAKES[kind]().double()
     space, (x, _) = SearchSpace(net), batch()
     dense = space.one_hot([0] * len(space))
     gates = torch.rand(space.mask.shape, dtype=torch.double)
@@ -43,11 +44,11 @@ def test_gate_gradients_are_finite_differences(kind: str) -> None:
     assert torch.autograd.gradcheck(loss, gates.requires_grad_(), atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", MAKES)
 @pytest.mark.parametrize("inactive", ["none", "outputs"])
 def test_credits_of_a_draw_are_those_of_the_padded_mixture(inactive: Any, kind: str) -> None:
     """Where one candidate runs, its gate has the gradient that it has in Eq. (1) with zeros for the other gates."""
-    net = NETWORKS[kind][0]().double()
+    net = MAKES[kind]().double()
     space, (x, _) = SearchSpace(net), batch()
     net.eval()
     for choice in ([0] * len(space), [1] * len(space), [len(names) - 1 for names in space.candidates]):

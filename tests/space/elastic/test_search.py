@@ -23,7 +23,7 @@ from advnas_lightning.callbacks import LastCheckpoint
 from advnas_lightning.space import mixed_ops
 from advnas_lightning.space.elastic import Elastic, Follower
 from benchmarks.software_device import DEVICE, on_device, software_device
-from tests.support.elastic_net import AttentionNet, ElasticNet
+from tests.support.elastic_net import AttentionNet, ElasticNet, SkipNet
 from tests.support.offloading import ADAM, ends
 from tests.support.small_search import FEATURES
 
@@ -53,6 +53,7 @@ def fitted(
     [
         ("advantage", partial(ElasticNet, dropout=0.2)),
         ("counterfactual", AttentionNet),
+        ("advantage", SkipNet),
         *(
             pytest.param(name, partial(ElasticNet, dropout=0.2), marks=pytest.mark.slow)
             for name in ("counterfactual", "gdas", "darts-second_order")

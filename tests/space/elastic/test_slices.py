@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from advnas_lightning import Genotype, MixedOp, SearchSpace
+from advnas_lightning.cost.elastic import count
 from advnas_lightning.space.elastic import Follower
 from tests.support.elastic_modules import CASES, SIZES, double, filled
 
@@ -67,11 +68,12 @@ def test_a_cut_is_a_plain_module(name: str, size: Any) -> None:
     case = CASES[name]
     widest = filled(case.widest())
     op, small = case.elastic(widest), case.small(widest, size)
-    names = op.names
-    (cut, *_) = Genotype({"edge": names[case.sizes.index(size)]}).apply(nn.ModuleList([with_edge(op)])).modules()
+    index, net = case.sizes.index(size), nn.ModuleList([with_edge(op)])
+    (cut, *_) = Genotype({"edge": op.names[index]}).apply(net).modules()
     found: Any = next(module for module in cut.modules() if type(module) is type(widest))
     assert repr(found) == repr(small)
     assert vars(found).keys() == vars(small).keys()
+    assert count(net, SearchSpace(net), [index]) == sum(weight.numel() for weight in small.parameters())
     small.load_state_dict(found.state_dict(), strict=True)
     inputs = double(case.inputs(size))
     torch.testing.assert_close(found(inputs), small(inputs), **EXACT)
