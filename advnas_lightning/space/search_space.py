@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advnas_lightning.sending import sent
 from advnas_lightning.space.elastic.following import follow
+from advnas_lightning.space.elastic.unfollowed import unfollowed
 from advnas_lightning.space.fast_paths import switch_off_fast_paths
 from advnas_lightning.space.gates import ActiveGates, EdgePlan, EdgeState, Inactive
 from advnas_lightning.space.genotype import Genotype, check_genotype
@@ -225,6 +226,8 @@ class SearchSpace:
             if not any(note.startswith(RAN) for note in getattr(error, "__notes__", ())):  # of a pass within this one
                 ran = "a mixture" if architecture.choice is None else dict(self.genotype(architecture.choice))
                 error.add_note(f"{RAN} {ran}.")
+                if (advice := unfollowed(error)) is not None:
+                    error.add_note(advice)
             raise
         finally:
             for edge, plan in zip(self._edges, before, strict=True):

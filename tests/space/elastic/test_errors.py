@@ -213,6 +213,43 @@ def test_an_input_of_another_size_is_refused_at_the_first_pass() -> None:
             net(x[:, :4])  # the layer between the two is not elastic
 
 
+@pytest.mark.parametrize(
+    ("plain", "size"),
+    [
+        (nn.Conv2d(8, 3, 1), "in_channels"),
+        (nn.ConvTranspose2d(8, 3, 2), "in_channels"),
+        (nn.Conv2d(8, 8, 3, groups=8), "out_channels"),
+        (nn.BatchNorm2d(8), "num_features"),
+        (nn.InstanceNorm2d(8, affine=True), "num_features"),
+        (nn.GroupNorm(4, 8), "num_channels"),
+        (nn.PReLU(8), "num_parameters"),
+        (elastic(nn.Conv2d(8, 6, 1), out_channels=[3, 6], name="other"), "in_channels"),
+    ],
+)
+def test_an_error_names_the_module_that_does_not_follow(plain: nn.Module, size: str) -> None:
+    net = nn.Sequential(elastic(nn.Conv2d(3, 8, 1), out_channels=[2, 8], name="c"), nn.ModuleList([plain]))
+    space = SearchSpace(net)
+    net[1].forward = lambda x: plain(x)  # type: ignore[method-assign]
+    with pytest.raises((RuntimeError, ValueError)) as caught, space.bind(space.one_hot([0] * len(space))):
+        net(torch.ones(1, 3, 4, 4))
+    kind = type(getattr(plain, "widest", plain)).__name__
+    place = "1.0.widest" if isinstance(plain, MixedOp) else "1.0"
+    assert caught.value.__notes__[1:] == [
+        f"'{place}' of Sequential, a {kind}, has {size}=8 and was given 2: if what comes before it is elastic, let it"
+        f" follow, as in elastic(module, {size}=…, name=…)."
+    ]
+
+
+def test_an_error_with_another_reason_names_no_module() -> None:
+    net = both([2, 8], [2, 8])
+    space = SearchSpace(net)
+    net[1].double()  # type: ignore[index]
+    for inputs in (torch.ones(3, 4), torch.ones(3, 5)):  # of another precision; and wider than the network
+        with pytest.raises(RuntimeError) as caught, space.bind(space.one_hot([0])):
+            net(inputs)
+        assert caught.value.__notes__ == ["The architecture was {'ffn': '2'}."]
+
+
 def test_sizes_of_other_units_share_an_edge_by_the_names_of_its_candidates() -> None:
     """A flattened image has a multiple of the channels."""
     net = nn.Sequential(
