@@ -136,9 +136,9 @@ class InHalves(InFeatures):
         """The size of a half."""
         return int(module.in_features) // 2
 
-    def given(self, module: Any, value: Any) -> int:
-        """The size of a half of an input."""
-        return super().given(module, value) // 2
+    def read(self, module: Any, size: int) -> int:
+        """The size of the input, which is that of both halves."""
+        return 2 * size
 
     def change(self, module: Any, size: int) -> Change:
         """The first columns of each half of the weight."""

@@ -214,16 +214,16 @@ what comes before it the sizes 2, 8
         """
         module, plan = innermost(self.widest), self.edge_state.plan
         check_first(self.name, inputs)
-        size = self.axis.given(module, inputs[0])
-        if size not in self.sizes:
+        given, sizes = self.axis.given(module, inputs[0]), {self.axis.read(module, size): size for size in self.sizes}
+        if given not in sizes:
             raise ValueError(
-                f"the input of a {type(module).__name__} that follows edge {self.name!r} has size {size}, which none of"
-                f" its candidates has: give what comes before it the sizes {listed(map(str, self.sizes))}"
+                f"the input of a {type(module).__name__} that follows edge {self.name!r} has size {given}, which none"
+                f" of its candidates has: give what comes before it the sizes {listed(map(str, sizes))}"
             )
         if plan is not None:
             runs = widest(plan, self.sizes)
-            check_input(self.name, module, self.names[runs], size, self.sizes[runs])
-        with with_size(module, self.axis, size):
+            check_input(self.name, module, self.names[runs], given, self.axis.read(module, self.sizes[runs]))
+        with with_size(module, self.axis, sizes[given]):
             return self.widest(*inputs, **kwargs)
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> nn.Module:

@@ -100,9 +100,9 @@ class InputHalves(InputSize):
         """The size of a half."""
         return int(module.input_size) // 2
 
-    def given(self, module: Any, value: Any) -> int:
-        """The size of a half of the last dimension."""
-        return super().given(module, value) // 2
+    def read(self, module: Any, size: int) -> int:
+        """The size of the input, which is that of both halves."""
+        return 2 * size
 
     def change(self, module: Any, size: int) -> Change:
         """The first inputs of each half."""

@@ -214,6 +214,22 @@ def test_an_input_of_another_size_is_refused_at_the_first_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (lambda: elastic(nn.Linear(16, 4), in_halves=[2, 8], name="c"), torch.ones(3, 5)),
+        (lambda: elastic(nn.Conv1d(16, 4, 1), in_halves=[2, 8], name="c"), torch.ones(3, 5, 6)),
+        (lambda: elastic(nn.GRU(16, 4), input_halves=[2, 8], name="c"), torch.ones(3, 5)),
+    ],
+)
+def test_an_odd_input_has_no_halves(make: Callable[[], Any], inputs: Tensor) -> None:
+    message = (
+        "that follows edge 'c' has size 5, which none of its candidates has: give what comes before it the sizes 4, 16"
+    )
+    with pytest.raises(ValueError, match=message):
+        make()(inputs)
+
+
+@pytest.mark.parametrize(
     ("plain", "size"),
     [
         (nn.Conv2d(8, 3, 1), "in_channels"),
