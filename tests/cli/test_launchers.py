@@ -29,6 +29,7 @@ class NoteThreads(Callback):
         (Path(trainer.logger.save_dir) / "threads.txt").write_text(str(torch.get_num_threads()))
 
 
+@pytest.mark.slow  # its processes import everything
 @pytest.mark.parametrize(
     "launcher",
     [pytest.param(each, marks=pytest.mark.skipif(not has_plugin(each), reason="no such plugin")) for each in LAUNCHERS],

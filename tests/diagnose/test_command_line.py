@@ -16,7 +16,8 @@ from advnas_lightning.diagnose.quality import ESTIMATORS
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, write_images, write_ptb
 
 
-@pytest.mark.parametrize("task", ["toy", *(pytest.param(each, marks=pytest.mark.slow) for each in ("ptb", "cifar10"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["toy", "ptb", "cifar10"])
 def test_a_runs_checkpoint_is_diagnosed(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
