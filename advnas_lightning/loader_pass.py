@@ -159,7 +159,8 @@ def first_batches(loader: Any, count: int) -> list[Any]:
     """The first batches that a loader gives next, after which it would give them again.
 
     Its own generators and the global ones have the states from before, so that a training draws what it would have
-    drawn.
+    drawn. Persistent workers are an exception: the numbers that are drawn within them go on, and to start them takes
+    a number from the training's first pass.
 
     Args:
         loader: The loader.

@@ -120,7 +120,7 @@ class Calibration:
             self.keep(batch)
 
     def take(self, batches: Any) -> list[Any]:
-        """The batches that a user gives. To take them from a loader changes no random number.
+        """The batches that a user gives. To take them changes no random number but those of persistent workers.
 
         Args:
             batches: A list, of which all batches are used; or a loader of training batches, of which the first ones

@@ -135,7 +135,7 @@ class TransposedInChannels(InChannels):
     """
 
     def change(self, module: Any, size: int) -> Change:
-        """The first inputs."""
+        """The convolution keeps its first inputs."""
         return Change({self.name: size}, {"weight": first(size)})
 
 
@@ -150,7 +150,7 @@ class TransposedGroups(GroupedChannels):
     """
 
     def change(self, module: Any, size: int) -> Change:
-        """The first groups."""
+        """The convolution keeps its first groups."""
         views = {"weight": first(self.read(module, size)), "bias": first(size)}
         return replace(super().change(module, size), views=views)
 
