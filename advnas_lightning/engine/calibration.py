@@ -119,6 +119,12 @@ class Calibration:
         for batch in given:
             self.keep(batch)
 
+    def kept(self) -> list[Any]:
+        """The batches, which are loaded again where a search has gone on and there are none."""
+        if not self.batches:
+            self._reload()
+        return list(self.batches)
+
     def take(self, batches: Any) -> list[Any]:
         """The batches that a user gives. To take them changes no random number but those of persistent workers.
 
@@ -127,19 +133,23 @@ class Calibration:
                 are; or the loaders of a search, of which those for the weight steps count.
 
         Raises:
-            ValueError: A dict has no loader of a search.
+            ValueError: A dict has no loader of a search, or it is nothing that gives batches.
         """
         if isinstance(batches, list | tuple | deque):
             return list(batches)
-        loaders = batches.iterables if isinstance(batches, CombinedLoader) else batches
+        loaders, places = batches, "training batches come from a loader, a list or the loaders of a search"
+        if isinstance(batches, CombinedLoader):
+            loaders = batches.iterables
         if isinstance(loaders, Mapping):
             role = next((each for each in KEYS if each in loaders), None)
             if role is None:
                 raise ValueError(
-                    "training batches come from a loader, a list or the loaders of a search, and here is a"
-                    f" {type(loaders).__name__} of {listed(map(str, loaders))}: give an architecture as genotype="
+                    f"{places}, and here is a {type(loaders).__name__} of {listed(map(str, loaders))}: give an"
+                    " architecture as genotype="
                 )
             loaders = loaders[role]
+        if not isinstance(loaders, Iterable):
+            raise ValueError(f"{places}, and {type(loaders).__name__} is none of them")
         return first_batches(loaders, self.size or DEFAULT)
 
     def _copied(self, batch: Any) -> Any:
@@ -218,10 +228,8 @@ class Calibration:
             self._is_sure = True
         if architecture.choice in self._found:
             return self._found[architecture.choice]
-        if warns and not self.batches:
-            self._reload()
-        if self.batches:
-            self._found[architecture.choice] = self.statistics(architecture, self.batches)
+        if batches := self.kept() if warns else self.batches:
+            self._found[architecture.choice] = self.statistics(architecture, batches)
         elif warns and not self._has_warned and self._moving():
             self._has_warned = True
             rank_zero_warn(

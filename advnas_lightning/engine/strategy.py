@@ -255,7 +255,8 @@ class SearchStrategy(FoundNetwork):
         """Rank architectures by their losses with the shared weights, and by their probabilities; after the fit.
 
         Args:
-            dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches.
+            dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches; or the loaders of a
+                search, of which that of its architecture steps is taken.
             datamodule: The data module, as in ``Trainer.validate``.
             options: Those of :func:`advnas_lightning.ranking.rank`, such as ``top``, ``budgets`` and ``jobs``.
         """

@@ -40,7 +40,7 @@ def with_validation_batches(
 
     So the hooks of the module and of the data have changed and moved the batches as in the search's own validation, and
     the Trainer says how far the search's fit has come. No step is taken, and the module's hooks around the steps are
-    not called. Of several loaders, the first one counts.
+    not called. Of several loaders, the first one counts; of the loaders of a search, that of its architecture steps.
 
     Args:
         search: The search.
@@ -81,6 +81,8 @@ def with_validation_batches(
     methods: dict[str, Callable[..., None]] = {"validation_step": collect, "on_validation_epoch_end": end}
     methods |= dict.fromkeys(("on_validation_epoch_start", "on_validation_end"), _nothing)
     own = [each for each in search.children() if isinstance(each, LightningModule)]
+    if isinstance(dataloaders, Mapping):  # the weights have been trained on the other one's batches
+        dataloaders = dataloaders.get("architecture", dataloaders)
     is_batches = isinstance(dataloaders, list | tuple) and not any(isinstance(each, DataLoader) for each in dataloaders)
     given = _Batches(dataloaders) if is_batches else dataloaders
     try:

@@ -67,7 +67,8 @@ def rank(
 
     Args:
         search: The search, after its fit.
-        dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches.
+        dataloaders: The validation loader, as in ``Trainer.validate``; or a list of batches; or the loaders of a
+            search, of which that of its architecture steps is taken.
         datamodule: The data module, as in ``Trainer.validate``.
         batches: The number of batches at most; at least 2, since the losses on two halves of them are compared.
         top: The number of the most probable architectures; ``None`` for all. ENAS draws its candidates instead. Where
@@ -182,12 +183,13 @@ def _training_batches(search: Any, given: Any) -> list[Any]:
         return []
     if given is not None:
         return list(calibration.take(given))
-    if not calibration.batches:
+    batches: list[Any] = calibration.kept()
+    if not batches:
         rank_zero_warn(
             "the architectures are ranked with the running statistics of all of them together, because there are no"
             " training batches to compute those of each: give training_batches=loader"
         )
-    return list(calibration.batches)
+    return batches
 
 
 def _listed(budgets: Any) -> list[Mapping[str, float]]:

@@ -336,6 +336,15 @@ def test_a_search_that_goes_on_after_its_end_has_the_batches_again(tmp_path: Pat
     assert len(again.calibration.batches) == 4
 
 
+def test_a_search_that_goes_on_after_its_end_is_ranked_with_the_batches(tmp_path: Path) -> None:
+    search = search_of(seeded(), calibrate=2)
+    fit(search, LastCheckpoint(tmp_path), epochs=1)
+    again = search_of(seeded(), calibrate=2)
+    fit(again, epochs=1, ckpt=tmp_path / "last.ckpt")
+    ours, theirs = (each.rank(val(), top=2, sample=0) for each in (again, search))
+    assert [row.loss for row in ours] == [row.loss for row in theirs]
+
+
 def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     class Frozen(Classifier):
         def on_train_epoch_start(self) -> None:
@@ -473,6 +482,8 @@ def test_an_architecture_in_the_place_of_batches_is_said() -> None:
     search = search_of(seeded())
     with one_line("from a loader, a list or the loaders of a search", "give an architecture as genotype="):
         search.derive(search.genotype())
+    with one_line("from a loader, a list or the loaders of a search", "int is none of them"):
+        search.rank(val(), training_batches=3)
 
 
 def test_an_evaluation_of_a_loaded_search_warns_too(tmp_path: Path) -> None:

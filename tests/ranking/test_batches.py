@@ -9,6 +9,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
+from torch.utils.data import DataLoader
 
 from advnas_lightning import AdvantageNAS, MixedOp
 
@@ -64,3 +65,11 @@ def test_a_module_that_reduces_what_its_validation_steps_have_kept_is_ranked() -
     assert len(ranking) == 2
     assert search.model.called == []
     assert vars(search.model).keys().isdisjoint(f"on_validation_{each}" for each in HOOKS)  # it has its own again
+
+
+def test_of_the_loaders_of_a_search_those_of_the_architecture_steps_count() -> None:
+    torch.manual_seed(0)
+    search = AdvantageNAS(Collecting(), architecture_optimizer=Adam)
+    weights, architecture = ([(torch.randn(3, 4), torch.tensor([0, 1, 2]))] * 2 for _ in range(2))
+    loaders = {"weights": DataLoader(weights, None), "architecture": DataLoader(architecture, None)}
+    assert [row.loss for row in search.rank(loaders)] == [row.loss for row in search.rank(architecture)]
