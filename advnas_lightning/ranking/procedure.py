@@ -183,7 +183,7 @@ def rank_architectures(
         known: Gives what is known of an architecture from elsewhere.
 
     Raises:
-        ValueError: No architecture is within a budget, or all are asked for and there are too many.
+        ValueError: No architecture is within a budget, all are asked for and there are too many, or no loss is finite.
 
     Example:
         >>> from torch import nn
@@ -238,6 +238,11 @@ def rank_architectures(
             _add(chosen, made, "evolution")
     choices = list(chosen)
     scores = score(choices)
+    if not any(math.isfinite(own.loss) for own in scores):
+        raise ValueError(
+            f"none of {len(scores)} architectures has a finite loss on the validation batches, so there is no order:"
+            " search with a lower learning rate, or look for what is not finite in the data"
+        )
     log_probs = distribution.log_prob(choices)
     values = dict(zip(choices, _rate(distribution, choices, scores), strict=True))
     of_networks = distribution.network_log_prob(choices)

@@ -192,9 +192,9 @@ class Ranking(Sequence[RankedArchitecture]):
         titles = ["rank", "score", "loss", *names["metrics"], *names["costs"], *names["known"], "log p"]
         lines = [[*titles, "architecture"]]
         for row in shown:
-            values = [row.score, row.loss]
-            values += [getattr(row, part).get(name, math.nan) for part in names for name in names[part]]
-            texts = ["" if math.isnan(value) else f"{value:.4g}" for value in values]
+            values: list[float | None] = [row.score, row.loss]
+            values += [getattr(row, part).get(name) for part in names for name in names[part]]
+            texts = ["" if value is None else f"{value:.4g}" for value in values]
             lines.append([str(row.rank), *texts, f"{row.log_prob:.2f}", self._words(row, named, reference)])
         return lines
 

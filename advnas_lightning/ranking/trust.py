@@ -74,8 +74,11 @@ class Trust:
 
     def lines(self) -> list[str]:
         """Each agreement in a line that says what it means."""
-        halves = "not known" if self.halves is None else f"{self.halves:.2f}"
-        found = [f"The losses on two halves of the batches agree by {halves} (1: the same order, 0: none)."]
+        if self.halves is None:
+            found = ["Whether the losses on two halves of the batches agree is not known."]
+        else:
+            agreement = f"The losses on two halves of the batches agree by {self.halves:.2f}"
+            found = [f"{agreement} (1: the same order, 0: none)."]
         if self.probability is None:
             return [*found, "Whether the losses agree with the search's probabilities is not known."]
         chance = f"; unrelated values of {self.count} architectures stay below {self.chance:.2f} as a rule"

@@ -29,6 +29,7 @@ from advnas_lightning.cost import CostPlan, measure_costs
 from advnas_lightning.objectives import Classification, LanguageModelling, Window
 from advnas_lightning.ranking import Evolution, Ranking
 from advnas_lightning.ranking.workers import Workers
+from tests.support.refusals import one_line
 from tests.support.small_search import CLASSES, FEATURES, GENOTYPE, SAME_ENGINE, STRATEGIES, SmallNet, few
 
 ROOT = Path(__file__).parents[2]
@@ -486,3 +487,8 @@ def test_a_loss_that_is_not_finite_comes_last() -> None:
     ranking = search.rank(batches_of(), top=None)
     assert [row.choice[0] == 0 for row in ranking] == [False] * 6 + [True] * 2
     assert json.loads(ranking.to_json())["architectures"][-1]["loss"] is None
+    assert str(ranking).splitlines()[-1].split()[:3] == ["8", "-inf", "nan"]
+    with torch.no_grad():
+        search.model.head.bias.fill_(math.nan)  # type: ignore[operator, union-attr]
+    with one_line("none of 8 architectures has a finite loss on the validation batches"):
+        search.rank(batches_of(), top=None)

@@ -47,6 +47,7 @@ def test_losses_that_say_nothing_are_warned_of() -> None:
     assert "raise batches=" in bad.warnings()[0]
     assert "advnas refine" in bad.warnings()[1]
     assert "too few" in Trust.of([0.0], [1.0], [(1.0, 1.0)]).warnings()[0]
+    assert Trust(0, None, None).lines()[0] == "Whether the losses on two halves of the batches agree is not known."
     few = Trust.of(log_probs[:3], true[:3], [(loss, loss) for loss in true[:3]])
     assert few.lines()[1] == "The losses agree with the search's probabilities by 1.00."  # chance may do that
     assert all(line.endswith(".") for line in [*good.lines(), *bad.lines()])
