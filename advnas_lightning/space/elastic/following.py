@@ -8,7 +8,7 @@ from typing import TypeGuard
 from torch import nn
 
 from advnas_lightning.space.elastic.edge import Elastic, Follower, innermost
-from advnas_lightning.space.elastic.kinds import refuse_computed
+from advnas_lightning.space.elastic.kinds import refuse_other_computation, told
 from advnas_lightning.space.elastic.recurrent import HiddenSize
 from advnas_lightning.space.mixed_op import MixedOp
 from advnas_lightning.texts import listed
@@ -23,7 +23,7 @@ def follow(model: nn.Module, edges: Mapping[str, MixedOp]) -> None:
 
     Raises:
         ValueError: An edge is missing, two modules of one name have different sizes, two are made of one module, one
-            computes its weight, or one has twice the sizes of a recurrent layer in two directions.
+            computes otherwise than its kind does, or one has twice the sizes of a recurrent layer in two directions.
 
     Example:
         >>> from advnas_lightning.space.elastic import elastic
@@ -39,7 +39,7 @@ the name 'ffn'
     for place, module in model.named_modules():
         if isinstance(module, Elastic | Follower):
             inner = innermost(module)
-            refuse_computed(f"{place!r}, a {type(inner).__name__}", inner, [module.axis])
+            refuse_other_computation(f"{place!r}, a {told(inner)}", inner, [module.axis])
         if isinstance(module, Follower):
             edge = edges.get(module.name)
             if edge is None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
 
 from advnas_lightning.space.elastic.attention import NumHeads
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, InHalves
@@ -22,6 +21,7 @@ from advnas_lightning.space.elastic.convolutions import (
 )
 from advnas_lightning.space.elastic.convolutions import InHalves as InChannelHalves
 from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, InnerHeads
+from advnas_lightning.space.elastic.narrowing import Change, refuse_computed
 from advnas_lightning.space.elastic.norms import (
     InstanceFeatures,
     NormalizedShape,
@@ -106,26 +106,35 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
         >>> list(axes_of(nn.Linear(4, 8)))
         ['out_features', 'in_features', 'in_halves']
     """
-    kinds = {each: entry for each in type(module).__mro__ for entry in (each, qualified(each)) if entry in AXES}
-    kind, name = next(iter(kinds), None), type(module).__name__
+    kind, name = _kind(module), told(module)
     if kind is None:
         known = [each.__name__ for each in AXES if isinstance(each, type)]
         raise ValueError(f"a {name} cannot be elastic: use one of {listed(known)}")
     if any(map(is_lazy, module.parameters())):
         raise ValueError(f"a {name} without shapes cannot be elastic yet: run the network once before")
-    axes = {axis.name: axis for axis in AXES[kinds[kind]] if axis.of(module)}
-    own: Any = type(module).forward
-    if own is not kind.forward:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"a {name} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
-            " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
-        )
-    refuse_computed(f"a {name}", module, axes.values())
+    entry = kind if kind in AXES else qualified(kind)
+    axes = {axis.name: axis for axis in AXES[entry] if axis.of(module)}
+    refuse_other_computation(f"a {name}", module, axes.values())
     return axes
 
 
-def refuse_computed(owner: str, module: nn.Module, axes: Iterable[Axis]) -> None:
-    """Refuse a module that computes what a smaller size would take a slice of: the slice would be overwritten.
+def told(module: nn.Module) -> str:
+    """The name of a module's class for messages; with its module where a class of PyTorch has the same name.
+
+    Args:
+        module: The module.
+
+    Example:
+        >>> told(nn.Linear(4, 8)), told(type("Linear", (nn.Module,), {"__module__": "peft.tuners.lora.layer"})())
+        ('Linear', 'peft.tuners.lora.layer.Linear')
+    """
+    kind = type(module)
+    is_taken = any(isinstance(each, type) and each.__name__ == kind.__name__ for each in AXES)
+    return qualified(kind) if is_taken and kind not in AXES else kind.__name__
+
+
+def refuse_other_computation(owner: str, module: nn.Module, axes: Iterable[Axis]) -> None:
+    """Refuse a module that computes otherwise than its kind does with slices of its parameters.
 
     Args:
         owner: The module, for the message.
@@ -133,21 +142,28 @@ def refuse_computed(owner: str, module: nn.Module, axes: Iterable[Axis]) -> None
         axes: Its sizes.
 
     Raises:
-        ValueError: It computes a weight.
+        ValueError: It has a forward pass of its own, or computes a weight.
 
     Example:
         >>> linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
-        >>> refuse_computed("a Linear", linear, [Axis()])
+        >>> refuse_other_computation("a Linear", linear, [Axis()])
         Traceback (most recent call last):
             ...
         ValueError: a Linear with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before
     """
-    for axis in axes:
-        for each, change in axis.change(module, axis.full(module)).of(module):
-            held = {*dict(each.named_parameters(recurse=False)), *dict(each.named_buffers(recurse=False))}
-            computed = [tensor for tensor in change.views if getattr(each, tensor) is not None and tensor not in held]
-            if computed or (change.views and is_parametrized(each)):
-                raise ValueError(
-                    f"{owner} with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that"
-                    " before"
-                )
+    changes = [axis.change(module, axis.full(module)) for axis in axes]
+    kind: Any = _kind(module)
+    own: Any = type(module).forward
+    if kind is not None and own is not kind.forward and any(change != Change() for change in changes):
+        raise ValueError(
+            f"{owner} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
+            " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
+        )
+    for change in changes:
+        for each, own_change in change.of(module):
+            refuse_computed(owner, each, [name for name in own_change.views if getattr(each, name) is not None])
+
+
+def _kind(module: nn.Module) -> type[nn.Module] | None:
+    """The class of a module, or one that it inherits from, that has an entry in the table."""
+    return next((kind for kind in type(module).__mro__ if kind in AXES or qualified(kind) in AXES), None)

@@ -179,10 +179,36 @@ def cut(module: nn.Module, memo: dict[Any, Any], parts: Iterable[nn.Module] = ()
     return copied
 
 
+def refuse_computed(owner: str, module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse a module that computes a tensor: a slice in its place would be overwritten, or not be used.
+
+    Args:
+        owner: The module, for the message.
+        module: The module.
+        names: The names of the tensors that a smaller size takes slices of.
+
+    Raises:
+        ValueError: It computes one of them.
+
+    Example:
+        >>> linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
+        >>> refuse_computed("a Linear", linear, ["weight"])
+        Traceback (most recent call last):
+            ...
+        ValueError: a Linear with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before
+    """
+    held = vars(module)
+    if any(name not in held["_parameters"] and name not in held["_buffers"] for name in names):
+        raise ValueError(
+            f"{owner} with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before"
+        )
+
+
 def _narrow(module: nn.Module, change: Change) -> Callable[[], None]:
     """Let a module have a smaller size, without those inside it, until the function is called that is returned."""
     attributes = vars(module)
     tensors = {name: tensor for name in change.views if (tensor := getattr(module, name)) is not None}
+    refuse_computed(f"a {type(module).__name__}", module, tensors)
     inside = {**change.attributes, **{name: change.views[name](tensor) for name, tensor in tensors.items()}}
     inside |= change.derived(inside)
     if change.kind is not None:

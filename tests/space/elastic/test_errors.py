@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic, make_searchable
 from advnas_lightning.space.elastic.kinds import AXES
@@ -128,6 +129,28 @@ def test_a_weight_that_is_computed_later_is_refused_too(compute: Any) -> None:
         SearchSpace(net)
     with pytest.raises(ValueError, match=message):
         Genotype({"kernel": "1"}).apply(net)
+
+    net = nn.Sequential(elastic(nn.Conv2d(3, 8, 5, padding=2), kernel_size=[1, 5], name="kernel"))
+    space = SearchSpace(net)
+    compute(net[0].widest)  # as by a callback in a fit
+    with space.bind(space.one_hot([0])), pytest.raises(ValueError, match=message.removeprefix("'0', ")):
+        net(torch.ones(1, 3, 4, 4))  # and not with the whole kernel
+    with space.bind(space.one_hot([1])):
+        assert net(torch.ones(1, 3, 4, 4)).shape == (1, 8, 4, 4)
+
+
+def test_another_package_s_class_of_a_known_name_is_told_in_full() -> None:
+    wrapped = type("Linear", (nn.Module,), {"__module__": "peft.tuners.lora.layer"})()
+    with pytest.raises(ValueError, match=r"^a peft\.tuners\.lora\.layer\.Linear cannot be elastic: use one of Linear,"):
+        elastic(wrapped, out_features=[2], name="a")
+
+
+def test_a_module_that_is_exchanged_for_one_of_another_class_is_refused() -> None:
+    own = {"__module__": "torch.ao.nn.qat", "forward": lambda self, x: F.linear(x, self.weight.round(), self.bias)}
+    net = nn.Sequential(elastic(nn.Linear(4, 8), out_features=[2, 8], name="ffn"))
+    net[0].widest = type("Linear", (nn.Linear,), own)(4, 8)  # as before a training with rounded weights
+    with pytest.raises(ValueError, match=r"^'0', a torch\.ao\.nn\.qat\.Linear has a forward pass of its own"):
+        SearchSpace(net)
 
 
 class OverChannels(NormalizedShape):
