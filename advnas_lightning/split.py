@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
@@ -22,6 +23,7 @@ from torch.utils.data import (
     Subset,
 )
 
+from advnas_lightning import rng
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS
 from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.own_data import seen
@@ -59,7 +61,8 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
     Returns:
         ``{"weights": loader, "architecture": loader}``. For a LightningDataModule it is a module that stands in for it:
         its ``train_dataloader`` returns that dict, and everything else is the given module's own. The given module's
-        batch hooks are called with each batch as it would come from the module's own loaders.
+        batch hooks are called with each batch as it would come from the module's own loaders. For a batch of an
+        architecture step they draw random numbers from a seed of its own, as the step does.
 
     Raises:
         ValueError: ``architecture`` or ``seed`` is invalid.
@@ -90,6 +93,8 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
 def with_hooks_for_each(data: Any) -> Any:
     """A data module whose batch hooks are called with each batch of a search by itself, and not with the pair.
 
+    For a batch of an architecture step they draw random numbers from a seed of its own, as the step does.
+
     Args:
         data: The data module of a Trainer, or ``None``.
 
@@ -101,7 +106,7 @@ def with_hooks_for_each(data: Any) -> Any:
         ...     def on_after_batch_transfer(self, batch, dataloader_idx):
         ...         return 2 * batch
         >>> data = with_hooks_for_each(Doubled())
-        >>> data.trainer = type("Training", (), {"training": True})
+        >>> data.trainer = type("Training", (), {"training": True, "lightning_module": None})
         >>> data.on_after_batch_transfer({"weights": 3, "architecture": 4}, 0)
         {'weights': 6, 'architecture': 8}
     """
@@ -158,10 +163,15 @@ class _SearchData(_StandIn):
 
 
 def _call_hook(data: LightningDataModule, name: str, batch: Any, *arguments: Any) -> Any:
-    hook = getattr(data, name)
-    if data.trainer is not None and data.trainer.training and isinstance(batch, dict) and batch.keys() <= set(KEYS):
-        return {role: hook(part, *arguments) for role, part in batch.items()}
-    return hook(batch, *arguments)
+    hook, trainer = getattr(data, name), data.trainer
+    if trainer is None or not trainer.training or not isinstance(batch, dict) or not batch.keys() <= set(KEYS):
+        return hook(batch, *arguments)
+    step_seed = getattr(trainer.lightning_module, "step_seed", None)  # what is no search has none
+    changed = {}
+    for role, part in batch.items():
+        with nullcontext() if role == "weights" or step_seed is None else rng.seeded(step_seed()):
+            changed[role] = hook(part, *arguments)
+    return changed
 
 
 def _both(train: Any, val: Any, architecture: Literal["val"] | float, seed: int) -> dict[str, Any]:

@@ -126,6 +126,23 @@ class Doubled(Data):
         return 2 * points, targets
 
 
+class Noisy(Data):
+    """Draws random numbers on the device, as augmentations do."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        points, targets = batch
+        return points + torch.rand_like(points) if self.trainer.training else points, targets  # type: ignore[union-attr]
+
+
+def test_random_numbers_of_the_hooks_of_a_data_module_are_those_of_plain_training() -> None:
+    plain = Scheduled(of_data_module, searchable=False)
+    search = AdvantageNAS(Scheduled(of_data_module), architecture_optimizer=partial(Adam, lr=0.01))
+    trainer().fit(plain, datamodule=Noisy())
+    trainer().fit(search, datamodule=search_loaders(Noisy()))
+    for mine, theirs in zip(search.model.net.parameters(), plain.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("strategy", [partial(Fixed, genotype={"act": "tanh"}), RandomSearch])
 def test_the_hooks_of_a_data_module_with_one_training_loader_get_its_own_batches(strategy: Any) -> None:
     plain, search = Scheduled(of_data_module, searchable=False), strategy(Scheduled(of_data_module))
