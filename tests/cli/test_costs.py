@@ -51,7 +51,9 @@ def test_a_run_counts_costs_and_leaves_them(
     log = (folder / "run" / "metrics.csv").read_text()
     assert "cost_penalty" in log.splitlines()[0]
     assert read(folder / "run" / "retrained", "summary.json")["strategy"] == "fixed"
-    launch(monkeypatch, *SMALL_CIFAR10, "cost=run/costs.json", "cost_penalty=0.5", "hydra.run.dir=again")
+    launch(
+        monkeypatch, *SMALL_CIFAR10, "cost=run/costs.json", "cost_penalty=0.5", "beta_decay=2", "hydra.run.dir=again"
+    )
     assert read(folder / "again", "summary.json")["cost"] == summary["cost"]
     launch(monkeypatch, *SMALL_CIFAR10, "cost=tests.support.measured.own", "cost_budget=20", "hydra.run.dir=own")
     assert read(folder / "own", "costs.json")["edges"]["0->1"]["skip_connect"] == 3  # one in each of three cells
