@@ -17,6 +17,20 @@ KEYS = ("weights", "architecture")
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
+def hook_seed(step_seed: int, hook: str) -> int:
+    """The seed from which a batch hook draws for an architecture step: not the numbers of the step or of other hooks.
+
+    Args:
+        step_seed: The seed of the step.
+        hook: The name of the hook, one of ``BATCH_HOOKS``.
+
+    Example:
+        >>> len({0, *(hook_seed(0, hook) for hook in BATCH_HOOKS)})
+        4
+    """
+    return rng.mixed(step_seed, 1 + BATCH_HOOKS.index(hook))
+
+
 class SearchLoader(CombinedLoader):
     """Gives ``{"weights": batch, "architecture": batch}``, where each batch is present only if its step is to be taken.
 

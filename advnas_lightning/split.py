@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from advnas_lightning import rng
-from advnas_lightning.loaders import BATCH_HOOKS, KEYS
+from advnas_lightning.loaders import BATCH_HOOKS, KEYS, hook_seed
 from advnas_lightning.other_lightning import refuse_other_package
 from advnas_lightning.own_data import seen
 from advnas_lightning.validate import check_seed
@@ -62,7 +62,7 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
         ``{"weights": loader, "architecture": loader}``. For a LightningDataModule it is a module that stands in for it:
         its ``train_dataloader`` returns that dict, and everything else is the given module's own. The given module's
         batch hooks are called with each batch as it would come from the module's own loaders. For a batch of an
-        architecture step they draw random numbers from a seed of its own, as the step does.
+        architecture step each of them draws random numbers from a seed of its own.
 
     Raises:
         ValueError: ``architecture`` or ``seed`` is invalid.
@@ -93,7 +93,7 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
 def with_hooks_for_each(data: Any) -> Any:
     """A data module whose batch hooks are called with each batch of a search by itself, and not with the pair.
 
-    For a batch of an architecture step they draw random numbers from a seed of its own, as the step does.
+    For a batch of an architecture step each of them draws random numbers from a seed of its own.
 
     Args:
         data: The data module of a Trainer, or ``None``.
@@ -169,7 +169,8 @@ def _call_hook(data: LightningDataModule, name: str, batch: Any, *arguments: Any
     step_seed = getattr(trainer.lightning_module, "step_seed", None)  # what is no search has none
     changed = {}
     for role, part in batch.items():
-        with nullcontext() if role == "weights" or step_seed is None else rng.seeded(step_seed()):
+        own = nullcontext() if role == "weights" or step_seed is None else rng.seeded(hook_seed(step_seed(), name))
+        with own:
             changed[role] = hook(part, *arguments)
     return changed
 

@@ -8,6 +8,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, TypeGuard
 
+import torch
 from lightning import Callback, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
@@ -17,12 +18,13 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from advnas_lightning import rng
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
 from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, one_step, parse_optimizers
 from advnas_lightning.engine.loop_hooks import LoopHooks
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
-from advnas_lightning.loaders import BATCH_HOOKS, KEYS
+from advnas_lightning.loaders import BATCH_HOOKS, KEYS, hook_seed
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.own_data import own_data
 
@@ -171,7 +173,10 @@ class Adapter:
                 return method(batch, *arguments, **keywords)
             changed = {}
             for role, part in batch.items():
-                with nullcontext() if role == "weights" else self._no_trace():
+                with ExitStack() as own:
+                    if role != "weights":
+                        own.enter_context(self._no_trace())  # in which the seed is that of the step
+                        own.enter_context(rng.seeded(hook_seed(torch.initial_seed(), hook)))
                     changed[role] = method(part, *arguments, **keywords)
             return changed
 

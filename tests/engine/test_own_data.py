@@ -143,6 +143,39 @@ def test_random_numbers_of_the_hooks_of_a_data_module_are_those_of_plain_trainin
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("of_module", [False, True])
+def test_no_hook_and_no_step_of_an_architecture_batch_draws_what_another_has_drawn(of_module: bool) -> None:
+    drawn: list[float] = []
+
+    class Drawing:
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            drawn.append(torch.rand(()).item())
+            return batch
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return self.on_before_batch_transfer(batch, dataloader_idx)
+
+    class Nothing:
+        pass
+
+    of_both = (Drawing, Nothing) if of_module else (Nothing, Drawing)
+
+    class Module(of_both[0], Scheduled):  # type: ignore[misc]
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            drawn.append(torch.rand(()).item())
+            return super().training_step(batch, batch_idx)
+
+    class Own(of_both[1], Data):  # type: ignore[misc]
+        pass
+
+    search = AdvantageNAS(Module(of_data_module), architecture_optimizer=partial(Adam, lr=0.01))
+    fit = trainer()
+    fit.limit_val_batches = fit.limit_sanity_val_batches = 0
+    fit.fit(search, datamodule=search_loaders(Own()))
+    assert len(drawn) == EPOCHS * SAMPLES // BATCH * 2 * 3  # two hooks and a step, of two batches
+    assert len(set(drawn)) == len(drawn)
+
+
 @pytest.mark.parametrize("strategy", [partial(Fixed, genotype={"act": "tanh"}), RandomSearch])
 def test_the_hooks_of_a_data_module_with_one_training_loader_get_its_own_batches(strategy: Any) -> None:
     plain, search = Scheduled(of_data_module, searchable=False), strategy(Scheduled(of_data_module))
