@@ -31,7 +31,7 @@ from advnas_lightning.refine.climb import Budget, End, Train, climb
 from advnas_lightning.refine.figure import draw_ladder
 from advnas_lightning.refine.finalists import finalists_in, finalists_of
 from advnas_lightning.refine.going_on import keep_settings
-from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.ladder import WIDTHS, Ladder, Trial
 from advnas_lightning.refine.oracle import table_oracle
 from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.refine.table import ladder_table
@@ -47,7 +47,7 @@ from advnas_lightning.texts import counted, encodable, writable
 TOP = 5  # finalists of a ranking
 PROBABLE = 200  # architectures of which those that are more probable than the winner are tried at last
 ENDS = {
-    "optimum": "no neighbour of the winner and no exchange in it is better",
+    "optimum": "no neighbour of the best architectures and no exchange is better",
     "finalists": "all finalists have been trained",
     "budget": "the budget is spent; the same line with more of it goes on",
 }
@@ -103,7 +103,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     scope = Scope(
         finalists,
         candidates,
-        around=options["neighbours"],
+        around=WIDTHS if options["neighbours"] else (),
         allows=allows,
         repeats=0 if plan.oracle else options["repeats"],  # a table has no seeds
         probable=list(probable) if options["neighbours"] else [],

@@ -16,19 +16,20 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from advnas_lightning.folder_lock import FolderLock, turn_in
-from advnas_lightning.refine.ladder import Ladder, State, Trial
+from advnas_lightning.refine.ladder import WIDTHS, Ladder, State, Trial
 from advnas_lightning.space.genotype import Genotype
 
 __all__ = ["NAME", "TrialBook", "is_pruned"]
 
 NAME = "refine"  # of the study
+TRIALS = "trials"  # the folder of the trainings' folders
 JOURNAL, DATABASE = "optuna.log", "optuna.db"  # of Optuna 4 and later, and of Optuna 2
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
+PRUNED = "pruned"  # an attribute of a running trial, since Optuna lets no pruned one go on
 
 
 class TrialBook:
@@ -97,8 +98,8 @@ class TrialBook:
         """One of the trainings."""
         return next(trial for trial in self.ladder().trials if trial.number == number)
 
-    def add(self, genotype: Genotype, proposed_by: str, round_: int, repeat: int = 0) -> int:
-        """Add a training of an architecture, and give its number."""
+    def add(self, genotype: Genotype, proposed_by: str, round_: int, repeat: int = 0, among: int = WIDTHS[0]) -> int:
+        """Add a training of an architecture, and give its number. The arguments are what its :class:`Trial` has."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # as Optuna 2 calls it
             self._study.add_trial(
@@ -110,6 +111,7 @@ class TrialBook:
                         "proposed_by": proposed_by,
                         "round": round_,
                         "repeat": repeat,
+                        "among": among,
                         "begun": 0,
                         "seconds": 0.0,
                     },
@@ -129,13 +131,22 @@ class TrialBook:
 
     def finish(self, number: int, state: State) -> None:
         """Note that a training is ``complete``, ``pruned`` or ``failed``."""
+        if state == "pruned":
+            self._open(number).set_user_attr(PRUNED, True)
+            return
         trial = self.trial(number)
         value = trial.scores[self.rungs[-1]] if state == "complete" else None
         self._study.tell(number, value, state=next(each for each, name in STATES.items() if name == state))
 
+    def take_up(self, number: int, among: int) -> None:
+        """Let a pruned training go on, which then has to be better than one of so many best architectures."""
+        trial = self._open(number)
+        trial.set_user_attr("among", among)
+        trial.set_user_attr(PRUNED, False)
+
     def place(self, number: int) -> Path:
         """The folder for the checkpoints of a training."""
-        return (self.folder or Path()) / "trials" / str(number)
+        return (self.folder or Path()) / TRIALS / str(number)
 
     def hold(self, number: int) -> bool:
         """Take a training for this process, unless another process has it."""
@@ -149,25 +160,31 @@ class TrialBook:
         return False
 
     def let_go(self, number: int) -> None:
-        """Let another process go on with a training that this one holds. One that has ended loses its checkpoints."""
+        """Let another process go on with a training that this one holds. One that is over loses its checkpoint."""
         lock = self._held.pop(number, None)
         if lock is not None:
-            if self.trial(number).state != "unfinished":
+            if self.trial(number).state in ("complete", "failed"):
                 shutil.rmtree(self.place(number), ignore_errors=True)
             lock.release()
+
+    def clear(self) -> None:
+        """Remove the checkpoints of trainings that were pruned, when none of them will go on."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / TRIALS, ignore_errors=True)
 
     def _read(self, trial: FrozenTrial) -> Trial:
         noted = trial.user_attrs
         return Trial(
             trial.number,
             Genotype({edge: trial.params[edge] for edge in self._distributions}),  # which a file gives by the alphabet
-            STATES[trial.state],
+            "pruned" if noted.get(PRUNED) else STATES[trial.state],
             dict(sorted(trial.intermediate_values.items())),
             noted["proposed_by"],
             noted["round"],
             noted["seconds"],
             noted["begun"],
-            noted.get("repeat", 0),
+            noted["repeat"],
+            noted["among"],
         )
 
     def _open(self, number: int) -> optuna.trial.Trial:

@@ -12,7 +12,7 @@ from typing import Literal
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.ladder import Ladder, Trial
 from advnas_lightning.refine.probable import is_ruled_out
-from advnas_lightning.refine.proposals import Scope, last_proposal, next_proposal
+from advnas_lightning.refine.proposals import Proposal, Scope, last_proposal, next_proposal
 from advnas_lightning.refine.ties import epochs_of_repeats
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.validate import check_int, check_positive
@@ -90,10 +90,14 @@ def climb(
     the winner it is the winner, and its neighbours are tried. Successive halving ends trainings early that are worse
     than others were at the same rung, and a neighbour has to be better than one of the two best was there. So this is
     first-improvement hill climbing, in which a regression over all trainings so far chooses the next neighbour. Where
-    no neighbour is better, two edges of the winner exchange their candidates, and then the neighbours of the second
-    best one are tried. At last the best architectures are trained again, with other seeds, and then those that the
-    search finds more probable than the winner, unless they are ruled out. A budget that is large enough keeps what
-    these need.
+    no neighbour is better, two edges of the winner exchange their candidates.
+
+    Then the neighbours of the two best ones are tried, after them those of the three best ones, and then those of the
+    five best ones. A neighbour then has to be better than one of these. Each time a training that was ended early goes
+    on if it would not be ended now.
+
+    At last the best architectures are trained again with other seeds, and then those that the search finds more
+    probable than the winner, unless they are ruled out. A budget that is large enough keeps what these need.
 
     What the book has already is not trained again. A training that a killed process has left is gone on with first.
 
@@ -130,6 +134,7 @@ def climb(
         if number == "wait":
             time.sleep(POLL)
         elif number == "nothing":
+            book.clear()
             return ladder, "optimum" if scope.around and ladder.winner is not None else "finalists"
         elif number == "budget":
             return ladder, number
@@ -157,17 +162,32 @@ def _take(book: TrialBook, ladder: Ladder, scope: Scope, budget: Budget) -> int 
         book.let_go(trial.number)
         is_short = True
     wanted = next_proposal(ladder, scope)
-    first = book.rungs[0]
-    if is_short or (wanted is not None and not _allows(budget, ladder, first, wanted.repeat, scope)):
+    if is_short or (wanted is not None and not _may_begin(wanted, ladder, scope, budget)):
         is_short = True
         wanted = last_proposal(ladder, scope)
     if wanted is not None and wanted.repeat and any(trial.repeat == 0 for trial in busy):
         return "wait"  # what comes last depends on the winner, which one of these may become
-    if wanted is not None and _allows(budget, ladder, first, wanted.repeat, scope):
-        number = book.add(*wanted)
+    if wanted is not None and _may_begin(wanted, ladder, scope, budget):
+        return _begin(wanted, book)
+    return "wait" if busy else "budget" if is_short else "nothing"
+
+
+def _may_begin(wanted: Proposal, ladder: Ladder, scope: Scope, budget: Budget) -> bool:
+    """Whether a proposal may be trained to its next rung."""
+    more = ladder.rungs[0] if wanted.pruned is None else _more(ladder.trials[wanted.pruned], ladder.rungs)
+    return _allows(budget, ladder, more, wanted.repeat, scope)
+
+
+def _begin(wanted: Proposal, book: TrialBook) -> int | Literal["wait"]:
+    """Hold the training of a proposal, a new one or one that was pruned."""
+    if wanted.pruned is None:
+        number = book.add(wanted.genotype, wanted.by, wanted.round, wanted.repeat, wanted.among)
         book.hold(number)
         return number
-    return "wait" if busy else "budget" if is_short else "nothing"
+    if not book.hold(wanted.pruned):
+        return "wait"  # the process that has pruned it is about to let it go
+    book.take_up(wanted.pruned, wanted.among)
+    return wanted.pruned
 
 
 def _may_go_on(trial: Trial, ladder: Ladder, scope: Scope, budget: Budget) -> bool:

@@ -12,6 +12,7 @@ from advnas_lightning.runs import differences, flatten, write_json
 __all__ = ["keep_settings"]
 
 SETTINGS = "settings.json"
+FORMAT = 2  # of the folder; in the first one, trainings that were ended early could not go on
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -33,7 +34,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             ...
         ValueError: ... was begun with other settings (rungs is [1, 2], not [1, 3]): give these, or another folder
     """
-    path = folder / SETTINGS
+    path, settings = folder / SETTINGS, {"format": FORMAT, **settings}
     if not path.exists():
         write_json(path, settings)
         return

@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from advnas_lightning.space.genotype import Genotype
 
-__all__ = ["Ladder", "State", "Trial"]
+__all__ = ["WIDTHS", "Ladder", "State", "Trial"]
+
+#: Around how many best architectures neighbours are tried, one after the other.
+WIDTHS = (2, 3, 5)
 
 State = Literal["complete", "pruned", "failed", "unfinished"]
 
@@ -23,14 +26,15 @@ class Trial:
     Attributes:
         number: Its place among all trainings, from 0.
         genotype: The architecture.
-        state: Whether it is ``complete``, was ``pruned`` before its end because others were better, has ``failed``
-            because a loss was not finite, or is ``unfinished``.
+        state: Whether it is ``complete``, was ``pruned`` before its end because others were better and may go on later,
+            has ``failed`` because a loss was not finite, or is ``unfinished``.
         scores: The score at each rung that it has reached, by the number of epochs.
         proposed_by: Who has proposed the architecture, such as ``argmax``, ``neighbour of 3`` or ``exchange in 3``.
         round: 0 for a finalist. A neighbour or an exchange has that of the architecture that it is made of, plus 1.
         seconds: How long it has trained.
         begun: The number of epochs to which it has been or is being trained.
         repeat: 0 for the first training of its architecture; further ones have other seeds.
+        among: It ends early where it is no better than any of so many best architectures.
 
     Example:
         >>> trial = Trial(0, Genotype({"edge": "skip"}), "pruned", {1: 0.5, 2: 0.6}, "argmax", 0, 9.0, 2)
@@ -47,6 +51,7 @@ class Trial:
     seconds: float
     begun: int
     repeat: int = 0
+    among: int = WIDTHS[0]
 
     @property
     def last(self) -> int:
@@ -138,10 +143,11 @@ class Ladder:
         return 1 if self.maximize else -1
 
     def is_behind(self, trial: Trial) -> bool:
-        """Whether a neighbour is no better than either of the two best was at the last rung that it has reached.
+        """Whether a neighbour is no better than any of the best was at the last rung that it has reached.
 
-        Early scores are chance in part: what one of the two best had at a rung does not rule a neighbour out. It is
-        said of no finalist, and of nothing at the last rung, which decides by itself.
+        Early scores are chance in part: what one of the best had at a rung does not rule a neighbour out. How many
+        best ones these are, the training says itself. It is said of no finalist, and of nothing at the last rung, which
+        decides by itself.
 
         Args:
             trial: The training.
@@ -154,7 +160,8 @@ class Ladder:
         """
         if self.leader is None or trial.round == 0 or trial.last == self.rungs[-1]:
             return False
-        bars = [each.scores[trial.last] for each in self.best(2) or [self.leader] if trial.last in each.scores]
+        best = self.best(trial.among) or [self.leader]
+        bars = [each.scores[trial.last] for each in best if trial.last in each.scores]
         return bool(bars) and all(self.sign * (trial.scores[trial.last] - bar) <= 0 for bar in bars)
 
     def is_ahead(self, trial: Trial) -> bool:

@@ -13,7 +13,7 @@ from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.finalists import check_finalists
 from advnas_lightning.refine.going_on import keep_settings
-from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.ladder import WIDTHS, Ladder
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.refine.rungs import check_rungs
@@ -51,7 +51,7 @@ def refine(
     """Train the finalists of a search by themselves, and then neighbours of the first and the best one.
 
     The neighbours of the first finalist are trained first, and then those of the best one until none is better. Then
-    two edges of the best one exchange their candidates, and the neighbours of the second best one are trained.
+    two edges of the best one exchange their candidates, and the neighbours of the five best ones are trained.
 
     Each architecture is trained as :class:`~advnas_lightning.Fixed` trains it, with fresh weights, and is scored on
     validation data after each rung. Successive halving ends trainings early that are worse than others were at the same
@@ -74,7 +74,7 @@ def refine(
         rungs: The numbers of epochs after which a training is scored, each the same factor times the one before.
         anneal: Whether the learning rates fall to 0 by a cosine up to each rung, whatever the module's schedules say.
         neighbours: Whether architectures that differ in one edge from the first finalist, and then from the best one,
-            are trained too, exchanges between two edges of the best one, and the neighbours of the second best one.
+            are trained too, exchanges between two edges of the best one, and the neighbours of the five best ones.
         allows: Whether an architecture may be trained, such as whether it is within a budget. Finalists always may.
         repeats: How often each of the three best architectures is trained again, with other seeds. Then
             :func:`~advnas_lightning.refine.decide` chooses between those that are as good as tied.
@@ -124,7 +124,8 @@ def refine(
         like = space.choice(next(iter(given)))
         return space.genotype(space.nesting.canonical(space.choice(genotype), like))
 
-    scope = Scope(given, candidates, around=neighbours, allows=allows, repeats=repeats, canonical=canonical)
+    around = WIDTHS if neighbours else ()
+    scope = Scope(given, candidates, around=around, allows=allows, repeats=repeats, canonical=canonical)
     train.check(next(iter(given)))  # before anything is written
     with turn_in(Path(folder)):
         decided = {"metric": metric, "maximize": maximize, "rungs": list(steps), "anneal": anneal, "seed": seed}

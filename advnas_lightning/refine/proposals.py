@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from advnas_lightning.refine.ladder import Ladder
+from advnas_lightning.refine.book import is_pruned
+from advnas_lightning.refine.ladder import WIDTHS, Ladder, Trial
 from advnas_lightning.refine.neighbours import Candidates, exchanges, most_promising, neighbours
 from advnas_lightning.refine.probable import next_probable
 from advnas_lightning.refine.ties import next_repeat
 from advnas_lightning.space.genotype import Genotype, check_genotype
 
 __all__ = ["Proposal", "Scope", "last_proposal", "next_proposal"]
-
-AROUND = 2  # the number of best architectures whose neighbours are trained before it ends
 
 
 class Proposal(NamedTuple):
@@ -25,6 +25,8 @@ class Proposal(NamedTuple):
         by: Who proposes it.
         round: The round that it belongs to, see :class:`~advnas_lightning.refine.ladder.Trial`.
         repeat: Which of the architecture's trainings it is, from 0.
+        among: Of how many best architectures it must be better than one.
+        pruned: The number of the training that was pruned and is to go on; ``None`` for a new one.
 
     Example:
         >>> Proposal(Genotype({"edge": "skip"}), "argmax", 0).round
@@ -35,6 +37,8 @@ class Proposal(NamedTuple):
     by: str
     round: int
     repeat: int = 0
+    among: int = WIDTHS[0]
+    pruned: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Scope:
     Attributes:
         finalists: Who proposes each finalist. The first ones are trained first.
         candidates: The names of the candidates of each edge.
-        around: Whether neighbours and exchanges are tried.
+        around: The numbers of best architectures around which neighbours are tried, one after the other; without any,
+            the finalists alone are trained.
         allows: Whether an architecture may be tried as one of these, such as whether it is within a budget.
         repeats: How often each of the best architectures is trained again.
         probable: Architectures of the search, the most probable one first, of which those that are more probable than
@@ -64,7 +69,7 @@ class Scope:
 
     finalists: Mapping[Genotype, str]
     candidates: Candidates
-    around: bool = True
+    around: Sequence[int] = WIDTHS
     allows: Callable[[Genotype], bool] = lambda genotype: True
     repeats: int = 0
     probable: Sequence[Genotype] = ()
@@ -84,8 +89,11 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
     Neighbours are first all those of the first finalist, which is what the search itself has chosen. A climb from the
     best finalist alone may end soon. Then come those of the leader, and where none of them is left, those of what other
     processes are training, since it may become the winner. Where no neighbour is left, two edges of the leader exchange
-    their candidates, at most as often as it has neighbours. Then come the neighbours of the second-best architecture,
-    so that the climb does not end on the first hill. The most promising neighbour or exchange comes first.
+    their candidates, at most as often as it has neighbours. The most promising neighbour or exchange comes first.
+
+    So that the climb does not end on the first hill, it then looks around the two best architectures, after them around
+    the three best, and then around the five best. First a training that was ended early goes on if it would not be
+    ended now. Then come the neighbours of these best ones. A neighbour has to be better than one of them.
 
     Args:
         ladder: The trainings so far.
@@ -100,8 +108,9 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
         'argmax'
         >>> from advnas_lightning.refine.ladder import Trial
         >>> trial = Trial(0, Genotype({"edge": "skip"}), "complete", {1: 0.5}, "argmax", 0, 1.0, 1)
-        >>> next_proposal(Ladder([trial], (1,), maximize=True), scope)
-        Proposal(genotype=Genotype(edges={'edge': 'tanh'}), by='neighbour of 0', round=1, repeat=0)
+        >>> found = next_proposal(Ladder([trial], (1,), maximize=True), scope)
+        >>> found.genotype, found.by, found.round
+        (Genotype(edges={'edge': 'tanh'}), 'neighbour of 0', 1)
     """
     tried = {scope.canonical(trial.genotype) for trial in ladder.trials}
     for finalist, by in scope.finalists.items():
@@ -127,11 +136,28 @@ def next_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:
             found = promising(exchanges(start.genotype, scope.candidates))
             if found is not None:
                 return Proposal(found, by, start.round + 1)
-    for start in ladder.best(AROUND)[1:] if scope.around else []:
-        found = promising(neighbours(start.genotype, scope.candidates))
-        if found is not None:
-            return Proposal(found, f"neighbour of {start.number}", start.round + 1)
+    for width in scope.around:
+        ended = _ended_too_early(ladder, width)
+        if ended is not None:
+            return Proposal(ended.genotype, ended.proposed_by, ended.round, among=width, pruned=ended.number)
+        for start in ladder.best(width)[1:]:
+            found = promising(neighbours(start.genotype, scope.candidates))
+            if found is not None:
+                return Proposal(found, f"neighbour of {start.number}", start.round + 1, among=width)
     return last_proposal(ladder, scope)
+
+
+def _ended_too_early(ladder: Ladder, among: int) -> Trial | None:
+    """The best training that was ended early and would not be ended now; ``None`` if there is none."""
+    gaps = ladder.gaps()
+    ended = [replace(trial, among=among) for trial in ladder.first if trial.state == "pruned"]
+    best = [  # of each rung: if it would be ended, all others would be
+        max(those, key=lambda trial: ladder.sign * trial.scores[trial.last])
+        for rung in ladder.rungs[:-1]
+        if (those := [trial for trial in ended if trial.last == rung])
+    ]
+    left = [trial for trial in best if not ladder.is_behind(trial) and not is_pruned(trial, ladder)]
+    return max(left, key=lambda trial: gaps.get(trial.genotype, -math.inf), default=None)
 
 
 def last_proposal(ladder: Ladder, scope: Scope) -> Proposal | None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from advnas_lightning.refine.book import TrialBook, is_pruned
 from advnas_lightning.refine.climb import Budget, climb
 from advnas_lightning.refine.figure import plot_ladder
-from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.ladder import WIDTHS, Ladder, Trial
 from advnas_lightning.refine.neighbours import RIDGE, exchanges, neighbours, predict
 from advnas_lightning.refine.proposals import Proposal, Scope, next_proposal
 from advnas_lightning.space.genotype import Genotype
@@ -122,17 +123,42 @@ def test_the_lowest_score_may_be_the_best() -> None:
 
 
 def test_a_neighbour_or_an_exchange_is_of_the_best_ones_of_its_time_and_has_the_next_round() -> None:
-    ladder, _ = refined(None)
+    ladders: list[Ladder] = []
+    ladder, _ = refined(None, on_change=ladders.append)
     assert ladder.path[-1] == ladder.winner
-    for trial in ladder.trials[len(FINALISTS) :]:
-        by, _, number = trial.proposed_by.rpartition(" ")
-        of = ladder.trials[int(number)]
-        made = {"neighbour of": set(neighbours_of(of.genotype)), "exchange in": set(exchanges(of.genotype, CANDIDATES))}
-        second = Ladder(ladder.trials[: trial.number], RUNGS, maximize=True).best(2)[1:]
-        assert of in [*ladder.path, *second]
-        assert trial.genotype in made[by]
-        assert trial.round == of.round + 1
+    widths = set()
+    for before, after in pairwise(ladders):
+        for trial in after.trials[max(len(before.trials), len(FINALISTS)) :]:
+            by, _, number = trial.proposed_by.rpartition(" ")
+            of = after.trials[int(number)]
+            found = neighbours_of(of.genotype) if by == "neighbour of" else exchanges(of.genotype, CANDIDATES)
+            assert of in [after.trials[0], *after.best(trial.among)]
+            assert trial.genotype in set(found)
+            assert trial.round == of.round + 1
+            widths.add(trial.among)
     assert max(trial.round for trial in ladder.trials) >= 2
+    assert widths == {*WIDTHS}
+
+
+def test_a_training_that_was_ended_too_early_goes_on_from_what_it_has_left(tmp_path: Path) -> None:
+    names = "abcdefg"
+    scores = {"a": (5, 5, 5), "b": (6, 4, 9), "c": (4,), "d": (3,), "e": (1,), "f": (7, 2), "g": (8, 1)}
+    trained: list[tuple[str, str]] = []
+
+    def train(genotype: Genotype, folder: Path, epochs: int, repeat: int) -> float:
+        left = folder / "epochs"
+        trained.append((genotype["edge"], f"{left.read_text() if left.exists() else 0} to {epochs}"))
+        left.write_text(str(epochs))
+        return float(scores[genotype["edge"]][RUNGS.index(epochs)])
+
+    scope = Scope({Genotype({"edge": name}): name for name in "abc"}, {"edge": names})
+    ladder, _ = climb(TrialBook(tmp_path, {"edge": names}, RUNGS, maximize=True), scope, train)
+    assert trained[3:6] == [("b", "0 to 1"), ("b", "1 to 2"), ("c", "0 to 1")]  # b is the worse one of two at 2
+    assert trained[-1] == ("b", "2 to 4")  # but it is among the best half of four
+    assert [trial.state for trial in ladder.trials] == ["complete", "complete", *5 * ["pruned"]]
+    assert ladder.winner == ladder.trials[1]
+    assert ladder.epochs == sum(trial.last for trial in ladder.trials)
+    assert not (tmp_path / "trials").exists()
 
 
 def test_an_exchange_is_the_way_to_what_is_better_within_a_budget() -> None:
@@ -202,28 +228,28 @@ def test_there_are_no_more_exchanges_of_a_winner_than_neighbours() -> None:
 
 
 def test_without_neighbours_the_finalists_alone_are_trained() -> None:
-    ladder, end = refined(None, around=False)
+    ladder, end = refined(None, around=())
     assert (len(ladder.trials), end) == (2, "finalists")
 
 
-def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_two_best() -> None:
-    ladder, _ = refined(None)
-    states = Counter(trial.state for trial in ladder.trials)
-    assert states["pruned"] > 3
-    assert states["complete"] > 1
-    for trial in ladder.trials:
-        before = ladder.trials[: trial.number + 1]
-        for place, rung in enumerate(RUNGS[:-1]):
-            if rung not in trial.scores:
-                break
-            values = sorted((each.scores[rung] for each in before if rung in each.scores), reverse=True)
-            goes_on = trial.scores[rung] >= values[max(len(values) // 2, 1) - 1]  # among the best half, or the best
-            complete = [each for each in before[:-1] if each.state == "complete"]
-            two = sorted(complete, key=lambda each: -each.scores[RUNGS[-1]])[:2]
-            if trial.round and all(trial.scores[rung] <= each.scores[rung] for each in two):
+def test_halving_prunes_as_the_paper_says_and_neighbours_that_are_behind_the_best() -> None:
+    ladders: list[Ladder] = []
+    refined(None, on_change=ladders.append)
+    count: Counter[bool] = Counter()
+    for ladder, after in pairwise(ladders):
+        for trial in ladder.trials:
+            if trial.state != "unfinished" or trial.last in (0, RUNGS[-1]):
+                continue
+            values = sorted(
+                (each.scores[trial.last] for each in ladder.trials if trial.last in each.scores), reverse=True
+            )
+            goes_on = trial.scores[trial.last] >= values[max(len(values) // 2, 1) - 1]  # the best half, or the best
+            bars = [each.scores[trial.last] for each in ladder.best(trial.among)]
+            if trial.round and bars and all(trial.scores[trial.last] <= bar for bar in bars):
                 goes_on = False
-            assert goes_on == (RUNGS[place + 1] in trial.scores)
-        assert trial.state == ("complete" if RUNGS[-1] in trial.scores else "pruned")
+            assert after.trials[trial.number].state == ("unfinished" if goes_on else "pruned")
+            count[goes_on] += 1
+    assert min(count[False], count[True]) > 3
 
 
 def test_the_answer_of_the_pruner_does_not_depend_on_the_order() -> None:

@@ -73,7 +73,7 @@ def test_a_run_is_refined_and_a_second_call_trains_nothing(run: Path, capsys: py
     assert trials[0]["genotype"] == json.loads(before["genotype.json"])["argmax"]
     assert any(trial["proposed_by"].startswith("draw ") for trial in trials)
     assert all(line.startswith("… training ") for line in printed.err.splitlines())
-    assert "no neighbour of the winner and no exchange in it is better" in printed.out
+    assert "no neighbour of the best architectures and no exchange is better" in printed.out
     assert printed.out.splitlines()[-1].startswith("next: ")
     assert "strategy=fixed strategy.genotype=run select=refined" in printed.out
     with Image.open(run / "refine.png") as picture:

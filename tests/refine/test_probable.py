@@ -44,7 +44,8 @@ def trained(value: Callable[[Genotype], float], folder: Path | None = None, **op
 
     probable = sorted(SPACE, key=prior, reverse=True)
     start = Genotype(dict.fromkeys(CANDIDATES, "skip"))
-    scope = Scope({start: "argmax"}, CANDIDATES, prior=prior, **{"repeats": 1, "probable": probable, **options})  # type: ignore[arg-type]
+    settings = {"around": (2,), "repeats": 1, "probable": probable, "prior": prior, **options}
+    scope = Scope({start: "argmax"}, CANDIDATES, **settings)  # type: ignore[arg-type]
     ladder, end = climb(TrialBook(folder, CANDIDATES, (1, 3), maximize=True), scope, train)
     assert end == "optimum"
     return ladder

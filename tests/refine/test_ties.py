@@ -63,7 +63,7 @@ def test_the_budget_keeps_enough_for_the_repeats(epochs: int) -> None:
     assert ladder.winner.genotype in decision.means
 
 
-@pytest.mark.parametrize(("epochs", "repeats"), [(24, 1), (36, 2)])
+@pytest.mark.parametrize(("epochs", "repeats"), [(24, 1), (44, 2)])
 def test_the_best_one_at_its_rung_is_not_left_unfinished_for_the_repeats(epochs: int, repeats: int) -> None:
     ladder, _ = refined(None, noisy, repeats=repeats, budget=Budget(epochs=epochs))
     assert ladder.epochs <= epochs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from advnas_lightning.refine.book import TrialBook
 from advnas_lightning.refine.climb import Budget, Train, climb
-from advnas_lightning.refine.ladder import Ladder, Trial
+from advnas_lightning.refine.ladder import WIDTHS, Ladder, Trial
 from advnas_lightning.refine.proposals import Scope
 from advnas_lightning.space.genotype import Genotype
 
@@ -56,7 +56,7 @@ def refined(
     train: Train = score,
     *,
     rungs: tuple[int, ...] = RUNGS,
-    around: bool = True,
+    around: Sequence[int] = WIDTHS,
     repeats: int = 0,
     probable: Sequence[Genotype] = (),
     prior: Callable[[Genotype], float] | None = None,
