@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,15 +29,6 @@ from tests.support.small_search import CLASSES, FEATURES, SAME_ENGINE, STRATEGIE
 from tests.support.speed import slow_but
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_to_collect() -> Iterator[None]:
-    """Each use of the device collects garbage, which takes a second in all modules that are imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
