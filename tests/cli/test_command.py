@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from advnas_lightning.runs import RunFolder
 from tests.support.command_line import SMALL_TOY, launch, read, runs
 from tests.support.speed import slow_but
 
+Answer = Callable[[str], tuple[int, str, str]]
 CONF = Path(__file__).parents[2] / "conf"
 # Lines that need no PyTorch for their answer.
 WRONG = {
@@ -66,25 +68,64 @@ WRONG = {
     "cost measure . device=gpu": "error: . has no folder checkpoints",
     "cost measure . kind=macs": "kind=macs is unknown: did you mean kinds=macs?",
     "cost show nowhere": "there are no costs at nowhere: advnas cost measure RUN measures them",
+    "refine run rungs=1,3,4": "rungs=1,3,4: give whole numbers of epochs, each the same factor times the one before",
     "task/training=search": "no chosen group has task/training",
 }
-TELLING = ("advantage=exact", "raport", "-m strategy=advantage,gdas strategy.gamma=0.1", "cost show nowhere")
+TELLING = (
+    "advantage=exact",
+    "raport",
+    "-m strategy=advantage,gdas strategy.gamma=0.1",
+    "cost show nowhere",
+    "refine run rungs=1,3,4",
+)
 
 
-def answer(arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What the command says in a process of its own, in which PyTorch cannot be imported."""
-    blocked = "import sys; sys.modules['torch'] = None; from advnas_lightning.cli.main import main; main()"
-    command = [sys.executable, "-c", blocked, *arguments.split()]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+# Answers line after line in one process, which starts once.
+ANSWERING = """
+import contextlib, io, json, os, sys
+sys.modules |= dict.fromkeys(("torch", "numpy", "matplotlib", "jinja2", "optuna"))  # which cannot be imported
+from advnas_lightning.cli.main import main
+for asked in sys.stdin:
+    folder, *sys.argv[1:] = json.loads(asked)
+    os.chdir(folder)
+    status = 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def answering() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", ANSWERING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+@pytest.fixture
+def answer(answering: subprocess.Popen[str], tmp_path: Path) -> Answer:
+    """``answer(arguments)``: status, output and errors of the command where PyTorch cannot be imported."""
+
+    def ask(arguments: str) -> tuple[int, str, str]:
+        assert answering.stdin is not None
+        assert answering.stdout is not None
+        print(json.dumps([str(tmp_path), *arguments.split()]), file=answering.stdin, flush=True)
+        status, out, err = json.loads(answering.stdout.readline())
+        return status, out, err
+
+    return ask
 
 
 @pytest.mark.parametrize(("arguments", "says"), slow_but(WRONG.items(), [(line, WRONG[line]) for line in TELLING]))
 def test_a_wrong_line_is_answered_without_pytorch_and_leaves_no_folder(
-    arguments: str, says: str, tmp_path: Path
+    arguments: str, says: str, answer: Answer, tmp_path: Path
 ) -> None:
-    found = answer(arguments, tmp_path)
-    assert found.returncode == 1
-    (line,) = found.stderr.strip().splitlines()
+    status, _, errors = answer(arguments)
+    assert status == 1
+    (line,) = errors.strip().splitlines()
     assert line.startswith("error: ")
     assert says in line
     assert list(tmp_path.iterdir()) == []
@@ -93,11 +134,11 @@ def test_a_wrong_line_is_answered_without_pytorch_and_leaves_no_folder(
 HELP = ["--help", "-h", "help", "--version", "--cfg job", *(f"{each} --help" for each in COMMANDS)]
 
 
-@pytest.mark.parametrize("arguments", slow_but(HELP, ["help", "--cfg job", "rank --help"]))
-def test_help_needs_no_pytorch(arguments: str, tmp_path: Path) -> None:
-    found = answer(arguments, tmp_path)
-    assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_needs_no_pytorch(arguments: str, answer: Answer, tmp_path: Path) -> None:
+    status, printed, errors = answer(arguments)
+    assert (status, errors) == (0, "")
+    assert printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,10 +162,10 @@ def test_it_answers_sooner_than_pytorch_is_imported(arguments: str, tmp_path: Pa
         run()
         return sum(os.times()[2:4]) - sum(before[2:4])  # of the processor, for the child
 
-    importing = [sys.executable, "-c", "import torch"]
-    assert any(
-        seconds(partial(answer, arguments, tmp_path)) < seconds(partial(subprocess.run, importing)) for _ in range(3)
-    )
+    command = [sys.executable, "-c", "from advnas_lightning.cli.main import main; main()", *arguments.split()]
+    answering = partial(subprocess.run, command, cwd=tmp_path, capture_output=True)
+    importing = partial(subprocess.run, [sys.executable, "-c", "import torch"])
+    assert any(seconds(answering) < seconds(importing) for _ in range(3))
 
 
 @pytest.mark.parametrize("choice", EXTRAS)
@@ -139,9 +180,9 @@ def test_a_missing_extra_says_what_to_install(choice: str, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(any(Path(each).exists() for each in GPU_DEVICES), reason="there may be a GPU")
-def test_no_gpu_says_what_to_use(tmp_path: Path) -> None:
-    found = answer("trainer=gpu", tmp_path)
-    assert found.stderr == "error: trainer.accelerator=gpu: this machine has no GPU: use trainer=cpu\n"
+def test_no_gpu_says_what_to_use(answer: Answer) -> None:
+    _, _, errors = answer("trainer=gpu")
+    assert errors == "error: trainer.accelerator=gpu: this machine has no GPU: use trainer=cpu\n"
 
 
 def test_only_a_user_asks_for_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,21 +346,11 @@ def test_what_fails_after_the_start_leaves_no_folder(
     assert [path.name for path in tmp_path.rglob("*")] == ["some"]
 
 
-def test_a_run_with_a_folder_in_the_place_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=first")
-    launch(monkeypatch, *SMALL_TOY, "strategy=fixed", "strategy.genotype=first", "hydra.run.dir=retrained")
-    assert (
-        read(tmp_path / "retrained", "genotype.json")["argmax"] == read(tmp_path / "first", "genotype.json")["argmax"]
-    )
-    launch(
-        monkeypatch,
-        *SMALL_TOY,
-        "ckpt_path=first",
-        "task.epochs=3",
-        "hydra.run.dir=on",
-    )
-    assert read(tmp_path / "on", "summary.json")["epochs"] == 3
+def test_a_run_with_a_folder_in_the_place_of_its_file(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, *SMALL_TOY, "strategy=fixed", "strategy.genotype=run", "hydra.run.dir=retrained")
+    assert read(Path("retrained"), "genotype.json")["argmax"] == read(toy, "genotype.json")["argmax"]
+    launch(monkeypatch, *SMALL_TOY, "ckpt_path=run", "task.epochs=3", "hydra.run.dir=on")
+    assert read(Path("on"), "summary.json")["epochs"] == 3
 
 
 @pytest.mark.parametrize("metric", ["test/loss", pytest.param("architecture/loss", marks=pytest.mark.slow)])
