@@ -30,6 +30,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Axes]:
     return draw
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are made without their figures, which take most of the time."""
+    monkeypatch.setattr("advnas_lightning.report.writing.make_plots", lambda runs: [])
+
+
 def write_runs(folder: Path) -> Path:
     """Runs of all kinds: of several tasks, broken, unfinished, refused."""
     for seed in (0, 1, 2):

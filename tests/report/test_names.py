@@ -201,6 +201,7 @@ def test_a_legend_has_names_that_begin_with_an_underscore(tmp_path: Path) -> Non
     assert any(plot.figure.legends for plot in plots)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_terminal_obeys_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
