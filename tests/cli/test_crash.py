@@ -25,8 +25,9 @@ STRATEGIES = [
     "advantage", "counterfactual", "reinforce", "enas", "parsec", "proxylessnas", "gdas", "darts", "snas", "nasp",
 ]  # fmt: skip
 SMALL = {"toy": SMALL_TOY, "ptb": [*SMALL_PTB, "task.data.root=text"], "cifar10": SMALL_CIFAR10}
-EVERYWHERE = [(strategy, task) for strategy in STRATEGIES for task in SMALL]
-QUICK = [("darts", "ptb")]
+# Each strategy, each task, and both the first and the last epoch.
+EVERYWHERE = [(strategy, task, early) for strategy in STRATEGIES for task in SMALL for early in (True, False)]
+QUICK = [("darts", "ptb", False)]
 MANY_CHECKPOINTS = "checkpoint.every_n_steps=1"
 
 
@@ -67,24 +68,23 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     assert process.poll() is None, process.communicate()
 
 
-@pytest.mark.parametrize(("strategy", "task"), slow_but(EVERYWHERE, QUICK))
+@pytest.mark.parametrize(("strategy", "task", "early"), slow_but(EVERYWHERE, QUICK))
 def test_every_strategy_goes_on_within_an_epoch_of_every_task(
-    strategy: str, task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+    strategy: str, task: str, early: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
     arguments = [*SMALL[task], f"strategy={strategy}", MANY_CHECKPOINTS]
     if (strategy, task) == ("darts", "ptb"):
         arguments.append("strategy.second_order=true")
     launch(monkeypatch, *arguments, "hydra.run.dir=straight")
     length = steps(folder / "straight")
-    for place in (length // 4, length - 2):
-        run = f"broken{place}"
-        with pytest.raises(SystemExit):
-            launch(monkeypatch, *arguments, f"hydra.run.dir={run}",
-                   crash_at(place))  # fmt: skip
-        # A pair of batches is not parted by a second-order strategy.
-        assert steps(folder / run) in ((place, place - 1) if "strategy.second_order=true" in arguments else (place,))
-        launch(monkeypatch, *arguments, f"hydra.run.dir={run}", "ckpt_path=last")
-        assert_same_end(folder / run, folder / "straight", assert_same)
+    place = length // 4 if early else length - 2
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *arguments, "hydra.run.dir=broken",
+               crash_at(place))  # fmt: skip
+    # A pair of batches is not parted by a second-order strategy.
+    assert steps(folder / "broken") in ((place, place - 1) if "strategy.second_order=true" in arguments else (place,))
+    launch(monkeypatch, *arguments, "hydra.run.dir=broken", "ckpt_path=last")
+    assert_same_end(folder / "broken", folder / "straight", assert_same)
 
 
 LONG = {
@@ -176,8 +176,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     how: str, folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
 ) -> None:
     with pytest.raises(SystemExit):
-        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", MANY_CHECKPOINTS,
+        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last", MANY_CHECKPOINTS,
                crash_at(7))  # fmt: skip
+    assert steps(folder / "run") == 7  # a run that has not begun starts with ckpt_path=last, too
     damage(folder / "run" / "checkpoints" / "last.ckpt", how)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(.*going on from .*previous\.ckpt"):
         launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
@@ -202,11 +203,6 @@ def test_a_gone_checkpoint_is_replaced_by_the_one_before(toy: Path, monkeypatch:
     (toy / "checkpoints" / "last.ckpt").unlink()  # as after a kill between two renames
     launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
     assert steps(toy) == 20
-
-
-def test_last_starts_a_run_that_has_not_begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", "ckpt_path=last")
-    assert steps(folder / "run") == 20
 
 
 NO_FIT = [

@@ -45,6 +45,7 @@ def test_the_found_network_stands_with_its_probabilities(
     printed = capsys.readouterr().out
     summary, genotype = (read(folder / "my runs" / "1", f"{name}.json") for name in ("summary", "genotype"))
     assert "GDAS on toy: the process-best architecture after 2 epochs\n" in printed
+    assert "epoch 1" not in printed  # no progress, which is switched off
     rows = re.findall(r"^(input->\d+) +(\w+) +(0\.\d\d) +(\w+) +(✓|✗)$", printed, re.MULTILINE)
     assert {edge: found for edge, found, *_ in rows} == genotype["process_best"]
     assert all((found == teacher) == (mark == "✓") for _, found, _, teacher, mark in rows)
