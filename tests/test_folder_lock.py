@@ -113,7 +113,11 @@ def test_of_many_that_want_it_at_once_one_gets_it_at_a_time(tmp_path: Path) -> N
 import sys, time
 from pathlib import Path
 from advnas_lightning.folder_lock import FolderLock
-folder, end = Path(sys.argv[1]), time.monotonic() + 3
+folder, name = Path(sys.argv[1]), sys.argv[2]
+(folder / f"ready{name}").touch()
+while len(list(folder.glob("ready*"))) < 3:
+    time.sleep(0.01)
+end = time.monotonic() + 1
 while time.monotonic() < end:
     try:
         with FolderLock(folder):
@@ -124,10 +128,10 @@ while time.monotonic() < end:
 """
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
+            [sys.executable, "-c", code, str(tmp_path), name],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         )
-        for _ in range(3)
+        for name in "abc"
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
 

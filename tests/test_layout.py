@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import textwrap
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -26,9 +27,15 @@ DOCUMENTED_FUNCTIONS = {"os._exit"}
 OWN = {"self", "cls", "mcs"}
 
 
+@functools.cache
+def nodes(source: str) -> list[ast.AST]:
+    """All of a source's syntax tree."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def long_classes(source: str) -> list[str]:
     """Each class of too many lines."""
-    classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    classes = [node for node in nodes(source) if isinstance(node, ast.ClassDef)]
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in classes}
     return [f"{name}: {length} lines" for name, length in lengths.items() if length > LONGEST_CLASS]
 
@@ -46,7 +53,7 @@ def is_own(node: ast.expr) -> bool:
 
 def others_privates(source: str) -> Iterator[str]:
     """Each private name of something else: an attribute, a module, or what is imported from one."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Attribute):
             allowed = node.attr in DOCUMENTED or ast.unparse(node) in DOCUMENTED_FUNCTIONS or is_own(node.value)
             if is_private(node.attr) and not allowed:
@@ -62,7 +69,7 @@ def others_privates(source: str) -> Iterator[str]:
 def changed_classes(source: str) -> list[str]:
     """Each assignment to an object's ``__class__``."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "__class__"
         setting = (
             isinstance(node, ast.Call)
@@ -82,7 +89,7 @@ def imports(file: str, source: str, modules: set[str]) -> set[str]:
     """The package's modules that a file imports, wherever in it: also in functions, and for annotations alone."""
     package = module_of(file) if file.endswith("__init__.py") else module_of(file).rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

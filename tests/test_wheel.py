@@ -10,6 +10,12 @@ from pathlib import Path
 
 from tests.support.command_line import SMALL_TOY
 
+RUN = """\
+import runpy
+import advnas_lightning
+print(advnas_lightning.__file__)
+runpy.run_module("advnas_lightning", run_name="__main__", alter_sys=True)
+"""
 APP = """\
 import hydra
 
@@ -38,11 +44,9 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     assert "hydra_plugins/advnas_submitit_launcher/__init__.py" in names
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    where = [sys.executable, "-c", "import advnas_lightning; print(advnas_lightning.__file__)"]
-    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", RUN, "hydra.run.dir=run", *SMALL_TOY]
+    found = subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
     assert found.startswith(str(site))
-    command = [sys.executable, "-m", "advnas_lightning", "hydra.run.dir=run", *SMALL_TOY]
-    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "summary.json").exists()
     command = [sys.executable, str(site / "bin" / "advnas"), "report", "run"]
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)

@@ -43,7 +43,7 @@ def shell(name: str, script: str, **options: Any) -> Job:
 
 def traced(name: str, trace: Path, **options: Any) -> Job:
     """A job that notes its start and its end."""
-    return shell(name, f"echo start {name} >> {trace}; sleep 0.5; echo end {name} >> {trace}", **options)
+    return shell(name, f"echo start {name} >> {trace}; sleep 0.3; echo end {name} >> {trace}", **options)
 
 
 def states(lease: Lease) -> list[tuple[str, str, str]]:
