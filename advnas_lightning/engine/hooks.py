@@ -19,7 +19,7 @@ from advnas_lightning.engine.adapter import Adapter
 from advnas_lightning.engine.calibration import Calibration
 from advnas_lightning.engine.clock import SearchClock
 from advnas_lightning.engine.environment import Ranks, single_precision
-from advnas_lightning.engine.lightning_private import attached_trainer, log_on, wrap_train_loaders
+from advnas_lightning.engine.lightning_private import attached_trainer, log_on, log_whole_steps, wrap_train_loaders
 from advnas_lightning.engine.optimization import Optimization
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.policy import ArchitecturePolicy
@@ -161,6 +161,8 @@ class SearchHooks(ArchitecturePolicy):
 
     def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""
+        if not metrics:
+            return
         self.log_dict(metrics, prog_bar=prog_bar, logger=False, add_dataloader_idx=False)  # it is in the names already
         # self.log would write the index of the running batch, one less, or none at all after a fit
         values = {name: float(value) for name, value in metrics.items()}
@@ -195,6 +197,7 @@ class SearchHooks(ArchitecturePolicy):
         if attached_trainer(self) is not None:
             # Lightning has validated manual optimization by now, and uses this value only to log and to count steps.
             self.trainer.accumulate_grad_batches = self.accumulate
+            log_whole_steps(self.trainer)
             wrap_train_loaders(self.trainer, self._pair_loaders)
         # A schedule may ask for trainer.estimated_stepping_batches, which loads the data: not as a resumed run will.
         with self._resumption.paused():

@@ -211,6 +211,17 @@ def log_on(search: LightningModule, name: str, value: Any, **options: Any) -> No
     search.log(name, value, **options)
 
 
+def log_whole_steps(trainer: Trainer) -> None:
+    """Let the Trainer log a step's values at its last batch alone, as it does under automatic optimization."""
+    connector = trainer._logger_connector
+
+    def log() -> None:
+        if not trainer.fit_loop._should_accumulate():
+            type(connector).update_train_step_metrics(connector)
+
+    connector.update_train_step_metrics = log  # type: ignore[method-assign]
+
+
 def forget_results(trainer: Trainer) -> None:
     """Let the loops forget what was logged under which name: a metric has another place in a search than in its module.
 

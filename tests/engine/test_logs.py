@@ -74,9 +74,14 @@ def test_every_log_of_a_module_is_at_the_step_of_plain_training(options: dict[st
 
 def test_every_log_of_a_module_that_accumulates_is_at_the_step_of_plain_training(train: Make) -> None:
     plain, search = logs(train, accumulate=2, log_every_n_steps=1)
-    steps = [[step for step, _, names in rows.places() if "train_loss" in names] for rows in (plain, search)]
-    assert steps[0] == [0, 1, 2, 3, 4, 5]
-    assert steps[1] == [each for each in steps[0] for _ in range(2)]  # every batch, not only the last one of a step
+    assert [step for step, _, names in plain.places() if "train_loss" in names] == [0, 1, 2, 3, 4, 5]
+    assert search.places() == plain.places()
+
+
+def test_a_module_that_validates_adds_no_row_without_values(train: Make) -> None:
+    logger = Rows()
+    train(search_of(make(Talkative)), logger=logger, log_every_n_steps=1)
+    assert {"epoch"} not in [row.keys() for _, row in logger.rows]
 
 
 def test_a_searchs_own_logs_are_at_the_number_of_batches(train: Make) -> None:
