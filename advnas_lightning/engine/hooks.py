@@ -156,13 +156,11 @@ class SearchHooks(ArchitecturePolicy):
         metrics = self._validation.results(stage)  # none of an adapted module, which has steps and logs of its own
         if self.trainer.state.fn != "fit":
             self.log_dict(metrics, add_dataloader_idx=False)  # which also returns them to the caller of trainer.test
-        elif not self.trainer.sanity_checking:
+        elif metrics and not self.trainer.sanity_checking:
             self.log_now(metrics, prog_bar=False)
 
     def log_now(self, metrics: Mapping[str, Tensor | float], *, prog_bar: bool = True) -> None:
         """Log scalars at the number of training batches so far, and for callbacks to monitor."""
-        if not metrics:
-            return
         self.log_dict(metrics, prog_bar=prog_bar, logger=False, add_dataloader_idx=False)  # it is in the names already
         # self.log would write the index of the running batch, one less, or none at all after a fit
         values = {name: float(value) for name, value in metrics.items()}
@@ -195,9 +193,7 @@ class SearchHooks(ArchitecturePolicy):
     def configure_optimizers(self) -> Any:
         """One optimizer for the weights and one for the architecture, each with its schedule."""
         if attached_trainer(self) is not None:
-            # Lightning has validated manual optimization by now, and uses this value only to log and to count steps.
-            self.trainer.accumulate_grad_batches = self.accumulate
-            log_whole_steps(self.trainer)
+            log_whole_steps(self.trainer, self.accumulate)
             wrap_train_loaders(self.trainer, self._pair_loaders)
         # A schedule may ask for trainer.estimated_stepping_batches, which loads the data: not as a resumed run will.
         with self._resumption.paused():

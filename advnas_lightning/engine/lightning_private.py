@@ -211,8 +211,9 @@ def log_on(search: LightningModule, name: str, value: Any, **options: Any) -> No
     search.log(name, value, **options)
 
 
-def log_whole_steps(trainer: Trainer) -> None:
+def log_whole_steps(trainer: Trainer, accumulate: int) -> None:
     """Let the Trainer log a step's values at its last batch alone, as it does under automatic optimization."""
+    trainer.accumulate_grad_batches = accumulate  # it was validated before, and only counts steps from now on
     connector = trainer._logger_connector
 
     def log() -> None:
@@ -378,8 +379,7 @@ def counted_once(trainer: Trainer) -> Iterator[None]:
     once more.
     """
     loop = trainer.fit_loop.epoch_loop
-    within = loop.batch_progress.current.ready > 0 and not trainer.is_last_batch
-    twice = int(within and is_to_validate(trainer))
+    twice = int(loop.batch_progress.current.ready > 0 and not trainer.is_last_batch and is_to_validate(trainer))
     loop._batches_that_stepped -= twice
     try:
         yield
