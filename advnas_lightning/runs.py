@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import traceback
 from collections.abc import Iterator, Mapping
@@ -242,7 +243,10 @@ class RunFolder:
             with self.metrics.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     found |= {name: float(value) for name, value in row.items() if value}
-        found |= json.loads(self.summary.read_text(encoding="utf-8")) if self.has_summary else {}
+        summary = json.loads(self.summary.read_text(encoding="utf-8")) if self.has_summary else {}
+        found |= {name: value for name, value in summary.items() if value is not None}  # the log has what is not finite
+        if "loss" in summary:
+            found.setdefault("loss", found.get("selected/test/loss"))
         return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
     def save_error(self, line: str, error: Exception) -> None:
@@ -334,7 +338,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is complete at any moment, see :func:`replacing`.
+    """Write a JSON file that is complete at any moment, see :func:`replacing`. Numbers that are not finite are null.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -344,4 +348,14 @@ def write_json(path: Path, content: Any) -> None:
         True
     """
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_without_infinite(content), indent=2, allow_nan=False)
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _without_infinite(content: Any) -> Any:
+    """Values for JSON, which has no NaN and no infinity."""
+    if isinstance(content, Mapping):
+        return {key: _without_infinite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_infinite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from advnas_lightning.runs import checkpoint_in, write_json
+from advnas_lightning.callbacks.run_log import RunLog
+from advnas_lightning.runs import RunFolder, checkpoint_in, write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -19,6 +21,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"loss": object()})
     assert json.loads(path.read_text()) == {"loss": 1.0}
+
+
+def test_a_number_that_is_not_finite_is_null_and_the_log_has_it(tmp_path: Path) -> None:
+    run, name = RunFolder(tmp_path), "selected/test/loss"
+    RunLog(tmp_path).log_metrics({name: math.inf}, step=1)
+    write_json(run.summary, {name: math.inf, "loss": math.inf, "losses": [(math.nan, 1.0)]})
+    assert json.loads(run.summary.read_text()) == {name: None, "loss": None, "losses": [[None, 1.0]]}
+    assert run.results() == {"step": 1.0, name: math.inf, "loss": math.inf}
 
 
 def test_another_file_than_a_checkpoint_is_not_called_a_damaged_one(tmp_path: Path) -> None:

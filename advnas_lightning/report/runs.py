@@ -151,12 +151,15 @@ class Run:
         return done if isinstance(done, int) else 0 if entropy is None else int(entropy.x[-1])
 
     def number(self, name: str) -> float | None:
-        """A number of the summary; ``None`` if the summary does not have it. A huge one is infinite.
+        """A number of the summary; ``None`` if the summary does not have it. A huge one is infinite, and null is nan.
 
         Args:
             name: The key. Summaries of version 0.1 have no ``selected/…``: there ``test/…`` is the selected one's.
         """
-        value = as_number(self.summary.get(name, self.summary.get(name.removeprefix("selected/"))))
+        key = name if name in self.summary else name.removeprefix("selected/")
+        if key != "loss" and self.summary.get(key, 0) is None:
+            return math.nan  # where there is no test, the loss is null, too
+        value = as_number(self.summary.get(key))
         return value if value is None or not abs(value) > LARGEST else math.copysign(math.inf, value)
 
 

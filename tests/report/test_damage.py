@@ -196,6 +196,13 @@ def test_any_result_is_reported(value: Any, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "report.html").exists()
 
 
+def test_a_result_that_is_not_finite_is_one_and_a_loss_that_was_not_measured_is_none(tmp_path: Path) -> None:
+    write_run(tmp_path, summary={"selected/test/loss": None, "loss": None})
+    (run,) = collect([tmp_path]).runs
+    assert math.isnan(run.number("selected/test/loss") or 0.0)
+    assert run.number("loss") is None
+
+
 def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "good")
     (tmp_path / "locked").mkdir()
