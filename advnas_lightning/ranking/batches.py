@@ -9,13 +9,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from advnas_lightning import rng
 from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.interruptible import Interruptible
+from advnas_lightning.loader_pass import generator_states, set_generator_states
 from advnas_lightning.modes import modes_kept
+from advnas_lightning.other_lightning import refuse_other_package
 
 __all__ = ["with_validation_batches"]
 
@@ -54,7 +57,7 @@ def with_validation_batches(
         What the function returned.
 
     Raises:
-        ValueError: There is no batch.
+        ValueError: There is no batch, or something else was given as the data module.
 
     Example:
         >>> import torch
@@ -67,6 +70,12 @@ def with_validation_batches(
     device, attached, fit = search.device, attached_trainer(search), search.fit_state()
     if attached is not None and attached.training:
         raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
+    refuse_other_package(datamodule, "data module")
+    if datamodule is not None and not isinstance(datamodule, LightningDataModule):
+        raise ValueError(
+            f"datamodule= takes a LightningDataModule, and here is a {type(datamodule).__name__}: give loaders"
+            " or batches as the first argument, without datamodule="
+        )
     found: list[Any] = []
     work = Interruptible(use)
 
@@ -85,8 +94,11 @@ def with_validation_batches(
         dataloaders = dataloaders.get("architecture", dataloaders)
     is_batches = isinstance(dataloaders, list | tuple) and not any(isinstance(each, DataLoader) for each in dataloaders)
     given = _Batches(dataloaders) if is_batches else dataloaders
+    loaders = CombinedLoader(given).flattened
+    states = [generator_states(each) for each in loaders]
     try:
         with modes_kept(search), rng.seeded(SEED), _quiet(), warnings.catch_warnings(), ExitStack() as stack:
+            stack.enter_context(search.calibration.paused())  # hooks need no statistics of the arg max's own
             for each in own:
                 stack.enter_context(_instead(each, dict.fromkeys(AROUND_STEPS, _nothing)))
             stack.enter_context(_instead(search, methods))
@@ -108,6 +120,8 @@ def with_validation_batches(
     finally:
         search.to(device)  # Lightning leaves the network on the CPU
         search.trainer = attached
+        for loader, own_states in zip(loaders, states, strict=True):
+            set_generator_states(loader, own_states)
     if not found:
         raise ValueError("the data has no validation batch")
     return work.result()

@@ -60,7 +60,7 @@ def rank(
 
     Of elastic sizes, the uniformly scaled architectures are ranked, too. Each network is evaluated once, on the same
     validation batches in eval mode. Where the network keeps running statistics, as BatchNorm does, they are those of
-    this architecture on training batches. The search stays as it is.
+    this architecture on training batches. The search stays as it is, and so does a loader's own generator.
 
     The loss is the objective's, or what ``training_step`` of an adapted module returns in eval mode, where dropout is
     off. The metrics are the objective's. What a module's own ``validation_step`` logs is not read.
@@ -98,9 +98,9 @@ def rank(
         >>> edge = MixedOp("edge", {"tanh": nn.Tanh(), "skip": nn.Identity()})
         >>> batches = [(torch.full((4, 2), 2.0), torch.full((4, 2), 2.0))] * 2
         >>> print(rank(RandomSearch(edge, objective=Regression()), batches))
-        rank  score   loss  log p  architecture
-           1      1      0  -0.69  argmax
-           2     -1  1.073  -0.69  edge: tanh
+        rank   score   loss  log p  architecture
+           1   1.000      0  -0.69  argmax
+           2  -1.000  1.073  -0.69  edge: tanh
     """
     if not mixed_ops(search.model):
         raise ValueError(f"{type(search).__name__} has one architecture, so there is nothing to rank: give a search")

@@ -67,8 +67,8 @@ class RankedArchitecture:
             "loss_first_half": _number(self.halves[0]),
             "loss_second_half": _number(self.halves[1]),
             **{name: _number(value) for name, value in self.metrics.items()},
-            **{f"cost/{name}": value for name, value in self.costs.items()},
-            **{f"known/{name}": value for name, value in self.known.items()},
+            **{f"cost/{name}": _number(value) for name, value in self.costs.items()},
+            **{f"known/{name}": _number(value) for name, value in self.known.items()},
             "log_probability": _number(self.log_prob),
             "source": self.source,
         }
@@ -192,10 +192,11 @@ class Ranking(Sequence[RankedArchitecture]):
         titles = ["rank", "score", "loss", *names["metrics"], *names["costs"], *names["known"], "log p"]
         lines = [[*titles, "architecture"]]
         for row in shown:
-            values: list[float | None] = [row.score, row.loss]
-            values += [getattr(row, part).get(name) for part in names for name in names[part]]
+            values = [row.loss, *(getattr(row, part).get(name) for part in names for name in names[part])]
             texts = ["" if value is None else f"{value:.4g}" for value in values]
-            lines.append([str(row.rank), *texts, f"{row.log_prob:.2f}", self._words(row, named, reference)])
+            lines.append(
+                [str(row.rank), f"{row.score:z.3f}", *texts, f"{row.log_prob:.2f}", self._words(row, named, reference)]
+            )
         return lines
 
     def _words(self, row: RankedArchitecture, named: Mapping[Choice, str], reference: Choice) -> str:

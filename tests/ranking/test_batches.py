@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from advnas_lightning import AdvantageNAS, MixedOp
+from advnas_lightning import AdvantageNAS, MixedOp, search_loaders
+from tests.support.refusals import one_line
 
 HOOKS = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
 
@@ -73,3 +75,28 @@ def test_of_the_loaders_of_a_search_those_of_the_architecture_steps_count() -> N
     weights, architecture = ([(torch.randn(3, 4), torch.tensor([0, 1, 2]))] * 2 for _ in range(2))
     loaders = {"weights": DataLoader(weights, None), "architecture": DataLoader(architecture, None)}
     assert [row.loss for row in search.rank(loaders)] == [row.loss for row in search.rank(architecture)]
+
+
+def test_the_generator_of_a_loader_stays_so_that_the_same_batches_come_again() -> None:
+    search = AdvantageNAS(Collecting(), architecture_optimizer=Adam)
+    data = [(torch.randn(4), label % 4) for label in range(12)]
+    loader = DataLoader(data, 3, shuffle=True, generator=torch.Generator().manual_seed(1))
+    first, second = (search.rank(loader, batches=2) for _ in range(2))
+    assert [row.loss for row in first] == [row.loss for row in second]
+    assert torch.equal(loader.generator.get_state(), torch.Generator().manual_seed(1).get_state())
+
+
+def test_loaders_in_the_place_of_a_data_module_are_named() -> None:
+    search = AdvantageNAS(Collecting(), architecture_optimizer=Adam)
+    loaders = search_loaders(DataLoader([(torch.randn(4), 0)] * 4), architecture=0.5)
+    with one_line("datamodule= takes a LightningDataModule, and here is a dict: give loaders or batches as the first"):
+        search.rank(datamodule=loaders)
+
+
+def test_a_search_without_training_batches_is_warned_of_once() -> None:
+    module = Collecting()
+    module.net = nn.Sequential(module.net, nn.BatchNorm1d(4))
+    search = AdvantageNAS(module, architecture_optimizer=Adam)
+    with pytest.warns(UserWarning, match="running statistics") as caught:
+        search.rank([(torch.randn(3, 4), torch.tensor([0, 1, 2]))] * 2)
+    assert len([each for each in caught if "running statistics" in str(each.message)]) == 1

@@ -473,6 +473,7 @@ def test_a_ranking_is_a_sequence_that_prints_as_a_table() -> None:
     assert lines[0].split() == ["rank", "score", "loss", "accuracy", "params", "known", "log", "p", "architecture"]
     assert len(lines) == 9
     assert any(line.endswith("argmax") for line in lines)
+    assert [line.split()[1] for line in lines[1:]] == [f"{row.score:z.3f}" for row in ranking]
     content = json.loads(ranking.to_json())
     assert [row["rank"] for row in content["architectures"]] == list(range(1, 9))
     assert content["architectures"][0]["genotype"] == dict(ranking.best.genotype)
@@ -484,9 +485,10 @@ def test_a_loss_that_is_not_finite_comes_last() -> None:
     search = made()
     with torch.no_grad():
         search.model.cells[0][0].candidates["linear"].weight.fill_(math.nan)  # type: ignore[index, union-attr]
-    ranking = search.rank(batches_of(), top=None)
+    ranking = search.rank(batches_of(), top=None, known=lambda genotype: {"other": math.nan})
     assert [row.choice[0] == 0 for row in ranking] == [False] * 6 + [True] * 2
-    assert json.loads(ranking.to_json())["architectures"][-1]["loss"] is None
+    last = json.loads(ranking.to_json())["architectures"][-1]
+    assert (last["loss"], last["known/other"]) == (None, None)
     assert str(ranking).splitlines()[-1].split()[:3] == ["8", "-inf", "nan"]
     with torch.no_grad():
         search.model.head.bias.fill_(math.nan)  # type: ignore[operator, union-attr]
