@@ -33,6 +33,7 @@ from advnas_lightning.engine.trainer_options import check_trainer_options, warn_
 from advnas_lightning.engine.validation import Validation
 from advnas_lightning.loaders import SearchLoader
 from advnas_lightning.objectives import Objective, Outcome
+from advnas_lightning.space.elastic.as_before import as_before
 from advnas_lightning.space.offload import OffloadedWeights
 from advnas_lightning.split import with_hooks_for_each
 
@@ -195,8 +196,8 @@ class SearchHooks(ArchitecturePolicy):
         if attached_trainer(self) is not None:
             log_whole_steps(self.trainer, self.accumulate)
             wrap_train_loaders(self.trainer, self._pair_loaders)
-        # A schedule may ask for trainer.estimated_stepping_batches, which loads the data: not as a resumed run will.
-        with self._resumption.paused():
+        # A schedule may load the data to count steps, not as a resumed run will. Groups of parameters may go by names.
+        with self._resumption.paused(), as_before(self.model):
             self.trainee.make_optimizer(self.optimizations["weights"])
             self.optimizations["architecture"].make(self.architecture_parameters() if self.searches else [])
         made = [each for each in self.optimizations.values() if each.made is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
 
-from advnas_lightning import AdvantageNAS, Genotype, MixedOp, SearchStrategy
+from advnas_lightning import AdvantageNAS, Depth, Genotype, MixedOp, SearchStrategy, elastic
+from advnas_lightning.objectives import Classification
 from tests.support.classifier import assert_same_state, loader, pair
 from tests.support.speed import slow_but
 
@@ -237,3 +239,54 @@ def test_a_schedule_that_a_hook_exchanges_is_stepped(fit: Fit) -> None:
     search = AdvantageNAS(made("epoch", Exchanges), **THETA)
     trainer = fit(search, pair(), max_epochs=2)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.025
+
+
+class ByName(LightningModule):
+    """Gives each layer a rate of its own, and leaves a norm without a decay: by the names of all parameters."""
+
+    def __init__(self, *, is_elastic: bool) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.layers: nn.Module = nn.Sequential(*(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)) for _ in range(2)))
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3))
+        if is_elastic:  # with the sizes that they have, so that the search trains the same network
+            first, norm, act, last = self.net
+            self.layers = Depth(self.layers, [2], name="depth")
+            self.net[0] = elastic(first, out_features=[8], name="width")
+            self.net[1] = elastic(norm, normalized_shape=[8], name="width")
+            self.net[2] = MixedOp("act", {"tanh": act, "same": nn.Tanh()})
+            self.net[3] = elastic(last, in_features=[8], name="width")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(self.layers(batch[0])), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        groups = []
+        for name, weight in self.named_parameters():
+            layer = re.match(r"layers\.(\d)\.", name)
+            rate = 0.1 * 2.0 ** int(layer[1]) if layer else 0.01
+            groups.append({"params": [weight], "lr": rate, "weight_decay": 0.0 if name == "net.1.weight" else 0.5})
+        return SGD(groups, lr=0.01)
+
+
+def test_elastic_modules_change_no_names_where_parameters_are_grouped(fit: Fit) -> None:
+    alone, search = ByName(is_elastic=False), AdvantageNAS(ByName(is_elastic=True), **THETA)
+    fit(alone, pair()["weights"])
+    fit(search, pair())
+    for mine, theirs in zip(search.model.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert "layers.widest.0.0.weight" in search.model.state_dict()  # elsewhere they are as they were
+
+
+def test_a_function_that_makes_an_optimizer_sees_the_same_names() -> None:
+    net = nn.Sequential(Depth([nn.Linear(4, 4) for _ in range(2)], [1, 2], name="depth"), nn.Linear(4, 3))
+    seen: list[str] = []
+
+    def make_optimizer(weights: Any) -> SGD:
+        seen.extend(name for name, _ in net.named_parameters())
+        return SGD(weights, lr=0.1)
+
+    search = AdvantageNAS(net, objective=Classification(3), weight_optimizer=make_optimizer, **THETA)
+    search.configure_optimizers()
+    assert seen == ["0.0.weight", "0.0.bias", "0.1.weight", "0.1.bias", "1.weight", "1.bias"]
