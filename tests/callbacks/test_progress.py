@@ -59,13 +59,6 @@ def test_a_file_gets_a_line_per_epoch(
     assert "\x1b" not in printed.out
 
 
-def test_a_display_may_be_switched_off(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start(monkeypatch, *SMALL_TOY, "trainer.enable_progress_bar=false")
-    assert "epoch 1" not in capsys.readouterr().out
-
-
 def terminal(width: int = 80) -> Console:
     """A terminal that keeps what is drawn."""
     return Console(file=io.StringIO(), width=width, height=50, force_terminal=True, color_system=None)
