@@ -23,7 +23,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: What decides the scores, in plain values.
 
     Raises:
-        ValueError: It was begun with other settings.
+        ValueError: It was begun with other settings, or by another version of this package.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -33,11 +33,20 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
             ...
         ValueError: ... was begun with other settings (rungs is [1, 2], not [1, 3]): give these, or another folder
+        >>> (folder / "settings.json").write_text('{"rungs": [1, 2]}') > 0  # as the first version left it
+        True
+        >>> keep_settings(folder, {"rungs": [1, 2]})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: ... is of another version of refine, which cannot go on here: give another folder
     """
     path, settings = folder / SETTINGS, {"format": FORMAT, **settings}
     if not path.exists():
         write_json(path, settings)
         return
-    found = differences(dict(flatten(read_json(path))), dict(flatten(settings)))
+    saved = read_json(path)
+    if saved.get("format") != FORMAT:
+        raise ValueError(f"{folder} is of another version of refine, which cannot go on here: give another folder")
+    found = differences(dict(flatten(saved)), dict(flatten(settings)))
     if found:
         raise ValueError(f"{folder} was begun with other settings ({'; '.join(found)}): give these, or another folder")
