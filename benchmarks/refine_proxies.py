@@ -1,13 +1,17 @@
 """Prints how well short trainings order given cells, for several proxies of the full training.
 
+    python -m benchmarks.refine_proxies --table TABLE.csv --cells CELLS.json
     advnas refine RUN finalists=CELLS.json neighbours=false repeats=0 rungs=4 output=FOLDER/one
     advnas refine RUN finalists=CELLS.json neighbours=false repeats=0 rungs=4 output=FOLDER/other proxy=[KEY=VALUE,…]
     python -m benchmarks.refine_proxies FOLDER/* --table TABLE.csv
 
-The table has one line for each folder. It shows the settings that differ from the other folders', the mean minutes of a
-training, Spearman's rank correlations of the scores with the benchmark's validation accuracy after 12 epochs and with
-its test accuracy after 200, and that test accuracy for the cell with the best score. The last line is the benchmark's
-validation accuracy itself.
+The first line writes a dozen cells without the zero operation: those that are 1st, 2nd, 4th, 8th, … and 2048th of 4096
+by the test accuracy after 200 epochs. Any other list of cells will do.
+
+The last line prints a table with one line for each folder. It shows the settings that differ from the other folders',
+the mean minutes of a training, Spearman's rank correlations of the scores with the benchmark's validation accuracy
+after 12 epochs and with its test accuracy after 200, and that test accuracy for the cell with the best score. The table
+ends with the benchmark's validation accuracy itself.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,10 +28,18 @@ from advnas_lightning.ranking.trust import spearman
 from advnas_lightning.refine.oracle import COLUMN
 from advnas_lightning.runs import REFINEMENT
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.tasks.cifar10.model import EDGES
 from advnas_lightning.tasks.cifar10.nasbench201 import open_table
-from advnas_lightning.tasks.cifar10.tables import Table
+from advnas_lightning.tasks.cifar10.tables import OPERATIONS, Table
 from benchmarks.refine_oracle import TEST
 from benchmarks.rows import markdown
+
+
+def dozen(table: Table) -> list[Genotype]:
+    """The cells whose place by test accuracy is a power of two, of those without the zero operation."""
+    cells = [Genotype(dict(zip(EDGES, names, strict=True))) for names in product(OPERATIONS[1:], repeat=len(EDGES))]
+    cells.sort(key=lambda cell: table.scores(cell)[TEST], reverse=True)
+    return [cells[2**power - 1] for power in range(12)]
 
 
 def scores_of(refinement: Mapping[str, Any]) -> dict[Genotype, float]:
@@ -58,10 +71,15 @@ def row(name: str, minutes: float | None, scores: Mapping[Genotype, float], tabl
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.refine_proxies", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, help="folders with a refine.json")
+    parser.add_argument("folders", nargs="*", type=Path, help="folders with a refine.json")
     parser.add_argument("--table", required=True, help="the benchmark's table, as in task.table")
+    parser.add_argument("--cells", type=Path, help="a file to write a dozen cells to")
     options = parser.parse_args(arguments)
     table = open_table(options.table)
+    if options.cells is not None:
+        options.cells.write_text(json.dumps([dict(cell) for cell in dozen(table)], indent=1))
+    if not options.folders:
+        return
     refinements = {each: json.loads((each / REFINEMENT).read_text()) for each in options.folders}
     common = set.intersection(*map(settings_of, refinements.values())) if len(refinements) > 1 else set()
     lines = [["proxy", "cells", "minutes", "12 epochs", "200 epochs", "best"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from advnas_lightning.refine.ladder import Ladder, State, Trial
 from advnas_lightning.runs import write_json
 from advnas_lightning.space.genotype import Genotype
-from advnas_lightning.tasks.cifar10.tables import CELL
+from advnas_lightning.tasks.cifar10.tables import CELL, OPERATIONS, MemoryTable
 from benchmarks import refine_proxies
 from benchmarks.refine_oracle import EDGES
 
@@ -49,3 +50,11 @@ def test_each_proxy_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "| task.model.channels=8 | 3 | 4.0 | 1.00 | 1.00 | 93.00 |",
         "| benchmark | 3 |  | 1.00 | 1.00 | 93.00 |",
     ]
+
+
+def test_the_dozen_are_places_of_the_order_by_test_accuracy() -> None:
+    cells = [Genotype(dict(zip(EDGES, names, strict=True))) for names in product(OPERATIONS[1:], repeat=len(EDGES))]
+    rows = {cell.to_nasbench201(): [60.0 + place % 7, 94.0 - place / 100] for place, cell in enumerate(reversed(cells))}
+    found = refine_proxies.dozen(MemoryTable(["cifar10_valid_12ep", "cifar10_test"], rows))
+    places = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+    assert found == [cells[-place] for place in places]
