@@ -12,11 +12,12 @@ from advnas_lightning.cost.plan import Choice, CostPlan
 from advnas_lightning.cost.table import CostTable, within
 from advnas_lightning.ranking.trust import Trust
 from advnas_lightning.space.genotype import Genotype
-from advnas_lightning.texts import plain
+from advnas_lightning.texts import plain, readable
 
 __all__ = ["RankedArchitecture", "Ranking"]
 
 SHOWN = 10  # rows of a printed table
+DIGITS = 4  # of a number in it
 WIDEST = 60  # signs of the column that says how an architecture differs
 
 
@@ -179,6 +180,14 @@ class Ranking(Sequence[RankedArchitecture]):
             most: The largest number of rows. What the search itself has found follows if it is not among them, and so
                 does the best uniformly scaled architecture.
             also: The ranks of other rows that follow.
+
+        Example:
+            >>> skip, costs = Genotype({"edge": "skip"}), {"params": 363_600.0}
+            >>> row = RankedArchitecture(1, skip, (0,), 1.5, 0.25, (0.2, 0.3), {"accuracy": 0.625}, -0.5, costs)
+            >>> for line in Ranking([row], Trust(1, None, None), {}, named={"argmax": (0,)}).table():
+            ...     print(*line)
+            rank score loss accuracy params log p architecture
+            1 1.500 0.25 0.625 363.6 k -0.50 argmax
         """
         named = {choice: kind.replace("_", "-") for kind, choice in reversed(list(self.named.items()))}
         ranks = {*also, *[row.rank for row in self.rows if row.source == "scaled"][:1]}
@@ -192,8 +201,9 @@ class Ranking(Sequence[RankedArchitecture]):
         titles = ["rank", "score", "loss", *names["metrics"], *names["costs"], *names["known"], "log p"]
         lines = [[*titles, "architecture"]]
         for row in shown:
-            values = [row.loss, *(getattr(row, part).get(name) for part in names for name in names[part])]
-            texts = ["" if value is None else f"{value:.4g}" for value in values]
+            texts = [_short(row.loss), *(_short(row.metrics.get(name)) for name in names["metrics"])]
+            texts += [readable(row.costs[name], DIGITS) if name in row.costs else "" for name in names["costs"]]
+            texts += [_short(row.known.get(name)) for name in names["known"]]
             lines.append(
                 [str(row.rank), f"{row.score:z.3f}", *texts, f"{row.log_prob:.2f}", self._words(row, named, reference)]
             )
@@ -224,6 +234,10 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
         "  ".join([*(text.rjust(width) for text, width in zip(line[:-1], widths, strict=False)), line[-1]]).rstrip()
         for line in lines
     )
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.{DIGITS}g}"
 
 
 def _number(value: float) -> float | None:
