@@ -182,8 +182,8 @@ def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 class Rebound:
     """Lets what a module keeps refer to others in place of certain objects.
 
-    It reaches dicts, lists and tuples; weak references; and functions, which ``copy.deepcopy`` takes as they are, with
-    what they have of the scope in which they were written.
+    It reaches dicts, lists and tuples; weak references; methods; and functions, which ``copy.deepcopy`` takes as they
+    are, with what they have of the scope in which they were written.
 
     Args:
         others: The others by the ids of those objects.
@@ -198,7 +198,7 @@ class Rebound:
 
     def __init__(self, others: Mapping[Any, Any]) -> None:
         self._others = others
-        self._made: dict[FunctionType, FunctionType] = {}
+        self._made: dict[int, tuple[Any, Any]] = {}  # functions, and containers in their scopes, by the ids of the old
         self._seen: dict[int, Any] = {}
 
     def inside(self, values: dict[Any, Any] | list[Any]) -> None:
@@ -217,8 +217,11 @@ class Rebound:
             return self._others[id(value)]
         if type(value) is weakref.ref and id(value()) in self._others:
             return weakref.ref(self._others[id(value())])
-        if isinstance(value, MethodType) and value.__name__ == "forward" and id(value.__self__) in self._others:
-            return self._others[id(value.__self__)]  # to be called
+        if isinstance(value, MethodType) and id(value.__self__) in self._others:
+            other = self._others[id(value.__self__)]
+            if isinstance(other, type(value.__self__)):
+                return MethodType(value.__func__, other)
+            return other if value.__name__ == "forward" else value  # a choice, to be called
         if type(value) is tuple:
             items = tuple(map(self.of, value))
             return value if all(map(is_, items, value)) else items
@@ -232,28 +235,54 @@ class Rebound:
             return self._function(value)
         return value
 
-    def _refers(self, function: FunctionType, seen: set[FunctionType]) -> bool:
-        """Whether a function refers to something that has another, or a function that it refers to does."""
-        seen.add(function)
-        scope = _scope(function)
-        inner = [value for value in scope if isinstance(value, FunctionType) and value not in seen]
-        return any(id(value) in self._others for value in scope) or any(self._refers(value, seen) for value in inner)
+    def _refers(self, value: Any, seen: set[int]) -> bool:
+        """Whether a value has another, or one that it refers to does."""
+        if id(value) in self._others:
+            return True
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
+        return any(self._refers(each, seen) for each in _reached(value))
 
-    def _function(self, function: FunctionType) -> FunctionType:
-        if function in self._made:
-            return self._made[function]
+    def _scoped(self, value: Any) -> Any:
+        """The other of a value in a function's scope, where a list or dict that refers to others has one of its own."""
+        if type(value) not in (list, dict) or id(value) in self._others or not self._refers(value, set()):
+            return self.of(value)
+        if id(value) not in self._made:
+            made = value.copy()
+            self._made[id(value)] = value, made
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                made[key] = self._scoped(item)
+        return self._made[id(value)][1]
+
+    def _function(self, function: FunctionType) -> Any:
+        if id(function) in self._made:
+            return self._made[id(function)][1]
         cells = tuple(CellType() for _ in function.__closure__ or ())
         made = FunctionType(function.__code__, function.__globals__, closure=cells)
-        self._made[function] = made
+        self._made[id(function)] = function, made
         for cell, own in zip(cells, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # one of a name that has no value yet is empty
-                cell.cell_contents = self.of(own.cell_contents)
+                cell.cell_contents = self._scoped(own.cell_contents)
         made.__defaults__ = function.__defaults__ and tuple(map(self.of, function.__defaults__))
         made.__kwdefaults__ = {key: self.of(value) for key, value in (function.__kwdefaults__ or {}).items()}
         for each in WRAPPER_ASSIGNMENTS:  # its name, its text, and what it says of its types
             setattr(made, each, getattr(function, each))
         vars(made).update(vars(function))
         return made
+
+
+def _reached(value: Any) -> list[Any]:
+    """What a value refers to, as far as it may have to refer to others."""
+    if isinstance(value, FunctionType):
+        return _scope(value)
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if type(value) is partial:
+        return [value.func, *value.args, *value.keywords.values()]
+    if type(value) is weakref.ref:
+        return [value()]
+    return list(value.values() if type(value) is dict else value) if type(value) in (dict, list, tuple) else []
 
 
 def _scope(function: FunctionType) -> list[Any]:

@@ -36,6 +36,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
 
+    def twice(self, x: Tensor) -> Tensor:
+        return 2 * self.linear(x)
+
 
 class Keeps(nn.Linear):
     """Keeps the tensors of its last pass in all sorts of places."""
@@ -108,6 +111,15 @@ def wrapped(layer: Any) -> Callable[[Tensor], Tensor]:
     return outer
 
 
+def labelled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: 2 * forward(x)
+
+
+def in_a_list(layer: Any) -> Callable[[Tensor], Tensor]:
+    steps = [(torch.tanh, "name"), {"linear": layer.linear}]
+    return lambda x: steps[1]["linear"](steps[0][0](x))  # type: ignore[index,call-overload]
+
+
 def weak(layer: Any) -> None:
     layer.reference = weakref.ref(layer.linear)
     layer.function = lambda x: layer.reference()(x)
@@ -132,6 +144,11 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "partial of a closure": function(lambda layer: functools.partial(lambda x, k: k * layer.linear(x), k=2)),
     "recursive": function(recursive),
     "wrapped": function(wrapped),
+    "closure of a method": function(lambda layer: labelled(layer.twice)),
+    "closure of a child's forward": function(lambda layer: labelled(layer.linear.forward)),
+    "closure of its own forward": lambda: Layer(lambda layer: setattr(layer, "forward", labelled(layer.forward))),
+    "closure of a partial": function(lambda layer: labelled(functools.partial(scaled, layer))),
+    "closure of a list": function(in_a_list),
     "weak": lambda: Layer(weak),
     "hook": hook(lambda layer: lambda module, inputs, output: setattr(layer, "seen", output)),
     "partial as a hook": hook(lambda layer: functools.partial(see, layer)),

@@ -322,20 +322,23 @@ def test_a_choice_reaches_what_a_module_keeps_of_its_children() -> None:
             self.weak, self.method = weakref.ref(self.second), self.second.forward
             self.closure, self.default = lambda x: first(x), lambda x, layer=first: layer(x)
             self.partial = partial(nn.Sequential.__call__, self.second)
+            forward, layers = self.first.forward, [self.second]
+            self.of_method, self.of_list = lambda x: forward(x), lambda x: layers[0](x)
             object.__setattr__(self, "alias", self.first)
 
         def forward(self, x: Tensor) -> Tensor:
             kept = self.listed[0][0](x) + self.named["second"](x) + self.pair[0](x) + self.alias(x) + self.weak()(x)
-            return kept + self.method(x) + self.closure(x) + self.default(x) + self.partial(x)
+            kept = kept + self.method(x) + self.closure(x) + self.default(x) + self.partial(x)
+            return kept + self.of_method(x) + self.of_list(x)
 
     model = nn.Sequential(Keeps())
     make_searchable(model, {nn.ReLU: lambda old: {"old": old, "tanh": nn.Tanh()}})
     space = SearchSpace(model)
     x = torch.randn(5)
     with space.bind(space.one_hot([1, 1])):
-        torch.testing.assert_close(model(x), 9 * x.tanh())
+        torch.testing.assert_close(model(x), 11 * x.tanh())
     plain = space.genotype([1, 1]).apply(model)
-    torch.testing.assert_close(plain(x), 9 * x.tanh())
+    torch.testing.assert_close(plain(x), 11 * x.tanh())
     assert plain[0].listed[0][0] is plain[0].first is plain[0].alias
     assert isinstance(model[0].first.candidates["old"], nn.ReLU)
     assert plain[0].pair[0] is plain[0].second
