@@ -22,7 +22,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.evaluation import SkippedStep, as_outcome, check_loss
 from advnas_lightning.engine.lightning_private import attached_trainer, logs_as, one_step, parse_optimizers
 from advnas_lightning.engine.loop_hooks import LoopHooks
-from advnas_lightning.engine.optimization import Optimization
+from advnas_lightning.engine.optimization import Optimization, refuse_untrained
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS, hook_seed
 from advnas_lightning.objectives import Outcome
@@ -299,7 +299,7 @@ class Adapter:
         """Take the module's own optimizer and schedules, unless the search was given a factory.
 
         Raises:
-            MisconfigurationException: There is no optimizer, or there are several.
+            MisconfigurationException: There is no optimizer, or there are several; or it was made before the choices.
         """
         if optimization.factory is not None:
             optimization.make(list(self.module.parameters()))
@@ -315,6 +315,7 @@ class Adapter:
                 f"{name} gives {len(optimizers)} optimizers, and a weight step has one: override weight_step(batch) in"
                 " a subclass of the strategy, and give it weight_optimizer=…"
             )
+        refuse_untrained(optimizers[0], self.module)
         optimization.take(optimizers[0], schedules)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advnas_lightning.engine.schedules import SchedulerFactory, read_schedule
+from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.validate import check_factory, check_one_of, check_positive
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -164,6 +165,46 @@ class Optimization:
             if schedule.strict:
                 raise MisconfigurationException(message)
             rank_zero_warn(message)
+
+
+def refuse_untrained(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer of the weights that was made before the choices: it has no weights of new candidates.
+
+    An optimizer may leave out all of an edge, as one of a head alone does, if all that it has is in the network.
+
+    Args:
+        optimizer: The optimizer.
+        model: The network with the choices.
+
+    Raises:
+        MisconfigurationException: A candidate would never be trained.
+
+    Example:
+        >>> import torch
+        >>> from advnas_lightning import make_searchable
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> early = torch.optim.SGD(net.parameters())
+        >>> _ = make_searchable(net, {"0": lambda old: {"old": old, "new": nn.Linear(2, 2)}})
+        >>> refuse_untrained(torch.optim.SGD(net.parameters()), net)
+        >>> refuse_untrained(early, net)
+        Traceback (most recent call last):
+            ...
+        lightning.fabric.utilities.exceptions.MisconfigurationException: the optimizer SGD has no weight of candidate \
+'new' of edge '0', which would never be trained: make it after the choices, of all parameters, or call \
+requires_grad_(False) on a candidate that is to stay as it is
+    """
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    is_early = not trained <= {id(parameter) for parameter in model.parameters()}
+    for op in mixed_ops(model):
+        candidates = op.candidates.values()
+        weights = [{id(each) for each in module.parameters() if each.requires_grad} for module in candidates]
+        for name, own in zip(op.names, weights, strict=True):
+            if own and own.isdisjoint(trained) and (is_early or any(not trained.isdisjoint(each) for each in weights)):
+                raise MisconfigurationException(
+                    f"the optimizer {type(optimizer).__name__} has no weight of candidate {name!r} of edge"
+                    f" {op.name!r}, which would never be trained: make it after the choices, of all parameters, or call"
+                    " requires_grad_(False) on a candidate that is to stay as it is"
+                )
 
 
 def _made(name: str, factory: Callable[[Any], Any], given: Any) -> Any:

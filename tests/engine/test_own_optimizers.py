@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau, StepLR
 
-from advnas_lightning import AdvantageNAS, Depth, Genotype, MixedOp, SearchStrategy, elastic
+from advnas_lightning import AdvantageNAS, Depth, Genotype, MixedOp, SearchStrategy, elastic, make_searchable
 from advnas_lightning.objectives import Classification
 from tests.support.classifier import assert_same_state, loader, pair
+from tests.support.refusals import one_line
 from tests.support.speed import slow_but
 
 Fit = Callable[..., Trainer]
@@ -290,3 +292,35 @@ def test_a_function_that_makes_an_optimizer_sees_the_same_names() -> None:
     search = AdvantageNAS(net, objective=Classification(3), weight_optimizer=make_optimizer, **THETA)
     search.configure_optimizers()
     assert seen == ["0.0.weight", "0.0.bias", "0.1.weight", "0.1.bias", "1.weight", "1.bias"]
+
+
+class Early(LightningModule):
+    """Makes its optimizer in its constructor, of the whole or of its head alone."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+        self.optimizer = SGD((self.net[2] if part == "head" else self.net).parameters(), lr=0.1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizer
+
+
+@pytest.mark.parametrize(
+    ("part", "kept", "frozen", "refused"),
+    [("all", True, False, True), ("all", False, False, True), ("all", True, True, False), ("head", True, False, False)],
+)
+def test_an_optimizer_that_was_made_before_the_choices_is_refused(
+    part: str, kept: bool, frozen: bool, refused: bool, fit: Fit
+) -> None:
+    def candidates(old: nn.Module) -> dict[str, nn.Module]:
+        new = nn.Linear(8, 8).requires_grad_(not frozen)
+        return {"old": old, "new": new} if kept else {"new": new, "skip": nn.Identity()}
+
+    module = Early(part)
+    make_searchable(module, {"net.1": candidates})
+    with one_line("SGD", "'new'", "'net.1'", "never be trained") if refused else nullcontext():
+        fit(AdvantageNAS(module, **THETA), pair(1, 1))
