@@ -261,6 +261,8 @@ class _Contents:
         self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
         self.is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
+        if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # an ordinary tensor of a class of its own
+            self._data = self._data.as_subclass(Tensor)  # whose methods need what .data leaves out
         self._before = self._noted()
         self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if self._gradients else None
 

@@ -55,7 +55,7 @@ def copy_network(model: Network, memo: Mapping[Any, Any]) -> tuple[Network, Mapp
                 break
             except Exception:
                 more = dict(_uncopyable(model, given, "", {}))
-                if not more or any(isinstance(value, nn.Module | Tensor) for value in more.values()):
+                if not more or any(isinstance(value, nn.Module | nn.Parameter) for value in more.values()):
                     raise
                 shared |= more
     names = [name for name, value in shared.items() if not isinstance(value, ModuleType)]
@@ -167,7 +167,7 @@ def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
     elif isinstance(value, MethodType):
         yield name, value.__self__
-    else:
+    elif not isinstance(value, Tensor):
         with suppress(Exception):  # as of a lock, which has no inside
             # Not all that it has: a LightningModule leaves out its trainer.
             _, arguments, *state = value.__reduce_ex__(4)

@@ -89,7 +89,7 @@ class EdgePass:
         """
         if not shares_memory(output, inputs, kwargs):
             return output
-        return self._mix(self.plan.paths, [output], lambda own: own[0].clone())
+        return self._mix(self.plan.paths, [output], lambda own: _as(own[0], own[0], copies=True))
 
     def gated(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output under a gate of one, so that the gate can be differentiated."""
@@ -100,7 +100,7 @@ class EdgePass:
         plan.check_dense(outputs)
         if output is outputs[0] and plan.inactive != "outputs":  # a tensor, as nearly always: the short way
             (passed,) = OneHotGates.apply(plan.gates, plan, None, 1, output)
-            return passed.clone() if plan.copies_outputs else passed
+            return _as(output, passed, copies=plan.copies_outputs)
         arguments: list[Any] = []
         form: Any = None
         if plan.inactive == "outputs":
@@ -123,7 +123,7 @@ class EdgePass:
 
         others = run_others if plan.inactive == "outputs" else None
         gated = iter(OneHotGates.apply(plan.gates, plan, others, len(outputs), *outputs, *tensors))
-        return self._mix(plan.paths, [output], lambda _: next(gated).clone() if plan.copies_outputs else next(gated))
+        return self._mix(plan.paths, [output], lambda own: _as(own[0], next(gated), copies=plan.copies_outputs))
 
     def _product(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same by the sum of products itself, Eq. (1)."""
@@ -191,6 +191,17 @@ def shares_memory(output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) 
             return True
         taken.add(place)
     return False
+
+
+def _as(source: Tensor, tensor: Tensor, *, copies: bool) -> Tensor:
+    """A tensor, or a copy of it, with the attributes of another one that is of a class of its own.
+
+    The class's own ``clone`` may want attributes that a result of torch's functions does not have.
+    """
+    made = Tensor.clone(tensor) if copies else tensor
+    if type(source) is not Tensor and not torch.compiler.is_compiling():
+        vars(made).update(vars(source))
+    return made
 
 
 def _tensors(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Tensor]:

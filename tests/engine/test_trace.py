@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from advnas_lightning import AdvantageNAS, MixedOp
 from advnas_lightning.engine.trace import Trace
 from tests.support.classifier import Classifier, loader, make, pair, search_of
+from tests.support.labelled import Labelled
 
 Fit = Callable[..., Trainer]
 
@@ -125,6 +126,16 @@ def test_frozen_parameters_and_what_does_not_run_are_put_back_once_one_of_them_h
             net.candidate("two").custom = 1
     assert all(torch.equal(value, start[name]) for name, value in net.state_dict().items())
     assert not hasattr(net.candidate("two"), "custom")
+
+
+def test_a_tensor_of_a_class_of_its_own_is_put_back() -> None:
+    module = nn.Module()
+    module.kept = kept = torch.zeros(2).as_subclass(Labelled)
+    with Trace(module).removed():
+        module.kept += 1
+    assert type(module.kept) is Labelled
+    assert module.kept is kept
+    assert kept.tolist() == [0, 0]
 
 
 def test_an_error_within_an_evaluation_leaves_no_trace_either() -> None:

@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric
 
 from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic, make_searchable
 from advnas_lightning.space import mixed_ops
+from tests.support.labelled import Labelled
 
 WIDTH = 4
 
@@ -234,6 +235,7 @@ def test_what_cannot_be_copied_is_shared_and_named(tmp_path: Path) -> None:
 
     layer = attribute({"lock": threading.Lock(), "deep": [Holder(Refuses())]})()
     layer.numbers = (number for number in range(10))
+    layer.result = torch.ones(2).as_subclass(Labelled)
     path = tmp_path / "text"
     path.write_text("text")
     genotype = Genotype({"edge": "own"})
@@ -243,13 +245,14 @@ def test_what_cannot_be_copied_is_shared_and_named(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="shares what cannot be copied") as caught:
             found: Any = genotype.apply(model)[0]
     (message,) = [str(each.message) for each in caught]
-    for part in ("kept['lock']", "kept['deep'][0].content (not this)", "numbers (", "file ("):
+    for part in ("kept['lock']", "kept['deep'][0].content (not this)", "numbers (", "result (", "file ("):
         assert f"0.candidates.own.{part}" in message
     assert found.kept is not layer.kept
     assert found.kept["lock"] is layer.kept["lock"]
     assert found.kept["deep"][0] is not layer.kept["deep"][0]
     assert found.kept["deep"][0].content is layer.kept["deep"][0].content
     assert found.file is layer.file
+    assert found.result is layer.result
     assert found.numbers is layer.numbers
     assert found.linear.weight is not layer.linear.weight
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from advnas_lightning import Architecture, MixedOp, SearchSpace
+from tests.support.labelled import Labelled
 from tests.support.scaled_space import Parts, X, by_hand, dense, parts_loss, tensors
 
 # -- the credit of candidates that did not run -----------------------------------------------------------------------
@@ -59,6 +60,28 @@ def test_outputs_keep_their_containers_types(kind: str) -> None:
     assert shape == (6,)
     torch.testing.assert_close(packed.data, expected[4].data)
     assert torch.equal(packed.batch_sizes, expected[4].batch_sizes)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", ["skip", "tanh"])
+def test_a_tensor_of_a_class_of_its_own_is_as_its_candidate_returns_it(name: str, gated: bool, listed: bool) -> None:
+    class Listed(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return [x.tanh() if name == "tanh" else x]
+
+    one = Listed() if listed else {"skip": nn.Identity(), "tanh": nn.Tanh()}[name]
+    edge = MixedOp("a", {"one": one, "other": nn.Identity()})
+    x = torch.ones(3).as_subclass(Labelled)
+    x.label = "pressure"
+    space = SearchSpace(edge)
+    architecture = space.one_hot([0])
+    with space.bind(architecture, architecture.gates.requires_grad_() if gated else None):
+        (output,) = edge(x) if listed else [edge(x)]
+        edge(torch.ones(3).as_subclass(Labelled))  # without a name
+    assert type(output) is Labelled
+    assert vars(output) == (vars(x) if name == "skip" else {})
+    assert output.data_ptr() != x.data_ptr()
 
 
 def test_attention_and_its_weights_pass_through_one_edge() -> None:
