@@ -1,11 +1,12 @@
-"""The buffers of a module that its ``state_dict`` leaves out, for a run that goes on."""
+"""What a module's ``state_dict`` leaves out of its buffers and of what is trained, for a run that goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def collect_buffers(module: nn.Module, saved: Container[str]) -> dict[str, Tensor]:
@@ -72,6 +73,25 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
                 buffer.copy_(value)
         else:
             setattr(owner, leaf, value)
+
+
+def loose_weights(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[Tensor]:
+    """The tensors that optimizers train and that are no parameters of a module, in the order of the optimizers.
+
+    A module may have them in a plain dict, or in an object that is no module, such as the constants of an equation.
+
+    Args:
+        module: The module.
+        optimizers: The optimizers of the fit.
+
+    Example:
+        >>> constant = torch.ones(1, requires_grad=True)
+        >>> loose_weights(nn.Linear(2, 2), [torch.optim.SGD([constant])])
+        [tensor([1.], requires_grad=True)]
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return [weight for group in groups for weight in group["params"] if id(weight) not in own]
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
 from advnas_lightning import rng
 from advnas_lightning.checkpoint_part import keep_in, kept_in
-from advnas_lightning.engine.buffers import collect_buffers, restore_buffers
+from advnas_lightning.engine.buffers import collect_buffers, loose_weights, restore_buffers
 from advnas_lightning.engine.lightning_private import (
     batches_used,
     collect_logs,
@@ -29,7 +29,7 @@ from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
 # What is restored when training begins.
-WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers", "val_loaders")
+WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers", "loose_weights", "val_loaders")
 
 
 class Resumption:
@@ -74,6 +74,7 @@ class Resumption:
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
+            loose_weights=[weight.detach() for weight in loose_weights(self._module, trainer.optimizers)],
             metric_states=collect_metrics(self._module, trainer, within_epoch=within_epoch),
             logs=collect_logs(trainer, within_epoch=within_epoch),
             val_loaders=[
@@ -140,6 +141,9 @@ class Resumption:
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
         restore_buffers(self._module, self._waiting.pop("buffers", {}))
+        loose = loose_weights(self._module, trainer.optimizers)
+        for weight, saved in zip(loose, self._waiting.pop("loose_weights", []), strict=False):
+            weight.data.copy_(saved)
         if "rng" in self._waiting:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:

@@ -1,4 +1,4 @@
-"""A run that goes on has the buffers that its state_dict leaves out: contrastive losses keep their queues there."""
+"""A run that goes on has what its state_dict leaves out: buffers, as of contrastive losses, and loose weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -47,14 +47,15 @@ class Contrastive(LightningModule):
             "encoder", {"linear": nn.Linear(4, 4), "tanh": nn.Sequential(nn.Linear(4, 4), nn.Tanh())}
         )
         self.negatives = Negatives(6)
+        self.constants = {"scale": torch.ones(1, requires_grad=True)}  # is trained, and is no parameter of a module
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        new = self.encoder(batch[0])
+        new = self.encoder(batch[0]) * self.constants["scale"]
         loss: Tensor = (new @ self.negatives(new).T).sin().mean() + new.square().mean()
         return loss
 
     def configure_optimizers(self) -> Any:
-        return SGD(self.parameters(), lr=0.3)
+        return SGD([*self.parameters(), *self.constants.values()], lr=0.3)
 
 
 class CrashAfter(Callback):
@@ -88,6 +89,7 @@ def test_a_queue_goes_on(batches: int, fit: Callable[..., Trainer], assert_same:
     straight = run()
     assert_same(resumed.state_dict(), straight.state_dict())
     assert_same(dict(resumed.named_buffers()), dict(straight.named_buffers()))
+    assert torch.equal(resumed.model.constants["scale"], straight.model.constants["scale"])  # type: ignore[attr-defined]
     assert resumed.get_buffer("model.negatives.keys").shape == (6, 4)
 
 
