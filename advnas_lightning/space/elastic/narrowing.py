@@ -245,7 +245,7 @@ def _settled(module: nn.Module, made: dict[Any, Tensor]) -> nn.Module:
         part, whole = attributes.pop(name).detach(), held[kind][name]
         place = (id(whole), part.storage_offset(), part.shape, part.stride())  # equal slices of a parameter are one
         if place not in made:
-            copied = part.clone(memory_format=torch.contiguous_format)
+            copied = part.clone()  # without gaps, and with the whole's order of dimensions, such as channels_last
             made[place] = nn.Parameter(copied, whole.requires_grad) if kind == "_parameters" else copied
             vars(made[place]).update(vars(whole))
         held[kind][name] = made[place]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from advnas_lightning import Genotype, MixedOp, SearchSpace
+from advnas_lightning import Genotype, MixedOp, SearchSpace, elastic
 from advnas_lightning.cost.elastic import count
 from advnas_lightning.space.elastic import Follower
 from tests.support.elastic_modules import CASES, SIZES, double, filled
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
+NAMES = {"out_channels": "channels", "kernel_size": "kernel"}
 
 
 def with_edge(op: nn.Module) -> nn.Module:
@@ -81,6 +83,19 @@ def test_a_cut_is_a_plain_module(name: str, size: Any) -> None:
     assert not {weight.data_ptr() for weight in found.parameters()} & {
         weight.data_ptr() for weight in widest.parameters()
     }
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_cut_has_the_memory_format_of_the_module(layout: torch.memory_format) -> None:
+    net = nn.Sequential(
+        elastic(nn.Conv2d(3, 8, 5, padding=2), out_channels=[4, 8], kernel_size=[3, 5], name=NAMES),
+        elastic(nn.Conv2d(8, 5, 3), in_channels=[4, 8], name="channels"),
+    ).to(memory_format=layout)
+    for size, kernel in itertools.product(("4", "8"), ("3", "5")):
+        found: Any = Genotype({"channels": size, "kernel": kernel}).apply(net)
+        for conv in found:
+            assert conv.weight.is_contiguous(memory_format=layout)
+            assert conv.weight.untyped_storage().nbytes() == 4 * conv.weight.numel()  # of itself alone
 
 
 @pytest.mark.parametrize("name", CASES)
