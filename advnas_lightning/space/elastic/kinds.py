@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -68,6 +69,7 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.MultiheadAttention: (NumHeads(),),
     "timm.layers.conv2d_same.Conv2dSame": CHANNELS,  # its padding depends on the kernel
     "timm.layers.norm_act.BatchNormAct2d": BATCH_NORM,
+    "timm.layers.norm.LayerNorm": (NormalizedShape(),),
     "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
     "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (FusedHeads(),),
@@ -113,7 +115,10 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
     if any(map(is_lazy, module.parameters())):
         raise ValueError(f"a {name} without shapes cannot be elastic yet: run the network once before")
     entry = kind if kind in AXES else qualified(kind)
-    axes = {axis.name: axis for axis in AXES[entry] if axis.of(module)}
+    try:
+        axes = {axis.name: axis for axis in AXES[entry] if axis.of(module)}
+    except AttributeError as error:  # of a part that was exchanged for one of another class
+        raise ValueError(f"a {name} whose parts are not the usual ones cannot be elastic: {error}") from None
     refuse_other_computation(f"a {name}", module, axes.values())
     return axes
 
@@ -134,7 +139,7 @@ def told(module: nn.Module) -> str:
 
 
 def refuse_other_computation(owner: str, module: nn.Module, axes: Iterable[Axis]) -> None:
-    """Refuse a module that computes otherwise than its kind does with slices of its parameters.
+    """Refuse a module that computes otherwise than its kind does with slices of its parameters, or has such a part.
 
     Args:
         owner: The module, for the message.
@@ -142,26 +147,27 @@ def refuse_other_computation(owner: str, module: nn.Module, axes: Iterable[Axis]
         axes: Its sizes.
 
     Raises:
-        ValueError: It has a forward pass of its own, or computes a weight.
+        ValueError: It has a forward pass of its own, or computes a weight; or a part does that has the sizes, too.
 
     Example:
         >>> linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
         >>> refuse_other_computation("a Linear", linear, [Axis()])
         Traceback (most recent call last):
             ...
-        ValueError: a Linear with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before
+        ValueError: a Linear with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic: remove \
+that before
     """
-    changes = [axis.change(module, axis.full(module)) for axis in axes]
-    kind: Any = _kind(module)
-    own: Any = type(module).forward
-    if kind is not None and own is not kind.forward and any(change != Change() for change in changes):
-        raise ValueError(
-            f"{owner} has a forward pass of its own, which may use its parameters otherwise than {kind.__name__}: if"
-            " slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
-        )
-    for change in changes:
-        for each, own_change in change.of(module):
-            refuse_computed(owner, each, [name for name in own_change.views if getattr(each, name) is not None])
+    changes = [change for axis in axes if (change := axis.change(module, axis.full(module))) != Change()]
+    for each, own_change in chain.from_iterable(change.of(module) for change in changes):
+        told_owner = owner if each is module else f"a {told(each)} in {owner}"
+        kind: Any = _kind(each)
+        own: Any = type(each).forward
+        if kind is not None and own is not kind.forward:
+            raise ValueError(
+                f"{told_owner} has a forward pass of its own, which may use its parameters otherwise than"
+                f" {kind.__name__}: if slices of them will do, enter it in advnas_lightning.space.elastic.kinds.AXES"
+            )
+        refuse_computed(told_owner, each, [name for name in own_change.views if getattr(each, name, each) is not None])
 
 
 def _kind(module: nn.Module) -> type[nn.Module] | None:

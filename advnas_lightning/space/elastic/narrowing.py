@@ -195,12 +195,13 @@ def refuse_computed(owner: str, module: nn.Module, names: Iterable[str]) -> None
         >>> refuse_computed("a Linear", linear, ["weight"])
         Traceback (most recent call last):
             ...
-        ValueError: a Linear with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before
+        ValueError: a Linear with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic: remove \
+that before
     """
     held = vars(module)
     if any(name not in held["_parameters"] and name not in held["_buffers"] for name in names):
         raise ValueError(
-            f"{owner} with a computed weight, as of weight_norm or pruning, cannot be elastic: remove that before"
+            f"{owner} with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic: remove that before"
         )
 
 

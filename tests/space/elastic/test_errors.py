@@ -77,7 +77,7 @@ def linear(**options: Any) -> Any:
         ),
         (
             lambda: elastic(WEIGHT_NORM(nn.Linear(4, 8)), name="a", out_features=[1]),
-            "with a computed weight, as of weight_norm or pruning, cannot be elastic",
+            "with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic",
         ),
         (
             lambda: elastic(nn.Conv2d(8, 8, 3, groups=8), name="a", in_channels=[1]),
@@ -124,7 +124,7 @@ def test_what_cannot_be_elastic(make: Callable[[], Any], message: str) -> None:
 def test_a_weight_that_is_computed_later_is_refused_too(compute: Any) -> None:
     net = nn.Sequential(elastic(nn.Conv2d(3, 8, 5, padding=2), kernel_size=[1, 5], name="kernel"))
     compute(net[0].widest)  # as in a loop over all convolutions of the network
-    message = "'0', a .*Conv2d with a computed weight, as of weight_norm or pruning, cannot be elastic"
+    message = "'0', a .*Conv2d with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic"
     with pytest.raises(ValueError, match=message):
         SearchSpace(net)
     with pytest.raises(ValueError, match=message):

@@ -358,7 +358,7 @@ class OwnForward(nn.MultiheadAttention):
         ),
         (
             lambda: elastic(normalized(), num_heads=[1], name="h"),
-            "a MultiheadAttention with a computed weight, as of weight_norm or pruning, cannot be elastic",
+            "a MultiheadAttention with a computed weight, as of weight_norm, pruning or LoRA, cannot be elastic",
         ),
     ],
 )

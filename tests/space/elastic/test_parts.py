@@ -163,8 +163,35 @@ def test_a_part_that_computes_its_weight_is_refused() -> None:
     module = filled()
     torch.nn.utils.parametrizations.weight_norm(module.qkv)
     with pytest.raises(
-        ValueError, match="a Fused with a computed weight, as of weight_norm or pruning, cannot be elastic"
+        ValueError,
+        match="Linear in a Fused with a computed weight, as of weight_norm, pruning or LoRA, cannot",
     ):
+        elastic(module, num_heads=HEADS, name="heads")
+
+
+class Adapted(nn.Linear):
+    """Computes with more than a Linear does, as a layer with an adapter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.sum()
+
+
+class Wrapped(nn.Module):
+    """Has the layer inside."""
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Adapted(12, 5), "^a Adapted in a Fused has a forward pass of its own, which may use its parameters otherwise"),
+        (Wrapped(), "^a Fused whose parts are not the usual ones cannot be elastic: 'Wrapped' object has no attribute"),
+    ],
+)
+def test_a_part_of_another_class_is_refused(part: nn.Module, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Heads, "of", lambda axis, module: module.proj.in_features % HEAD == 0)
+    module = filled()
+    module.proj = part  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=message):
         elastic(module, num_heads=HEADS, name="heads")
 
 

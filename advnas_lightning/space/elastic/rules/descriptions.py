@@ -209,6 +209,15 @@ class Heads:
 Description = Width | Stack | Heads
 
 
+class MissingModule(ValueError):
+    """A block has no module of a name, as it is built in another way than is described.
+
+    Example:
+        >>> issubclass(MissingModule, ValueError)
+        True
+    """
+
+
 def check_names(what: str, names: Any) -> None:
     """Refuse what are no names of modules.
 
@@ -238,18 +247,18 @@ def submodule(block: nn.Module, name: str) -> nn.Module:
         name: The qualified name in it.
 
     Raises:
-        ValueError: There is none of this name.
+        MissingModule: There is none of this name.
 
     Example:
         >>> submodule(nn.Sequential(nn.ReLU()), "1")
         Traceback (most recent call last):
             ...
-        ValueError: a Sequential has no module '1'
+        advnas_lightning.space.elastic.rules.descriptions.MissingModule: a Sequential has no module '1'
     """
     try:
         return block.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"a {type(block).__name__} has no module {name!r}") from None
+        raise MissingModule(f"a {type(block).__name__} has no module {name!r}") from None
 
 
 def _axis(name: str, module: nn.Module, role: str) -> Axis:

@@ -11,7 +11,7 @@ from torch import nn
 
 from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.making import check_sizes, elastic
-from advnas_lightning.space.elastic.rules.descriptions import Member
+from advnas_lightning.space.elastic.rules.descriptions import Member, MissingModule
 from advnas_lightning.space.elastic.rules.importance import OrderBy, Score, checked_order, refuse_tied, reordering
 from advnas_lightning.space.elastic.rules.sizes import Sizes, checked, in_numbers, names
 from advnas_lightning.space.elastic.rules.table import Blocks, checked_blocks, descriptions_of
@@ -131,18 +131,22 @@ class Widths:
         everywhere = {id(model): ("", model)}
         for place in places(model):
             everywhere.setdefault(id(place.module), (place.name, place.module))
-        found = [each for name, block in everywhere.values() for each in self._of(name, block)]
+        misfits: dict[str, str] = {}
+        found = [each for name, block in everywhere.values() for each in self._of(name, block, misfits)]
         meant = [each for each in found if self.where is None or matches(each.place, self.where)]
         for kind in self.sizes:
             of_kind = [each.place for each in found if each.kind == kind]
             if not of_kind:
-                raise ValueError(_nowhere(kind, [block for _, block in everywhere.values()]))
+                raise ValueError(_nowhere(kind, [block for _, block in everywhere.values()], misfits.get(kind)))
             if not any(each.kind == kind for each in meant):
                 raise ValueError(f"where={self.where!r} matches no block with {kind}, which are {_some(of_kind)}")
         return meant
 
-    def _of(self, name: str, block: nn.Module) -> Iterator[Found]:
-        """The sizes of one block. What is described in several ways is taken as the first one that fits says."""
+    def _of(self, name: str, block: nn.Module, misfits: dict[str, str]) -> Iterator[Found]:
+        """The sizes of one block. What is described in several ways is taken as the first one that fits says.
+
+        The first block of each kind that has the modules, and one of them cannot be elastic, is noted as a misfit.
+        """
         descriptions, is_own = descriptions_of(block, self.blocks)
         reasons: dict[str, ValueError] = {}
         taken: dict[str, str] = {}
@@ -154,6 +158,9 @@ class Widths:
                 first, *others = described.members(block)
             except ValueError as error:
                 reasons.setdefault(kind, error)
+                if not isinstance(error, MissingModule):
+                    lacks = str(error).partition(":")[0]
+                    misfits.setdefault(kind, f"in {name!r}, a {type(block).__name__}, {lacks}")
                 continue
             if first.name in taken:
                 continue
@@ -324,14 +331,19 @@ def _elastic(module: nn.Module, sides: Mapping[str, tuple[str, Mapping[str, int]
     return made
 
 
-def _nowhere(kind: str, blocks: Sequence[nn.Module]) -> str:
+def _nowhere(kind: str, blocks: Sequence[nn.Module], misfit: str | None) -> str:
     """The message where no block has a size."""
     model, *inner = [block for block in blocks if type(block) not in CONTAINERS or block is blocks[0]]
+    is_elastic = any(isinstance(module, Elastic | Follower) for module in model.modules())
+    if misfit is not None and not is_elastic:
+        return (
+            f"{kind} can be elastic in no block of this {type(model).__name__}: {misfit}; put its own layers back, as"
+            " merge_and_unload() of LoRA does, or describe the block in widths(blocks=…)"
+        )
     around = [block for block in inner if next(block.children(), None) is not None]
     seen = list(dict.fromkeys(type(block).__name__ for block in around or inner))
     examples = {DEPTH: 'Stack("layers")', "heads": "Heads()"}
     example = examples.get(kind, f'Width("{kind}", gives=["up"], reads=["down"])')
-    is_elastic = any(isinstance(module, Elastic | Follower) for module in model.modules())
     left = "; what is elastic already or lies in an elastic depth stays as it is, so give all its sizes in one call"
     return (
         f"{kind} is known of no block of this {type(model).__name__}, which has {_some(seen) or 'none'}: describe one,"

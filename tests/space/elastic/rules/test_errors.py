@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import MLP
 
 from advnas_lightning import MixedOp, make_searchable, widths
 from advnas_lightning.space.elastic.rules import Heads, Stack, Width
@@ -47,6 +48,18 @@ def own(*described: Any) -> dict[type[nn.Module], Any]:
 
 def nested() -> nn.Module:
     return nn.Sequential(nn.Sequential(Own()))
+
+
+class Adapted(nn.Module):
+    """Has the layer inside, and an adapter beside it."""
+
+
+def adapted() -> nn.Module:
+    net = vit()
+    for block in net.modules():
+        if isinstance(block, MLP):
+            block[0] = Adapted()
+    return net
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...]]] = {
@@ -124,6 +137,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
         nested,
         {"depth": HALF, "blocks": own(Stack("layers"))},
         ("depth=1 of elastic '0.0.depth' cannot be: layer 1 is no Linear of the shapes that layer 0 has",),
+    ),
+    "adapted": (
+        adapted,
+        {"ffn": HALF},
+        (
+            "ffn can be elastic in no block of this VisionTransformer: in 'encoder.layers.encoder_layer_0.mlp', a",
+            " MLPBlock, a Adapted cannot be elastic; put its own layers back, as merge_and_unload() of LoRA does,",
+        ),
     ),
     "itself": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
