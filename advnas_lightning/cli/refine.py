@@ -14,7 +14,7 @@ from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import HELP, SHARED, Option, help_page, read_cost_budget, read_options
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
-from advnas_lightning.runs import checkpoint_in
+from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_bool, check_folder, check_int, check_one_of, check_positive, check_seed
 
@@ -162,6 +162,10 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
                 raise FileNotFoundError(f"{name}={plain(str(options[name]))}: there is no such file")
     if options["output"] is not None:
         options["output"] = check_folder("output", options["output"])
+        if RunFolder(options["output"]).checkpoints.exists():
+            raise ValueError(
+                f"output={plain(str(options['output']))} has a run, whose files would be lost: name another folder"
+            )
     options["proxy"] = _overrides(options["proxy"])
     if options["oracle"] is not None:
         given = [name for name in ("rungs", "anneal", "proxy", "metric", "best") if options[name] is not None]
