@@ -117,7 +117,8 @@ def read_options(
         The value of every option.
 
     Raises:
-        ValueError: If a key is unknown, if a value cannot be read, or if the command needs a run and has none.
+        ValueError: If a key is unknown, if it has no value, as where a variable of the shell is empty, if a value
+            cannot be read, or if the command needs a run and has none.
 
     Example:
         >>> options = {"RUN": Option(None, "RUN", "the run"), "draws": Option(200, "N", "the number of draws")}
@@ -141,10 +142,10 @@ def read_options(
                 raise ValueError(f"{plain(argument)}: one run is looked at, and {plain(options[RUN])} is given already")
             options[RUN] = argument
             continue
-        if key not in known or key == RUN or not equals:
+        if key not in known or key == RUN or not value:
             raise ValueError(_unknown(key, equals, value, known, run))
         try:
-            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument])) if value else {key: None}
+            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))
         except (OmegaConfBaseException, YAMLError) as error:
             reason = plain(" ".join(str(error).split()))
             raise ValueError(f"{plain(argument)} cannot be read: {reason}") from None
@@ -157,7 +158,7 @@ def read_options(
 def _unknown(key: str, equals: str, value: str, known: Mapping[str, Option], run: str) -> str:
     """The message about an option that there is not."""
     if key in known and key != RUN:
-        return f"{key} has no value: give {key}={known[key].value}"
+        return f"{key} has no value: give {key}={known[key].value}, or leave it out"
     shown = plain(f"{key}{equals}{value}")
     if not equals and ("/" in key or Path(key).exists()) and run:
         return f"{shown} is unknown: give {run}={shown} if it is a run"

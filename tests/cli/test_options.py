@@ -21,7 +21,7 @@ def test_a_run_is_given_by_its_path_alone(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "a=b").mkdir()
     assert read_options(["a=b", "draws=7"], KNOWN) == {"RUN": "a=b", "draws": 7, "costs": None}
     assert read_options(["costs={macs: 2e6}", "outputs/toy"], KNOWN)["costs"] == {"macs": 2e6}
-    assert read_options(["draws="], KNOWN)["draws"] is None
+    assert read_options(["draws=null"], KNOWN)["draws"] is None
     assert read_options(["RUN"], KNOWN)["RUN"] == "RUN"  # a folder of that name
 
 
@@ -32,7 +32,8 @@ def test_a_run_is_given_by_its_path_alone(tmp_path: Path, monkeypatch: pytest.Mo
         (["draw=3"], "draw=3 is unknown: did you mean draws=3?"),
         (["--draws=3"], "--draws=3 is unknown: did you mean draws=3?"),
         (["RUN=a"], "RUN=a is unknown: give draws=…, costs=…"),
-        (["draws"], "draws has no value: give draws=N"),
+        (["draws"], "draws has no value: give draws=N, or leave it out"),
+        (["costs="], "costs has no value: give costs=FILE, or leave it out"),
         (["gamma=3"], "gamma=3 is unknown: give draws=…, costs=…"),
         (["costs={"], "costs={ cannot be read: "),
     ],
