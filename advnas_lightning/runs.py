@@ -23,6 +23,7 @@ RANKING, REFINEMENT, EXPORTED = "ranking.json", "refine.json", "export.json"
 LAST = "last.ckpt"
 HYDRA = ".hydra"  # Hydra's own folder
 CONFIG, CHOICES, OVERRIDES = f"{HYDRA}/config.yaml", f"{HYDRA}/hydra.yaml", f"{HYDRA}/overrides.yaml"
+SWEEP = "multirun.yaml"  # Hydra's file in the folder of a sweep
 UNFINISHED = ".part"  # the ending of a file that is being written
 
 # These settings decide where and how a run is made, but not what it finds.

@@ -27,7 +27,7 @@ from advnas_lightning.cli.errors import explain_line, fail
 from advnas_lightning.cli.process import lightning_logs_alone
 from advnas_lightning.cli.sweeps import jobs
 from advnas_lightning.folder_lock import LOCK, FolderLock, is_first_process
-from advnas_lightning.runs import HYDRA, RunFolder
+from advnas_lightning.runs import CONFIG, HYDRA, SWEEP, RunFolder
 
 
 @dataclass
@@ -136,6 +136,7 @@ def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
         return
     HydraConfig.instance().set_config(config)  # as Hydra does it next; the folder's name depends on it
     try:
+        _refuse_other_mode(config, mode)
         _check(config, mode)
         held = Held(Path(config.hydra[mode].dir))
         if mode == "run":
@@ -144,6 +145,22 @@ def _guard(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
         _held.append(held)
     except Exception as error:  # Hydra would only warn of it
         fail(error, sys.argv[1:])
+
+
+def _refuse_other_mode(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
+    """Refuse the folder of a sweep for a run, that of a run for a sweep, and a setting that is for the other one."""
+    other, sign = ("sweep", SWEEP) if mode == "run" else ("run", CONFIG)
+    given = {each.lstrip("+").partition("=")[0]: each for each in config.hydra.overrides.hydra}
+    if f"hydra.{other}.dir" in given and f"hydra.{mode}.dir" not in given:
+        raise ValueError(
+            f"{given[f'hydra.{other}.dir']}: this is a {mode}, whose folder is hydra.{mode}.dir; -m makes a sweep"
+        )
+    folder = Path(config.hydra[mode].dir)
+    if (folder / sign).exists():
+        how = "with -m and" if other == "sweep" else "without -m, with"
+        raise ValueError(
+            f"{folder} has a {other}: go on with it {how} hydra.{other}.dir={folder}, or set another hydra.{mode}.dir"
+        )
 
 
 def _check(config: DictConfig, mode: Literal["run", "sweep"]) -> None:

@@ -153,6 +153,28 @@ def test_the_folder_of_another_sweep_is_refused(
     assert {path: path.read_bytes() for path in Path("sweep").rglob("*") if path.is_file()} == before
 
 
+MIXED_UP = [
+    (["hydra.run.dir=there"], "there has a sweep: go on with it with -m and hydra.sweep.dir=there, or set another"),
+    (["-m", "hydra.sweep.dir=there"], "there has a run: go on with it without -m, with hydra.run.dir=there, or set"),
+    (["hydra.sweep.dir=new"], "hydra.sweep.dir=new: this is a run, whose folder is hydra.run.dir; -m makes a sweep"),
+    (["-m", "hydra.run.dir=new"], "hydra.run.dir=new: this is a sweep, whose folder is hydra.sweep.dir; -m makes"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), slow_but(MIXED_UP, [MIXED_UP[0], MIXED_UP[3]]))
+def test_a_run_and_a_sweep_are_not_mixed_up(
+    arguments: list[str], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign = folder / "there" / (".hydra/config.yaml" if "-m" in arguments else "multirun.yaml")
+    sign.parent.mkdir(parents=True)
+    sign.touch()
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, *SMALL_TOY, "ckpt_path=last", *arguments)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+    assert [path for path in folder.rglob("*") if path.is_file()] == [sign]
+
+
 @pytest.mark.parametrize("name", slow_but(["hydra.yaml", "config.yaml"], ["config.yaml"]))
 def test_a_job_whose_settings_are_damaged_is_named(
     name: str, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
