@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advnas_lightning.export.call import Call, largest_difference
 from advnas_lightning.export.formats import format_of, missing_extra
 from advnas_lightning.export.source.file import FreshProcess, write_source
-from advnas_lightning.export.writers import BATCH, first_sentence, write_onnx, write_pt2, write_torchscript
+from advnas_lightning.export.writers import BATCH, first_sentence, opset_of, write_onnx, write_pt2, write_torchscript
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.validate import check_bool, check_int, check_positive
@@ -153,6 +153,11 @@ def export_call(
         run = _write(network, call, folder / path.name, kind, dynamic=dynamic, opset=opset, choices=choices)
         if isinstance(run, FreshProcess):
             stack.callback(run.close)
+        if kind == "onnx" and opset is not None and (written := opset_of(folder / path.name)) != opset:
+            raise ValueError(
+                f"opset={opset}: the exporter can write this network with version {written}: give opset={written}, or"
+                " leave it out"
+            )
         sizes, difference = _compared(network, run, call, kind, tolerance, dynamic=dynamic)
         inputs = _shapes(call.tensors.values(), other.tensors.values())
         outputs = _shapes(call.run(network), other.run(network))

@@ -133,6 +133,18 @@ def _program(network: nn.Module, call: Call, *, dynamic: bool) -> Any:
     return torch.export.export(network, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
 
 
+def opset_of(path: Path) -> int:
+    """The version of ONNX's operators that a file needs. The exporter keeps its own where it cannot write another one.
+
+    Args:
+        path: The file.
+    """
+    import onnx  # an extra
+
+    imported = onnx.load(path, load_external_data=False).opset_import
+    return int(next(each.version for each in imported if not each.domain))
+
+
 def _name_batch(path: Path, call: Call) -> None:
     """Call the size of the batch ``batch`` in the file, where the exporter has called it by a number."""
     import onnx  # an extra

@@ -184,6 +184,15 @@ def test_networks_as_onnx(name: str, tmp_path: Path) -> None:
 
 @onnx
 @pytest.mark.slow
+def test_a_version_of_the_operators_that_is_not_written_is_refused(tmp_path: Path) -> None:
+    with one_line("opset=1: the exporter can write this network with version ", "or leave it out"):
+        export_network(nn.Linear(3, 2), tmp_path / "net.onnx", torch.randn(4, 3), opset=1)
+    assert list(tmp_path.iterdir()) == []
+    check(nn.Linear(3, 2), tmp_path / "net.onnx", torch.randn(4, 3), opset=18)
+
+
+@onnx
+@pytest.mark.slow
 def test_an_operator_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
     class Own(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
