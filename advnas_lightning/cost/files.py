@@ -62,7 +62,9 @@ def read_costs(path: Path, space: SearchSpace | None = None) -> dict[str, Measur
             raise ValueError("it has no costs")
         return {name: _measurement(entry, space) for name, entry in entries.items()}
     except ValueError as error:
-        raise ValueError(f"{path} has no costs for this network: {error}; measure them anew, cost=macs") from None
+        raise ValueError(
+            f"{path} has no costs for this network: {error}; name another file, or move it away and measure them anew"
+        ) from None
 
 
 def read_table(path: Path, space: SearchSpace, name: str | None = None) -> CostTable:

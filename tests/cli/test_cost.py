@@ -212,7 +212,7 @@ def test_every_task_can_be_measured_without_its_data(
         (["measure", "run", "kinds=torch.__version__"], "kinds has torch.__version__, which is no function, but a "),
         (["measure", "run", "kinds=.x"], "kinds has .x, which is no function: "),
         (["measure", "run", "output=other.json"], "other.json has the costs of another network: name another file"),
-        (["measure", "run", "output=broken.json"], "broken.json has no costs for this network: it is no JSON"),
+        (["measure", "run", "output=broken.json"], "broken.json has no costs .*: it is no JSON.* move it away"),
         (["show", "broken.json"], "broken.json has no costs for this network: it is no JSON"),
         (["show", "run", "cost_budget={mac: 3}"], "there is a budget of 'mac', .* those of macs: did you mean macs"),
         (["show", "run", "cost_budget={macs: -3}"], "budget: macs=-3 must be a finite number above 0, in multiply-acc"),

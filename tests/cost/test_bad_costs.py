@@ -287,7 +287,7 @@ def with_cost(text: str) -> str:
 def test_a_file_that_has_no_costs_is_named(content: str | bytes, says: str, make_search: Make, tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with one_line(f"{path} has no costs for this network: {says}", "measure them anew"):
+    with one_line(f"{path} has no costs for this network: {says}", "move it away and measure them anew"):
         make_search("advantage", cost=ArchitectureCost(path, penalty=1))
 
 
