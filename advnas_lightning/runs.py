@@ -323,7 +323,8 @@ def sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A context that gives another path to write to, and at its end moves that file to ``path``.
 
-    So the file at ``path`` is always complete. A process that is killed leaves the old one.
+    So the file at ``path`` is always complete. A process that is killed leaves the old one, and so does an error, as of
+    a full disk. If that names no file, it gets the name of this one.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -334,7 +335,13 @@ def replacing(path: Path) -> Iterator[Path]:
         'whole'
     """
     unfinished = path.with_name(path.name + UNFINISHED)
-    yield unfinished
+    try:
+        yield unfinished
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
     os.replace(unfinished, path)
 
 

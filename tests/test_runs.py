@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from advnas_lightning.callbacks.run_log import RunLog
-from advnas_lightning.runs import RunFolder, checkpoint_in, write_json
+from advnas_lightning.runs import RunFolder, checkpoint_in, replacing, write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -21,6 +23,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"loss": object()})
     assert json.loads(path.read_text()) == {"loss": 1.0}
+
+
+def test_an_error_while_a_file_is_written_leaves_the_old_one_and_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fill_the_disk() -> None:
+        with replacing(path) as unfinished:
+            unfinished.write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
+        fill_the_disk()
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"file": "old"}
 
 
 def test_a_number_that_is_not_finite_is_null_and_the_log_has_it(tmp_path: Path) -> None:
