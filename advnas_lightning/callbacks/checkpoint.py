@@ -146,6 +146,10 @@ class LastCheckpoint(Checkpoint):
         self._has_trained = True
         if self._is_resumed:
             rank_zero_info(f"going on from {trainer.ckpt_path}, saved {self._place}")
+        self._continue_files(trainer)
+
+    def _continue_files(self, trainer: Trainer) -> None:
+        """Let the files of the folder be those of this run, up to the checkpoint that it goes on from."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._files.continue_from(trainer.ckpt_path)
         self._cut_logs()
@@ -193,7 +197,7 @@ class LastCheckpoint(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say if the checkpoint was of a run that is over."""
         if self._is_resumed and not self._has_trained:
-            self._cut_logs()
+            self._continue_files(trainer)
             epochs: Any = trainer.fit_loop.epoch_progress.current
             epochs.completed = epochs.processed  # as Lightning does it where max_epochs is reached
             rank_zero_info(f"nothing is left to train: {trainer.ckpt_path} was saved {self._place}")

@@ -59,6 +59,8 @@ class Stopwatch(Callback):
 class GenotypeFile(Callback):
     """Writes ``{"selected": …, "argmax": {…}, "process_best": {…} or null}`` at the end of every epoch.
 
+    A fit that has nothing left to train writes the file if it is missing.
+
     The genotypes that commands have added, ``ranked`` and ``refined``, are of the search as it was before that epoch.
     They are taken out, and a warning says so.
 
@@ -83,6 +85,11 @@ class GenotypeFile(Callback):
                 f"{self.path}: {' and '.join(outdated)} came from this search before it went on, and are taken out:"
                 " run the command that adds them again"
             )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file if there is none."""
+        if not self.path.exists():
+            self.on_train_epoch_end(trainer, pl_module)
 
 
 def mark(right: bool) -> str:

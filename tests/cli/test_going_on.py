@@ -260,6 +260,15 @@ def test_a_run_that_is_done_says_so(toy: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {**read(toy, "summary.json"), "seconds": 0} == {**summary, "seconds": 0}
 
 
+def test_a_run_that_is_done_goes_on_in_another_folder_with_all_its_files(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(monkeypatch, *SMALL_TOY, "ckpt_path=run", "hydra.run.dir=other")
+    other = Path("other")
+    assert read(other, "genotype.json") == read(toy, "genotype.json")
+    assert (other / "checkpoints" / "last.ckpt").read_bytes() == (toy / "checkpoints" / "last.ckpt").read_bytes()
+
+
 @pytest.mark.slow
 def test_a_run_that_was_stopped_early_and_killed_before_its_summary_keeps_its_epochs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
