@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,33 @@ def loose_weights(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[Te
     own = {id(parameter) for parameter in module.parameters()}
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     return [weight for group in groups for weight in group["params"] if id(weight) not in own]
+
+
+def restore_loose_weights(weights: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
+    """Put back the contents that :func:`loose_weights` had.
+
+    Args:
+        weights: The tensors of this fit, in the order of :func:`loose_weights`.
+        saved: Their contents in the checkpoint.
+
+    Raises:
+        ValueError: Their number or a shape is another one.
+
+    Example:
+        >>> restore_loose_weights([torch.ones(3)], [torch.ones(1)])
+        Traceback (most recent call last):
+            ...
+        ValueError: the checkpoint's optimizers train tensors of the shapes [[1]] beside the module's parameters, and \
+these train [[3]]: go on with the same ones
+    """
+    had, have = ([list(each.shape) for each in tensors] for tensors in (saved, weights))
+    if had != have:
+        raise ValueError(
+            f"the checkpoint's optimizers train tensors of the shapes {had} beside the module's parameters, and these"
+            f" train {have}: go on with the same ones"
+        )
+    for weight, value in zip(weights, saved, strict=True):
+        weight.data.copy_(value)
 
 
 def _device(module: nn.Module) -> torch.device:

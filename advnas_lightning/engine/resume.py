@@ -11,7 +11,12 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
 from advnas_lightning import rng
 from advnas_lightning.checkpoint_part import keep_in, kept_in
-from advnas_lightning.engine.buffers import collect_buffers, loose_weights, restore_buffers
+from advnas_lightning.engine.buffers import (
+    collect_buffers,
+    loose_weights,
+    restore_buffers,
+    restore_loose_weights,
+)
 from advnas_lightning.engine.lightning_private import (
     batches_used,
     collect_logs,
@@ -141,9 +146,8 @@ class Resumption:
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
         restore_buffers(self._module, self._waiting.pop("buffers", {}))
-        loose = loose_weights(self._module, trainer.optimizers)
-        for weight, saved in zip(loose, self._waiting.pop("loose_weights", []), strict=False):
-            weight.data.copy_(saved)
+        if "loose_weights" in self._waiting:
+            restore_loose_weights(loose_weights(self._module, trainer.optimizers), self._waiting.pop("loose_weights"))
         if "rng" in self._waiting:
             rng.restore(self._waiting.pop("rng"))
         if "partial_epoch" in self._waiting:
