@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +72,9 @@ class Evaluator:
 
     Attributes:
         is_evaluating: Whether :meth:`no_trace` is open.
+        bare: The edges that return what their only candidate returns, without a copy, as in a found network.
+        observed: The edges whose outputs are observed, and kept up to the end of a pass for that.
+        changed_in_place: Those of them whose output has been changed in place by what follows.
 
     Example:
         >>> from torch import nn
@@ -98,6 +101,9 @@ class Evaluator:
         self.space, self.run, self.ranks, self.precision, self.trace = space, run, ranks, precision, trace
         self.source, self.seed = source, seed
         self.is_evaluating = False
+        self.bare: Collection[str] = ()
+        self.observed: Collection[str] = ()
+        self.changed_in_place: set[str] = set()
         self._has_graph = False  # whether passes keep a graph also where no gradient is asked for
         self._copies_outputs = False  # whether an edge copies its output, since what follows changes it in place
         self._idle: set[str] | None = None  # the edges that no evaluation so far has run
@@ -119,6 +125,16 @@ class Evaluator:
                 yield
         finally:
             self.is_evaluating = before
+
+    @contextmanager
+    def changed(self, **attributes: Any) -> Iterator[None]:
+        """A context in which some attributes are others. A copy would not tell the search that it is evaluating."""
+        before = {name: getattr(self, name) for name in attributes}
+        vars(self).update(attributes)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
     def watched(self, architecture: Architecture) -> AbstractContextManager[None]:
         """A context for the passes of a weight step, from which the trace learns whether they change what does not run.
@@ -167,11 +183,19 @@ class Evaluator:
     def _evaluate_part(self, architecture: Architecture, batch: Any, gates: bool) -> tuple[Tensor, Tensor | None, int]:
         leaf = architecture.gates.detach().requires_grad_() if gates else None
         gate_grad = None
-        bound = self.space.bind(architecture, leaf, only_gates=gates, copies_outputs=self._copies_outputs)
+        bound = self.space.bind(
+            architecture,
+            leaf,
+            only_gates=gates,
+            copies_outputs=self._copies_outputs,
+            bare=self.bare,
+            observed=self.observed,
+        )
         with torch.set_grad_enabled(gates or self._has_graph), bound:
             outcome = self.run(batch)
             if self._idle is None or self._idle:
                 self._idle = self.space.idle if self._idle is None else self._idle & self.space.idle
+            self.changed_in_place |= self.space.changed_in_place
             if leaf is not None:
                 (gate_grad,) = self.precision.gradients(outcome.loss, [leaf]) if outcome.loss.requires_grad else [None]
                 if gate_grad is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,17 +93,16 @@ class PaddingCheck:
         alone = self._alone(like, narrow)
         widest = {edge: (self._orders[edge][0],) for edge in narrow}
         paths = tuple(path + widest.get(edge, ()) for edge, path in enumerate(alone.paths))
-        again = copy.copy(self._evaluator)
-        again.seed = lambda: self._evaluator.seed() + 1
-        expected = self._loss(self._evaluator, alone, batch)
-        if not math.isfinite(expected) or self._loss(again, alone, batch) != expected:
-            return False
-        padded = self._loss(self._evaluator, Architecture(alone.gates, paths), batch)
+        expected, seed = self._loss(alone, batch), self._evaluator.seed
+        with self._evaluator.changed(seed=lambda: seed() + 1):
+            if not math.isfinite(expected) or self._loss(alone, batch) != expected:
+                return False
+        padded = self._loss(Architecture(alone.gates, paths), batch)
         return not math.isclose(padded, expected, rel_tol=self._tolerance(like), abs_tol=LEAST)
 
     def _tells(self, like: Architecture, batch: Any) -> bool:
         """Whether the sizes change the loss by so much that a change by the padding would have been seen."""
-        narrowest, widest = (self._loss(self._evaluator, self._alone(like, at), batch) for at in (self._orders, ()))
+        narrowest, widest = (self._loss(self._alone(like, at), batch) for at in (self._orders, ()))
         return not math.isclose(narrowest, widest, rel_tol=TELLING * self._tolerance(like), abs_tol=TELLING * LEAST)
 
     def _alone(self, like: Architecture, narrow: Any) -> Architecture:
@@ -113,8 +111,8 @@ class PaddingCheck:
         chosen = {edge: order[-1 if edge in narrow else 0] for edge, order in self._orders.items()}
         return space.one_hot([chosen.get(edge, 0) for edge in range(len(space))], like=like.gates)
 
-    def _loss(self, evaluator: Evaluator, architecture: Architecture, batch: Any) -> float:
-        return float(evaluator.evaluate(architecture, batch, gates=False).loss)
+    def _loss(self, architecture: Architecture, batch: Any) -> float:
+        return float(self._evaluator.evaluate(architecture, batch, gates=False).loss)
 
     def _tolerance(self, architecture: Architecture) -> float:
         kind = architecture.gates.device.type

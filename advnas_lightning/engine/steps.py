@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from advnas_lightning.engine.closures import ComputedClosure
 from advnas_lightning.engine.evaluation import Evaluator, Trial
 from advnas_lightning.engine.optimization import Optimization
-from advnas_lightning.engine.padding import PaddingCheck
 from advnas_lightning.engine.tracking import FiniteGuard, ProcessBest, finite_parts
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.space.gates import without_autocast
+from advnas_lightning.space.search_space import Architecture
 
 
 class ArchitectureStep:
@@ -28,7 +28,7 @@ class ArchitectureStep:
         guard: Leaves out what is not finite.
         best: Remembers the best trial.
         terms: What is added to the loss.
-        padding: Refuses networks in which narrow outputs cannot be padded.
+        checks: Refuse networks of which a search would be wrong.
 
     Example:
         >>> from functools import partial
@@ -58,15 +58,16 @@ class ArchitectureStep:
         guard: FiniteGuard,
         best: ProcessBest,
         terms: Sequence[Term],
-        padding: PaddingCheck,
+        checks: Sequence[Check],
     ) -> None:
         self.policy, self.evaluator, self.optimization = policy, evaluator, optimization
-        self.guard, self.best, self.terms, self.padding = guard, best, terms, padding
+        self.guard, self.best, self.terms, self.checks = guard, best, terms, checks
 
     def take(self, batch: Any) -> None:
         """Take one step on a batch, or on the mean of :class:`MicroBatches`."""
         trials = self.policy.evaluate_draws(batch)
-        self.padding.see(trials[0].architecture, batch)
+        for check in self.checks:
+            check.see(trials[0].architecture, batch)
         self.policy.release_theta()
         self.evaluator.warn_of_idle_edges()
         if not self.guard.passes("architecture", *finite_parts(trials)):
@@ -198,3 +199,17 @@ class Term(Protocol):
 
     def best_choice(self, choice: list[int], log_probs: Tensor) -> list[int]:
         """The most probable architecture that may be chosen, where ``choice`` is the most probable one of all."""
+
+
+@runtime_checkable
+class Check(Protocol):
+    """What looks at the first architecture steps and ends a search that would be wrong without a word.
+
+    Example:
+        >>> from advnas_lightning.engine.padding import PaddingCheck
+        >>> issubclass(PaddingCheck, Check)
+        True
+    """
+
+    def see(self, architecture: Architecture, batch: Any) -> None:
+        """Look at a step's first architecture and its batch."""

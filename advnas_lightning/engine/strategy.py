@@ -20,6 +20,7 @@ from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.hooks import SearchHooks
+from advnas_lightning.engine.in_place import InPlaceCheck
 from advnas_lightning.engine.lightning_private import attached_trainer, compiled_module
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
@@ -220,9 +221,9 @@ class SearchStrategy(FoundNetwork):
             no_trace=TrainingPass(self, self.outcome, self.evaluator, trace_of_weights, self.objective).no_trace,
             lesson=None if self.teacher is None else Lesson(self.teacher, self.model, is_adapted=is_adapted),
         )
-        padding = PaddingCheck(self.model, self.evaluator, orders)
+        checks = (PaddingCheck(self.model, self.evaluator, orders), InPlaceCheck(self.model, self.evaluator))
         self._architecture_step = ArchitectureStep(
-            self, self.evaluator, architecture, self.guard, self.best, self.terms, padding
+            self, self.evaluator, architecture, self.guard, self.best, self.terms, checks
         )
         self._waiting = WaitingBatches(accumulate)
         self._resumption = Resumption(self, self.means)

@@ -33,6 +33,10 @@ class EdgePlan:
         only_gates: Whether the pass is differentiated by its gates alone, so that it needs no graph of the weights.
         copies_outputs: Whether an output under a gate of one is copied. A view takes less time and memory, but an
             in-place operation that follows is a ``RuntimeError``.
+        is_bare: Whether an edge without a gate to differentiate returns the very output of its only candidate, also
+            where that is its input.
+        returned: The tensors that the edge has returned, and how often each had been changed in place by then; ``None``
+            where nobody asks.
         has_run: Whether the edge has run since the plan was made.
 
     Example:
@@ -50,6 +54,8 @@ class EdgePlan:
     copies_of: CopiesOf
     only_gates: bool = False
     copies_outputs: bool = True
+    is_bare: bool = False
+    returned: list[tuple[Tensor, int]] | None = None
     has_run: bool = False
 
     @property

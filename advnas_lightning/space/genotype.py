@@ -203,7 +203,7 @@ class Genotype(Mapping[str, str]):
         cannot be copied, such as an open file, is shared, and a warning names it.
 
         An edge returns tensors of its own, and a plain ``nn.Identity`` returns its input: where a network changes that
-        in place and uses the input again, the copy computes something else, see :class:`MixedOp`.
+        in place and uses the input again, the copy computes something else. A search refuses such a network.
 
         Raises:
             ValueError: The model has no edge; an edge of one is missing in the other; the model does not have the

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from advnas_lightning.space.attributes import PartOfChoice, read, write
 from advnas_lightning.space.copying import copy_hooks
-from advnas_lightning.space.gates import EdgePlan, EdgeState, comparable, structure
-from advnas_lightning.space.passes import EdgePass
+from advnas_lightning.space.gates import EdgePlan, EdgeState, comparable, floating_tensors, structure
+from advnas_lightning.space.passes import EdgePass, counted
 
 CHOSEN = "the chosen candidate of each edge"  # a key of deepcopy's memo
 
@@ -30,8 +30,8 @@ class MixedOp(nn.Module):
 
     What an edge returns lies in memory of its own, so that what follows may change it in place: where a candidate
     returns its input, as ``nn.Identity`` does, the edge returns a copy. A found network has the candidate itself and
-    copies nothing. Where it changes what an identity has returned and then uses what the identity was given, write
-    ``y = y + 1`` instead of ``y += 1``.
+    copies nothing. Where it changes what an identity has returned and then uses what the identity was given, it would
+    compute something else. A search refuses such a network: write ``y = y + 1`` instead of ``y += 1``.
 
     Code that reads an attribute of a module, such as ``in_features``, can read it of an edge. It gets the plain value
     that all candidates have which the bound architecture runs. Where no architecture is bound, it gets that of the
@@ -246,7 +246,10 @@ class MixedOp(nn.Module):
                 " strategy, as in a copy or in setup, is no part of it"
             )
         plan.has_run = True
-        return EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
+        output = EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
+        if plan.returned is not None:
+            plan.returned += [(tensor, tensor._version) for tensor in counted(floating_tensors(output))]
+        return output
 
     def _compare(self, index: int, output: Any, inputs: Any) -> None:
         """Refuse an output that differs in structure from that of another candidate on the same kind of inputs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +60,7 @@ class EdgePass:
         if not plan.unit:
             return self._mix(plan.paths, [output], plan.mix)
         if plan.gates is None:
-            return self._own(output, inputs, kwargs)
+            return output if plan.is_bare else self._own(output, inputs, kwargs)
         if torch.compiler.is_compiling():
             # What is compiled of a function with a gradient of its own cannot be differentiated twice.
             apart = plan.inactive == "outputs"  # it needs little memory, and so is left out
@@ -72,7 +72,7 @@ class EdgePass:
 
     def _run_each(self, paths: Sequence[int], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Run several candidates on the same inputs."""
-        given = _counted(inputs, kwargs)
+        given = counted(_tensors(inputs, kwargs))
         before = [tensor._version for tensor in given]
         for index in paths:
             yield self.run(index, inputs, kwargs)
@@ -218,11 +218,17 @@ def _memory(tensor: Tensor) -> int | None:
         return None
 
 
-def _counted(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The inputs whose changes are counted: not those of inference mode, and none while it is compiled."""
-    if torch.compiler.is_compiling():
-        return []
-    return [tensor for tensor in _tensors(inputs, kwargs) if not tensor.is_inference()]
+def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those of some tensors whose changes are counted: not those of inference mode, and none while it is compiled.
+
+    Args:
+        tensors: The tensors.
+
+    Example:
+        >>> counted([torch.ones(1)])
+        [tensor([1.])]
+    """
+    return [] if torch.compiler.is_compiling() else [tensor for tensor in tensors if not tensor.is_inference()]
 
 
 def refuse_hidden_gate(edge: str) -> None:

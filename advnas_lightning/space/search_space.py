@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -145,6 +145,20 @@ class SearchSpace:
         idle = {edge for edge, row, own in rows if len(row) > 1 and own.plan is not None and not own.plan.has_run}
         return idle & self._outermost
 
+    @property
+    def changed_in_place(self) -> set[str]:
+        """The observed edges whose output was changed in place by what follows, since an architecture was bound.
+
+        Example:
+            >>> space = SearchSpace(net := MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}))
+            >>> with space.bind(space.one_hot([0]), observed=["a"]):
+            ...     _ = net(torch.ones(1)).add_(1)
+            ...     space.changed_in_place
+            {'a'}
+        """
+        plans = [own.plan for own in self._edges if own.plan is not None and own.plan.returned]
+        return {plan.edge for plan in plans if any(tensor._version != count for tensor, count in plan.returned or ())}
+
     def refuse_left_out(self, choice: Sequence[int]) -> None:
         """Refuse that edges have run, since an architecture was bound, which its network leaves out.
 
@@ -181,6 +195,8 @@ class SearchSpace:
         *,
         only_gates: bool = False,
         copies_outputs: bool = True,
+        bare: Collection[str] = (),
+        observed: Collection[str] = (),
     ) -> Iterator[None]:
         """A context in which every MixedOp of the model runs ``architecture``.
 
@@ -192,6 +208,8 @@ class SearchSpace:
             only_gates: Whether nothing but the gates will be differentiated: see :attr:`MixedOp.only_gates`.
             copies_outputs: Whether outputs under gates that are differentiated are copied, so that what follows an edge
                 may change its output in place.
+            bare: The edges that return what their only candidate returns, also where that is their input.
+            observed: The edges of which :attr:`changed_in_place` is to tell.
 
         Example:
             >>> net = MixedOp("edge", {"relu": nn.ReLU(), "skip": nn.Identity()})
@@ -216,8 +234,18 @@ class SearchSpace:
         loaded = DeviceCopies(self._offloaded)
         for index, (edge, unit) in enumerate(zip(self._edges, units, strict=True)):
             own = actives[index] if unit else rows[index]
+            name = self.edges[index]
             edge.plan = EdgePlan(
-                self.edges[index], paths[index], own, unit, architecture.inactive, loaded.of, only_gates, copies_outputs
+                name,
+                paths[index],
+                own,
+                unit,
+                architecture.inactive,
+                loaded.of,
+                only_gates,
+                copies_outputs,
+                is_bare=name in bare,
+                returned=[] if name in observed else None,
             )
         try:
             yield

@@ -168,3 +168,16 @@ def test_the_check_changes_no_number(monkeypatch: pytest.MonkeyPatch, assert_sam
     checked = fit(DARTS, network(nn.Dropout(0.5))).state_dict()
     monkeypatch.setattr("advnas_lightning.engine.padding.PaddingCheck.see", lambda *_: None)
     assert_same(checked, fit(DARTS, network(nn.Dropout(0.5))).state_dict())
+
+
+def test_the_module_is_told_that_a_check_is_no_weight_step() -> None:
+    weight_steps: list[int] = []
+
+    class Search(DARTS):
+        def loss(self, batch: Any) -> Tensor:
+            if not self.in_architecture_step:
+                weight_steps.append(self.global_step)
+            return super().loss(batch)  # type: ignore[return-value]
+
+    fit(Search, network(nn.ReLU()))
+    assert weight_steps == [0, 1]

@@ -217,7 +217,7 @@ class Residual(nn.Module):
         torch.manual_seed(0)
         self.stem, self.head = nn.Linear(FEATURES, 6), nn.Linear(6, CLASSES)
         self.edges = nn.ModuleList(
-            MixedOp(name, {"skip": nn.Identity(), "no dropout": nn.Dropout(0.0), "linear": nn.Linear(6, 6)})
+            MixedOp(name, {"flat": nn.Flatten(), "no dropout": nn.Dropout(0.0), "linear": nn.Linear(6, 6)})
             for name in "ab"
         )
 
