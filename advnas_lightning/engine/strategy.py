@@ -20,7 +20,7 @@ from advnas_lightning.engine.environment import Precision, Ranks
 from advnas_lightning.engine.evaluation import Evaluator, SkippedStep, Trial, as_outcome
 from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.hooks import SearchHooks
-from advnas_lightning.engine.in_place import InPlaceCheck
+from advnas_lightning.engine.in_place_check import InPlaceCheck
 from advnas_lightning.engine.lightning_private import attached_trainer, compiled_module
 from advnas_lightning.engine.optimization import ClipAlgorithm, Optimization, OptimizerFactory
 from advnas_lightning.engine.own_optimizers import OwnOptimizers
