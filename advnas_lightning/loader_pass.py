@@ -81,6 +81,8 @@ class LoaderPass:
     def __next__(self) -> Any:
         if self._states.maxlen:
             self._states.append(rng.collect())
+        if self._seed is None and not self.taken:  # hooks of an epoch's start may have drawn numbers since it began
+            self.start["first"] = rng.collect()
         with self._own_numbers(self.taken + 1):
             batch = next(self._batches)
         if self._keeper is not None:
@@ -109,6 +111,8 @@ class LoaderPass:
             left = place["taken"] - running.taken
             if left <= len(states):
                 rng.restore(states[-left])
+            elif not running.taken and "first" in place:  # older checkpoints have none
+                rng.restore(place["first"])
             if next(running, running) is running:
                 raise ValueError(
                     f"{name} ends after {running.taken} batches, and the checkpoint was saved after {place['taken']}"

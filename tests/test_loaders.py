@@ -362,3 +362,19 @@ def test_a_pass_begins_when_lightning_begins_it_and_again_from_a_checkpoint_of_t
     torch.rand(1)  # what the checkpoint has: the numbers after the first one
     assert [next(again)[0]["weights"] for _ in range(2)] == rest
     assert drawing.begun == expected[:1]
+
+
+def test_numbers_that_are_drawn_before_the_first_batch_are_drawn_again_by_a_run_that_goes_on() -> None:
+    def taken(loader: SearchLoader, count: int) -> list[int]:
+        return [next(loader)[0]["weights"].item() for _ in range(count)]
+
+    torch.manual_seed(0)
+    straight, again = (SearchLoader({"weights": DataLoader(range(9), shuffle=True)}) for _ in range(2))
+    iter(straight)
+    torch.rand(1)  # as a hook does when training begins
+    before = taken(straight, 3)
+    again.go_on_from(straight.place(3))
+    iter(again)
+    after = taken(again, 6)
+    assert sorted(before + after) == list(range(9))
+    assert after == taken(straight, 6)
