@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,28 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
                 buffer.copy_(value)
         else:
             setattr(owner, leaf, value)
+
+
+def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what a ``state_dict`` holds where it has changed since it was loaded.
+
+    A hook such as ``on_train_start`` may initialize weights. A run that goes on calls it again.
+
+    Args:
+        module: The module.
+        state: Its ``state_dict``, which has been loaded.
+
+    Example:
+        >>> linear = nn.Linear(2, 2, bias=False)
+        >>> restore_state(linear, {"weight": torch.zeros(2, 2)})
+        >>> linear.weight.tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+    """
+    own = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    for name, tensor in own:
+        saved = state.get(name)
+        if type(saved) is Tensor and saved.shape == tensor.shape:
+            tensor.data.copy_(saved)
 
 
 def loose_weights(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from advnas_lightning.engine.buffers import (
     loose_weights,
     restore_buffers,
     restore_loose_weights,
+    restore_state,
 )
 from advnas_lightning.engine.lightning_private import (
     batches_used,
@@ -103,6 +104,7 @@ class Resumption:
         """
         kept = kept_in(checkpoint)
         self._waiting = {key: kept[key] for key in WAITING if key in kept}
+        self._waiting["state"] = dict(checkpoint.get("state_dict", {}))
         if "loader" in kept:
             self._waiting["sizes"] = kept["search"].get("sizes", {})
             self._waiting["is_within_epoch"] = is_within_epoch(checkpoint)
@@ -145,6 +147,7 @@ class Resumption:
             set_generator_states(loader, state["generators"])
         for optimizer, state in zip(trainer.optimizers, self._waiting.pop("optimizer_states", []), strict=False):
             optimizer.load_state_dict(state)
+        restore_state(self._module, self._waiting.pop("state", {}))  # a hook of the start may have changed it
         restore_buffers(self._module, self._waiting.pop("buffers", {}))
         if "loose_weights" in self._waiting:
             restore_loose_weights(loose_weights(self._module, trainer.optimizers), self._waiting.pop("loose_weights"))

@@ -527,6 +527,24 @@ def test_persistent_workers_and_generators_of_validation(
     assert all_rows == rows
 
 
+class Initializing(Theirs):
+    """Initializes its weights when its training begins, as a run that goes on does once more."""
+
+    def on_train_start(self) -> None:
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+
+def test_weights_that_are_initialized_when_training_begins(
+    small_net: Make, fit: Callable[..., Trainer], assert_same: Make, tmp_path: Path
+) -> None:
+    def build() -> SearchStrategy:
+        torch.manual_seed(1)
+        return AdvantageNAS(Initializing(small_net()), architecture_optimizer=partial(Adam, lr=0.1))
+
+    check_crash(build, LOADERS["shuffled"], 8, fit, assert_same, tmp_path)
+
+
 class OneCycle(Theirs):
     """Asks how many steps there will be, for which Lightning loads the data before the run begins."""
 
