@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,12 @@ def _add(found: Any, part: Any) -> None:
     elif part is None or isinstance(part, str | int | float | bool):
         found.update(f"{part!r} ".encode())
     else:
-        apply_to_collection(part, Tensor, lambda tensor: _add(found, tensor))
+        apply_to_collection(part, Tensor, partial(_added, found))
+
+
+def _added(found: Any, tensor: Tensor) -> Tensor:
+    _add(found, tensor)
+    return tensor  # for a copy of the dataclass that has it, which may take nothing but tensors
 
 
 def _written(value: float) -> float | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -100,3 +101,26 @@ def test_a_search_without_training_batches_is_warned_of_once() -> None:
     with pytest.warns(UserWarning, match="running statistics") as caught:
         search.rank([(torch.randn(3, 4), torch.tensor([0, 1, 2]))] * 2)
     assert len([each for each in caught if "running statistics" in str(each.message)]) == 1
+
+
+@dataclass
+class Checked:
+    """A batch that takes nothing but tensors, as image libraries have it."""
+
+    x: Tensor
+    y: Tensor
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor")
+        super().__setattr__(name, value)
+
+
+def test_a_batch_may_be_a_dataclass_that_takes_nothing_but_tensors() -> None:
+    class OfDataclasses(Collecting):
+        def training_step(self, batch: Checked, batch_idx: int) -> Tensor:  # type: ignore[override]
+            return F.cross_entropy(self.net(batch.x), batch.y)
+
+    batches = [Checked(torch.randn(3, 4), torch.zeros(3, dtype=torch.long)) for _ in range(2)]
+    search = AdvantageNAS(OfDataclasses(), architecture_optimizer=Adam)
+    assert len(search.rank(batches, sample=0)) == 2
