@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 LONGEST = 100  # characters of a value in a message
+MOST_WORKERS = 1024  # far more of them end a process without a message
 
 
 def as_number(value: Any) -> float | None:
@@ -46,6 +48,20 @@ def check_int(name: str, value: Any, *, least: int, most: int | None = None) -> 
         bound = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={_told(value)} must be a whole number {bound}")
     return value
+
+
+def check_workers(name: str, value: Any) -> int:
+    """A number of threads or processes that share the work on one computer.
+
+    It may be larger than the number of cores here, since the same settings may be used on several computers.
+
+    Example:
+        >>> check_workers("threads", 100_000)
+        Traceback (most recent call last):
+            ...
+        ValueError: threads=100000 must be a whole number from 1 to 1024
+    """
+    return check_int(name, value, least=1, most=max(MOST_WORKERS, os.cpu_count() or 1))
 
 
 def check_seed(name: str, value: Any) -> int:

@@ -47,6 +47,7 @@ from advnas_lightning.validate import (
     check_seed,
     check_share,
     check_temperatures,
+    check_workers,
 )
 from tests.support.refusals import one_line
 from tests.support.spoilt import OPTIMIZERS, network
@@ -74,6 +75,7 @@ REFUSED: dict[str, tuple[Check, list[Any], str]] = {
     "a number of draws": (partial(check_int, least=2), [*NO_COUNTS, 1, 0], "must be a whole number of at least 2"),
     "a bounded number": (BOUNDED, [*NO_COUNTS, -1, 2**63, 2**70], f"must be a whole number from 0 to {2**63 - 1}"),
     "a seed": (check_seed, [*NO_COUNTS, -(2**63) - 1, 2**64], f"whole number from {-(2**63)} to {2**64 - 1}"),
+    "a number of threads": (check_workers, [*NO_COUNTS, 0, -1, 100_000, 10**99], "must be a whole number from 1 to"),
     "a positive number": (
         check_positive,
         [*NO_NUMBERS, INF, -INF, 0, 0.0, -0.1, -1],

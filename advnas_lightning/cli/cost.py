@@ -16,7 +16,7 @@ from advnas_lightning.cli.options import COST_KINDS, HELP, MORE_KINDS, SHARED, O
 from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_bool, check_int
+from advnas_lightning.validate import check_bool, check_int, check_workers
 
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 MEASURE = {
@@ -133,9 +133,11 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
     options["kinds"] = _kinds(options["kinds"])
     if not isinstance(options["device"], str) or not DEVICE.fullmatch(options["device"]):
         raise ValueError(f"device={options['device']} is unknown: use cpu, cuda or mps")
-    for name, least in {"batch_size": 1, "threads": 1, "check": 0}.items():
+    for name, least in {"batch_size": 1, "check": 0}.items():
         if options[name] is not None or name == "check":
             check_int(name, options[name], least=least)
+    if options["threads"] is not None:
+        check_workers("threads", options["threads"])
     if options["check"] == 1:
         raise ValueError("check=1: one architecture tells nothing of how costs add up: give at least 2")
     check_bool("trust", options["trust"])

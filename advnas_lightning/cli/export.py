@@ -14,7 +14,7 @@ from advnas_lightning.cli.options import HELP, SHARED, Option, help_page, read_o
 from advnas_lightning.export.formats import FORMATS, check_formats, missing_extra
 from advnas_lightning.runs import checkpoint_in
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_bool, check_int, check_one_of, check_positive
+from advnas_lightning.validate import check_bool, check_int, check_one_of, check_positive, check_workers
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
@@ -131,9 +131,10 @@ def _check(options: Mapping[str, Any]) -> None:
         check_one_of("select", options["select"], KINDS)
         if options["genotype"] is not None:
             raise ValueError("select and genotype both name an architecture: give one of them")
-    for name, least in {"opset": 1, "calibrate": 0, "threads": 1}.items():
-        if options[name] is not None or name == "threads":
+    for name, least in {"opset": 1, "calibrate": 0}.items():
+        if options[name] is not None:
             check_int(name, options[name], least=least)
+    check_workers("threads", options["threads"])
     check_positive("tolerance", options["tolerance"])
     check_bool("dynamic", options["dynamic"])
     check_bool("trust", options["trust"])

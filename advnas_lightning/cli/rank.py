@@ -13,7 +13,7 @@ from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.options import COST_KINDS, HELP, SHARED, Option, help_page, read_cost_budget, read_options
 from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed
+from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed, check_workers
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
@@ -53,8 +53,7 @@ EXAMPLES = """\
   advnas rank RUN cost=macs,params cost_budget="{macs: 20e6, params: 0.4e6}"
 """
 LEAST = {
-    "sample": 0, "batches": 2, "generations": 0, "population": 2, "tournament": 1, "supernet_epochs": 0, "jobs": 1,
-    "threads": 1, "show": 1,
+    "sample": 0, "batches": 2, "generations": 0, "population": 2, "tournament": 1, "supernet_epochs": 0, "show": 1,
 }  # fmt: skip
 
 
@@ -129,6 +128,8 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"top={plain(str(options['top']))} must be a whole number of at least 1, or all")
     for name, least in LEAST.items():
         check_int(name, options[name], least=least)
+    for name in ("jobs", "threads"):
+        check_workers(name, options[name])
     if options["calibrate"] is not None:
         check_int("calibrate", options["calibrate"], least=0)
     check_positive("mutation", options["mutation"], most=1)

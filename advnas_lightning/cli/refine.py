@@ -16,7 +16,15 @@ from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_bool, check_folder, check_int, check_one_of, check_positive, check_seed
+from advnas_lightning.validate import (
+    check_bool,
+    check_folder,
+    check_int,
+    check_one_of,
+    check_positive,
+    check_seed,
+    check_workers,
+)
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
@@ -66,7 +74,7 @@ EXAMPLES = """\
   advnas refine RUN cost_budget="{params: 0.4e6}"
   advnas refine RUN oracle=table
 """
-LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "jobs": 1, "threads": 1, "show": 1}
+LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "show": 1}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -135,6 +143,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     for name, least in LEAST.items():
         if options[name] is not None:
             check_int(name, options[name], least=least)
+    for name in ("jobs", "threads"):
+        if options[name] is not None:
+            check_workers(name, options[name])
     if options["minutes"] is not None:
         check_positive("minutes", options["minutes"])
     if options["finalists"] is not None:

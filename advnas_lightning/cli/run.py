@@ -29,7 +29,7 @@ from advnas_lightning.cost.files import Measurement, keep_measured, write_costs
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import RunFolder, flatten, write_json
-from advnas_lightning.validate import check_int
+from advnas_lightning.validate import check_workers
 
 
 def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
         The content of ``summary.json``.
     """
     if config.threads is not None:
-        torch.set_num_threads(check_int("threads", config.threads, least=1))
+        torch.set_num_threads(check_workers("threads", config.threads))
     quiet(says_where_it_is=speaks())
     keep_memory()
     end_with_first_rank()

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from advnas_lightning.cli.options import SHARED, Option, help_page, read_options
-from advnas_lightning.validate import check_bool, check_folder, check_int, check_positive, check_seed
+from advnas_lightning.validate import check_bool, check_folder, check_int, check_positive, check_seed, check_workers
 
 __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_settings"]
 
@@ -86,7 +86,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     options["strategies"] = list(dict.fromkeys(str(name).strip() for name in given))
     check_settings(options)
     if options["threads"] is not None:
-        check_int("threads", options["threads"], least=1)
+        check_workers("threads", options["threads"])
     check_seed("seed", options["seed"])
     check_bool("trust", options["trust"])
     if options["output"] is not None:

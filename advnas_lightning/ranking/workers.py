@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from advnas_lightning.validate import check_int
+from advnas_lightning.validate import check_workers
 
 __all__ = ["Workers"]
 
@@ -40,7 +40,7 @@ class Workers(Generic[Item, Result]):
     """
 
     def __init__(self, work: Callable[[Item], Result], jobs: int = 1) -> None:
-        if check_int("jobs", jobs, least=1) > 1:
+        if check_workers("jobs", jobs) > 1:
             if "fork" not in multiprocessing.get_all_start_methods():
                 raise ValueError(f"jobs={jobs}: this system cannot copy a process: use jobs=1")
             if torch.cuda.is_initialized():

@@ -15,7 +15,7 @@ from advnas_lightning.refine.probable import is_ruled_out
 from advnas_lightning.refine.proposals import Proposal, Scope, last_proposal, next_proposal
 from advnas_lightning.refine.ties import epochs_of_repeats
 from advnas_lightning.space.genotype import Genotype
-from advnas_lightning.validate import check_int, check_positive
+from advnas_lightning.validate import check_int, check_positive, check_workers
 
 __all__ = ["Budget", "Train", "climb"]
 
@@ -53,7 +53,7 @@ class Budget:
             check_positive("minutes", self.minutes)
         if self.epochs is not None:
             check_int("epochs", self.epochs, least=1)
-        check_int("jobs", self.jobs, least=1)
+        check_workers("jobs", self.jobs)
 
     def check(self, rungs: Sequence[int]) -> None:
         """Check that it is enough for one training.

@@ -38,6 +38,7 @@ def lightnings(name: str, arguments: str) -> str:
 BAD = [
     (["threads=0"], "threads=0"),
     (["threads=-1"], "threads=-1"),
+    (["threads=100000"], "threads=100000 must be a whole number from 1 to"),
     (["threads=1.5"], "threads"),
     (["seed=-1"], "-1 is not in bounds"),
     (["seed=1.5"], "seed"),

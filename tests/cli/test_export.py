@@ -81,6 +81,7 @@ def test_other_architectures_have_files_of_their_own(toy: Path, capsys: pytest.C
         ("run pt2 batch_dims=1", 'as in batch_dims="{tokens: 1}"'),
         ('run pt2 batch_dims={"images":0,"pixels":1}', "batch_dims names 'pixels', which is no input"),
         ("run pt2 part=net", "part='net' is no module of ToyNetwork"),
+        ("run pt2 threads=100000", "threads=100000 must be a whole number from 1 to"),
         ("run pt2 tolerance=0", "tolerance=0 must be a finite number above 0"),
         ("run pt2 dynamics=false", "did you mean dynamic=false?"),
     ],
