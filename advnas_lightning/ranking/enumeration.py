@@ -46,14 +46,14 @@ def most_probable(
         log_probs: The logarithm of p by edge and candidate.
         plan: The costs and the budgets of the same edges and candidates; ``None`` for none.
         nesting: Which edges the network of an architecture leaves out; ``None`` where each has all of them.
-        most: The number of partial choices that are continued at most. Several tight budgets may need many.
+        most: The number of partial choices that are continued at most within budgets. Several tight ones may need many.
 
     Yields:
         The logarithm of the probability, and the candidate of each edge.
 
     Raises:
-        ValueError: ``most`` partial choices were continued, or ``MOST_OVER`` architectures were over a budget, and
-            there may be more architectures.
+        ValueError: Within budgets ``most`` partial choices were continued, or ``MOST_OVER`` architectures were over
+            one, and there may be more architectures.
 
     Example:
         >>> from math import log
@@ -126,7 +126,7 @@ def _in_order(
             yield -negative, tuple(index for _, index in sorted(zip(edges, choice, strict=True)))
             continue
         continued += 1
-        if continued > most:
+        if plan is not None and continued > most:
             raise _too_long(found, f"{most} partial choices")
         chosen = [row[place] for row, place in zip(rows, places, strict=False)]
         for place, index in enumerate(order[number]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def random_choices(
     """
     draws = random.Random(seed)
     found: dict[Choice, None] = {}
-    for _ in range(TRIES * number):
+    for _ in range(TRIES * min(number, math.prod(counts))):
         if len(found) == number:
             break
         choice = canonical(tuple(draws.randrange(count) for count in counts))

@@ -23,7 +23,7 @@ from advnas_lightning.validate import check_int, check_seed
 
 __all__ = ["Distribution", "Settings", "rank_architectures"]
 
-MOST = 1_000_000  # architectures of a space of which all may be scored
+MOST = 1_000_000  # architectures that may be scored
 DRAWS = 20  # for each architecture that is asked for, where they can only be drawn
 
 
@@ -183,7 +183,7 @@ def rank_architectures(
         known: Gives what is known of an architecture from elsewhere.
 
     Raises:
-        ValueError: No architecture is within a budget, all are asked for and there are too many, or no loss is finite.
+        ValueError: No architecture is within a budget, too many are asked for, or no loss is finite.
 
     Example:
         >>> from torch import nn
@@ -196,10 +196,13 @@ def rank_architectures(
         ['skip', 'relu']
     """
     tables = tables or {}
-    if settings.top is None and distribution.space.size > MOST:
-        raise ValueError(
-            f"top=all: the space has {spaced(distribution.space.size)} architectures, too many to score: give a number"
-        )
+    for name, number in (("top", settings.top), ("sample", settings.sample)):
+        size = distribution.space.size
+        if min(size, size if number is None else number) > MOST:
+            raise ValueError(
+                f"{name}={'all' if number is None else number}: the space has {spaced(size)} architectures, too many"
+                f" to score: give a number up to {spaced(MOST)}"
+            )
     plans = [CostPlan(tables, each) for each in budgets]
     for plan in plans:
         plan.refuse()

@@ -104,7 +104,9 @@ def test_a_tight_budget_deep_in_the_order_is_reached() -> None:
     assert len(one_more) == 21
 
 
-def test_a_search_that_takes_too_long_says_so() -> None:
+def test_a_search_within_budgets_that_takes_too_long_says_so() -> None:
     rows = [[math.log(0.5)] * 2 for _ in range(6)]
+    table = CostTable("own", {f"e{edge}": {"a": 0.0, "b": 1.0} for edge in range(6)}, 0.0)
     with pytest.raises(ValueError, match="only 2 were found among 6 partial choices"):
-        list(most_probable(rows, most=6))
+        list(most_probable(rows, CostPlan({"own": table}, {"own": 9.0}), most=6))
+    assert len(list(most_probable(rows, most=6))) == 64  # there is no budget to raise

@@ -336,6 +336,19 @@ def test_budgets_that_cannot_be_met_are_one_line_with_the_cheapest() -> None:
         search.rank(batches, evolution=5)
 
 
+@pytest.mark.parametrize("option", ["top", "sample"])
+def test_a_number_above_that_of_all_architectures_is_all_of_them_and_too_many_are_refused(option: str) -> None:
+    many = 10**11
+    search, batches = made(), batches_of()
+    everything = search.rank(batches, top=None, sample=0)
+    assert len(search.rank(batches, **{"top": 1, "sample": 0, option: many})) == len(everything)
+    edges = [MixedOp(f"edge {edge}", {"tanh": nn.Tanh(), "skip": nn.Identity()}) for edge in range(24)]
+    large = RandomSearch(nn.Sequential(*edges, nn.Linear(FEATURES, CLASSES)), objective=Classification(CLASSES))
+    says = rf"^{option}={many}: the space has 16 777 216 architectures, too many .* up to 1 000 000$"
+    with pytest.raises(ValueError, match=says):
+        large.rank(batches, **{option: many})
+
+
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:
     search, batches = made(), batches_of()
     table = measure_costs(["params"], search.model, search.evaluator, batches[0])
