@@ -6,6 +6,7 @@ Only the standard library is imported before the arguments are read, so that ``-
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="a run's folder, or a folder with runs below it")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUNS", type=_place, help="a run's folder, or a folder with runs below it"
+    )
     parser.add_argument(
         "-o", "--output", default="report", metavar="DIR", help="the folder that is written (default: report)"
     )
@@ -70,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(encodable(str(page)))
     if options.open and not webbrowser.open(page.resolve().as_uri()):
         print("no browser could be opened: open the page by its path", file=sys.stderr)
+
+
+def _place(argument: str) -> str:
+    """A folder, and not an option as other commands have them."""
+    if "=" in argument and not os.path.exists(argument):
+        raise argparse.ArgumentTypeError(f"there is no folder {argument!r}, and an option is given as in --output DIR")
+    return argument
 
 
 if __name__ == "__main__":

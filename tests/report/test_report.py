@@ -45,6 +45,26 @@ def test_entropies_of_searches_that_have_hardly_begun_are_enlarged(done: int, en
     assert ("Not all axes begin there." in page) == enlarged
 
 
+def test_an_option_as_other_commands_have_it_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs")
+    with pytest.raises(SystemExit) as stop:
+        main(["runs", "output=other"])
+    assert stop.value.code != 0
+    assert "no folder 'output=other', and an option is given as in --output DIR\n" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_folder_may_have_a_name_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "seed=0")
+    main(["seed=0"])
+    assert (tmp_path / "report" / "report.html").exists()
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_what_was_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "runs" / "0")
