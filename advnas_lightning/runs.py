@@ -345,6 +345,20 @@ def replacing(path: Path) -> Iterator[Path]:
     os.replace(unfinished, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is complete at any moment, see :func:`replacing`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "file")
+        >>> write_text(path, "whole")
+        >>> path.read_text()
+        'whole'
+    """
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file that is complete at any moment, see :func:`replacing`. Numbers that are not finite are null.
 
@@ -355,9 +369,8 @@ def write_json(path: Path, content: Any) -> None:
         >>> run.has_summary
         True
     """
-    with replacing(path) as unfinished:
-        text = json.dumps(_without_infinite(content), indent=2, allow_nan=False)
-        unfinished.write_text(f"{text}\n", encoding="utf-8")
+    text = json.dumps(_without_infinite(content), indent=2, allow_nan=False)
+    write_text(path, f"{text}\n")
 
 
 def _without_infinite(content: Any) -> Any:

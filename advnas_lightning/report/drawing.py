@@ -16,6 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Line
 from matplotlib.textpath import text_to_path
 
+from advnas_lightning.runs import replacing
 from advnas_lightning.texts import LITERAL, shortened
 
 INK, SOFT, FAINT = "#1f2933", "#667380", "#dfe4ea"
@@ -27,10 +28,8 @@ CUT = {"none", "zero"}  # operations that cut an edge
 LONGEST, LONGEST_IN_LIST, LONGEST_IN_CELLS = 32, 44, 14  # characters of a name: in a graph, in a list, in a small graph
 LONGEST_TITLE = 80  # characters
 ROWS, MOST_ROWS = 40, 400  # of a list: side by side from the first number on, and at most the second one
-LARGEST = 100.0  # inches
-MARGIN = 0.3  # inches around a drawing
-PITCH = 0.34  # inches between two edges that lead to one node
-BAR = 0.9  # inches of a probability of 1 in a list
+LARGEST, MARGIN = 100.0, 0.3  # inches of a drawing, and around it
+PITCH, BAR = 0.34, 0.9  # inches between two edges that lead to one node, and of a probability of 1 in a list
 
 
 class Cell(NamedTuple):
@@ -112,7 +111,7 @@ class Choice(NamedTuple):
 
 def draw_genotype(
     genotype: Mapping[str, str],
-    path: str | Path,
+    path: Path,
     *,
     title: str = "",
     probabilities: Mapping[str, float] | None = None,
@@ -124,7 +123,7 @@ def draw_genotype(
 
     Args:
         genotype: The candidate of each edge.
-        path: The file. Its ending says the format.
+        path: The file, which is complete at any moment. Its ending says the format.
         title: The title above the drawing.
         probabilities: The probability of the chosen candidate by edge, which is shown as a number and as the width of
             a line.
@@ -138,7 +137,8 @@ def draw_genotype(
         True
     """
     figure = genotype_figure(genotype, title=title, probabilities=probabilities, right=right)
-    figure.savefig(path, dpi=150 if max(figure.get_size_inches()) < 60 else 80)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150 if max(figure.get_size_inches()) < 60 else 80, format=path.suffix[1:])
 
 
 def genotype_figure(

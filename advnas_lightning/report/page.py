@@ -18,6 +18,7 @@ from advnas_lightning.report.networks import Networks
 from advnas_lightning.report.palette import Style, rank, styles
 from advnas_lightning.report.plots import INK, PAPER, RULE, SOFT, Dash, Plot
 from advnas_lightning.report.tables import Table
+from advnas_lightning.runs import write_text
 from advnas_lightning.texts import counted
 
 __all__ = ["write_page"]
@@ -69,7 +70,7 @@ def write_page(path: Path, collection: Collection, plots: Sequence[tuple[Plot, s
         refused=[shown_path(folder) for folder in collection.refused],
         broken=[(shown_path(folder), reason) for folder, reason in collection.broken],
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _part(name: str) -> Markup:

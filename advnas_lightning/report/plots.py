@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from advnas_lightning.runs import replacing
+from advnas_lightning.runs import replacing, write_text
 from advnas_lightning.texts import LITERAL
 
 __all__ = ["INK", "PAPER", "RC_PARAMS", "RULE", "SOFT", "Dash", "Plot", "Series", "save_figure", "save_plot"]
@@ -142,7 +142,7 @@ class Plot:
 
 
 def save_plot(plot: Plot, folder: Path) -> str:
-    """Write a figure as PNG and as SVG.
+    """Write a figure as PNG and as SVG. Each file is complete at any moment.
 
     Args:
         plot: The figure.
@@ -153,10 +153,11 @@ def save_plot(plot: Plot, folder: Path) -> str:
     """
     text = io.StringIO()
     with mpl.rc_context({**RC_PARAMS, "svg.fonttype": "none", "svg.hashsalt": plot.name}):
-        plot.figure.savefig(folder / f"{plot.name}.png", dpi=200)
+        with replacing(folder / f"{plot.name}.png") as unfinished:
+            plot.figure.savefig(unfinished, dpi=200, format="png")
         plot.figure.set_layout_engine("none")  # the layout is done, and doing it again would take time
         plot.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    (folder / f"{plot.name}.svg").write_text(text.getvalue(), encoding="utf-8")
+    write_text(folder / f"{plot.name}.svg", text.getvalue())
     return text.getvalue()
 
 

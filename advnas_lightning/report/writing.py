@@ -12,6 +12,7 @@ from advnas_lightning.report.paper_tables import build_table
 from advnas_lightning.report.plans import TABLES
 from advnas_lightning.report.plots import save_plot
 from advnas_lightning.report.toy_table import build_toy_table
+from advnas_lightning.runs import write_text
 from advnas_lightning.validate import check_folder
 
 __all__ = ["report"]
@@ -22,7 +23,7 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
 
     Args:
         places: The runs' folders, or folders that contain some at any depth.
-        folder: The folder of the report. Files of an older report in it are replaced.
+        folder: The folder of the report. Files of an older report in it are replaced, each as a whole.
 
     Returns:
         The runs, and the folders that could not be read.
@@ -46,7 +47,7 @@ def report(places: Sequence[str | Path], folder: str | Path = "report") -> Colle
     tables = [table for table in filled if table is not None]
     for table in tables:
         for ending, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):
-            (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
+            write_text(folder / f"{table.name}.{ending}", text)
     write_page(folder / "report.html", collection, plots, tables)
     return collection
 

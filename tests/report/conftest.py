@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from advnas_lightning.report import drawing
 from advnas_lightning.report.__main__ import main
@@ -16,15 +15,13 @@ from tests.support.made_up_runs import write_run
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Axes]:
+def drawn() -> Callable[[dict[str, str]], Axes]:
     """``drawn(genotype)``: what would have been saved."""
 
     def draw(genotype: dict[str, str]) -> Axes:
-        figures: list[Figure] = []
-        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-        drawing.draw_genotype(genotype, "never.png")
-        FigureCanvasAgg(figures[0]).draw()
-        (axes,) = figures[0].axes
+        figure = drawing.genotype_figure(genotype)
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
         return axes
 
     return draw

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from advnas_lightning.report import drawing
@@ -47,17 +46,12 @@ GENOTYPES = [MANY, CELL, FAN, OWN, TREE, {"in->out": "relu"}, {"choice": "relu"}
 
 @pytest.mark.parametrize("genotype", slow_but(GENOTYPES, GENOTYPES[1:]))
 @pytest.mark.parametrize("known", [False, True])
-def test_nothing_is_cut_off_and_no_two_texts_meet(
-    genotype: dict[str, str], known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+def test_nothing_is_cut_off_and_no_two_texts_meet(genotype: dict[str, str], known: bool) -> None:
     options: dict[str, Any] = {
         "probabilities": {edge: place / len(genotype) for place, edge in enumerate(genotype)},
         "right": {edge: place % 2 == 0 for place, edge in enumerate(genotype)},
     }
-    drawing.draw_genotype(genotype, "never.png", title="AdvantageNAS on toy: a title", **(options if known else {}))
-    (figure,) = figures
+    figure = drawing.genotype_figure(genotype, title="AdvantageNAS on toy: a title", **(options if known else {}))
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     for index, box in enumerate(boxes):

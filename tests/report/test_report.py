@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from advnas_lightning.report.__main__ import main
 from tests.support.made_up_runs import write_run
@@ -22,6 +26,28 @@ def test_figures_and_tables_are_written(report: Path) -> None:
     for name in FIGURES:
         assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (report / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", ["text", "figure"])
+def test_a_full_disk_leaves_the_files_of_the_report_before(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", task="toy")
+    arguments = [str(tmp_path / "run"), "-o", str(tmp_path / "report")]
+    main(arguments)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
+
+    def write_half(self: object, first: Any, *others: Any, **options: Any) -> None:
+        path = self if isinstance(self, Path) else first
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((Path, "write_text") if kind == "text" else (Figure, "savefig")), write_half)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"error: .*No space left on device: '.*/report/fig1\.(svg|png)'", line)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
 def test_the_page_needs_no_other_file(report: Path) -> None:
