@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
     keep_memory()
     quiet()
     run = load(options["RUN"], trust=options["trust"])
+    target = _target(run.folder, options)
+    if options["output"] is not None:
+        _refuse_others(target, options["formats"], run.folder)
     genotype = _genotype(run, options)
     with rng.seeded(0):
         batches = training_batches(run, options["calibrate"])
@@ -67,7 +70,6 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
     _let_validate(run.data)  # while a Trainer does, the hooks of the data change the batches as in the run
     network, call = with_validation_batches(run.search, found, datamodule=run.data, batches=1)
     chosen = run.search.genotype(run.search.selected) if genotype is None else genotype
-    target = _target(run.folder, options)
     written: dict[str, Exported] = {}
     errors: list[str] = []
     for kind in options["formats"]:
@@ -129,6 +131,29 @@ def _target(run: RunFolder, options: Mapping[str, Any]) -> Path:
     return Path(os.path.relpath(run.path)) / "_".join(words)
 
 
+def _refuse_others(target: Path, formats: Sequence[str], run: RunFolder) -> None:
+    """Refuse to replace a file that no export of the run has written."""
+    own = set()
+    for name, content in _noted(run).items():
+        own |= {name, *(os.path.join(os.path.dirname(name), each) for each in content.get("beside", ()))}
+    for kind in formats:
+        for suffix in (FORMATS[kind].suffix, *FORMATS[kind].beside):
+            path = target.with_name(target.name + suffix)
+            if os.path.lexists(path) and os.path.relpath(path, run.path) not in own:
+                raise ValueError(
+                    f"{path} is there, and no export of this run has written it: name another place, output=PATH, or"
+                    " move it away"
+                )
+
+
+def _noted(run: RunFolder) -> dict[str, Any]:
+    """What the run's folder says of the files that were written; nothing where that cannot be read."""
+    with suppress(OSError, Unreadable):
+        found = read_json(run.path / EXPORTED)
+        return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+    return {}
+
+
 def _line(exported: Exported) -> str:
     """What was written, in one line."""
     inputs = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in exported.inputs.items())
@@ -143,13 +168,11 @@ def _note(run: SavedRun, written: Mapping[str, Exported], chosen: Genotype) -> N
     """Note in the run's folder what was written, and name the files in its summary if it has one."""
     if not written:
         return
-    folder, found = run.folder, {}
-    with suppress(OSError, Unreadable):
-        found = read_json(folder.path / EXPORTED)
+    folder = run.folder
     common = {"genotype": dict(chosen), "checkpoint_sha256": sha256(run.checkpoint), "torch": str(torch.__version__)}
     names = {kind: os.path.relpath(each.path, folder.path) for kind, each in written.items()}
     content = {names[kind]: {**each.content(), **common} for kind, each in written.items()}
-    write_json(folder.path / EXPORTED, {**(found if isinstance(found, dict) else {}), **content})
+    write_json(folder.path / EXPORTED, {**_noted(folder), **content})
     if folder.has_summary:
         summary = read_json(folder.summary)
         write_json(folder.summary, {**summary, **{f"exported/{kind}": name for kind, name in names.items()}})

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from advnas_lightning.texts import plain
 
-__all__ = ["FORMATS", "Format", "check_formats", "format_of", "missing_extra"]
+__all__ = ["FORMATS", "WEIGHTS", "Format", "check_formats", "format_of", "missing_extra"]
 
 
 class Format(NamedTuple):
@@ -19,6 +19,7 @@ class Format(NamedTuple):
     Attributes:
         suffix: The ending of its files.
         meaning: What it is.
+        beside: The endings of the files that it may have beside its own one.
 
     Example:
         >>> FORMATS["onnx"].suffix
@@ -27,13 +28,15 @@ class Format(NamedTuple):
 
     suffix: str
     meaning: str
+    beside: tuple[str, ...] = ()
 
 
+WEIGHTS = ".pt"  # the ending of the file that has the weights of source
 FORMATS = {
-    "onnx": Format(".onnx", "ONNX, for onnxruntime and other runtimes"),
+    "onnx": Format(".onnx", "ONNX, for onnxruntime and other runtimes", (".onnx.data",)),
     "pt2": Format(".pt2", "an exported program of torch.export"),
     "torchscript": Format(".torchscript", "a trace of TorchScript, which PyTorch has deprecated"),
-    "source": Format(".py", "readable Python source, with its weights in a file beside it"),
+    "source": Format(".py", "readable Python source, with its weights in a file beside it", (WEIGHTS,)),
 }
 MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript")}  # of the extra of that name
 

@@ -66,6 +66,20 @@ def test_other_architectures_have_files_of_their_own(toy: Path, capsys: pytest.C
     assert "has no refined genotype" in refused(capsys, "run", "torchscript", "select=refined")
 
 
+@pytest.mark.parametrize("name", ["model.py", "model.pt"])
+def test_a_file_that_no_export_has_written_stays(name: str, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(name).write_text("mine")
+    says = f"{name} is there, and no export of this run has written it: name another place, output=PATH, or move it"
+    assert says in refused(capsys, "run", "source", "output=model")
+    assert Path(name).read_text() == "mine"
+
+
+def test_a_file_that_an_export_of_this_run_has_written_is_replaced(toy: Path) -> None:
+    for select in ("argmax", "process_best"):
+        main(["run", "torchscript", "output=model", f"select={select}"])
+        assert read(toy, "export.json")["../model.torchscript"]["genotype"] == read(toy, "genotype.json")[select]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

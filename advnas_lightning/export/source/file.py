@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from advnas_lightning.export.call import Call
+from advnas_lightning.export.formats import WEIGHTS
 from advnas_lightning.export.source.classes import Definitions
 from advnas_lightning.export.source.expressions import Expressions
 from advnas_lightning.export.source.values import Names, literal
 
 __all__ = ["FreshProcess", "source_of", "write_source"]
 
-WEIGHTS = ".pt"
 HEAD = '''"""A found network. This file needs {needs} alone, and the weights in {weights}.
 
     from {stem} import network
