@@ -151,6 +151,8 @@ def _refuse_other_mode(config: DictConfig, mode: Literal["run", "sweep"]) -> Non
     """Refuse the folder of a sweep for a run, that of a run for a sweep, and a setting that is for the other one."""
     other, sign = ("sweep", SWEEP) if mode == "run" else ("run", CONFIG)
     given = {each.lstrip("+").partition("=")[0]: each for each in config.hydra.overrides.hydra}
+    if not config.hydra[mode].dir:
+        raise ValueError(f"hydra.{mode}.dir has no value: name a folder, or leave it out")
     if f"hydra.{other}.dir" in given and f"hydra.{mode}.dir" not in given:
         raise ValueError(
             f"{given[f'hydra.{other}.dir']}: this is a {mode}, whose folder is hydra.{mode}.dir; -m makes a sweep"

@@ -158,11 +158,13 @@ MIXED_UP = [
     (["-m", "hydra.sweep.dir=there"], "there has a run: go on with it without -m, with hydra.run.dir=there, or set"),
     (["hydra.sweep.dir=new"], "hydra.sweep.dir=new: this is a run, whose folder is hydra.run.dir; -m makes a sweep"),
     (["-m", "hydra.run.dir=new"], "hydra.run.dir=new: this is a sweep, whose folder is hydra.sweep.dir; -m makes"),
+    (["hydra.run.dir="], "hydra.run.dir has no value: name a folder, or leave it out"),
+    (["-m", "hydra.sweep.dir="], "hydra.sweep.dir has no value: name a folder, or leave it out"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), slow_but(MIXED_UP, [MIXED_UP[0], MIXED_UP[3]]))
-def test_a_run_and_a_sweep_are_not_mixed_up(
+@pytest.mark.parametrize(("arguments", "says"), slow_but(MIXED_UP, [MIXED_UP[0], *MIXED_UP[3:5]]))
+def test_a_folder_is_named_and_a_run_and_a_sweep_are_not_mixed_up(
     arguments: list[str], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sign = folder / "there" / (".hydra/config.yaml" if "-m" in arguments else "multirun.yaml")
