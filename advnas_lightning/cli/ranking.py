@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advnas_lightning import rng
+from advnas_lightning.cli.checks import suggestion
 from advnas_lightning.cli.cost_showing import WIDTH
 from advnas_lightning.cli.known import keep_found, known_costs, known_of_run, training_line
 from advnas_lightning.cli.loading import SavedRun, load
@@ -29,7 +30,7 @@ from advnas_lightning.ranking.figure import draw_ranking
 from advnas_lightning.ranking.result import Ranking, columns
 from advnas_lightning.runs import RANKING, RunFolder, sha256, write_json
 from advnas_lightning.space.genotype_file import add_genotype
-from advnas_lightning.texts import encodable, listed, writable
+from advnas_lightning.texts import encodable, listed, plain, writable
 
 FOLDER, SCORES = "ranking", "scores.jsonl"
 # Options that decide how a ranking is made, but not what it finds; budgets are a part of the result.
@@ -90,7 +91,12 @@ def _ranking(run: SavedRun, options: Mapping[str, Any], folder: Path) -> Ranking
     tables = known_costs(run.search, run.folder, options["costs"])
     budgets = _budgets(options["budgets"], tables)
     wanted = dict.fromkeys([*options["cost"], *(kind for each in budgets for kind in each)])
-    to_measure = [kind for kind in wanted if kind not in tables and kind in UNITS]
+    for kind in wanted:
+        if kind not in (*tables, *UNITS):
+            raise ValueError(
+                f"cost_budget has {plain(kind)}, which is no cost of this run: {suggestion(kind, [*tables, *UNITS])}"
+            )
+    to_measure = [kind for kind in wanted if kind not in tables]
     with rng.seeded(0):
         training = training_batches(run, options["calibrate"])
     with _progress() as on_progress:

@@ -70,6 +70,14 @@ def test_a_run_of_each_task_is_ranked(
     assert read(tmp_path / "trained", "genotype.json")["argmax"] == content["architectures"][0]["genotype"]
 
 
+def test_a_budget_of_what_is_no_cost_is_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "cost_budget={paramz: 1}"])
+    says = "error: cost_budget has paramz, which is no cost of this run: did you mean params?\n"
+    assert capsys.readouterr().err == says
+    assert not (toy / "ranking").exists()
+
+
 def test_a_budget_is_measured_and_one_that_cannot_be_met_is_refused(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
