@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from advnas_lightning.space.elastic.axes import Axis, InFeatures, pad
+from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, pad
 from advnas_lightning.space.elastic.narrowing import Change, first_of_each
 from advnas_lightning.space.elastic.norms import NormalizedShape
 from advnas_lightning.space.elastic.transposed import Nx
@@ -65,8 +66,40 @@ class FusedHeads(Heads):
         return Change({self.name: size, "split_size": width}, parts=parts)
 
 
+class HeadByHead(Heads):
+    """The heads of GPT-NeoX's attention, whose one layer computes the queries, keys and values head by head.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> HeadByHead().full(SimpleNamespace(head_size=2, dense=SimpleNamespace(in_features=8)))
+        4
+    """
+
+    def of(self, module: Any) -> bool:
+        """Whether it has any."""
+        return True
+
+    def full(self, module: Any) -> int:
+        """The number of heads."""
+        return int(module.dense.in_features // module.head_size)
+
+    def change(self, module: Any, size: int) -> Change:
+        """The features of the first heads in both layers."""
+        width = size * module.head_size
+        fused = module.query_key_value
+        return Change(parts={fused: GIVES.change(fused, 3 * width), module.dense: READS.change(module.dense, width)})
+
+
 class GroupedHeads(Heads):
-    """The heads of attentions such as Llama's, in whole groups that share their keys and values.
+    """The heads of an attention with a layer each for queries, keys, values and the output, such as Llama's.
+
+    Heads that share their keys and values stay in whole groups. A bias of the positions has a column for each head.
+
+    Args:
+        projections: The names of the four layers.
+        head_dim: The name of the attribute that has the size of a head.
+        counts: The names of attributes that have the number of heads, where there are any.
+        widths: The names of attributes that have the number of features of all heads.
 
     Example:
         >>> from torch import nn
@@ -78,34 +111,102 @@ class GroupedHeads(Heads):
         ({'out_features': 4}, {'out_features': 2})
     """
 
+    def __init__(
+        self,
+        projections: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        head_dim: str = "head_dim",
+        counts: Sequence[str] = ("num_attention_heads",),
+        widths: Sequence[str] = (),
+    ) -> None:
+        self.projections, self.head_dim, self.counts, self.widths = projections, head_dim, counts, widths
+
+    def layers(self, module: Any) -> list[Any]:
+        """The layers of the queries, keys, values and the output."""
+        return [getattr(module, name) for name in self.projections]
+
     def of(self, module: Any) -> bool:
         """Whether the projections are layers of the attention itself, and its heads are whole groups."""
-        is_whole = hasattr(module, "q_proj") and hasattr(module, "head_dim")
-        return is_whole and module.o_proj.in_features % module.k_proj.out_features == 0
+        if not all(hasattr(module, name) for name in (*self.projections, self.head_dim)):
+            return False
+        _, keys, _, out = self.layers(module)
+        return bool(out.in_features % keys.out_features == 0)
 
     def full(self, module: Any) -> int:
         """The number of heads of the queries."""
-        return int(module.o_proj.in_features // module.head_dim)
+        return int(self.layers(module)[3].in_features // getattr(module, self.head_dim))
 
     def group(self, module: Any) -> int:
         """The number of heads that share their keys and values."""
-        return int(module.o_proj.in_features // module.k_proj.out_features)
+        _, keys, _, out = self.layers(module)
+        return int(out.in_features // keys.out_features)
 
     def change(self, module: Any, size: int) -> Change:
         """The features of the first groups in all projections."""
-        width, shared = size * module.head_dim, size // self.group(module) * module.head_dim
+        queries, keys, values, out = self.layers(module)
+        head_dim = getattr(module, self.head_dim)
+        width, shared = size * head_dim, size // self.group(module) * head_dim
         parts = {
-            module.q_proj: GIVES.change(module.q_proj, width),
-            module.k_proj: GIVES.change(module.k_proj, shared),
-            module.v_proj: GIVES.change(module.v_proj, shared),
-            module.o_proj: READS.change(module.o_proj, width),
+            queries: GIVES.change(queries, width),
+            keys: GIVES.change(keys, shared),
+            values: GIVES.change(values, shared),
+            out: READS.change(out, width),
+            **_bias(module, size),
         }
-        counted = "num_attention_heads"
-        return Change({counted: size} if hasattr(module, counted) else {}, parts=parts)
+        given = dict.fromkeys(self.counts, size) | dict.fromkeys(self.widths, width)
+        return Change({name: value for name, value in given.items() if hasattr(module, name)}, parts=parts)
+
+
+class HeadsOfStack(Heads):
+    """The heads of all attentions of a stack that share a bias of the positions, such as T5's: they choose alike.
+
+    The bias has a column for each head and is handed on from layer to layer, so that no layer can have heads of its
+    own.
+
+    Args:
+        heads: The heads of one attention.
+
+    Example:
+        >>> from torch import nn
+        >>> attention = nn.Module()
+        >>> attention.head_dim, attention.relative_attention_bias = 2, nn.Embedding(3, 4)
+        >>> for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        ...     attention.add_module(name, nn.Linear(8, 8))
+        >>> stack = nn.Sequential(nn.Linear(8, 8), attention)
+        >>> heads = HeadsOfStack(GroupedHeads())
+        >>> heads.full(stack), [part is attention for part in heads.change(stack, 2).parts]
+        (4, [True])
+    """
+
+    def __init__(self, heads: GroupedHeads) -> None:
+        self.heads = heads
+
+    def attentions(self, module: Any) -> list[Any]:
+        """The attentions of the stack."""
+        return [part for part in module.modules() if self.heads.of(part)]
+
+    def of(self, module: Any) -> bool:
+        """Whether it has any."""
+        return bool(self.attentions(module))
+
+    def full(self, module: Any) -> int:
+        """The number of heads of each attention."""
+        return self.heads.full(self.attentions(module)[0])
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first heads of all attentions."""
+        parts = {each: self.heads.change(each, size) for each in self.attentions(module)}
+        return Change({"n_heads": size} if hasattr(module, "n_heads") else {}, parts=parts | _bias(module, size))
+
+    def padded(self, module: Any, output: Any, size: int) -> Any:
+        """The output of the stack, which has the full width."""
+        return output
 
 
 class InnerHeads(Heads):
     """The heads of an attention without the projection behind it, such as BERT's, whose output is as wide as its heads.
+
+    Args:
+        projections: The names of the layers inside it. Those that an attention does not have are left out.
 
     Example:
         >>> import torch
@@ -115,6 +216,9 @@ class InnerHeads(Heads):
         >>> output.shape
         torch.Size([1, 8])
     """
+
+    def __init__(self, projections: Sequence[str] = ("query", "key", "value")) -> None:
+        self.projections = projections
 
     def of(self, module: Any) -> bool:
         """Whether it has any."""
@@ -127,13 +231,20 @@ class InnerHeads(Heads):
     def change(self, module: Any, size: int) -> Change:
         """The features of the first heads in all projections."""
         width = size * module.attention_head_size
-        parts = {each: GIVES.change(each, width) for each in (module.query, module.key, module.value)}
+        layers = [getattr(module, name) for name in self.projections if hasattr(module, name)]
+        parts = {each: GIVES.change(each, width) for each in layers}
         return Change({"num_attention_heads": size, "all_head_size": width}, parts=parts)
 
     def padded(self, module: Any, output: Any, size: int) -> Any:
         """The output and the attention weights of each head with zeros behind them."""
         values, *others = super().padded(module, output, size)
         return (pad(values, -1, size * module.attention_head_size), *others)
+
+
+def _bias(module: Any, size: int) -> dict[Any, Change]:
+    """The columns of the first heads, where a module has a bias of the positions."""
+    bias = getattr(module, "relative_attention_bias", None)
+    return {} if bias is None else {bias: EmbeddingDim().change(bias, size)}
 
 
 def _fused(name: str, width: int, dim: int = 0) -> Change:

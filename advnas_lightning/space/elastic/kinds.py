@@ -21,7 +21,7 @@ from advnas_lightning.space.elastic.convolutions import (
     TransposedOutChannels,
 )
 from advnas_lightning.space.elastic.convolutions import InHalves as InChannelHalves
-from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, InnerHeads
+from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, HeadByHead, Heads, HeadsOfStack, InnerHeads
 from advnas_lightning.space.elastic.narrowing import Change, refuse_computed
 from advnas_lightning.space.elastic.norms import (
     InstanceFeatures,
@@ -40,8 +40,45 @@ TRANSPOSED = (TransposedOutChannels(), TransposedGroups(), TransposedInChannels(
 BATCH_NORM = (NumFeatures(),)
 RECURRENT = (HiddenSize(), InputSize(), InputHalves())
 # Families of Hugging Face whose classes are built alike.
-BERTS = ("bert.modeling_bert.Bert", "roberta.modeling_roberta.Roberta", "electra.modeling_electra.Electra")
-LLAMAS = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
+BERTS = (
+    "bert.modeling_bert.Bert",
+    "roberta.modeling_roberta.Roberta",
+    "xlm_roberta.modeling_xlm_roberta.XLMRoberta",
+    "camembert.modeling_camembert.Camembert",
+    "electra.modeling_electra.Electra",
+)
+LLAMAS = (
+    "llama.modeling_llama.Llama",
+    "mistral.modeling_mistral.Mistral",
+    "qwen2.modeling_qwen2.Qwen2",
+    "qwen3.modeling_qwen3.Qwen3",
+    "gemma.modeling_gemma.Gemma",
+    "gemma2.modeling_gemma2.Gemma2",
+    "gemma3.modeling_gemma3.Gemma3",
+    "smollm3.modeling_smollm3.SmolLM3",
+)
+VITS = (
+    "vit.modeling_vit.ViT",
+    "deit.modeling_deit.DeiT",
+    "dinov2.modeling_dinov2.Dinov2",
+    "dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegisters",
+)
+CLIPS = ("clip.modeling_clip.CLIP", "siglip.modeling_siglip.Siglip")
+BARTS = (
+    "bart.modeling_bart.Bart",
+    "mbart.modeling_mbart.MBart",
+    "marian.modeling_marian.Marian",
+    "pegasus.modeling_pegasus.Pegasus",
+    "m2m_100.modeling_m2m_100.M2M100",
+    "whisper.modeling_whisper.Whisper",
+)
+T5S = ("t5.modeling_t5.T5", "mt5.modeling_mt5.MT5")
+OUT_PROJ = GroupedHeads(("q_proj", "k_proj", "v_proj", "out_proj"), counts=("num_heads",))
+T5_HEADS = GroupedHeads(("q", "k", "v", "o"), "key_value_proj_dim", ("n_heads",), ("inner_dim",))
+MPNET_HEADS = GroupedHeads(("q", "k", "v", "o"), "attention_head_size", widths=("all_head_size",))
+ALBERT_HEADS = GroupedHeads(("query", "key", "value", "dense"), "attention_head_size", widths=("all_head_size",))
+DISTILBERT_HEADS = GroupedHeads(("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", ("n_heads",))
+DEBERTA_HEADS = InnerHeads(("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"))
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     nn.Linear: (Axis(), InFeatures(), InHalves()),
     nn.Embedding: (EmbeddingDim(),),
@@ -73,10 +110,17 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
     "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (FusedHeads(),),
-    "transformers.models.vit.modeling_vit.ViTAttention": (GroupedHeads(),),
+    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": (HeadByHead(),),
+    "transformers.models.distilbert.modeling_distilbert.DistilBertSelfAttention": (DISTILBERT_HEADS,),
+    "transformers.models.albert.modeling_albert.AlbertAttention": (ALBERT_HEADS,),
+    "transformers.models.mpnet.modeling_mpnet.MPNetEncoder": (HeadsOfStack(MPNET_HEADS),),
+    "transformers.models.deberta_v2.modeling_deberta_v2.DisentangledSelfAttention": (DEBERTA_HEADS,),
+    "transformers.models.phi.modeling_phi.PhiAttention": (GroupedHeads(("q_proj", "k_proj", "v_proj", "dense")),),
     "transformers.models.vit.modeling_vit.ViTSelfAttention": (InnerHeads(),),  # before transformers 5
     **{f"transformers.models.{name}SelfAttention": (InnerHeads(),) for name in BERTS},
-    **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in LLAMAS},
+    **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in (*LLAMAS, *VITS)},
+    **{f"transformers.models.{name}Attention": (OUT_PROJ,) for name in (*CLIPS, *BARTS)},
+    **{f"transformers.models.{name}Stack": (HeadsOfStack(T5_HEADS),) for name in T5S},
 }
 """The elastic sizes by the class of a module, or by its name with its module. Classes of one's own can be entered."""
 

@@ -58,7 +58,20 @@ class Layers(Axis):
         return self.layers(module)
 
 
-class Looped(Layers):
+class Stage(Layers):
+    """The number of layers of a Sequential whose first layer may differ from the others, as in a stage of a ResNet.
+
+    Example:
+        >>> Stage().checked(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)), 2)
+        2
+    """
+
+    def alike(self, module: Any) -> list[nn.Module]:
+        """The layers behind the first one."""
+        return self.layers(module)[1:]
+
+
+class Looped(Stage):
     """The number of layers of a list that a module loops over in its forward pass.
 
     Args:
@@ -103,19 +116,6 @@ class NumLayers(Looped):
     def change(self, module: Any, size: int) -> Change:
         """The stack keeps its first layers."""
         return Change({self.name: size, **super().change(module, size).attributes})
-
-
-class Stage(Layers):
-    """The number of layers of a Sequential whose first layer differs from the others, such as a stage of a ResNet.
-
-    Example:
-        >>> Stage().checked(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)), 2)
-        2
-    """
-
-    def alike(self, module: Any) -> list[nn.Module]:
-        """The layers behind the first one."""
-        return self.layers(module)[1:]
 
 
 class Behind(Axis):

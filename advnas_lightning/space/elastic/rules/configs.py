@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from advnas_lightning.space.elastic.rules.descriptions import Member
 from advnas_lightning.space.elastic.rules.table import descriptions_of
 from advnas_lightning.texts import listed
 
@@ -33,7 +33,8 @@ def fit_config(network: Any) -> None:
             ...
         ValueError: a Linear has no config of Hugging Face: give a network that has one
     """
-    kind, config = type(network).__name__, getattr(network, "config", None)
+    kind = type(network).__name__
+    config: Any = getattr(network, "config", None)
     if not hasattr(config, "to_dict"):
         raise ValueError(f"a {kind} has no config of Hugging Face: give a network that has one")
     values = _values(network, config)
@@ -42,11 +43,12 @@ def fit_config(network: Any) -> None:
         setattr(fitted, name, value)
     try:
         with torch.device("meta"):
-            built = type(network)(copy.deepcopy(fitted))
+            built = type(network)(type(config).from_dict(fitted.to_dict()))  # as from_pretrained does
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"no {kind} can be built with {_told(values)}, so that no config describes it: {reason}"
+            f"no {kind} can be built with {_told(values)}, so that no config describes it: {reason}; save it with"
+            " torch.save"
         ) from None
     own, other = _shapes(network), _shapes(built)
     different = next((name for name in (*own, *other) if own.get(name) != other.get(name)), None)
@@ -61,41 +63,50 @@ def fit_config(network: Any) -> None:
 
 def _values(network: nn.Module, config: Any) -> dict[str, Any]:
     """The values of the config by the sizes that the network's blocks have."""
-    sizes: dict[str, set[int]] = {"ffn": set(), "heads": set(), "depth": set()}
-    for module in network.modules():
+    sizes: dict[tuple[str, str], set[int]] = {}
+    for name, module in network.named_modules():
         for described in descriptions_of(module, {})[0]:
             try:
                 member = described.members(module)[0]
             except ValueError:  # the block is built in another way
                 continue
-            sizes[described.kind].add(member.full)
-            if described.kind == "heads":
-                heads = member
-    for size, found in sizes.items():
+            field = _field(described.kind, config, f"{name}.{member.name}".split("."))
+            sizes.setdefault((described.kind, field), set()).add(member.full)
+    values: dict[str, Any] = {}
+    for (kind, field), found in sizes.items():
         if len(found) > 1:
             raise ValueError(
-                f"a config has one {size} for all layers, and the network has {listed(map(str, sorted(found)))}: search"
+                f"a config has one {kind} for all layers, and the network has {listed(map(str, sorted(found)))}: search"
                 " one for all with share=, or save it with torch.save"
             )
-    values: dict[str, Any] = {}
-    if sizes["depth"]:
-        values["num_hidden_layers"] = depth = sizes["depth"].pop()
-        if getattr(config, "layer_types", None) is not None:  # the kind of attention of each layer
-            values["layer_types"] = list(config.layer_types[:depth])
-    if sizes["ffn"]:
-        values["n_inner" if hasattr(config, "n_inner") else "intermediate_size"] = sizes["ffn"].pop()
-    if sizes["heads"] and config.num_attention_heads not in sizes["heads"]:
-        values |= _heads(heads, config)
+        values[field] = size = found.pop()
+        if kind == "heads":
+            values |= _heads(field, size, config)
+        if kind == "depth" and getattr(config, "layer_types", None) is not None:  # the kind of attention of each layer
+            values["layer_types"] = list(config.layer_types[:size])
     return values
 
 
-def _heads(heads: Member, config: Any) -> dict[str, int]:
-    """The values of the config for another number of heads. The heads are as large as before."""
-    values = {"num_attention_heads": heads.full}
-    values["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _field(kind: str, config: Any, place: Sequence[str]) -> str:
+    """The name of a size in a config. Some have one for the encoder and one for the decoder."""
+    side = "decoder" if "decoder" in place else "encoder"
+    names = {
+        "depth": (f"{side}_layers", f"num_{side}_layers", "num_hidden_layers"),
+        "ffn": (f"{side}_ffn_dim", "n_inner", "d_ff", "hidden_dim", "intermediate_size"),
+        "heads": (f"{side}_attention_heads", "num_attention_heads"),
+    }[kind]
+    return next((name for name in names if hasattr(config, name)), names[-1])
+
+
+def _heads(field: str, size: int, config: Any) -> dict[str, int]:
+    """Further values of the config for another number of heads. The heads are as large as before."""
+    before = getattr(config, field, size)
+    if before == size:
+        return {}
+    values = {"head_dim": getattr(config, "head_dim", None) or config.hidden_size // before}
     shared = getattr(config, "num_key_value_heads", None)
     if shared is not None:
-        values["num_key_value_heads"] = heads.full * shared // config.num_attention_heads
+        values["num_key_value_heads"] = size * shared // before
     return values
 
 

@@ -108,8 +108,8 @@ class Stack:
     """A stack of layers whose depth can be elastic: the network then runs the first ones.
 
     Args:
-        layers: The name of an ``nn.Sequential`` in the block, of which the first layer may differ from the others; or
-            of an ``nn.ModuleList``, whose layers must be equal, and over which the module around it loops.
+        layers: The name of an ``nn.Sequential`` in the block; or of an ``nn.ModuleList`` over which the module around
+            it loops. The first layer may differ from the others, which must be equal.
         behind: The names of the normalization layers in the block that follow the stack directly. The gate acts behind
             them, too, as they divide by the scale of what the stack gives. An ``nn.Identity`` is passed over.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from advnas_lightning.space.elastic.kinds import BERTS, LLAMAS, qualified
+from advnas_lightning.space.elastic.kinds import BARTS, BERTS, CLIPS, LLAMAS, T5S, VITS, qualified
 from advnas_lightning.space.elastic.rules.descriptions import Description, Heads, Stack, Width
 
 TRANSFORMER_LAYER = (Width("ffn", ["linear1"], ["linear2"]),)
@@ -97,6 +97,8 @@ TIMM_STAGES = tuple(
     for norm in (f"blocks.{stage + 1}.0.bn1", "bn2")  # that of the head behind the last stage
 )
 GATED_FEED_FORWARD = (Width("ffn", ["gate_proj", "up_proj"], ["down_proj"]),)
+FEED_FORWARD = (Width("ffn", ["fc1"], ["fc2"]),)
+VIT_MODEL = (Stack("layers"), Stack("encoder.layer", behind=["layernorm"]))  # the latter of DINOv2
 BERT_LAYER = (Width("ffn", ["intermediate.dense"], ["output.dense"]),)
 
 BLOCKS: dict[str, Sequence[Description]] = {
@@ -143,18 +145,46 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.models._efficientnet_blocks.EdgeResidual": TIMM_EDGE,
     "timm.models.efficientnet.EfficientNet": TIMM_STAGES,
     **{f"transformers.models.{name}Layer": BERT_LAYER for name in BERTS},
-    **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in BERTS},
     **{f"transformers.models.{name}Attention": (Heads("self", reads=["output.dense"]),) for name in BERTS},
-    **{f"transformers.models.{name}Attention": (Heads(),) for name in LLAMAS},
-    "transformers.models.vit.modeling_vit.ViTAttention": (Heads(), Heads("attention", reads=["output.dense"])),
-    "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (Heads(),),
-    "transformers.models.vit.modeling_vit.ViTMLP": (Width("ffn", ["fc1"], ["fc2"]),),
-    "transformers.models.vit.modeling_vit.ViTLayer": BERT_LAYER,  # before transformers 5
-    "transformers.models.vit.modeling_vit.ViTModel": (Stack("layers"), Stack("encoder.layer", behind=["layernorm"])),
-    "transformers.models.gpt2.modeling_gpt2.GPT2MLP": (Width("ffn", ["c_fc"], ["c_proj"]),),
-    "transformers.models.gpt2.modeling_gpt2.GPT2Model": (Stack("h"),),
-    **{f"transformers.models.{name}MLP": GATED_FEED_FORWARD for name in LLAMAS},
+    **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in BERTS},
+    "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Layer": BERT_LAYER,
+    "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Attention": (Heads("self", reads=["output.dense"]),),
+    "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Encoder": (Stack("layer"),),
+    "transformers.models.mpnet.modeling_mpnet.MPNetLayer": BERT_LAYER,
+    "transformers.models.mpnet.modeling_mpnet.MPNetEncoder": (Heads(), Stack("layer")),
+    "transformers.models.albert.modeling_albert.AlbertLayer": (Width("ffn", ["ffn"], ["ffn_output"]),),
+    "transformers.models.albert.modeling_albert.AlbertAttention": (Heads(),),
+    "transformers.models.distilbert.modeling_distilbert.FFN": (Width("ffn", ["lin1"], ["lin2"]),),
+    "transformers.models.distilbert.modeling_distilbert.DistilBertSelfAttention": (Heads(),),
+    "transformers.models.distilbert.modeling_distilbert.Transformer": (Stack("layer"),),
+    **{f"transformers.models.{name}DenseActDense": (Width("ffn", ["wi"], ["wo"]),) for name in T5S},
+    **{f"transformers.models.{name}DenseGatedActDense": (Width("ffn", ["wi_0", "wi_1"], ["wo"]),) for name in T5S},
+    **{f"transformers.models.{name}Stack": (Heads(), Stack("block")) for name in T5S},
+    **{f"transformers.models.{name}{side}Layer": FEED_FORWARD for name in BARTS for side in ("Encoder", "Decoder")},
+    **{f"transformers.models.{name}{side}": (Stack("layers"),) for name in BARTS for side in ("Encoder", "Decoder")},
+    **{f"transformers.models.{name}Attention": (Heads(),) for name in (*BARTS, *CLIPS, *LLAMAS, *VITS)},
+    **{f"transformers.models.{name}MLP": FEED_FORWARD for name in (*CLIPS, *VITS)},
+    **{
+        f"transformers.models.{name}{side}Model": (Stack("encoder.layers", behind=[norm]),)
+        for name in CLIPS
+        for side, norm in (("Text", "final_layer_norm"), ("Vision", "post_layernorm"))
+    },
     **{f"transformers.models.{name}Model": (Stack("layers"),) for name in LLAMAS},
+    **{f"transformers.models.{name}TextModel": (Stack("layers"),) for name in LLAMAS},  # of Gemma 3
+    **{f"transformers.models.{name}MLP": GATED_FEED_FORWARD for name in LLAMAS},
+    **{f"transformers.models.{name}SwiGLUFFN": GATED_FEED_FORWARD for name in VITS},  # of the largest DINOv2
+    **{f"transformers.models.{name}Model": VIT_MODEL for name in VITS},
+    "transformers.models.vit.modeling_vit.ViTAttention": (Heads(), Heads("attention", reads=["output.dense"])),
+    "transformers.models.vit.modeling_vit.ViTLayer": BERT_LAYER,  # before transformers 5
+    "transformers.models.phi.modeling_phi.PhiMLP": FEED_FORWARD,
+    "transformers.models.phi.modeling_phi.PhiAttention": (Heads(),),
+    "transformers.models.phi.modeling_phi.PhiModel": (Stack("layers"),),
+    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXMLP": (Width("ffn", ["dense_h_to_4h"], ["dense_4h_to_h"]),),
+    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": (Heads(),),
+    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXModel": (Stack("layers"),),
+    "transformers.models.gpt2.modeling_gpt2.GPT2MLP": (Width("ffn", ["c_fc"], ["c_proj"]),),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (Heads(),),
+    "transformers.models.gpt2.modeling_gpt2.GPT2Model": (Stack("h"),),
 }
 """The descriptions of a block's sizes by the name of its class with its module. Of those whose first module is the
 same, the first one holds that fits the block."""

@@ -149,7 +149,7 @@ class Widths:
         """
         descriptions, is_own = descriptions_of(block, self.blocks)
         reasons: dict[str, ValueError] = {}
-        taken: dict[str, str] = {}
+        taken: set[tuple[str, str]] = set()
         for described in descriptions:
             kind = described.kind
             if kind not in self.sizes:
@@ -162,15 +162,15 @@ class Widths:
                     lacks = str(error).partition(":")[0]
                     misfits.setdefault(kind, f"in {name!r}, a {type(block).__name__}, {lacks}")
                 continue
-            if first.name in taken:
+            if (kind, first.name) in taken:
                 continue
-            taken[first.name] = kind
+            taken.add((kind, first.name))
             members = [each._replace(name=_inside(name, each.name)) for each in (first, *others)]
             stands = (members[0].name, first.module) if kind == DEPTH else (name, block)
             if kind != DEPTH or first.full > 1:  # one layer alone is no choice
                 yield Found(kind, *stands, members)
         for kind, reason in reasons.items():
-            if is_own and kind not in taken.values():
+            if is_own and not any(kind == each for each, _ in taken):
                 raise ValueError(f"what blocks says of the {kind} of a {type(block).__name__} is not so: {reason}")
 
 

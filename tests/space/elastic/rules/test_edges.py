@@ -16,7 +16,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from advnas_lightning import Genotype, SearchSpace, choices, make_searchable, widths
 from advnas_lightning.cost.elastic import count
 from advnas_lightning.space.elastic import Elastic, Follower
-from advnas_lightning.space.elastic.rules import Stack, Width
+from advnas_lightning.space.elastic.heads import GroupedHeads, HeadsOfStack
+from advnas_lightning.space.elastic.kinds import AXES
+from advnas_lightning.space.elastic.rules import Heads, Stack, Width
 
 HALF = [0.5, 1.0]
 
@@ -149,6 +151,59 @@ def test_a_block_that_stands_at_two_places_is_one_choice() -> None:
     found: Any = space.genotype([0]).apply(net)
     assert found[0] is found[2]
     assert found[0].conv1.out_channels == 4
+
+
+class Biased(nn.Module):
+    """An attention that hands on the bias of the positions, as in T5: the first one of a stack has it for all."""
+
+    def __init__(self, is_first: bool) -> None:
+        super().__init__()
+        self.head_dim = 2
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(8, 8) for _ in range(4))
+        if is_first:
+            self.relative_attention_bias = nn.Embedding(5, 4)
+
+    def forward(self, x: Tensor, bias: Any) -> tuple[Tensor, Tensor]:
+        q, k, v = (each(x).unflatten(-1, (-1, 2)).transpose(1, 2) for each in (self.q_proj, self.k_proj, self.v_proj))
+        if bias is None:
+            places = torch.arange(x.shape[1])
+            bias = self.relative_attention_bias((places - places.unsqueeze(1)).abs()).permute(2, 0, 1)
+        values = ((q @ k.transpose(-1, -2) + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return x + self.o_proj(values), bias
+
+
+class BiasedStack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Biased(is_first=n == 0) for n in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None
+        for layer in self.layers:
+            x, bias = layer(x, bias)
+        return x
+
+
+@pytest.mark.parametrize("order_by", [None, "magnitude"])
+def test_layers_that_share_a_bias_of_the_positions_have_the_same_heads(
+    order_by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AXES, BiasedStack, (HeadsOfStack(GroupedHeads()),))
+    net: Any = nn.Sequential(BiasedStack()).double()
+    plain, x = copy.deepcopy(net), torch.randn(2, 5, 8, dtype=torch.double)
+    described = {BiasedStack: [Heads(), Stack("layers")]}
+    make_searchable(net, widths(heads=HALF, depth=[2, 3], order_by=order_by, blocks=described))
+    space = SearchSpace(net)
+    assert space.edges == ("0.depth", "0.heads")
+    with space.bind(space.one_hot([1, 1])):
+        torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0 if order_by is None else 1e-12)
+    found: Any = space.genotype([0, 0]).apply(net)
+    assert [len(found[0].layers), found[0].layers[0].relative_attention_bias.embedding_dim] == [2, 2]
+    for layer in net.modules():  # the others are not read then
+        if isinstance(layer, Biased):
+            layer.o_proj.weight.data[:, 4:] = 0
+    with space.bind(space.one_hot([0, 1])):
+        torch.testing.assert_close(found(x), net(x), rtol=0, atol=1e-12)
 
 
 def test_hooks_modes_and_references_stay() -> None:

@@ -31,7 +31,7 @@ class Own(nn.Module):
         super().__init__()
         self.up, self.down, self.act = nn.Linear(4, 8), nn.Linear(8, 4), nn.ReLU()
         self.attention, self.odd = nn.MultiheadAttention(4, 2), nn.Linear(3, 4)
-        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
     "unequal layers": (
         nested,
         {"depth": HALF, "blocks": own(Stack("layers"))},
-        ("depth=1 of elastic '0.0.depth' cannot be: layer 1 is no Linear of the shapes that layer 0 has",),
+        ("depth=2 of elastic '0.0.depth' cannot be: layer 2 is no Linear of the shapes that layer 1 has",),
     ),
     "adapted": (
         adapted,

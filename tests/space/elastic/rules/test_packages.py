@@ -32,30 +32,38 @@ def small_vit(**options: Any) -> nn.Module:
     return of_timm("deit_tiny_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2, **options)
 
 
-class OfText(nn.Module):
-    """A network of Hugging Face as a plain function of its input."""
+class OfTensors(nn.Module):
+    """A network of Hugging Face as a plain function of its input. A decoder gets the same few tokens in all rows."""
 
-    def __init__(self, net: nn.Module, given: str) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
-        self.net, self.given = net, given
+        self.net, self.given = net, net.main_input_name
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.net(**{self.given: x}).logits
+        decoded = {"decoder_input_ids": torch.arange(3, 8).expand(len(x), -1)}
+        found: Tensor = self.net(**{self.given: x}, **(decoded if self.net.config.is_encoder_decoder else {}))[0]
         return found if found.dim() == 2 else found[:, -1]
+
+
+TOKENS = {"vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+PIXELS = {"image_size": 32, "patch_size": 16}
+FFNS = {"GPT2": "n_inner", "T5": "d_ff", "MT5": "d_ff", "DistilBert": "hidden_dim"}  # what configs call the width
+BART = {  # whose config has sizes for the encoder and for the decoder
+    **{f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in (("layers", 3), ("ffn_dim", 16))},
+    **{"d_model": 8, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_start_token_id": 1},
+}
 
 
 def of_transformers(kind: str, head: str, **options: Any) -> nn.Module:
     """A tiny network with random weights."""
     transformers = pytest.importorskip("transformers")
-    if kind == "ViT":
-        own = {"image_size": 32, "patch_size": 16}
-    else:
-        own = {"vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = getattr(transformers, f"{kind}Config")(
-        **{**own, "num_labels": CLASSES, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4},
-        **{"use_cache": False, "n_inner" if kind == "GPT2" else "intermediate_size": 16, **options},
-    )
-    return OfText(getattr(transformers, head)(config), "pixel_values" if kind == "ViT" else "input_ids")
+    own: dict[str, Any] = {"num_labels": CLASSES, "use_cache": False}
+    if "d_model" not in options:
+        own |= {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4}
+        own |= {FFNS.get(kind, "intermediate_size"): 16}
+    own |= {"d_kv": 2, "num_decoder_layers": 3, "decoder_start_token_id": 0} if kind.endswith("T5") else {}
+    own |= PIXELS if kind.startswith(("ViT", "DeiT", "Dino")) or kind.endswith("Vision") else TOKENS
+    return OfTensors(getattr(transformers, head)(getattr(transformers, f"{kind}Config")(**{**own, **options})))
 
 
 # The network, its elastic sizes, and how many parameters the smallest sizes remove, counted by hand.
@@ -63,6 +71,7 @@ FFN = 8 * (8 + 1 + 8)  # of 8 of 16 features, between a stream of 8
 HEADS = 3 * (4 * 8 + 4) + 8 * 4  # of half of the heads: rows of queries, keys and values, columns of what reads them
 ATTENTION = 4 * (8 * 8 + 8)
 ALL = {"ffn": HALF, "heads": HALF, "depth": [1, 3]}
+HALVES = {"ffn": HALF, "heads": HALF, "depth": HALF}
 TEXT: dict[str, tuple[Make, dict[str, Any], int]] = {
     "bert": (
         lambda: of_transformers("Bert", "BertForSequenceClassification"),
@@ -80,6 +89,18 @@ TEXT: dict[str, tuple[Make, dict[str, Any], int]] = {
         ALL,
         8 * 3 * 8 + 4 * 8 + 2 * (2 * 8) + 8 * 4 + 2 * (3 * 8 * 16 + 3 * 8 * 8 + 2 * 8),
     ),
+    "distilbert": (
+        lambda: of_transformers("DistilBert", "DistilBertForSequenceClassification"),
+        ALL,
+        FFN + HEADS + 2 * (ATTENTION + 16 * 17 + 8 + 2 * 16),
+    ),
+    # which has no biases, but one of 32 distances for each head in the encoder, and one in the decoder; and a decoder's
+    # layer has two attentions
+    "t5": (
+        lambda: of_transformers("T5", "T5ForConditionalGeneration"),
+        ALL,
+        2 * 8 * (2 * 8) + 3 * (4 * 8 * 4) + 2 * (32 * 2) + 2 * (4 * 16 * 8 + 3 * (4 * 8 * 8) + 5 * 8),
+    ),
 }
 IMAGES: dict[str, tuple[Make, dict[str, Any], int]] = {
     "vit": (
@@ -89,27 +110,56 @@ IMAGES: dict[str, tuple[Make, dict[str, Any], int]] = {
     ),
     "deit": (small_vit, ALL, 16 * 17 + HEADS + 2 * (ATTENTION + 32 * 17 + 8 + 2 * 16)),
 }
+FAMILIES: dict[str, Make] = {
+    "roberta": lambda: of_transformers("Roberta", "RobertaForSequenceClassification"),
+    "xlm-roberta": lambda: of_transformers("XLMRoberta", "XLMRobertaForSequenceClassification"),
+    "camembert": lambda: of_transformers("Camembert", "CamembertForSequenceClassification"),
+    "electra": lambda: of_transformers("Electra", "ElectraForSequenceClassification"),
+    "deberta": lambda: of_transformers(
+        "DebertaV2", "DebertaV2ForSequenceClassification", relative_attention=True, pos_att_type=["p2c", "c2p"]
+    ),
+    "mpnet": lambda: of_transformers("MPNet", "MPNetForSequenceClassification"),
+    "mistral": lambda: of_transformers("Mistral", "MistralForCausalLM", num_key_value_heads=2),
+    "qwen2": lambda: of_transformers("Qwen2", "Qwen2ForCausalLM", num_key_value_heads=2),
+    "qwen3": lambda: of_transformers("Qwen3", "Qwen3ForCausalLM", num_key_value_heads=2, head_dim=4),
+    "gemma": lambda: of_transformers("Gemma", "GemmaForCausalLM", num_key_value_heads=2, head_dim=4),
+    "gemma2": lambda: of_transformers("Gemma2", "Gemma2ForCausalLM", num_key_value_heads=2, head_dim=4),
+    "gemma3": lambda: of_transformers("Gemma3Text", "Gemma3ForCausalLM", num_key_value_heads=2, head_dim=4),
+    "smollm3": lambda: of_transformers("SmolLM3", "SmolLM3ForCausalLM", num_key_value_heads=2),
+    "phi": lambda: of_transformers("Phi", "PhiForCausalLM", num_attention_heads=2),
+    "gpt-neox": lambda: of_transformers("GPTNeoX", "GPTNeoXForCausalLM", num_attention_heads=2),
+    "gated t5": lambda: of_transformers("T5", "T5ForConditionalGeneration", feed_forward_proj="gated-gelu"),
+    "encoder of t5": lambda: of_transformers("T5", "T5EncoderModel", is_encoder_decoder=False),
+    "mt5": lambda: of_transformers("MT5", "MT5ForConditionalGeneration"),
+    "bart": lambda: of_transformers("Bart", "BartForConditionalGeneration", **BART),
+    "mbart": lambda: of_transformers("MBart", "MBartForConditionalGeneration", **BART),
+    "marian": lambda: of_transformers("Marian", "MarianMTModel", **BART),
+    "pegasus": lambda: of_transformers("Pegasus", "PegasusForConditionalGeneration", **BART),
+    "m2m100": lambda: of_transformers("M2M100", "M2M100ForConditionalGeneration", **BART),
+    "whisper": lambda: of_transformers(
+        "Whisper", "WhisperForConditionalGeneration", num_mel_bins=8, max_source_positions=8, **BART
+    ),
+    "clip's text": lambda: of_transformers("CLIPText", "CLIPTextModelWithProjection"),
+    "clip's images": lambda: of_transformers("CLIPVision", "CLIPVisionModelWithProjection"),
+    "siglip's text": lambda: of_transformers("SiglipText", "SiglipTextModel", projection_size=8),
+    "siglip's images": lambda: of_transformers("SiglipVision", "SiglipVisionModel"),
+    "deit of transformers": lambda: of_transformers("DeiT", "DeiTForImageClassification"),
+    "dinov2": lambda: of_transformers("Dinov2", "Dinov2ForImageClassification", mlp_ratio=2),
+    "gated dinov2": lambda: of_transformers("Dinov2", "Dinov2ForImageClassification", mlp_ratio=2, use_swiglu_ffn=True),
+    "dinov2 with registers": lambda: of_transformers(
+        "Dinov2WithRegisters", "Dinov2WithRegistersForImageClassification", mlp_ratio=2
+    ),
+}
 OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "roberta": (
-        lambda: of_transformers("Roberta", "RobertaForSequenceClassification"),
-        {"ffn": HALF, "heads": HALF, "depth": HALF},
+    **{name: (make, HALVES) for name, make in FAMILIES.items()},
+    "albert": (  # whose layers are one
+        lambda: of_transformers("Albert", "AlbertForSequenceClassification", embedding_size=8),
+        {"ffn": HALF, "heads": HALF},
     ),
-    "electra": (
-        lambda: of_transformers("Electra", "ElectraForSequenceClassification"),
-        {"ffn": HALF, "heads": HALF, "depth": HALF},
-    ),
-    "mistral": (
-        lambda: of_transformers("Mistral", "MistralForCausalLM", num_key_value_heads=2),
-        {"ffn": HALF, "heads": HALF, "depth": HALF},
-    ),
-    "qwen2": (
-        lambda: of_transformers("Qwen2", "Qwen2ForCausalLM", num_key_value_heads=2),
-        {"ffn": HALF, "heads": HALF, "depth": HALF},
-    ),
-    "averaging vit": (lambda: small_vit(global_pool="avg"), {"ffn": HALF, "heads": HALF, "depth": HALF}),
+    "averaging vit": (lambda: small_vit(global_pool="avg"), HALVES),
     "distilled deit": (
         lambda: of_timm("deit_tiny_distilled_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2),
-        {"ffn": HALF, "heads": HALF, "depth": HALF},
+        HALVES,
     ),
     "efficientnet": (lambda: of_timm("efficientnet_lite0"), {"channels": HALF, "depth": HALF}),
     "squeezed": (lambda: of_timm("efficientnet_b0"), {"channels": HALF, "depth": HALF}),
@@ -127,14 +177,30 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
 }
 
 
-def inputs(name: str) -> Tensor:
-    is_text = name in (*TEXT, "roberta", "electra", "mistral", "qwen2")
-    return torch.randint(3, 20, (6, 5)) if is_text else torch.randn(6, 3, 32, 32)
+def inputs(net: nn.Module) -> Tensor:
+    given = getattr(net, "given", "pixel_values")
+    if given == "input_ids":
+        return torch.randint(3, 20, (6, 5))
+    return torch.randn(6, 8, 16) if given == "input_features" else torch.randn(6, 3, 32, 32)
 
 
-def check(net: nn.Module, sizes: dict[str, Any], x: Tensor) -> tuple[nn.Module, nn.Module]:
+def masked(plain: nn.Module, found: nn.Module) -> nn.Module:
+    """The large network, whose layers do not read what was left out, and whose stacks end where the small ones do."""
+    masked = copy.deepcopy(plain)
+    for name, own in found.named_modules():
+        other: Any = masked.get_submodule(name)
+        if isinstance(own, nn.ModuleList | nn.Sequential):
+            del other[len(own) :]
+        elif isinstance(own, nn.Linear):
+            other.weight.data[:, own.in_features :] = 0
+        elif type(own).__name__ == "Conv1D":
+            other.weight.data[own.nx :] = 0
+    return masked
+
+
+def check(net: nn.Module, sizes: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """The network as it was, and what is found with the smallest sizes."""
-    plain = copy.deepcopy(net.eval())
+    plain, x = copy.deepcopy(net.eval()), inputs(net)
     make_searchable(net, widths(**sizes))
     space = SearchSpace(net)
     assert {edge.rpartition(".")[2] for edge in space.edges} == set(sizes)
@@ -146,6 +212,8 @@ def check(net: nn.Module, sizes: dict[str, Any], x: Tensor) -> tuple[nn.Module, 
             expected = net(x)
         found = space.genotype(narrowest).apply(net)
         torch.testing.assert_close(found(x), expected, rtol=0, atol=1e-6)
+        if "channels" not in sizes:
+            torch.testing.assert_close(expected, masked(plain, found)(x), rtol=1e-5, atol=1e-6)
     drawn = space.one_hot(narrowest)
     gates = drawn.gates.clone().requires_grad_()
     with space.bind(drawn, gates):
@@ -163,9 +231,9 @@ def count(net: nn.Module) -> int:
 @pytest.mark.parametrize("name", [*TEXT, *IMAGES])
 def test_a_network_becomes_a_smaller_one(name: str) -> None:
     make, sizes, removed = {**TEXT, **IMAGES}[name]
-    plain, found = check(make(), sizes, inputs(name))
+    plain, found = check(make(), sizes)
     assert count(plain) - count(found) == removed
-    assert b"advnas" not in pickle.dumps(found.net if isinstance(found, OfText) else found)
+    assert b"advnas" not in pickle.dumps(found.net if isinstance(found, OfTensors) else found)
 
 
 @pytest.mark.parametrize("name", [*TEXT, *IMAGES])
@@ -174,7 +242,7 @@ def test_a_network_computes_the_same_in_another_order(name: str) -> None:
     net = make().double().eval()
     for weight in net.parameters():  # biases, too
         nn.init.normal_(weight, std=0.5)
-    plain, x = copy.deepcopy(net), inputs(name)
+    plain, x = copy.deepcopy(net), inputs(net)
     x = x.double() if x.is_floating_point() else x
     make_searchable(net, widths(**sizes, order_by="magnitude"))
     space = SearchSpace(net)
@@ -188,7 +256,7 @@ def test_a_network_computes_the_same_in_another_order(name: str) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_network_of_another_family_becomes_a_smaller_one(name: str) -> None:
     make, sizes = OTHERS[name]
-    check(make(), sizes, inputs(name))
+    check(make(), sizes)
 
 
 @pytest.mark.parametrize("strategy", ["advantage", "darts"])
@@ -198,7 +266,7 @@ def test_a_network_is_searched(name: str, strategy: str, make_search: Make, fit:
     net = make()
     make_searchable(net, widths(**sizes), share=lambda edge, _: edge.rpartition(".")[2])
     search = make_search(strategy, net)
-    before, x = search.theta.detach().clone(), inputs(name)
+    before, x = search.theta.detach().clone(), inputs(net)
     loader = DataLoader(TensorDataset(x, torch.randint(CLASSES, (len(x),))), batch_size=3)
     fit(search, {"weights": loader, "architecture": loader})
     assert (search.theta != before).any(dim=1).all()  # every edge has a gradient
@@ -217,13 +285,25 @@ SAVED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "llama": (ALL, {"heads": [2, 4]}, ""),
     "qwen2": (ALL, {"heads": [2, 4]}, ""),  # whose config has the kind of attention of each layer
     "vit": (ALL, {"heads": [2, 4]}, ""),
+    "t5": (ALL, {"heads": [2, 4]}, ""),
+    "distilbert": (
+        {"ffn": HALF, "depth": [1, 3]},
+        {"heads": HALF},
+        "no config of a DistilBertForSequenceClassification describes the network",
+    ),
+    "bart": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a BartForConditionalGeneration describes"),
+    "dinov2": (  # whose config names its stages
+        {"heads": HALF},
+        {"depth": [1, 3]},
+        "no Dinov2ForImageClassification can be built with num_hidden_layers=1",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SAVED)
 def test_what_is_found_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     sizes, others, reason = SAVED[name]
-    make, x = {**TEXT, **IMAGES, **OTHERS}[name][0], inputs(name)
+    make = {**TEXT, **IMAGES, **OTHERS}[name][0]
 
     def found(kinds: dict[str, Any], **options: Any) -> Any:
         net = make().eval()
@@ -234,7 +314,7 @@ def test_what_is_found_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     small = found(sizes)
     fit_config(small.net)
     small.net.save_pretrained(tmp_path)
-    again = OfText(type(small.net).from_pretrained(tmp_path), small.given).eval()
+    again, x = OfTensors(type(small.net).from_pretrained(tmp_path)).eval(), inputs(small)
     with torch.no_grad():
         assert torch.equal(again(x), small(x))
     if reason:
@@ -243,17 +323,38 @@ def test_what_is_found_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     net = make().eval()
     make_searchable(net, widths(ffn=HALF))
     space = SearchSpace(net)
-    uneven: Any = space.genotype([0, 1, 1]).apply(net)
+    uneven: Any = space.genotype([0] + [1] * (len(space) - 1)).apply(net)
     before = uneven.net.config.to_dict()
     with one_line("a config has one ffn for all layers, and the network has 8, 16: search one for all with share="):
         fit_config(uneven.net)
     assert uneven.net.config.to_dict() == before
 
 
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_text_is_generated(name: str) -> None:
+    net: Any = TEXT[name][0]().eval()
+    for weight in net.parameters():
+        nn.init.normal_(weight, std=0.5)
+    plain, x = copy.deepcopy(net), inputs(net)
+    mask = torch.ones_like(x).tril(2)
+
+    def text(net: Any, **options: Any) -> Tensor:
+        found: Tensor = net.net.generate(x, attention_mask=mask, max_new_tokens=5, do_sample=False, **options)
+        return found
+
+    make_searchable(net, widths(**ALL))
+    space = SearchSpace(net)
+    small = space.genotype([0] * len(space)).apply(net)
+    assert torch.equal(text(small, use_cache=True), text(small, use_cache=False))
+    for candidate, expected in ((0, small), (1, plain)):
+        with space.bind(space.one_hot([candidate] * len(space))):
+            assert torch.equal(text(net, use_cache=True, num_beams=2), text(expected, use_cache=True, num_beams=2))
+
+
 def test_a_cache_of_keys_is_no_output_that_can_be_mixed(make_search: Make, fit: Make) -> None:
     net = of_transformers("GPT2", "GPT2LMHeadModel", use_cache=True)
     make_searchable(net, widths(depth=[1, 3]))
-    space, x = SearchSpace(net), inputs("gpt2")
+    space, x = SearchSpace(net), inputs(net)
     with space.bind(space.one_hot([0])):  # one candidate alone hands it on
         net(x)
     drawn = space.one_hot([0])
