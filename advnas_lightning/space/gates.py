@@ -216,10 +216,38 @@ class OneHotGates(torch.autograd.Function):
         if ctx.others is not None:
             with torch.no_grad(), ctx.autocast():
                 for index, others in ctx.others(arguments):
+                    check_lengths(ctx.plan.edge, [outputs, others])
                     credits[index] = _inner(grads, others)
                     del others  # frees it before the next one is made
         credits[active] = credit
         return torch.stack(credits), None, None, None, *passed, *(None for _ in arguments)
+
+
+def check_lengths(edge: str, outputs: Sequence[Sequence[Any]]) -> None:
+    """Refuse outputs of which one has more tensors than another, as where each layer of an elastic depth gives one.
+
+    Args:
+        edge: The edge's name.
+        outputs: The outputs of its candidates.
+
+    Raises:
+        ValueError: Their lengths differ.
+
+    Example:
+        >>> check_lengths("depth", [[torch.ones(1)], []])
+        Traceback (most recent call last):
+            ...
+        ValueError: candidates of edge 'depth' return 1 and 0 tensors, which cannot be mixed: leave out what each \
+layer gives, as by output_hidden_states=True, or use AdvantageNAS or another strategy that runs one candidate
+    """
+    first, *others = map(len, outputs)
+    other = next((other for other in others if other != first), None)
+    if other is not None:
+        raise ValueError(
+            f"candidates of edge {edge!r} return {first} and {other} tensors, which cannot be mixed: leave out what"
+            " each layer gives, as by output_hidden_states=True, or use AdvantageNAS or another strategy that runs one"
+            " candidate"
+        )
 
 
 def _gated(grad: Tensor | None, gate: Tensor) -> Tensor | None:

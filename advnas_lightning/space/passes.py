@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten  # torch has no public name for them
 
-from advnas_lightning.space.gates import EdgePlan, OneHotGates, floating_tensors, is_floating
+from advnas_lightning.space.gates import EdgePlan, OneHotGates, check_lengths, floating_tensors, is_floating
 
 Run = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -146,6 +146,7 @@ class EdgePass:
         if is_floating(first):
             return mix(outputs)
         if isinstance(first, list | tuple):
+            check_lengths(self.plan.edge, outputs)
             items = [self._mix(paths, list(column), mix) for column in zip(*outputs, strict=True)]
             return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
         if isinstance(first, MutableMapping):

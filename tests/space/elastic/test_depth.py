@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advnas_lightning import Depth, Genotype, MixedOp, SearchSpace, elastic
 from advnas_lightning.cost.elastic import count
+from tests.support.refusals import one_line
 from tests.support.small_search import CLASSES, FEATURES
 from tests.support.speed import slow_but
 
@@ -178,3 +179,32 @@ def test_a_loop_over_the_layers_is_refused(layers: Make) -> None:
     ):
         net(x)
     assert net.blocks[1].out_features == 4  # plain values of a layer can be read
+
+
+class AllOutputs(nn.Sequential):
+    """Returns what each layer gives."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x := layer(x) for layer in self]
+
+
+class NetOfAllOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = Depth(AllOutputs(*(nn.Linear(FEATURES, FEATURES) for _ in range(3))), [1, 3], name="depth")
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x)[-1])
+
+
+@pytest.mark.parametrize("name", ["darts", "counterfactual", "advantage"])
+def test_outputs_of_all_layers_cannot_be_mixed(name: str, make_search: Make, make_loaders: Make, fit: Make) -> None:
+    search = make_search(name, NetOfAllOutputs())
+    if name == "advantage":
+        fit(search, make_loaders())
+        return
+    with one_line(
+        "candidates of edge 'depth' return ", " tensors, which cannot be mixed: leave out what each layer gives"
+    ):
+        fit(search, make_loaders())
