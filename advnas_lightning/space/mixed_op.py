@@ -187,6 +187,12 @@ class MixedOp(nn.Module):
             for name, weight in module.named_parameters(recurse=False)
         }
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Load a state; that of the network before its choices is one of the module that stood here."""
+        if self.original is not None:
+            rename_plain(state_dict, prefix, self, f"candidates.{self.original}.")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixedOp:
         """Move or convert the module; parameters of offloaded candidates return to host memory, one by one."""
         if self.device_anchor is None:
@@ -299,6 +305,27 @@ def compute_out_of_place(module: nn.Module) -> None:
     for each in module.modules():
         if getattr(each, "inplace", False) is True:
             each.inplace = False  # type: ignore[assignment]
+
+
+def rename_plain(state_dict: dict[str, Any], prefix: str, module: nn.Module, inner: str) -> None:
+    """Give the state of a module that stood in a place before the names that it has in what stands there now.
+
+    Args:
+        state_dict: The state that is loaded, which is changed.
+        prefix: What the names in the place begin with.
+        module: The module that stands there now.
+        inner: What the names inside it begin with.
+
+    Example:
+        >>> state = {"act.weight": 1, "head.weight": 2}
+        >>> rename_plain(state, "act.", MixedOp("act", {"prelu": nn.PReLU()}), "candidates.prelu.")
+        >>> state
+        {'head.weight': 2, 'act.candidates.prelu.weight': 1}
+    """
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        rest = name.removeprefix(prefix)
+        if rest.partition(".")[0] not in dict(module.named_children()):
+            state_dict[prefix + inner + rest] = state_dict.pop(name)
 
 
 def check_candidates(owner: str, candidates: Any) -> None:

@@ -127,6 +127,17 @@ def test_resnet_in_a_few_lines() -> None:
     assert torch.equal(by_hand.eval()(x), plain.eval()(x))
 
 
+def test_a_state_from_before_is_loaded_into_the_modules_that_stood_there() -> None:
+    plain, searchable = nn.Sequential(nn.Linear(4, 4), nn.PReLU()), nn.Sequential(nn.Linear(4, 4), nn.PReLU())
+    plain[1].weight.data.fill_(2.0)
+    make_searchable(searchable, {nn.Linear: linears, nn.PReLU: lambda act: {"relu": nn.ReLU(), "prelu": act}})
+    found = searchable.load_state_dict(plain.state_dict(), strict=False)
+    assert found.unexpected_keys == []
+    assert all(name.startswith("0.candidates.low_rank.") for name in found.missing_keys)
+    x = torch.randn(3, 4)
+    assert torch.equal(Genotype({"0": "linear", "1": "prelu"}).apply(searchable)(x), plain(x))
+
+
 # -- what is replaced ------------------------------------------------------------------------------------------------
 
 

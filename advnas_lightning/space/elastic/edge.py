@@ -15,7 +15,7 @@ from advnas_lightning.space.copying import copy_hooks
 from advnas_lightning.space.elastic.axes import Axis
 from advnas_lightning.space.elastic.narrowing import cut, narrowed
 from advnas_lightning.space.gates import EdgePlan, EdgeState
-from advnas_lightning.space.mixed_op import CHOSEN, MixedOp, compute_out_of_place
+from advnas_lightning.space.mixed_op import CHOSEN, MixedOp, compute_out_of_place, rename_plain
 from advnas_lightning.texts import listed
 
 
@@ -126,6 +126,11 @@ class Elastic(MixedOp):
         with self.candidate_at(index).narrowed():
             return super().parameter_slices(index)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Load a state, also that of the network before its sizes were elastic."""
+        rename_plain(state_dict, prefix, self, "widest.")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def _run(self, plan: EdgePlan, index: int, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one candidate on its part of the input; pad its output where others are mixed with it."""
         axis, module = self.axis, innermost(self.widest)
@@ -188,6 +193,11 @@ what comes before it the sizes 2, 8
         self.names, self.sizes = tuple(sizes), tuple(sizes.values())
         self.edge_state = EdgeState()
         self.widest = widest
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Load a state, also that of the network before its sizes were elastic."""
+        rename_plain(state_dict, prefix, self, "widest.")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def __getattr__(self, name: str) -> Any:
         """Read a plain value of the module.

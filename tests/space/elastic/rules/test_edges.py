@@ -206,6 +206,29 @@ def test_layers_that_share_a_bias_of_the_positions_have_the_same_heads(
         torch.testing.assert_close(found(x), net(x), rtol=0, atol=1e-12)
 
 
+def test_a_state_from_before_is_loaded_into_elastic_sizes() -> None:
+    def net() -> nn.Sequential:
+        return nn.Sequential(Gated(layers=2), nn.BatchNorm1d(5), nn.Linear(4, 3))
+
+    plain, searchable = net(), net()
+    plain[1].running_mean += 1
+    described = {Gated: [GATED, Stack("extra")]}
+    make_searchable(searchable, widths(ffn=HALF, depth=HALF, blocks=described))
+    assert "0.widest.gate.widest.weight" in searchable.state_dict()
+    for strict in (True, False):
+        found = searchable.load_state_dict(plain.state_dict(), strict=strict)
+        assert found.missing_keys == found.unexpected_keys == []
+    space, x = SearchSpace(searchable), torch.randn(2, 5, 4)
+    with space.bind(space.one_hot([1] * len(space))):
+        assert torch.equal(searchable.eval()(x), plain.eval()(x))
+    again = net()
+    make_searchable(again, widths(ffn=HALF, depth=HALF, blocks=described))
+    again.load_state_dict(searchable.state_dict())  # with the names of its own
+    assert all(map(torch.equal, again.state_dict().values(), searchable.state_dict().values()))
+    found = searchable.load_state_dict({"0.gate.weights": torch.ones(1)}, strict=False)
+    assert found.unexpected_keys == ["0.widest.gate.widest.weights"]
+
+
 def test_hooks_modes_and_references_stay() -> None:
     net = nn.Sequential(BasicBlock(8, 8))
     block: Any = net[0]
