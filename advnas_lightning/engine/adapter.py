@@ -27,12 +27,15 @@ from advnas_lightning.engine.own_optimizers import OwnOptimizers
 from advnas_lightning.loaders import BATCH_HOOKS, KEYS, hook_seed
 from advnas_lightning.objectives import Outcome
 from advnas_lightning.own_data import own_data
+from advnas_lightning.space.elastic.as_before import as_before
 
 MODEL = "model."  # before the names of the module's state in that of the search
 STEPS = ("validation_step", "test_step", "predict_step")
 # Called by the search itself, at their places in a weight step.
 CALLED_IN_STEPS = ("on_before_zero_grad", "on_before_optimizer_step")
 TRAIN_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+# They read gradients and run nothing. So the module sees its network without elastic sizes in them, for the names.
+GRADIENT_HOOKS = ("on_after_backward", "on_before_optimizer_step", "configure_gradient_clipping")
 
 
 def _public(hooks: type) -> list[str]:
@@ -161,7 +164,13 @@ class Adapter:
         """Call a hook of the module. Hooks of training batches get the batch of the weight step."""
         if hook in TRAIN_BATCH_HOOKS:
             arguments = tuple(map(_own_batch, arguments))
-        with self.in_hook(), own_data(hook != "train_dataloader"):  # by which the Trainer gets the search's data
+        reads_gradients = hook in GRADIENT_HOOKS and is_overridden(hook, self.module)
+        before = as_before(self.module) if reads_gradients else nullcontext()
+        with (
+            self.in_hook(),
+            before,
+            own_data(hook != "train_dataloader"),
+        ):  # by which the Trainer gets the search's data
             return getattr(self.module, hook)(*arguments, **keywords)
 
     def call_for_batches(self, hook: str, batch: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -280,16 +289,14 @@ class Adapter:
 
     def before_optimizer_step(self, optimizer: Optimizer, optimization: Optimization) -> None:
         """Call the module's hook before its optimizer's step, and clip: by the module's own method, if it has one."""
-        with self.in_hook():
-            self.module.on_before_optimizer_step(optimizer)
-            if is_overridden("configure_gradient_clipping", self.module):
-                clip = optimization.clip
-                algorithm = None if clip is None else optimization.clip_algorithm
-                self.module.configure_gradient_clipping(
-                    optimizer, gradient_clip_val=clip, gradient_clip_algorithm=algorithm
-                )
-                return
-        optimization.clip_gradients(optimizer)
+        self.call("on_before_optimizer_step", optimizer)
+        if is_overridden("configure_gradient_clipping", self.module):
+            clip = optimization.clip
+            algorithm = None if clip is None else optimization.clip_algorithm
+            limits = {"gradient_clip_val": clip, "gradient_clip_algorithm": algorithm}
+            self.call("configure_gradient_clipping", optimizer, **limits)
+        else:
+            optimization.clip_gradients(optimizer)
 
     def trains(self, optimization: Optimization) -> bool:
         """Whether the weights have an optimizer: the module's own, if no other."""

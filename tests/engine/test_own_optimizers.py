@@ -281,6 +281,32 @@ def test_elastic_modules_change_no_names_where_parameters_are_grouped(fit: Fit) 
     assert "layers.widest.0.0.weight" in search.model.state_dict()  # elsewhere they are as they were
 
 
+class ByGradient(ByName):
+    """Changes gradients by the names of weights in one of its hooks, and reads a layer's."""
+
+    def __init__(self, hook: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.norms: list[float] = []
+        setattr(self, hook, self.change)  # in the instance, where Lightning looks, too
+
+    def change(self, *_: Any, **__: Any) -> None:
+        first: Any = self.net[0]
+        self.norms.append(float(first.weight.grad.norm()))
+        for name, weight in self.named_parameters():
+            if weight.grad is not None:
+                weight.grad *= {"net.3.weight": 0.0, "layers.0.1.weight": 3.0}.get(name, 1.0)
+
+
+@pytest.mark.parametrize("hook", ["on_after_backward", "on_before_optimizer_step", "configure_gradient_clipping"])
+def test_elastic_modules_change_no_names_where_gradients_are_read(hook: str, fit: Fit) -> None:
+    alone, module = ByGradient(hook, is_elastic=False), ByGradient(hook, is_elastic=True)
+    fit(alone, pair()["weights"])
+    fit(AdvantageNAS(module, **THETA), pair())
+    assert module.norms == alone.norms != []
+    for mine, theirs in zip(module.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_a_function_that_makes_an_optimizer_sees_the_same_names() -> None:
     net = nn.Sequential(Depth([nn.Linear(4, 4) for _ in range(2)], [1, 2], name="depth"), nn.Linear(4, 3))
     seen: list[str] = []
