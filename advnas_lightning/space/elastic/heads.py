@@ -192,6 +192,19 @@ class HeadsOfStack(Heads):
         """The number of heads of each attention."""
         return self.heads.full(self.attentions(module)[0])
 
+    def checked(self, module: Any, size: Any) -> Any:
+        """The size, if the layers are not checkpointed.
+
+        Raises:
+            ValueError: They are, or the size is not one that the stack can have.
+        """
+        if any(getattr(part, "gradient_checkpointing", False) for part in module.modules()):
+            raise ValueError(
+                "checkpointed layers are computed again with all heads: call gradient_checkpointing_disable() before,"
+                " or leave the heads out"
+            )
+        return super().checked(module, size)
+
     def change(self, module: Any, size: int) -> Change:
         """The first heads of all attentions."""
         parts = {each: self.heads.change(each, size) for each in self.attentions(module)}

@@ -19,6 +19,7 @@ from advnas_lightning.space.elastic import Elastic, Follower
 from advnas_lightning.space.elastic.heads import GroupedHeads, HeadsOfStack
 from advnas_lightning.space.elastic.kinds import AXES
 from advnas_lightning.space.elastic.rules import Heads, Stack, Width
+from tests.support.refusals import one_line
 
 HALF = [0.5, 1.0]
 
@@ -204,6 +205,14 @@ def test_layers_that_share_a_bias_of_the_positions_have_the_same_heads(
             layer.o_proj.weight.data[:, 4:] = 0
     with space.bind(space.one_hot([0, 1])):
         torch.testing.assert_close(found(x), net(x), rtol=0, atol=1e-12)
+
+
+def test_checkpointed_layers_have_no_heads_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AXES, BiasedStack, (HeadsOfStack(GroupedHeads()),))
+    net: Any = nn.Sequential(BiasedStack())
+    net[0].layers[0].gradient_checkpointing = True  # as gradient_checkpointing_enable() does
+    with one_line("num_heads=2 of elastic '0.heads' cannot be: checkpointed layers are computed again with all heads"):
+        make_searchable(net, widths(heads=HALF, blocks={BiasedStack: Heads()}))
 
 
 def test_a_state_from_before_is_loaded_into_elastic_sizes() -> None:
