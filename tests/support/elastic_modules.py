@@ -57,6 +57,10 @@ def halves(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     return {**state, "weight": torch.cat([part[:, :n] for part in parts], dim=1)}
 
 
+def rows_of_halves(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: torch.cat([part[:n] for part in value.chunk(2)]) for name, value in state.items()}
+
+
 def transposed(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     return {name: value[:, :n] if name == "weight" else value[:n] for name, value in state.items()}
 
@@ -103,6 +107,9 @@ CASES: dict[str, Case] = {
         fixed(4),
     ),
     "linear in": Case(lambda: nn.Linear(8, 4), "in_features", (2, 5, 8), lambda n: nn.Linear(n, 4), columns, vectors),
+    "linear out in halves": Case(
+        lambda: nn.Linear(4, 16), "out_halves", (2, 5, 8), lambda n: nn.Linear(4, 2 * n), rows_of_halves, fixed(3, 5, 4)
+    ),
     "embedding": Case(
         lambda: nn.Embedding(7, 8, padding_idx=0),
         "embedding_dim",

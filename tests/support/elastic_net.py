@@ -231,3 +231,16 @@ class SkipNet(nn.Module):
         skip = self.enter(x.unflatten(1, (1, 2, 2)))
         joined = self.join(torch.cat([skip, self.up(self.down(skip))], dim=1))
         return self.head(joined.tanh().mean((2, 3)))
+
+
+class GatedNet(nn.Module):
+    """A feed-forward part with a layer that computes the gate and what it multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = elastic(nn.Linear(FEATURES, 12), out_halves=[2, 6], name="ffn")
+        self.down = elastic(nn.Linear(6, CLASSES), in_features=[2, 6], name="ffn")
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, values = self.up(x).chunk(2, dim=-1)
+        return self.down(gate.sigmoid() * values)

@@ -98,6 +98,37 @@ class Axis:
         return pad(output, self.dim(module), size)
 
 
+class OutHalves(Axis):
+    """Half of the ``out_features`` of a Linear whose output is two halves, such as a gate and what it multiplies.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> axis, linear = OutHalves(), nn.Linear(1, 4)
+        >>> axis.change(linear, 1).views["bias"](torch.arange(4)), axis.padded(linear, torch.ones(1, 2), 2)
+        (tensor([0, 2]), tensor([[1., 0., 1., 0.]]))
+    """
+
+    name = "out_halves"
+
+    def of(self, module: Any) -> bool:
+        """Whether the output has two halves."""
+        return bool(module.out_features % 2 == 0)
+
+    def full(self, module: Any) -> int:
+        """The size of a half."""
+        return int(module.out_features) // 2
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first rows of each half of the weight."""
+        rows = first_of_each(2, size)
+        return Change({"out_features": 2 * size}, {"weight": rows, "bias": rows})
+
+    def padded(self, module: Any, output: Any, size: int) -> Any:
+        """An output with zeros behind each half."""
+        return pad(output.unflatten(-1, (2, -1)), -1, size).flatten(-2)
+
+
 class InFeatures(Axis):
     """``in_features`` of a Linear.
 

@@ -66,28 +66,45 @@ class FusedHeads(Heads):
         return Change({self.name: size, "split_size": width}, parts=parts)
 
 
-class HeadByHead(Heads):
-    """The heads of GPT-NeoX's attention, whose one layer computes the queries, keys and values head by head.
+class TwoLayers(Heads):
+    """The heads of an attention with one layer for queries, keys and values and one for the output.
+
+    Args:
+        fused: The name of the first layer.
+        out: The name of the second one.
+        head_dim: The name of the attribute that has the size of a head.
+        by_head: Whether the first layer gives the queries, keys and values of each head together, as in GPT-NeoX. If
+            not, it gives the queries of all heads, then all keys, then all values, as in ModernBERT.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> HeadByHead().full(SimpleNamespace(head_size=2, dense=SimpleNamespace(in_features=8)))
-        4
+        >>> from torch import nn
+        >>> attention = nn.ModuleDict({"qkv": nn.Linear(4, 12), "proj": nn.Linear(4, 4)})
+        >>> attention.head_dim = 2
+        >>> heads = TwoLayers("qkv", "proj", "head_dim", by_head=True)
+        >>> heads.full(attention), heads.change(attention, 1).parts[attention.qkv].attributes
+        (2, {'out_features': 6})
     """
 
+    def __init__(self, fused: str, out: str, head_dim: str, *, by_head: bool) -> None:
+        self.fused, self.out, self.head_dim, self.by_head = fused, out, head_dim, by_head
+
     def of(self, module: Any) -> bool:
-        """Whether it has any."""
-        return True
+        """Whether it has these layers."""
+        return all(hasattr(module, name) for name in (self.fused, self.out, self.head_dim))
 
     def full(self, module: Any) -> int:
         """The number of heads."""
-        return int(module.dense.in_features // module.head_size)
+        return int(getattr(module, self.out).in_features // getattr(module, self.head_dim))
 
     def change(self, module: Any, size: int) -> Change:
         """The features of the first heads in both layers."""
-        width = size * module.head_size
-        fused = module.query_key_value
-        return Change(parts={fused: GIVES.change(fused, 3 * width), module.dense: READS.change(module.dense, width)})
+        fused, out, width = (
+            getattr(module, self.fused),
+            getattr(module, self.out),
+            size * getattr(module, self.head_dim),
+        )
+        first = GIVES.change(fused, 3 * width) if self.by_head else _fused("out_features", width)
+        return Change(parts={fused: first, out: READS.change(out, width)})
 
 
 class GroupedHeads(Heads):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from advnas_lightning.space.elastic.attention import NumHeads
-from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, InHalves
+from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, InHalves, OutHalves
 from advnas_lightning.space.elastic.convolutions import (
     GroupedChannels,
     InChannels,
@@ -21,7 +21,7 @@ from advnas_lightning.space.elastic.convolutions import (
     TransposedOutChannels,
 )
 from advnas_lightning.space.elastic.convolutions import InHalves as InChannelHalves
-from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, HeadByHead, Heads, HeadsOfStack, InnerHeads
+from advnas_lightning.space.elastic.heads import FusedHeads, GroupedHeads, Heads, HeadsOfStack, InnerHeads, TwoLayers
 from advnas_lightning.space.elastic.narrowing import Change, refuse_computed
 from advnas_lightning.space.elastic.norms import (
     InstanceFeatures,
@@ -80,7 +80,7 @@ ALBERT_HEADS = GroupedHeads(("query", "key", "value", "dense"), "attention_head_
 DISTILBERT_HEADS = GroupedHeads(("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", ("n_heads",))
 DEBERTA_HEADS = InnerHeads(("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"))
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
-    nn.Linear: (Axis(), InFeatures(), InHalves()),
+    nn.Linear: (Axis(), OutHalves(), InFeatures(), InHalves()),
     nn.Embedding: (EmbeddingDim(),),
     nn.EmbeddingBag: (EmbeddingDim(),),
     nn.Conv1d: CONVOLUTION,
@@ -110,7 +110,12 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
     "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (FusedHeads(),),
-    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": (HeadByHead(),),
+    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": (
+        TwoLayers("query_key_value", "dense", "head_size", by_head=True),
+    ),
+    "transformers.models.modernbert.modeling_modernbert.ModernBertAttention": (
+        TwoLayers("Wqkv", "Wo", "head_dim", by_head=False),
+    ),
     "transformers.models.distilbert.modeling_distilbert.DistilBertSelfAttention": (DISTILBERT_HEADS,),
     "transformers.models.albert.modeling_albert.AlbertAttention": (ALBERT_HEADS,),
     "transformers.models.mpnet.modeling_mpnet.MPNetEncoder": (HeadsOfStack(MPNET_HEADS),),
@@ -150,7 +155,7 @@ def axes_of(module: nn.Module) -> dict[str, Axis]:
 
     Example:
         >>> list(axes_of(nn.Linear(4, 8)))
-        ['out_features', 'in_features', 'in_halves']
+        ['out_features', 'out_halves', 'in_features', 'in_halves']
     """
     kind, name = _kind(module), told(module)
     if kind is None:

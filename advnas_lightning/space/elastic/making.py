@@ -51,7 +51,7 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
 
     Raises:
         ValueError: The module has no such size or cannot be elastic, a size is not one that it can have, two are of
-            one input, or names are missing.
+            one input or output, or names are missing.
 
     Example:
         >>> net = nn.Sequential(
@@ -76,10 +76,12 @@ def elastic(module: nn.Module, *, name: str | Mapping[str, str], **sizes: Sizes)
     axes, inner = axes_of(module), module
     names = _edges(_told(inner), axes, name, sizes, [axis for axis in axes if not _follows(axes[axis])])
     of_input = [axis for axis in sizes if _follows(axes[axis])]
-    if len(of_input) > 1:
-        raise ValueError(
-            f"elastic {_told(inner)} has {listed(of_input)}, which are sizes of one input: give one of them"
-        )
+    of_output = [axis for axis in sizes if axis in ("out_features", "out_halves")]
+    for side, several in (("input", of_input), ("output", of_output)):
+        if len(several) > 1:
+            raise ValueError(
+                f"elastic {_told(inner)} has {listed(several)}, which are sizes of one {side}: give one of them"
+            )
     for axis in sorted(sizes, key=lambda each: not _follows(axes[each])):  # followers inside
         checked = check_sizes(inner, axes[axis], names[axis], sizes[axis])
         around = Follower if _follows(axes[axis]) else Elastic

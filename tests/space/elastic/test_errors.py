@@ -43,10 +43,16 @@ def linear(**options: Any) -> Any:
         (lambda: linear(out_features=8), "out_features of elastic 'ffn' has no sizes: give a list"),
         (
             lambda: linear(out_feature=[4]),
-            "a Linear has no elastic size 'out_feature': it has out_features, in_features",
+            "a Linear has no elastic size 'out_feature': it has out_features, out_halves, in_features",
         ),
-        (lambda: linear(heads=[4]), "a Linear has no elastic size 'heads': it has out_features, in_features"),
-        (lambda: linear(), "elastic Linear has no sizes to choose from: give it out_features or in_features"),
+        (
+            lambda: linear(heads=[4]),
+            "a Linear has no elastic size 'heads': it has out_features, out_halves, in_features",
+        ),
+        (
+            lambda: linear(),
+            "elastic Linear has no sizes to choose from: give it out_features or out_halves or in_features",
+        ),
         (lambda: linear(out_features=[4], name=""), "needs a name for each of its sizes: name=''"),
         (lambda: linear(out_features=[4], name={"in_features": "d"}), "a dict with out_features"),
         (
@@ -56,6 +62,10 @@ def linear(**options: Any) -> Any:
         (
             lambda: linear(in_features=[2, 4], in_halves=[1, 2]),
             "elastic Linear has in_features, in_halves, which are sizes of one input: give one of them",
+        ),
+        (
+            lambda: linear(out_features=[4, 8], out_halves=[2, 4], name={"out_features": "a", "out_halves": "b"}),
+            "elastic Linear has out_features, out_halves, which are sizes of one output: give one of them",
         ),
         (
             lambda: elastic(linear(out_features=[4, 8]), out_features=[2, 8], name="ffn"),

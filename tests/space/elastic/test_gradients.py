@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advnas_lightning import SearchSpace
 from advnas_lightning.engine.clock import SearchClock
-from tests.support.elastic_net import AttentionNet, ElasticNet, SkipNet, separate, separate_attention
+from tests.support.elastic_net import AttentionNet, ElasticNet, GatedNet, SkipNet, separate, separate_attention
 from tests.support.small_search import CLASSES, FEATURES, FEW, STRATEGIES
 
 Make = Callable[..., Any]
@@ -21,7 +21,7 @@ NETWORKS: dict[str, tuple[Make, Make]] = {
     "sizes": (ElasticNet, separate),
     "heads": (AttentionNet, separate_attention),
 }
-MAKES: dict[str, Make] = {**{kind: make for kind, (make, _) in NETWORKS.items()}, "skips": SkipNet}
+MAKES: dict[str, Make] = {**{kind: make for kind, (make, _) in NETWORKS.items()}, "skips": SkipNet, "gates": GatedNet}
 
 
 def batch() -> tuple[Tensor, Tensor]:

@@ -55,6 +55,7 @@ class Width:
         gives: The names of the modules whose outputs have the width.
         reads: The names of the modules whose inputs have it.
         through: The names of the modules between these that have it on both sides.
+        halves: The names of linear layers that give the width twice, such as for a gate and for what it multiplies.
 
     Raises:
         ValueError: The kind is another one, or names are missing.
@@ -70,13 +71,15 @@ class Width:
     gives: Sequence[str]
     reads: Sequence[str]
     through: Sequence[str] = ()
+    halves: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("ffn", "channels"):
             raise ValueError(f"Width({self.kind!r}) is of no kind of width: use 'ffn' or 'channels'")
-        for role, names in (("gives", self.gives), ("reads", self.reads), ("through", self.through)):
+        for role in ("gives", "reads", "through", "halves"):
+            names = getattr(self, role)
             check_names(f"{role} of a Width", names)
-            if not names and role != "through":
+            if not names and (role == "reads" or (role == "gives" and not self.halves)):
                 raise ValueError(f"a Width {role} nothing: name a module of the block, as in {role}=['linear']")
 
     def members(self, block: nn.Module) -> list[Member]:
@@ -89,13 +92,13 @@ class Width:
             ValueError: A module is missing, has no such size, or has another one than the first module.
         """
         found: list[Member] = []
-        roles: Any = (("gives", self.gives), ("through", self.through), ("reads", self.reads))
-        for role, names in roles:
-            for name in names:
+        roles: Any = {"gives": "gives", "halves": "gives", "through": "through", "reads": "reads"}
+        for field, role in roles.items():
+            for name in getattr(self, field):
                 module = submodule(block, name)
                 if role == "through" and type(module) is nn.Identity:
                     continue
-                found.append(Member(name, module, _axis(name, module, role), role))
+                found.append(Member(name, module, _axis(name, module, field), role))
         first, *others = found
         for other in others:
             if other.full != first.full:
@@ -263,13 +266,18 @@ def submodule(block: nn.Module, name: str) -> nn.Module:
 
 def _axis(name: str, module: nn.Module, role: str) -> Axis:
     """The size of a module on the side that it has in the width."""
-    sides = {"gives": (False, True), "through": (True, True), "reads": (True, False)}[role]
+    sides = {"through": (True, True), "reads": (True, False)}.get(role, (False, True))
     axes = axes_of(module)
     for axis in axes.values():
         whole = role != "through" or axis.read(module, axis.full(module)) == axis.full(module)
-        if (axis.reads, axis.gives) == sides and whole:
+        if (axis.reads, axis.gives) == sides and whole and (role != "halves" or axis.name == "out_halves"):
             return axis
-    where = {"gives": "of its output alone", "through": "of input and output", "reads": "of its input alone"}[role]
+    where = {
+        "gives": "of its output alone",
+        "halves": "of two halves of its output",
+        "through": "of input and output",
+        "reads": "of its input alone",
+    }[role]
     raise ValueError(
         f"{name!r} is a {type(module).__name__} and has no size {where}: it has {listed(axes) or 'no elastic size'}"
     )

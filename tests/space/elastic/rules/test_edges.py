@@ -154,6 +154,35 @@ def test_a_block_that_stands_at_two_places_is_one_choice() -> None:
     assert found[0].conv1.out_channels == 4
 
 
+class Halves(nn.Module):
+    """A feed-forward part with one layer for the gate and for what it multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 16), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, values = self.up(x).chunk(2, dim=-1)
+        return x + self.down(gate.sigmoid() * values)
+
+
+@pytest.mark.parametrize("order_by", [None, "magnitude"])
+def test_a_layer_gives_the_width_twice(order_by: Any) -> None:
+    net: Any = nn.Sequential(Halves()).double()
+    plain, x = copy.deepcopy(net), torch.randn(3, 4, dtype=torch.double)
+    described = {Halves: Width("ffn", gives=[], halves=["up"], reads=["down"])}
+    made = make_searchable(net, widths(ffn=HALF, order_by=order_by, blocks=described))
+    assert dict(made) == {"0.up": ("4", "8")}
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([1])):
+        torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0 if order_by is None else 1e-12)
+    found: Any = space.genotype([0]).apply(net)
+    assert [found[0].up.out_features, found[0].down.in_features] == [8, 4]
+    net[0].down.widest.weight.data[:, 4:] = 0
+    with space.bind(space.one_hot([1])):
+        torch.testing.assert_close(found(x), net(x), rtol=0, atol=1e-12)
+
+
 class Biased(nn.Module):
     """An attention that hands on the bias of the positions, as in T5: the first one of a stack has it for all."""
 

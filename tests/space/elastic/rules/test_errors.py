@@ -119,7 +119,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
     "own passing": (
         nested,
         {"ffn": HALF, "blocks": own(Width("ffn", ["up"], ["down"], through=["up"]))},
-        ("'up' is a Linear and has no size of input and output: it has out_features, in_features",),
+        ("'up' is a Linear and has no size of input and output: it has out_features, out_halves,",),
+    ),
+    "own halves": (
+        nested,
+        {"ffn": HALF, "blocks": own(Width("ffn", [], ["down"], halves=["attention"]))},
+        ("'attention' is a MultiheadAttention and has no size of two halves of its output: it has num_heads",),
     ),
     "own stack": (nested, {"depth": HALF, "blocks": own(Stack("act"))}, ("'act' is a ReLU and no Sequential",)),
     "own attention": (
@@ -195,6 +200,7 @@ def test_what_is_no_list_of_sizes_is_refused(sizes: dict[str, Any], part: str) -
         (lambda: Width("ffn", "up", ["down"]), "gives of a Width is 'up': give a list"),
         (lambda: Width("ffn", ["up"], []), "a Width reads nothing: name a module of the block"),
         (lambda: Width("ffn", [], ["down"]), "a Width gives nothing"),
+        (lambda: Width("ffn", [], ["down"], halves="up"), "halves of a Width is 'up': give a list"),
         (lambda: Width("ffn", ["up"], ["down"], [1]), "through of a Width is [1]"),  # type: ignore[list-item]
         (lambda: Heads(["self"]), "attention of Heads is"),  # type: ignore[arg-type]
         (lambda: Heads(reads="out"), "reads of Heads is 'out'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,7 @@ FAMILIES: dict[str, Make] = {
     "smollm3": lambda: of_transformers("SmolLM3", "SmolLM3ForCausalLM", num_key_value_heads=2),
     "phi": lambda: of_transformers("Phi", "PhiForCausalLM", num_attention_heads=2),
     "gpt-neox": lambda: of_transformers("GPTNeoX", "GPTNeoXForCausalLM", num_attention_heads=2),
+    "modernbert": lambda: of_transformers("ModernBert", "ModernBertForSequenceClassification"),
     "gated t5": lambda: of_transformers("T5", "T5ForConditionalGeneration", feed_forward_proj="gated-gelu"),
     "encoder of t5": lambda: of_transformers("T5", "T5EncoderModel", is_encoder_decoder=False),
     "mt5": lambda: of_transformers("MT5", "MT5ForConditionalGeneration"),
@@ -155,6 +157,14 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "albert": (  # whose layers are one
         lambda: of_transformers("Albert", "AlbertForSequenceClassification", embedding_size=8),
         {"ffn": HALF, "heads": HALF},
+    ),
+    "phi3": (
+        lambda: of_transformers("Phi3", "Phi3ForCausalLM", num_key_value_heads=2),
+        {"ffn": HALF, "depth": HALF},
+    ),
+    "vit with one layer for gates and values": (
+        lambda: small_vit(mlp_layer=importlib.import_module("timm.layers").GluMlp),
+        HALVES,
     ),
     "averaging vit": (lambda: small_vit(global_pool="avg"), HALVES),
     "distilled deit": (
