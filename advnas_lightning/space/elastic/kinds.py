@@ -122,7 +122,7 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     "transformers.models.deberta_v2.modeling_deberta_v2.DisentangledSelfAttention": (DEBERTA_HEADS,),
     "transformers.models.phi.modeling_phi.PhiAttention": (GroupedHeads(("q_proj", "k_proj", "v_proj", "dense")),),
     "transformers.models.vit.modeling_vit.ViTSelfAttention": (InnerHeads(),),  # before transformers 5
-    **{f"transformers.models.{name}SelfAttention": (InnerHeads(),) for name in BERTS},
+    **{f"transformers.models.{name}{kind}Attention": (InnerHeads(),) for name in BERTS for kind in ("Self", "Cross")},
     **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in (*LLAMAS, *VITS)},
     **{f"transformers.models.{name}Attention": (OUT_PROJ,) for name in (*CLIPS, *BARTS)},
     **{f"transformers.models.{name}Stack": (HeadsOfStack(T5_HEADS),) for name in T5S},

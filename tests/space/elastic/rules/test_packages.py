@@ -67,6 +67,16 @@ def of_transformers(kind: str, head: str, **options: Any) -> nn.Module:
     return OfTensors(getattr(transformers, head)(getattr(transformers, f"{kind}Config")(**{**own, **options})))
 
 
+def bert_to_bert() -> nn.Module:
+    """A BERT as a decoder, which also attends to what another one gives."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 16, **TOKENS}
+    encoder = transformers.BertConfig(**sizes)
+    decoder = transformers.BertConfig(**sizes, is_decoder=True, add_cross_attention=True, use_cache=False)
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return OfTensors(transformers.EncoderDecoderModel(both))
+
+
 # The network, its elastic sizes, and how many parameters the smallest sizes remove, counted by hand.
 FFN = 8 * (8 + 1 + 8)  # of 8 of 16 features, between a stream of 8
 HEADS = 3 * (4 * 8 + 4) + 8 * 4  # of half of the heads: rows of queries, keys and values, columns of what reads them
@@ -113,6 +123,7 @@ IMAGES: dict[str, tuple[Make, dict[str, Any], int]] = {
 }
 FAMILIES: dict[str, Make] = {
     "roberta": lambda: of_transformers("Roberta", "RobertaForSequenceClassification"),
+    "bert to bert": bert_to_bert,
     "xlm-roberta": lambda: of_transformers("XLMRoberta", "XLMRobertaForSequenceClassification"),
     "camembert": lambda: of_transformers("Camembert", "CamembertForSequenceClassification"),
     "electra": lambda: of_transformers("Electra", "ElectraForSequenceClassification"),
@@ -267,6 +278,14 @@ def test_a_network_computes_the_same_in_another_order(name: str) -> None:
 def test_a_network_of_another_family_becomes_a_smaller_one(name: str) -> None:
     make, sizes = OTHERS[name]
     check(make(), sizes)
+
+
+def test_attentions_to_an_encoder_have_elastic_heads() -> None:
+    net = bert_to_bert()
+    make_searchable(net, widths(heads=HALF))
+    edges = SearchSpace(net).edges
+    assert len(edges) == 9
+    assert "net.decoder.bert.encoder.layer.2.crossattention.heads" in edges
 
 
 @pytest.mark.parametrize("strategy", ["advantage", "darts"])
