@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from advnas_lightning import Genotype, SearchSpace, choices, make_searchable, widths
 from advnas_lightning.cost.elastic import count
 from advnas_lightning.space.elastic import Elastic, Follower
+from advnas_lightning.space.elastic.as_before import as_before
 from advnas_lightning.space.elastic.heads import GroupedHeads, HeadsOfStack
 from advnas_lightning.space.elastic.kinds import AXES
 from advnas_lightning.space.elastic.rules import Heads, Stack, Width
@@ -263,6 +264,8 @@ def test_a_state_from_before_is_loaded_into_elastic_sizes() -> None:
     make_searchable(again, widths(ffn=HALF, depth=HALF, blocks=described))
     again.load_state_dict(searchable.state_dict())  # with the names of its own
     assert all(map(torch.equal, again.state_dict().values(), searchable.state_dict().values()))
+    with as_before(searchable):
+        net().load_state_dict(searchable.state_dict())
     found = searchable.load_state_dict({"0.gate.weights": torch.ones(1)}, strict=False)
     assert found.unexpected_keys == ["0.widest.gate.widest.weights"]
 
