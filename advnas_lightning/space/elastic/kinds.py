@@ -71,7 +71,9 @@ BARTS = (
     "pegasus.modeling_pegasus.Pegasus",
     "m2m_100.modeling_m2m_100.M2M100",
     "whisper.modeling_whisper.Whisper",
+    "opt.modeling_opt.OPT",  # a decoder alone
 )
+WAV2VECS = ("wav2vec2.modeling_wav2vec2.Wav2Vec2", "hubert.modeling_hubert.Hubert")
 T5S = ("t5.modeling_t5.T5", "mt5.modeling_mt5.MT5")
 OUT_PROJ = GroupedHeads(("q_proj", "k_proj", "v_proj", "out_proj"), counts=("num_heads",))
 T5_HEADS = GroupedHeads(("q", "k", "v", "o"), "key_value_proj_dim", ("n_heads",), ("inner_dim",))
@@ -124,7 +126,7 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     "transformers.models.vit.modeling_vit.ViTSelfAttention": (InnerHeads(),),  # before transformers 5
     **{f"transformers.models.{name}{kind}Attention": (InnerHeads(),) for name in BERTS for kind in ("Self", "Cross")},
     **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in (*LLAMAS, *VITS)},
-    **{f"transformers.models.{name}Attention": (OUT_PROJ,) for name in (*CLIPS, *BARTS)},
+    **{f"transformers.models.{name}Attention": (OUT_PROJ,) for name in (*CLIPS, *BARTS, *WAV2VECS)},
     **{f"transformers.models.{name}Stack": (HeadsOfStack(T5_HEADS),) for name in T5S},
 }
 """The elastic sizes by the class of a module, or by its name with its module. Classes of one's own can be entered."""

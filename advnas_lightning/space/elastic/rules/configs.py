@@ -92,7 +92,7 @@ def _field(kind: str, config: Any, place: Sequence[str]) -> str:
     side = "decoder" if "decoder" in place else "encoder"
     names = {
         "depth": (f"{side}_layers", f"num_{side}_layers", "num_hidden_layers"),
-        "ffn": (f"{side}_ffn_dim", "n_inner", "d_ff", "hidden_dim", "intermediate_size"),
+        "ffn": (f"{side}_ffn_dim", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "intermediate_size"),
         "heads": (f"{side}_attention_heads", "num_attention_heads"),
     }[kind]
     return next((name for name in names if hasattr(config, name)), names[-1])

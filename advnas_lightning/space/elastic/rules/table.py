@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from advnas_lightning.space.elastic.kinds import BARTS, BERTS, CLIPS, LLAMAS, T5S, VITS, qualified
+from advnas_lightning.space.elastic.kinds import BARTS, BERTS, CLIPS, LLAMAS, T5S, VITS, WAV2VECS, qualified
 from advnas_lightning.space.elastic.rules.descriptions import Description, Heads, Stack, Width
 
 TRANSFORMER_LAYER = (Width("ffn", ["linear1"], ["linear2"]),)
@@ -163,7 +163,16 @@ BLOCKS: dict[str, Sequence[Description]] = {
     **{f"transformers.models.{name}Stack": (Heads(), Stack("block")) for name in T5S},
     **{f"transformers.models.{name}{side}Layer": FEED_FORWARD for name in BARTS for side in ("Encoder", "Decoder")},
     **{f"transformers.models.{name}{side}": (Stack("layers"),) for name in BARTS for side in ("Encoder", "Decoder")},
-    **{f"transformers.models.{name}Attention": (Heads(),) for name in (*BARTS, *CLIPS, *LLAMAS, *VITS)},
+    **{f"transformers.models.{name}Attention": (Heads(),) for name in (*BARTS, *CLIPS, *LLAMAS, *VITS, *WAV2VECS)},
+    **{
+        f"transformers.models.{name}FeedForward": (Width("ffn", ["intermediate_dense"], ["output_dense"]),)
+        for name in WAV2VECS
+    },
+    **{
+        f"transformers.models.{name}Encoder{norm}": (Stack("layers"),)
+        for name in WAV2VECS
+        for norm in ("", "StableLayerNorm")
+    },
     **{f"transformers.models.{name}MLP": FEED_FORWARD for name in (*CLIPS, *VITS)},
     **{
         f"transformers.models.{name}{side}Model": (Stack("encoder.layers", behind=[norm]),)

@@ -48,10 +48,22 @@ class OfTensors(nn.Module):
 
 TOKENS = {"vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 PIXELS = {"image_size": 32, "patch_size": 16}
-FFNS = {"GPT2": "n_inner", "T5": "d_ff", "MT5": "d_ff", "DistilBert": "hidden_dim"}  # what configs call the width
+FFNS = {
+    "GPT2": "n_inner",
+    "T5": "d_ff",
+    "MT5": "d_ff",
+    "DistilBert": "hidden_dim",
+    "OPT": "ffn_dim",
+}  # what configs call the width
 BART = {  # whose config has sizes for the encoder and for the decoder
     **{f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in (("layers", 3), ("ffn_dim", 16))},
     **{"d_model": 8, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_start_token_id": 1},
+}
+
+
+SOUND = {
+    **{"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2},
+    **{"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "apply_spec_augment": False, "layerdrop": 0.0},
 }
 
 
@@ -152,6 +164,12 @@ FAMILIES: dict[str, Make] = {
     "whisper": lambda: of_transformers(
         "Whisper", "WhisperForConditionalGeneration", num_mel_bins=8, max_source_positions=8, **BART
     ),
+    "opt": lambda: of_transformers("OPT", "OPTForCausalLM", word_embed_proj_dim=8),
+    "wav2vec2": lambda: of_transformers("Wav2Vec2", "Wav2Vec2ForSequenceClassification", **SOUND),
+    "wav2vec2 with a norm behind": lambda: of_transformers(
+        "Wav2Vec2", "Wav2Vec2ForCTC", do_stable_layer_norm=True, **SOUND
+    ),
+    "hubert": lambda: of_transformers("Hubert", "HubertForSequenceClassification", **SOUND),
     "clip's text": lambda: of_transformers("CLIPText", "CLIPTextModelWithProjection"),
     "clip's images": lambda: of_transformers("CLIPVision", "CLIPVisionModelWithProjection"),
     "siglip's text": lambda: of_transformers("SiglipText", "SiglipTextModel", projection_size=8),
@@ -202,7 +220,7 @@ def inputs(net: nn.Module) -> Tensor:
     given = getattr(net, "given", "pixel_values")
     if given == "input_ids":
         return torch.randint(3, 20, (6, 5))
-    return torch.randn(6, 8, 16) if given == "input_features" else torch.randn(6, 3, 32, 32)
+    return torch.randn(*{"input_values": (6, 200), "input_features": (6, 8, 16), "pixel_values": (6, 3, 32, 32)}[given])
 
 
 def masked(plain: nn.Module, found: nn.Module) -> nn.Module:
