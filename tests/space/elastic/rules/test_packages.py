@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -192,7 +191,7 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
         {"ffn": HALF, "depth": HALF},
     ),
     "vit with one layer for gates and values": (
-        lambda: small_vit(mlp_layer=importlib.import_module("timm.layers").GluMlp),
+        lambda: small_vit(mlp_layer=pytest.importorskip("timm.layers").GluMlp),
         HALVES,
     ),
     "averaging vit": (lambda: small_vit(global_pool="avg"), HALVES),
