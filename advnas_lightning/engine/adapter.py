@@ -166,11 +166,8 @@ class Adapter:
             arguments = tuple(map(_own_batch, arguments))
         reads_gradients = hook in GRADIENT_HOOKS and is_overridden(hook, self.module)
         before = as_before(self.module) if reads_gradients else nullcontext()
-        with (
-            self.in_hook(),
-            before,
-            own_data(hook != "train_dataloader"),
-        ):  # by which the Trainer gets the search's data
+        is_own = hook != "train_dataloader"  # by which the Trainer gets the search's data
+        with self.in_hook(), before, own_data(is_own):
             return getattr(self.module, hook)(*arguments, **keywords)
 
     def call_for_batches(self, hook: str, batch: Any, *arguments: Any, **keywords: Any) -> Any:
