@@ -216,10 +216,19 @@ class RunFolder:
     @property
     def choices(self) -> dict[str, Any]:
         """What was chosen from each of Hydra's groups, such as the task; empty if the folder does not say it."""
+        return dict(self._runtime("choices") or {})
+
+    @property
+    def started_in(self) -> Path | None:
+        """The folder in which the run was started, from which its relative paths are; ``None`` if it is not known."""
+        found = self._runtime("cwd")
+        return None if found is None else Path(str(found))
+
+    def _runtime(self, name: str) -> Any:
         try:
-            return dict(read_yaml(self.path / CHOICES)["hydra"]["runtime"]["choices"])
+            return read_yaml(self.path / CHOICES)["hydra"]["runtime"][name]
         except (KeyError, OSError, TypeError, ValueError):
-            return {}
+            return None
 
     @property
     def has_summary(self) -> bool:

@@ -16,9 +16,9 @@ from advnas_lightning.cli.run import build_data, build_strategy
 from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.reading import read_yaml
-from advnas_lightning.runs import RunFolder, checkpoint_in
+from advnas_lightning.runs import RunFolder, checkpoint_in, flatten
 
-__all__ = ["SavedRun", "load", "read_settings", "saved_settings", "saved_state", "settings_of"]
+__all__ = ["SavedRun", "build_saved_data", "load", "read_settings", "saved_settings", "saved_state", "settings_of"]
 
 
 class SavedRun(NamedTuple):
@@ -58,16 +58,37 @@ def load(path: str | Path, *, trust: bool = False) -> SavedRun:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, or if the configuration names
-            other classes.
+        ValueError: If the checkpoint is damaged, if it is not in the folder of a run, if the configuration names other
+            classes, or if the data cannot be read.
     """
     config, checkpoint = saved_settings(path, trust=trust)
-    data = build_data(config)
+    data = build_saved_data(config, RunFolder.of(checkpoint))
     search = build_strategy(config, data)
     saved = _content(checkpoint)
     search.on_load_checkpoint(saved)  # as Lightning does: a module may keep more than its state
     search.load_state_dict(saved["state_dict"])
     return SavedRun(search, data, config, checkpoint)
+
+
+def build_saved_data(config: DictConfig, run: RunFolder) -> LightningDataModule:
+    """Build the data module of a run that has been saved, set up for a fit.
+
+    Args:
+        config: The configuration of the run.
+        run: Its folder.
+
+    Raises:
+        ValueError: The data cannot be read, as where their folder is a relative one, and the current folder is another
+            one than that of the run's start.
+    """
+    try:
+        return build_data(config)
+    except (OSError, ValueError) as error:
+        hint, started = f"this run's settings are in {run.config}", run.started_in
+        paths = [str(value) for _, value in flatten({"data": OmegaConf.to_container(config.task.data)})]
+        if started is not None and any((started / path).exists() and not Path(path).exists() for path in paths):
+            hint = f"start this command in {started}, where the run was started, since paths are relative to it"
+        raise ValueError(f"{error} ({hint})") from error
 
 
 def saved_settings(

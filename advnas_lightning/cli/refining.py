@@ -15,11 +15,11 @@ from hydra.utils import instantiate
 from lightning import LightningDataModule
 
 from advnas_lightning.cli.known import keep_found, known_costs, known_of_run, training_line
-from advnas_lightning.cli.loading import saved_state
+from advnas_lightning.cli.loading import build_saved_data, saved_state
 from advnas_lightning.cli.process import keep_memory, quiet
 from advnas_lightning.cli.refine_jobs import end_with_first, is_further, sharing
 from advnas_lightning.cli.refine_settings import Plan, read_plan
-from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
+from advnas_lightning.cli.run import build_strategy, data_arguments
 from advnas_lightning.cost.plan import CostPlan
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.folder_lock import turn_in
@@ -75,7 +75,7 @@ def refine_run(options: Mapping[str, Any], arguments: Sequence[str] = (), *, sho
     if is_further():
         end_with_first()
     written = plan.checkpoint.stat().st_mtime_ns
-    data = build_data(plan.training)
+    data = build_saved_data(plan.training, plan.run)
     search = build_strategy(plan.config, data)
     search.load_state_dict(saved_state(plan.checkpoint))
     candidates = dict(zip(search.space.edges, map(list, search.space.candidates), strict=True))
