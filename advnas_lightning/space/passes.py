@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten  # torch has no public name for them
 
+from advnas_lightning.space.attributes import is_plain
 from advnas_lightning.space.gates import EdgePlan, OneHotGates, check_lengths, floating_tensors, is_floating
 
 Run = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
@@ -56,7 +57,8 @@ class EdgePass:
             refuse_hidden_gate(plan.edge)
         if len(plan.paths) > 1:
             return self._mix(plan.paths, list(self._run_each(plan.paths, inputs, kwargs)), plan.mix)
-        output = self.run(plan.paths[0], inputs, kwargs)
+        objects = objects_among(inputs, kwargs) if plan.inactive == "outputs" else []
+        output = self._run_on_shared(plan.paths[0], objects, inputs, kwargs)
         if not plan.unit:
             return self._mix(plan.paths, [output], plan.mix)
         if plan.gates is None:
@@ -74,13 +76,26 @@ class EdgePass:
         """Run several candidates on the same inputs."""
         given = counted(_tensors(inputs, kwargs))
         before = [tensor._version for tensor in given]
+        objects = objects_among(inputs, kwargs)
         for index in paths:
-            yield self.run(index, inputs, kwargs)
+            yield self._run_on_shared(index, objects, inputs, kwargs)
             if [tensor._version for tensor in given] != before:
                 raise ValueError(
                     f"candidate {self.names[index]!r} of edge {self.plan.edge!r} changes its input in place, and other"
                     " candidates get it, too: let it compute out of place"
                 )
+
+    def _run_on_shared(self, index: int, objects: list[Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a candidate on what others get, too, and see that it fills none of the objects among that."""
+        before = [tensors_held(each) for each in objects]
+        output = self.run(index, inputs, kwargs)
+        for each, held in zip(objects, before, strict=True):
+            if tensors_held(each) != held:
+                raise ValueError(
+                    f"candidate {self.names[index]!r} of edge {self.plan.edge!r} fills the {type(each).__name__} that"
+                    " other candidates get, too: switch it off, as by use_cache=False"
+                )
+        return output
 
     def _own(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of the only candidate, in memory of its own, as a mixture has it.
@@ -230,6 +245,41 @@ def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
         [tensor([1.])]
     """
     return [] if torch.compiler.is_compiling() else [tensor for tensor in tensors if not tensor.is_inference()]
+
+
+def objects_among(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What is neither a tensor nor a plain value among the arguments of a candidate, such as a cache of keys.
+
+    Example:
+        >>> objects_among((torch.ones(1), None), {"size": 3, "parts": [cache := object()]}) == [cache]
+        True
+    """
+    return [leaf for leaf in tree_leaves((inputs, kwargs)) if not (isinstance(leaf, Tensor) or is_plain(leaf))]
+
+
+def tensors_held(value: Any, depth: int = 6) -> list[int]:
+    """The identities of the tensors that an object holds, such as a cache of keys and values.
+
+    Args:
+        value: The object.
+        depth: How many levels of objects and containers are looked into.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> key = torch.ones(1)
+        >>> tensors_held(SimpleNamespace(layers=[SimpleNamespace(keys=key, size=1)])) == [id(key)]
+        True
+    """
+    if isinstance(value, Tensor):
+        return [id(value)]
+    if depth == 0 or is_plain(value):
+        return []
+    items = value if isinstance(value, list | tuple) else getattr(value, "__dict__", value)
+    if isinstance(items, MutableMapping):
+        items = list(items.values())
+    return (
+        [found for item in items for found in tensors_held(item, depth - 1)] if isinstance(items, list | tuple) else []
+    )
 
 
 def refuse_hidden_gate(edge: str) -> None:

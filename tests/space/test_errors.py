@@ -134,3 +134,40 @@ def test_an_error_in_a_fit_names_the_architecture_once(step: str, own_loss: bool
     named = [note for note in caught.value.__notes__ if "architecture" in note]
     assert len(named) == 1
     assert named[0] in ("The architecture was {'edge': 'some'}.", "The architecture was {'edge': 'times'}.")
+
+
+class Cache:
+    """Keeps the keys of all calls, as that of a decoder does."""
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+
+
+class Keys(nn.Linear):
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:  # type: ignore[override]
+        keys = super().forward(x)
+        if cache is None:
+            return keys.sum(0)
+        cache.keys.append(keys)
+        return torch.cat(cache.keys).sum(0)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 2)])
+@pytest.mark.parametrize("inactive", ["mixed", "outputs"])
+def test_a_cache_that_several_candidates_get_is_refused(inactive: str, sizes: tuple[int, int]) -> None:
+    """A candidate would go on with the keys of the one before it, without a word where the sizes are equal."""
+    edge = MixedOp("keys", {"one": Keys(4, sizes[0]), "other": Keys(4, sizes[1])})
+    space, x = SearchSpace(nn.ModuleList([edge])), torch.randn(5, 4)
+    drawn = space.one_hot([0])
+    gates = drawn.gates.clone().requires_grad_()
+    how = Architecture(gates, space.all_paths) if inactive == "mixed" else replace(drawn, inactive="outputs")
+    with (
+        pytest.raises(
+            ValueError, match="candidate 'one' of edge 'keys' fills the Cache that other candidates get, too"
+        ),
+        space.bind(how, gates),
+    ):
+        edge(x, cache=Cache())
+    with space.bind(drawn, gates):  # one alone may fill it
+        edge(x, cache=(cache := Cache()))
+    assert len(cache.keys) == 1
