@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, Protocol
@@ -203,3 +203,27 @@ def start_workers(loader: Any) -> None:
         with rng.kept():
             iter(loader)
         set_generator_states(loader, states)
+
+
+def refuse_one_batch(given: Any) -> None:
+    """Refuse what is neither a loader nor a list of batches, but a batch or a text.
+
+    Args:
+        given: What was given in the place of a loader or a list of batches.
+
+    Raises:
+        ValueError: It is a text, a tensor, or a tuple or mapping of tensors.
+
+    Example:
+        >>> refuse_one_batch("val")
+        Traceback (most recent call last):
+            ...
+        ValueError: batches come from a loader or a list of batches, and here is the text 'val'
+    """
+    wanted = "batches come from a loader or a list of batches, and here is"
+    if isinstance(given, str):
+        raise ValueError(f"{wanted} the text {given!r}")
+    parts = tuple(given.values()) if isinstance(given, Mapping) else given
+    is_batch = isinstance(parts, tuple) and bool(parts) and all(isinstance(each, Tensor) for each in parts)
+    if is_batch or isinstance(given, Tensor):
+        raise ValueError(f"{wanted} a {type(given).__name__}, as a batch is: give [batch], or more of them")

@@ -17,7 +17,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.export.call import Call
 from advnas_lightning.export.network import TOLERANCE, Exported, export_call
-from advnas_lightning.loader_pass import first_batches
+from advnas_lightning.loader_pass import first_batches, refuse_one_batch
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.space.mixed_op import MixedOp
@@ -111,6 +111,7 @@ def found_network(
     trainer = attached_trainer(search)
     if trainer is not None and trainer.training:
         raise ValueError("a network is exported after a fit, and this search is in one: export it when it is over")
+    refuse_one_batch(batches)
     _check_part(search.model, part)
     genotype = None if genotype is None else as_genotype(genotype)
     network = search.derive(batches, genotype=genotype).get_submodule(part)

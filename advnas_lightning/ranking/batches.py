@@ -16,7 +16,7 @@ from advnas_lightning import rng
 from advnas_lightning.engine.found import FoundNetwork
 from advnas_lightning.engine.lightning_private import attached_trainer
 from advnas_lightning.interruptible import Interruptible
-from advnas_lightning.loader_pass import generator_states, set_generator_states
+from advnas_lightning.loader_pass import generator_states, refuse_one_batch, set_generator_states
 from advnas_lightning.modes import modes_kept
 from advnas_lightning.other_lightning import refuse_other_package
 
@@ -70,6 +70,7 @@ def with_validation_batches(
     device, attached, fit = search.device, attached_trainer(search), search.fit_state()
     if attached is not None and attached.training:
         raise ValueError("this search is in a fit: rank and export what it finds when the fit is over")
+    refuse_one_batch(dataloaders)
     refuse_other_package(datamodule, "data module")
     if datamodule is not None and not isinstance(datamodule, LightningDataModule):
         raise ValueError(

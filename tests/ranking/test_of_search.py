@@ -349,6 +349,16 @@ def test_a_number_above_that_of_all_architectures_is_all_of_them_and_too_many_ar
         large.rank(batches, **{option: many})
 
 
+@pytest.mark.parametrize("kind", ["text", "tensor", "tuple", "mapping"])
+def test_a_batch_or_a_text_is_no_list_of_batches(kind: str, tmp_path: Path) -> None:
+    search, (x, y) = made(), batches_of()[0]
+    given = {"text": "val", "tensor": x, "tuple": (x, y), "mapping": {"x": x, "y": y}}[kind]
+    says = "batches come from a loader or a list of batches, and here is "
+    for call in (search.rank, partial(search.export, tmp_path / "net.torchscript")):
+        with one_line(says, "the text 'val'" if kind == "text" else "give [batch], or more of them"):
+            call(given)
+
+
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:
     search, batches = made(), batches_of()
     table = measure_costs(["params"], search.model, search.evaluator, batches[0])
