@@ -262,7 +262,7 @@ def tensors_held(value: Any, depth: int = 6) -> list[int]:
 
     Args:
         value: The object.
-        depth: How many levels of objects and containers are looked into.
+        depth: How many levels of objects and containers are looked into, each object once.
 
     Example:
         >>> from types import SimpleNamespace
@@ -270,16 +270,21 @@ def tensors_held(value: Any, depth: int = 6) -> list[int]:
         >>> tensors_held(SimpleNamespace(layers=[SimpleNamespace(keys=key, size=1)])) == [id(key)]
         True
     """
-    if isinstance(value, Tensor):
-        return [id(value)]
-    if depth == 0 or is_plain(value):
-        return []
-    items = value if isinstance(value, list | tuple) else getattr(value, "__dict__", value)
-    if isinstance(items, MutableMapping):
-        items = list(items.values())
-    return (
-        [found for item in items for found in tensors_held(item, depth - 1)] if isinstance(items, list | tuple) else []
-    )
+    found: list[int] = []
+    seen: set[int] = set()
+    level = [value]
+    for _ in range(depth + 1):
+        parts: list[Any] = []
+        for each in level:
+            if isinstance(each, Tensor):
+                found.append(id(each))
+            elif id(each) not in seen and not is_plain(each):
+                seen.add(id(each))
+                held = each if isinstance(each, list | tuple) else getattr(each, "__dict__", each)
+                held = list(held.values()) if isinstance(held, MutableMapping) else held
+                parts += held if isinstance(held, list | tuple) else ()
+        level = parts
+    return found
 
 
 def refuse_hidden_gate(edge: str) -> None:
