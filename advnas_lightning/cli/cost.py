@@ -7,33 +7,73 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
 from advnas_lightning.cli.checks import suggestion
-from advnas_lightning.cli.options import COST_KINDS, HELP, MORE_KINDS, SHARED, Option, help_page, read_options
+from advnas_lightning.cli.options import (
+    COST_KINDS,
+    HELP,
+    MORE_KINDS,
+    SHARED,
+    Option,
+    at_least,
+    cost_budgets,
+    file_to_write,
+    help_page,
+    read_options,
+)
 from advnas_lightning.export.formats import missing_extra
 from advnas_lightning.runs import COSTS, checkpoint_in, in_run
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_bool, check_int, check_workers
+from advnas_lightning.validate import check_int, check_workers
 
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+
+def _kinds(name: str, value: Any) -> list[str]:
+    kinds = [str(each).strip() for each in (value if isinstance(value, list) else str(value or "").split(","))]
+    for kind in kinds:
+        if kind not in (*COST_KINDS, *MORE_KINDS) and "." not in kind:
+            hint = suggestion(kind, (*COST_KINDS, *MORE_KINDS))
+            raise ValueError(f"{name} has {plain(kind)!r}, which is no cost: {hint}")
+        if kinds.count(kind) > 1:
+            raise ValueError(f"{name} has {kind} twice: give each one once")
+    missing = missing_extra(["onnx"]) if "onnx_latency" in kinds else None
+    if missing is not None:
+        raise ValueError(f"{name}=onnx_latency: {missing}")
+    return kinds
+
+
+def _device(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not DEVICE.fullmatch(value):
+        raise ValueError(f"{name}={value} is unknown: use cpu, cuda or mps")
+    return value
+
+
+def _check(name: str, value: Any) -> int:
+    if value == 1:
+        raise ValueError(f"{name}=1: one architecture tells nothing of how costs add up: give at least 2")
+    return check_int(name, value, least=0)
+
+
 MEASURE = {
     "RUN": Option(None, "RUN", "the folder of the run, or a checkpoint in it; the data of the run need not be here"),
     "kinds": Option(",".join(COST_KINDS), "a,b,…", "what to measure, also onnx_latency (in onnxruntime, with the extra"
-                    " onnx), or my_module.my_function of a candidate and its inputs"),
-    "device": Option("cpu", "cpu|cuda|mps", "where the network runs; cuda:1 is the second GPU"),
-    "output": Option(None, "FILE", "the file to write, or to add to (default: costs.json in the run's folder)"),
-    "batch_size": Option(None, "N", "the number of samples of a batch (default: that of the run)"),
-    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
-    "check": Option(0, "K", "compare K random architectures as whole networks with the sums of their candidates"),
+                    " onnx), or my_module.my_function of a candidate and its inputs", _kinds),
+    "device": Option("cpu", "cpu|cuda|mps", "where the network runs; cuda:1 is the second GPU", _device),
+    "output": Option(None, "FILE", "the file to write, or to add to (default: costs.json in the run's folder)",
+                     file_to_write),
+    "batch_size": Option(None, "N", "the number of samples of a batch (default: that of the run)", at_least(1)),
+    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)", check_workers),
+    "check": Option(0, "K", "compare K random architectures as whole networks with the sums of their candidates",
+                    _check),
     "trust": SHARED["trust"],
 }  # fmt: skip
 SHOW = {
     "RUN": Option(None, "RUN|FILE", "the folder of a run, or a file of costs"),
     "cost_budget": Option(None, "{KIND: B, …}", "budgets by the kind of cost, each in its own unit, such as"
-                          ' "{macs: 20e6, latency: 8}"'),
+                          ' "{macs: 20e6, latency: 8}"', cost_budgets),
 }  # fmt: skip
 ABOUT = {
     "measure": "Measures what each candidate of a run's network costs, here and now: copy the folder of the run to the"
@@ -112,6 +152,7 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: If an option is unknown or invalid.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> run = Path(mkdtemp())
         >>> (run / "checkpoints").mkdir()
@@ -127,40 +168,6 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
         path = in_run(options["RUN"], COSTS)
         if not path.is_file():
             raise FileNotFoundError(f"there are no costs at {path}: advnas cost measure RUN measures them")
-        _check_budgets(options["cost_budget"])
         return options
     checkpoint_in(options["RUN"])
-    options["kinds"] = _kinds(options["kinds"])
-    if not isinstance(options["device"], str) or not DEVICE.fullmatch(options["device"]):
-        raise ValueError(f"device={options['device']} is unknown: use cpu, cuda or mps")
-    for name, least in {"batch_size": 1, "check": 0}.items():
-        if options[name] is not None or name == "check":
-            check_int(name, options[name], least=least)
-    if options["threads"] is not None:
-        check_workers("threads", options["threads"])
-    if options["check"] == 1:
-        raise ValueError("check=1: one architecture tells nothing of how costs add up: give at least 2")
-    check_bool("trust", options["trust"])
-    output = options["output"]
-    if output is not None and (Path(str(output)).is_dir() or not Path(str(output)).parent.is_dir()):
-        raise ValueError(f"output={output}: give the path of a file, in a folder that is there")
     return options
-
-
-def _kinds(given: Any) -> list[str]:
-    names = [str(each).strip() for each in (given if isinstance(given, list) else str(given or "").split(","))]
-    for name in names:
-        if name not in (*COST_KINDS, *MORE_KINDS) and "." not in name:
-            hint = suggestion(name, (*COST_KINDS, *MORE_KINDS))
-            raise ValueError(f"kinds has {plain(name)!r}, which is no cost: {hint}")
-        if names.count(name) > 1:
-            raise ValueError(f"kinds has {name} twice: give each one once")
-    missing = missing_extra(["onnx"]) if "onnx_latency" in names else None
-    if missing is not None:
-        raise ValueError(f"kinds=onnx_latency: {missing}")
-    return names
-
-
-def _check_budgets(budgets: Any) -> None:
-    if budgets is not None and not isinstance(budgets, dict):
-        raise ValueError(f'cost_budget={plain(str(budgets))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"')

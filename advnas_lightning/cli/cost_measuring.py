@@ -68,7 +68,7 @@ def measure_run(options: Mapping[str, Any]) -> None:
     if options["check"] and not isinstance(search.trainee, PlainModel):
         raise ValueError("check: the network is a LightningModule with a loss of its own: leave check out")
     search.load_state_dict({name: value for name, value in saved_state(checkpoint).items() if not _of_cost(name)})
-    output = Path(os.path.relpath(folder.costs)) if options["output"] is None else Path(str(options["output"]))
+    output = Path(os.path.relpath(folder.costs)) if options["output"] is None else options["output"]
     before = _already_there(output, search)
     search.to(device)
     batch = move_data_to_device(batch, device)

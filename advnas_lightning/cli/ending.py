@@ -19,7 +19,7 @@ from rich.text import Text
 
 from advnas_lightning.callbacks.standing import WORDS
 from advnas_lightning.callbacks.summary import MARKS, SummaryCallback
-from advnas_lightning.cli.process import line_to_train, program, quoted
+from advnas_lightning.cli.process import line_to_train, program
 from advnas_lightning.cli.trust import without_strangers
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.published import TABLE_3
@@ -170,7 +170,7 @@ def next_lines(summary: Mapping[str, Any], strategy: SearchStrategy, folder: Pat
         found["refine"] = shlex.join([*command, "refine", place, *trust])
     found["report"] = shlex.join([*command, "report", place])
     if strategy.searches:
-        found["diagnose"] = shlex.join([*command, "diagnose", f"ckpt_path={quoted(place)}", *trust])
+        found["diagnose"] = shlex.join([*command, "diagnose", place, *trust])
     return found
 
 

@@ -5,12 +5,13 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
-from advnas_lightning.cli.options import HELP, SHARED, Option, help_page, read_options
+from advnas_lightning.cli.options import HELP, SHARED, Option, at_least, file_to_write, help_page, read_options
 from advnas_lightning.export.formats import FORMATS, check_formats, missing_extra
 from advnas_lightning.runs import checkpoint_in
 from advnas_lightning.texts import plain
@@ -20,26 +21,36 @@ __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
 KINDS = ("argmax", "process_best", "ranked", "refined")  # of genotype.SELECTIONS and LATER, which need PyTorch
 TOLERANCE = 1e-4  # as in export.network
+
+
+def _batch_dims(name: str, value: Any) -> dict[str, int | None]:
+    if not isinstance(value, dict):
+        raise ValueError(f'{name}={plain(str(value))}: give the inputs too, as in {name}="{{tokens: 1}}"')
+    return {key: None if dim is None else check_int(f"{name}: {key}", dim, least=0) for key, dim in value.items()}
+
+
 OPTIONS = {
     "RUN": SHARED["RUN"],
     "formats": Option("onnx", "a,b,…", f"the formats: {', '.join(FORMATS)}; their names alone will do, as in"
-                      " advnas export RUN onnx pt2"),
+                      " advnas export RUN onnx pt2", check_formats),
     "select": Option(None, "KIND", f"which architecture of the run's genotype.json: {', '.join(KINDS)} (default: the"
-                     " one that the run selected)"),
+                     " one that the run selected)", partial(check_one_of, allowed=KINDS)),
     "genotype": Option(None, "FILE", "another architecture of the same space: a file of advnas rank or refine, or a"
                        " cell of NAS-Bench-201 in quotes"),
-    "output": Option(None, "PATH", "where to write, without an ending (default: network in the run's folder)"),
+    "output": Option(None, "PATH", "where to write, without an ending (default: network in the run's folder)",
+                     file_to_write),
     "part": Option(None, "NAME", "the name of a module in the network, such as net, in place of the whole"),
-    "dynamic": Option(True, "false", "whether a file takes batches of any size; false: of the run's size alone"),
+    "dynamic": Option(True, "false", "whether a file takes batches of any size; false: of the run's size alone",
+                      check_bool),
     "batch_dims": Option(None, "{INPUT: N, …}", "the inputs, each with the dimension that is the batch, or null, as in"
                          ' batch_dims="{tokens: 1, hidden: 0}"; others are left out (default: what the network says, or'
-                         " all that it is called with, with the batch in dimension 0)"),
+                         " all that it is called with, with the batch in dimension 0)", _batch_dims),
     "tolerance": Option(TOLERANCE, "X", "the largest difference from the network's outputs, in units of the largest"
-                        " output, or of 1 if that is smaller"),
-    "opset": Option(None, "N", "the version of ONNX's operators (default: the exporter's)"),
+                        " output, or of 1 if that is smaller", check_positive),
+    "opset": Option(None, "N", "the version of ONNX's operators (default: the exporter's)", at_least(1)),
     "calibrate": Option(None, "N", "the number of training batches for the running statistics of the architecture"
-                        " (default: the run's); 0 leaves them as they are"),
-    "threads": Option(1, "N", "the number of CPU threads"),
+                        " (default: the run's); 0 leaves them as they are", at_least(0)),
+    "threads": Option(1, "N", "the number of CPU threads", check_workers),
     "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
@@ -114,8 +125,10 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     options = read_options([each for each in arguments if each not in named], OPTIONS, command="advnas export")
     if named and any(each.startswith("formats=") for each in arguments):
         raise ValueError(f"{' '.join(named)} and formats= are two ways to say the same: give one of them")
-    options["formats"] = check_formats("formats", named or options["formats"])
-    _check(options)
+    if named:
+        options["formats"] = check_formats("formats", named)
+    if options["select"] is not None and options["genotype"] is not None:
+        raise ValueError("select and genotype both name an architecture: give one of them")
     missing = missing_extra(options["formats"])
     if missing is not None:
         raise ValueError(missing)
@@ -124,26 +137,3 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"{plain(options['RUN'])}: there is no such folder, and the formats are {formats}")
     checkpoint_in(options["RUN"])
     return options
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    if options["select"] is not None:
-        check_one_of("select", options["select"], KINDS)
-        if options["genotype"] is not None:
-            raise ValueError("select and genotype both name an architecture: give one of them")
-    for name, least in {"opset": 1, "calibrate": 0}.items():
-        if options[name] is not None:
-            check_int(name, options[name], least=least)
-    check_workers("threads", options["threads"])
-    check_positive("tolerance", options["tolerance"])
-    check_bool("dynamic", options["dynamic"])
-    check_bool("trust", options["trust"])
-    dims = options["batch_dims"]
-    if dims is not None and not isinstance(dims, dict):
-        raise ValueError(f'batch_dims={plain(str(dims))}: give the inputs too, as in batch_dims="{{tokens: 1}}"')
-    for name, dim in (dims or {}).items():
-        if dim is not None:
-            check_int(f"batch_dims: {name}", dim, least=0)
-    output = options["output"]
-    if output is not None and (Path(str(output)).is_dir() or not Path(str(output)).parent.is_dir()):
-        raise ValueError(f"output={output}: give the path of a file without its ending, in a folder that is there")

@@ -123,7 +123,7 @@ def _genotype(run: SavedRun, options: Mapping[str, Any]) -> Genotype | None:
 def _target(run: RunFolder, options: Mapping[str, Any]) -> Path:
     """The path of the files, without their endings, and with a name that Python can import."""
     if options["output"] is not None:
-        path = Path(str(options["output"]))
+        path: Path = options["output"]
         return path.with_suffix("") if path.suffix in {each.suffix for each in FORMATS.values()} else path
     which = options["select"] or options["genotype"] or ""
     stem = Path(str(which)).stem if not str(which).startswith(("|", "{")) else "given"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import check_positive
+from advnas_lightning.validate import check_bool, check_int, check_positive
 
 HELP = frozenset({"--help", "-h", "help"})
 COST_KINDS = ("params", "macs", "latency", "memory")  # the keys of cost.UNITS, which needs PyTorch
@@ -30,6 +31,8 @@ class Option(NamedTuple):
         default: Its value if it is not given.
         value: What stands for its value in the help.
         meaning: What it does.
+        check: A function of the option's name and value. It returns the value as the command takes it, or raises an
+            error that names it. ``None`` is not checked where it is the default.
 
     Example:
         >>> Option(200, "N", "the number of draws").default
@@ -39,14 +42,63 @@ class Option(NamedTuple):
     default: Any
     value: str
     meaning: str
+    check: Callable[[str, Any], Any] | None = None
+
+
+def at_least(least: int) -> Callable[[str, Any], int]:
+    """A check that takes a whole number of at least ``least``.
+
+    Example:
+        >>> at_least(2)("draws", 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: draws=1 must be a whole number of at least 2
+    """
+    return partial(check_int, least=least)
+
+
+def existing_file(name: str, value: Any) -> Path:
+    """A check that takes the path of a file, or of the folder that has it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+
+    Example:
+        >>> existing_file("costs", "nowhere.json")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: costs=nowhere.json: there is no such file
+    """
+    path = Path(str(value))
+    if not path.exists():
+        raise FileNotFoundError(f"{name}={plain(str(path))}: there is no such file")
+    return path
+
+
+def file_to_write(name: str, value: Any) -> Path:
+    """A check that takes the path of a file in a folder that is there.
+
+    Raises:
+        ValueError: It is a folder, or its folder is not there.
+
+    Example:
+        >>> file_to_write("output", "nowhere/costs.json")
+        Traceback (most recent call last):
+            ...
+        ValueError: output=nowhere/costs.json: give the path of a file, in a folder that is there
+    """
+    path = Path(str(value))
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{name}={plain(str(path))}: give the path of a file, in a folder that is there")
+    return path
 
 
 # What several commands have.
 SHARED = {
     "RUN": Option(None, "RUN", "the folder of a run, or a checkpoint in it"),
-    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json"),
+    "costs": Option(None, "FILE", "a file of costs, such as another machine's costs.json", existing_file),
     "trust": Option(False, "true", "make whatever the run's configuration names, such as a task of your own; without"
-                    " it only this package's classes and PyTorch's optimizers are made"),
+                    " it only this package's classes and PyTorch's optimizers are made", check_bool),
 }  # fmt: skip
 
 
@@ -84,41 +136,36 @@ def help_page(usage: str, about: str, examples: str, options: Mapping[str, Optio
     return "\n".join([*lines, f"  {'--help':<21} print this"])
 
 
-def read_cost_budget(value: Any) -> dict[str, float]:
-    """Budgets by the kind of cost, which hold together.
-
-    Args:
-        value: What was given.
+def cost_budgets(name: str, value: Any) -> dict[str, float]:
+    """A check that takes budgets by the kind of cost, which hold together.
 
     Raises:
         ValueError: It has no kinds, or a budget is no finite number above 0.
 
     Example:
-        >>> read_cost_budget({"macs": 20000000})
+        >>> cost_budgets("cost_budget", {"macs": 20000000})
         {'macs': 20000000}
     """
     if not isinstance(value, dict) or not value:
-        raise ValueError(f'cost_budget={plain(str(value))}: give the kinds too, as in cost_budget="{{macs: 20e6}}"')
-    return {str(kind): check_positive(f"cost_budget: {kind}", each) for kind, each in value.items()}
+        raise ValueError(f'{name}={plain(str(value))}: give the kinds too, as in {name}="{{macs: 20e6}}"')
+    return {str(kind): check_positive(f"{name}: {kind}", each) for kind, each in value.items()}
 
 
-def read_options(
-    arguments: Sequence[str], known: Mapping[str, Option], *, command: str = "", run: str = ""
-) -> dict[str, Any]:
-    """Read options of the form KEY=VALUE, as in the rest of the package.
+def read_options(arguments: Sequence[str], known: Mapping[str, Option], *, command: str = "") -> dict[str, Any]:
+    """Read and check options of the form KEY=VALUE, as in the rest of the package.
 
     Args:
         arguments: The arguments of the command line.
         known: The options that there are. If there is one of the name ``RUN``, an argument without ``=`` is its value.
         command: The command, such as ``advnas rank``, if it needs a run.
-        run: The option that takes a run's folder, where that cannot be given by its value alone.
 
     Returns:
-        The value of every option.
+        The value of every option, as its check returns it.
 
     Raises:
+        OSError: A file that an option names is not there.
         ValueError: If a key is unknown, if it has no value, as where a variable of the shell is empty, if a value
-            cannot be read, or if the command needs a run and has none.
+            cannot be read or is invalid, or if the command needs a run and has none.
 
     Example:
         >>> options = {"RUN": Option(None, "RUN", "the run"), "draws": Option(200, "N", "the number of draws")}
@@ -143,7 +190,7 @@ def read_options(
             options[RUN] = argument
             continue
         if key not in known or key == RUN or not value:
-            raise ValueError(_unknown(key, equals, value, known, run))
+            raise ValueError(_unknown(key, equals, value, known))
         try:
             read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))
         except (OmegaConfBaseException, YAMLError) as error:
@@ -152,16 +199,17 @@ def read_options(
         options[key] = read[key]
     if command and options[RUN] is None:
         raise ValueError(f"give the folder of a run: {command} RUN ({command} --help explains the options)")
+    for name, option in known.items():
+        if option.check is not None and not (options[name] is None and option.default is None):
+            options[name] = option.check(name, options[name])
     return options
 
 
-def _unknown(key: str, equals: str, value: str, known: Mapping[str, Option], run: str) -> str:
+def _unknown(key: str, equals: str, value: str, known: Mapping[str, Option]) -> str:
     """The message about an option that there is not."""
     if key in known and key != RUN:
         return f"{key} has no value: give {key}={known[key].value}, or leave it out"
     shown = plain(f"{key}{equals}{value}")
-    if not equals and ("/" in key or Path(key).exists()) and run:
-        return f"{shown} is unknown: give {run}={shown} if it is a run"
     names = [name for name in known if name != RUN]
     meant = get_close_matches(key.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.6)
     if meant:

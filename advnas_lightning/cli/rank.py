@@ -6,44 +6,73 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
-from advnas_lightning.cli.options import COST_KINDS, HELP, SHARED, Option, help_page, read_cost_budget, read_options
+from advnas_lightning.cli.options import (
+    COST_KINDS,
+    HELP,
+    SHARED,
+    Option,
+    at_least,
+    cost_budgets,
+    help_page,
+    read_options,
+)
 from advnas_lightning.runs import RunFolder, checkpoint_in
 from advnas_lightning.texts import plain
-from advnas_lightning.validate import as_number, check_bool, check_int, check_positive, check_seed, check_workers
+from advnas_lightning.validate import as_number, check_int, check_one_of, check_positive, check_seed, check_workers
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
+
+def _top(name: str, value: Any) -> int | None:
+    """A number of architectures, or ``None`` for all."""
+    if value == "all":
+        return None
+    if isinstance(value, str):
+        raise ValueError(f"{name}={plain(value)} must be a whole number of at least 1, or all")
+    return check_int(name, value, least=1)
+
+
+def _kinds(name: str, value: Any) -> list[str]:
+    kinds = [str(each).strip() for each in (value if isinstance(value, list) else str(value).split(","))]
+    for kind in kinds:
+        if kind not in COST_KINDS:
+            raise ValueError(f"{name}={plain(kind)} is unknown: use {', '.join(COST_KINDS)}, or costs=FILE")
+    return list(dict.fromkeys(kinds))
+
+
 OPTIONS = {
     "RUN": SHARED["RUN"],
-    "top": Option(100, "N", "the number of the most probable architectures to score, within each budget; or all"),
+    "top": Option(100, "N", "the number of the most probable architectures to score, within each budget; or all",
+                  _top),
     "sample": Option(50, "N", "the number of architectures drawn with equal chances, which tell how far to trust the"
-                     " losses"),
-    "batches": Option(16, "N", "the number of validation batches, at least 2"),
+                     " losses", at_least(0)),
+    "batches": Option(16, "N", "the number of validation batches, at least 2", at_least(2)),
     "budget": Option(None, "B,B,…", "the largest cost that is allowed, of the one kind in cost=; of several budgets"
                      " each gets its best architecture"),
     "cost": Option(None, "KIND,…", f"what to measure: {', '.join(COST_KINDS)}; without it, the costs in the run's"
-                   " costs.json are shown"),
+                   " costs.json are shown", _kinds),
     "cost_budget": Option(None, "{KIND: B}", "budgets of several costs that hold together, as in"
-                          ' cost_budget="{macs: 20e6, latency: 8}"'),
+                          ' cost_budget="{macs: 20e6, latency: 8}"', cost_budgets),
     "costs": SHARED["costs"],
     "generations": Option(0, "N", "the number of generations of an evolution that starts from the scored"
-                          " architectures"),
-    "population": Option(50, "N", "the architectures in a generation"),
-    "tournament": Option(5, "N", "the architectures of which the best one is a parent"),
-    "mutation": Option(0.1, "P", "the probability with which a mutation changes an edge"),
+                          " architectures", at_least(0)),
+    "population": Option(50, "N", "the architectures in a generation", at_least(2)),
+    "tournament": Option(5, "N", "the architectures of which the best one is a parent", at_least(1)),
+    "mutation": Option(0.1, "P", "the probability with which a mutation changes an edge",
+                       partial(check_positive, most=1)),
     "supernet_epochs": Option(0, "N", "train the shared weights further for so many epochs by uniform draws; the run's"
-                              " own checkpoint stays as it is"),
+                              " own checkpoint stays as it is", at_least(0)),
     "calibrate": Option(None, "N", "the number of training batches for the running statistics of each architecture"
-                        " (default: the run's); 0 leaves them as they are"),
-    "jobs": Option(1, "N", "the number of processes"),
-    "threads": Option(1, "N", "the number of CPU threads of each process"),
-    "device": Option("cpu", "cpu|cuda", "where the network runs"),
-    "show": Option(10, "N", "the number of rows of the printed table"),
-    "seed": Option(0, "N", "the seed of the draws"),
+                        " (default: the run's); 0 leaves them as they are", at_least(0)),
+    "jobs": Option(1, "N", "the number of processes", check_workers),
+    "threads": Option(1, "N", "the number of CPU threads of each process", check_workers),
+    "device": Option("cpu", "cpu|cuda", "where the network runs", partial(check_one_of, allowed=("cpu", "cuda"))),
+    "show": Option(10, "N", "the number of rows of the printed table", at_least(1)),
+    "seed": Option(0, "N", "the seed of the draws", check_seed),
     "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
@@ -52,9 +81,6 @@ EXAMPLES = """\
   advnas rank RUN cost=params budget=2e5,3e5,4e5
   advnas rank RUN cost=macs,params cost_budget="{macs: 20e6, params: 0.4e6}"
 """
-LEAST = {
-    "sample": 0, "batches": 2, "generations": 0, "population": 2, "tournament": 1, "supernet_epochs": 0, "show": 1,
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -101,14 +127,15 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         arguments: The arguments of the command line.
 
     Returns:
-        The value of every option of ``OPTIONS``. ``top`` is ``None`` for all, ``cost`` is a list of kinds, and
-        ``budgets`` is a list of budgets by kind, in which the kind is ``None`` if it is that of the run's costs.
+        The value of every option of ``OPTIONS``. ``top`` is ``None`` for all. With them come ``budgets``, a list of
+        budgets by kind, in which the kind is ``None`` if it is that of the run's costs.
 
     Raises:
         OSError: There is no such run.
         ValueError: If an option is unknown or invalid.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> run = Path(mkdtemp())
         >>> (run / "checkpoints").mkdir()
@@ -120,29 +147,10 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: budgets=2e5 is unknown: did you mean budget=2e5?
     """
     options = read_options(arguments, OPTIONS, command="advnas rank")
-    if options["top"] == "all":
-        options["top"] = None
-    elif isinstance(options["top"], int) or options["top"] is None:
-        check_int("top", options["top"], least=1)
-    else:
-        raise ValueError(f"top={plain(str(options['top']))} must be a whole number of at least 1, or all")
-    for name, least in LEAST.items():
-        check_int(name, options[name], least=least)
-    for name in ("jobs", "threads"):
-        check_workers(name, options[name])
-    if options["calibrate"] is not None:
-        check_int("calibrate", options["calibrate"], least=0)
-    check_positive("mutation", options["mutation"], most=1)
-    check_seed("seed", options["seed"])
-    check_bool("trust", options["trust"])
-    if options["device"] not in ("cpu", "cuda"):
-        raise ValueError(f"device={plain(str(options['device']))} is unknown: use cpu or cuda")
     if options["device"] == "cuda" and options["jobs"] > 1:
         raise ValueError(f"jobs={options['jobs']}: processes that share a GPU would be no faster: use jobs=1")
-    options["cost"] = _kinds(options["cost"])
+    options["cost"] = options["cost"] or []
     options["budgets"] = _budgets(options)
-    if options["costs"] is not None and not Path(str(options["costs"])).exists():
-        raise FileNotFoundError(f"costs={plain(str(options['costs']))}: there is no such file")
     run = RunFolder.of(checkpoint_in(options["RUN"]))
     if options["costs"] is None and not run.costs.is_file() and any(None in each for each in options["budgets"]):
         raise ValueError(
@@ -151,21 +159,12 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _kinds(given: Any) -> list[str]:
-    names = [] if given is None else given if isinstance(given, list) else str(given).split(",")
-    names = [str(name).strip() for name in names]
-    for name in names:
-        if name not in COST_KINDS:
-            raise ValueError(f"cost={plain(name)} is unknown: use {', '.join(COST_KINDS)}, or costs=FILE")
-    return list(dict.fromkeys(names))
-
-
 def _budgets(options: Mapping[str, Any]) -> list[dict[str | None, float]]:
     alone, together = options["budget"], options["cost_budget"]
     if alone is not None and together is not None:
         raise ValueError("budget and cost_budget are two ways to say the same: give one of them")
     if together is not None:
-        return [{kind: each for kind, each in read_cost_budget(together).items()}]
+        return [{kind: each for kind, each in together.items()}]
     if alone is None:
         return []
     if len(options["cost"]) > 1:

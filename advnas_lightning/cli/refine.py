@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from advnas_lightning.cli.answering import reading_options, working
-from advnas_lightning.cli.options import HELP, SHARED, Option, help_page, read_cost_budget, read_options
+from advnas_lightning.cli.options import (
+    HELP,
+    SHARED,
+    Option,
+    at_least,
+    cost_budgets,
+    existing_file,
+    help_page,
+    read_options,
+)
 from advnas_lightning.refine.packages import missing_package
 from advnas_lightning.refine.rungs import check_rungs
 from advnas_lightning.runs import RunFolder, checkpoint_in
@@ -19,7 +28,6 @@ from advnas_lightning.texts import plain
 from advnas_lightning.validate import (
     check_bool,
     check_folder,
-    check_int,
     check_one_of,
     check_positive,
     check_seed,
@@ -28,43 +36,62 @@ from advnas_lightning.validate import (
 
 __all__ = ["OPTIONS", "help_text", "main", "read_settings"]
 
+
+def _rungs(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return check_rungs(tuple(int(each) if each.strip().isdigit() else each for each in value.split(",")))
+    return check_rungs(tuple(value) if isinstance(value, list) else (value,))
+
+
+def _proxy(name: str, value: Any) -> list[str]:
+    found = value if isinstance(value, list) else [] if value == "none" else shlex.split(str(value).replace(",", " "))
+    for each in found:
+        if not isinstance(each, str) or "=" not in each:
+            raise ValueError(
+                f"{name} has {plain(str(each))}: give a list of settings, as in {name}=[task.model.channels=8]"
+            )
+    return list(found)
+
+
 OPTIONS = {
     "RUN": SHARED["RUN"],
     "minutes": Option(None, "X", "the largest number of minutes of training in each job; the same line with more"
-                      " minutes goes on"),
-    "epochs": Option(None, "N", "the largest number of epochs of all trainings together"),
+                      " minutes goes on", check_positive),
+    "epochs": Option(None, "N", "the largest number of epochs of all trainings together", at_least(1)),
     "top": Option(None, "N", "the number of finalists from the top of the run's ranking.json (default: 5, if advnas"
-                  " rank has written one)"),
-    "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities"),
+                  " rank has written one)", at_least(0)),
+    "draws": Option(0, "N", "the number of finalists that are drawn from the search's probabilities", at_least(0)),
     "finalists": Option(None, "FILE", "a JSON file with a list of architectures, each as {edge: candidate}, which are"
-                        " the finalists in place of the search's"),
+                        " the finalists in place of the search's", existing_file),
     "neighbours": Option(True, "false", "train the finalists alone, and not what differs from the best one in one"
-                         " edge or by an exchange between two edges"),
+                         " edge or by an exchange between two edges", check_bool),
     "cost_budget": Option(None, "{KIND: B}", "train only what is within these budgets, as in"
                           ' cost_budget="{params: 0.4e6}"; their costs are those in the run\'s costs.json, where advnas'
-                          " cost measure writes them"),
+                          " cost measure writes them", cost_budgets),
     "costs": SHARED["costs"],
-    "repeats": Option(1, "N", "how often each of the three best architectures is trained again, with other seeds"),
+    "repeats": Option(1, "N", "how often each of the three best architectures is trained again, with other seeds",
+                      at_least(0)),
     "rungs": Option(None, "N,N,…", "the numbers of epochs after which a training is scored, each the same factor times"
-                    " the one before (default: the task's)"),
+                    " the one before (default: the task's)", _rungs),
     "anneal": Option(None, "true|false", "let the learning rates fall to 0 up to each rung, in the place of the task's"
-                     " own schedule (default: the task's choice)"),
+                     " own schedule (default: the task's choice)", check_bool),
     "proxy": Option(None, "[KEY=VALUE,…]", "the settings of the run that are smaller in these trainings (default: the"
-                    " task's); none for the full training"),
+                    " task's); none for the full training", _proxy),
     "weights": Option("fresh", "fresh|inherited", "begin each training with fresh weights, or with the shared ones of"
-                      " the search"),
+                      " the search", partial(check_one_of, allowed=("fresh", "inherited"))),
     "metric": Option(None, "NAME", "the score, of the validation on images or tokens that the weights do not learn from"
                      " (default: the task's)"),
-    "best": Option(None, "highest|lowest", "which score is the best one (default: the task's)"),
+    "best": Option(None, "highest|lowest", "which score is the best one (default: the task's)",
+                   partial(check_one_of, allowed=("highest", "lowest"))),
     "oracle": Option(None, "table", "in place of trainings: the benchmark's accuracies after 12 epochs, from the run's"
-                     " task.table"),
-    "jobs": Option(1, "N", "the number of processes that share the trainings"),
+                     " task.table", partial(check_one_of, allowed=("table",))),
+    "jobs": Option(1, "N", "the number of processes that share the trainings", check_workers),
     "threads": Option(None, "N", "the number of CPU threads of each process (default: the run's, or the cores divided"
-                      " by jobs=)"),
-    "seed": Option(0, "N", "the seed of the initial weights and of the data's order, and of the draws"),
+                      " by jobs=)", check_workers),
+    "seed": Option(0, "N", "the seed of the initial weights and of the data's order, and of the draws", check_seed),
     "output": Option(None, "DIR", "the folder of the trainings and of the files (default: the folder refine in the"
-                     " run's, and the run's folder for the files)"),
-    "show": Option(10, "N", "the number of rows of the printed table"),
+                     " run's, and the run's folder for the files)", check_folder),
+    "show": Option(10, "N", "the number of rows of the printed table", at_least(1)),
     "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
@@ -74,7 +101,6 @@ EXAMPLES = """\
   advnas refine RUN cost_budget="{params: 0.4e6}"
   advnas refine RUN oracle=table
 """
-LEAST = {"epochs": 1, "top": 0, "draws": 0, "repeats": 0, "show": 1}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -117,7 +143,7 @@ def help_text() -> str:
 
 
 def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read options of the form KEY=VALUE, as in the rest of the package.
+    """Read and check the options of ``advnas refine``.
 
     Args:
         arguments: The arguments of the command line.
@@ -140,44 +166,16 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: give the folder of a run: advnas refine RUN (advnas refine --help explains the options)
     """
     options = read_options(arguments, OPTIONS, command="advnas refine")
-    for name, least in LEAST.items():
-        if options[name] is not None:
-            check_int(name, options[name], least=least)
-    for name in ("jobs", "threads"):
-        if options[name] is not None:
-            check_workers(name, options[name])
-    if options["minutes"] is not None:
-        check_positive("minutes", options["minutes"])
     if options["finalists"] is not None:
         given = [name for name in ("top", "draws") if options[name]]
         if given:
             raise ValueError(f"{given[0]}= has no effect with finalists=, which names all of them")
-    for name in ("neighbours", "trust", "anneal"):
-        if options[name] is not None:
-            check_bool(name, options[name])
-    check_seed("seed", options["seed"])
-    check_one_of("weights", options["weights"], ("fresh", "inherited"))
-    for name, allowed in {"best": ("highest", "lowest"), "oracle": ("table",)}.items():
-        if options[name] is not None:
-            check_one_of(name, options[name], allowed)
-    rungs = _numbers(options["rungs"])
-    options["rungs"] = None if rungs is None else check_rungs(rungs)
-    if options["cost_budget"] is not None:
-        options["cost_budget"] = read_cost_budget(options["cost_budget"])
-    elif options["costs"] is not None:
+    if options["costs"] is not None and options["cost_budget"] is None:
         raise ValueError("costs= has no effect without cost_budget=")
-    for name in ("costs", "finalists"):
-        if options[name] is not None:
-            options[name] = Path(str(options[name]))
-            if not options[name].exists():
-                raise FileNotFoundError(f"{name}={plain(str(options[name]))}: there is no such file")
-    if options["output"] is not None:
-        options["output"] = check_folder("output", options["output"])
-        if RunFolder(options["output"]).checkpoints.exists():
-            raise ValueError(
-                f"output={plain(str(options['output']))} has a run, whose files would be lost: name another folder"
-            )
-    options["proxy"] = _overrides(options["proxy"])
+    if options["output"] is not None and RunFolder(options["output"]).checkpoints.exists():
+        raise ValueError(
+            f"output={plain(str(options['output']))} has a run, whose files would be lost: name another folder"
+        )
     if options["oracle"] is not None:
         given = [name for name in ("rungs", "anneal", "proxy", "metric", "best") if options[name] is not None]
         if given:
@@ -187,24 +185,3 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         raise ValueError(missing)
     checkpoint_in(options["RUN"])
     return options
-
-
-def _numbers(value: Any) -> tuple[Any, ...] | None:
-    """The values of a list, of which whole numbers are read as such."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return tuple(int(each) if each.strip().isdigit() else each for each in value.split(","))
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _overrides(value: Any) -> list[str] | None:
-    if value is None:
-        return None
-    found = value if isinstance(value, list) else [] if value == "none" else shlex.split(str(value).replace(",", " "))
-    for each in found:
-        if not isinstance(each, str) or "=" not in each:
-            raise ValueError(
-                f"proxy has {plain(str(each))}: give a list of settings, as in proxy=[task.model.channels=8]"
-            )
-    return list(found)

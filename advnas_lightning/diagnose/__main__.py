@@ -1,4 +1,4 @@
-"""``advnas diagnose ckpt_path=RUN`` compares the estimators of ∇θ on a search, and ``task=linear`` on an example.
+"""``advnas diagnose RUN`` compares the estimators of ∇θ on a search, and ``task=linear`` on an example.
 
 PyTorch is imported after the options are read, so that ``--help`` and a wrong option are answered at once.
 """
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _checked_place(options: dict[str, Any]) -> Path:
     """The folder in which a new one will be made: the run's, or the current one."""
     place = Path()
-    if options["ckpt_path"] is not None:
-        place = RunFolder.of(checkpoint_in(options["ckpt_path"])).path
+    if options["RUN"] is not None:
+        place = RunFolder.of(checkpoint_in(options["RUN"])).path
     free_folder(options["output"], place)  # refuses one that is not free before the work
     return place
 
@@ -75,7 +75,7 @@ def _diagnose_run(options: dict[str, Any], place: Path) -> Path:
     from advnas_lightning.runs import write_json
 
     _set_threads(options["threads"])
-    run = load(options["ckpt_path"], trust=options["trust"])
+    run = load(options["RUN"], trust=options["trust"])
     names = ("strategies", "draws", "exact_draws", "progress", "seed", "batches")
     on_progress = partial(print, "…", file=sys.stderr, flush=True)
     for name in ("lightning.pytorch", "lightning.fabric"):  # which one it is depends on what was imported last

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from advnas_lightning.cli.options import SHARED, Option, help_page, read_options
-from advnas_lightning.validate import check_bool, check_folder, check_int, check_positive, check_seed, check_workers
+from advnas_lightning.validate import check_folder, check_int, check_positive, check_seed, check_workers
 
 __all__ = ["LEAST", "NAMES", "OPTIONS", "check_settings", "help_text", "read_settings"]
 
@@ -18,25 +18,31 @@ NAMES = (
 LEAST = {"draws": 2, "batches": 1, "exact_draws": 2}  # the smallest number that each setting may have
 
 
+def _strategies(name: str, value: Any) -> list[str]:
+    names = value if isinstance(value, list) else str(value).split(",")
+    return list(dict.fromkeys(str(each).strip() for each in names))
+
+
 OPTIONS = {
-    "ckpt_path": Option(None, "RUN", "the run: its folder, or a checkpoint file in its folder"),
+    "RUN": SHARED["RUN"],
     "task": Option(None, "linear", "in place of a run: the example of the paper's section 4.4, in which REINFORCE's"
                    " noise grows with the number of edges"),
-    "strategies": Option(None, "a,b,…", f"the strategies to compare (default: all), of {', '.join(NAMES)}"),
+    "strategies": Option(None, "a,b,…", f"the strategies to compare (default: all), of {', '.join(NAMES)}",
+                         _strategies),
     "draws": Option(200, "N", "the number of estimates of each strategy; more of them show a smaller bias"),
     "batches": Option(4, "N", "the number of batches that the estimates are averaged over"),
     "exact_draws": Option(500, "N", "the number of unbiased estimates whose mean stands for the exact gradient, where"
                           " there are too many architectures to try them all"),
     "progress": Option(0.5, "0…1", "the share of the search that is done, on which falling temperatures depend"),
-    "seed": Option(0, "N", "the seed of the draws"),
+    "seed": Option(0, "N", "the seed of the draws", check_seed),
     "output": Option(None, "DIR", "the folder for the files (default: a new folder diagnosis in the run's, and in the"
-                     " current one for task=linear)"),
-    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)"),
+                     " current one for task=linear)", check_folder),
+    "threads": Option(None, "N", "the number of CPU threads (default: PyTorch's)", check_workers),
     "trust": SHARED["trust"],
 }  # fmt: skip
 EXAMPLES = """\
-  advnas diagnose ckpt_path=outputs/toy/advantage/2026-01-31_12-00-00
-  advnas diagnose ckpt_path=RUN strategies=advantage,reinforce,gdas draws=1000
+  advnas diagnose outputs/toy/advantage/2026-01-31_12-00-00
+  advnas diagnose RUN strategies=advantage,reinforce,gdas draws=1000
   advnas diagnose task=linear
 """
 
@@ -46,27 +52,27 @@ def help_text() -> str:
 
     Example:
         >>> print(help_text().splitlines()[0])
-        usage: advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]
+        usage: advnas diagnose RUN | task=linear [OPTION=VALUE ...]
     """
     about = (
         "Measures how good each strategy's estimate of the gradient of θ is at a checkpoint of your search: its bias,"
         " its noise and its time, against the exact gradient. Prints a table and a recommendation, and writes"
         " diagnosis.json, diagnosis.png and diagnosis.svg into a new folder. The search itself is not changed."
     )
-    return help_page("advnas diagnose ckpt_path=RUN | task=linear [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
+    return help_page("advnas diagnose RUN | task=linear [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
 
 
 def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read options of the form KEY=VALUE, as in the rest of the package.
+    """Read and check the options of ``advnas diagnose``.
 
     Args:
-        arguments: The arguments of the command line.
+        arguments: The arguments of the command line. ``ckpt_path=RUN`` is an older way to give the run.
 
     Returns:
         The value of every option of ``OPTIONS``.
 
     Raises:
-        ValueError: If a key is unknown, if a value is invalid, or if neither a checkpoint nor a task is given.
+        ValueError: If a key is unknown, if a value is invalid, or if neither a run nor a task is given.
 
     Example:
         >>> read_settings(["task=linear", "strategies=gdas,darts"])["strategies"]
@@ -76,21 +82,13 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
             ...
         ValueError: draw=3 is unknown: did you mean draws=3?
     """
-    options = read_options(arguments, OPTIONS, run="ckpt_path")
-    if (options["ckpt_path"] is None) == (options["task"] is None):
-        raise ValueError("give ckpt_path=RUN, a run's folder, or task=linear (advnas diagnose --help explains both)")
+    options = read_options([each.removeprefix("ckpt_path=") for each in arguments], OPTIONS)
+    if (options["RUN"] is None) == (options["task"] is None):
+        raise ValueError("give the folder of a run, or task=linear (advnas diagnose --help explains both)")
     if options["task"] not in (None, "linear"):
-        raise ValueError(f"task={options['task']} is unknown: use linear, or ckpt_path=RUN with a run of any task")
-    names = options["strategies"]
-    given = NAMES if names is None else names if isinstance(names, list) else str(names).split(",")
-    options["strategies"] = list(dict.fromkeys(str(name).strip() for name in given))
+        raise ValueError(f"task={options['task']} is unknown: use linear, or the folder of a run of any task")
+    options["strategies"] = options["strategies"] or list(NAMES)
     check_settings(options)
-    if options["threads"] is not None:
-        check_workers("threads", options["threads"])
-    check_seed("seed", options["seed"])
-    check_bool("trust", options["trust"])
-    if options["output"] is not None:
-        options["output"] = check_folder("output", options["output"])
     return options
 
 

@@ -58,7 +58,7 @@ def test_the_found_network_stands_with_its_probabilities(
     lines = printed[printed.index("\nnext\n") :].splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["report", "diagnose"]  # there are no weights to train
     assert shlex.split(lines[0])[-2:] == ["report", "my runs/1"]
-    assert shlex.split(lines[1])[-2:] == ["diagnose", 'ckpt_path="my runs/1"']
+    assert shlex.split(lines[1])[-2:] == ["diagnose", "my runs/1"]
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_file_that_an_export_of_this_run_has_written_is_replaced(toy: Path) ->
         ("run pt2 select=best", "select='best' is unknown"),
         ("run pt2 select=argmax genotype=x.json", "select and genotype both name an architecture"),
         ("run pt2 genotype=x.json", "no genotype file at x.json"),
-        ("run pt2 output=none/net", "give the path of a file without its ending"),
+        ("run pt2 output=none/net", "give the path of a file, in a folder that is there"),
         ("run pt2 batch_dims=1", 'as in batch_dims="{tokens: 1}"'),
         ('run pt2 batch_dims={"images":0,"pixels":1}', "batch_dims names 'pixels', which is no input"),
         ("run pt2 part=net", "part='net' is no module of ToyNetwork"),

@@ -275,7 +275,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         (["run", "cost_budget=3"], "cost_budget=3: give the kinds too"),
         (["run", "cost=params", "budget=3", "cost_budget={params: 3}"], "are two ways to say the same"),
         (["run", "costs=none.json"], "costs=none.json: there is no such file"),
-        (["run", "device=tpu"], "device=tpu is unknown: use cpu or cuda"),
+        (["run", "device=tpu"], "device='tpu' is unknown: use cpu or cuda"),
         (["run", "mutation=2"], "mutation=2 must be a finite number above 0 and at most 1"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_runs_checkpoint_is_diagnosed(
     capsys.readouterr()
     main(
         [
-            "ckpt_path=run/checkpoints/last.ckpt",
+            "run/checkpoints/last.ckpt",
             "draws=4",
             "exact_draws=9",
             "batches=2",
@@ -75,7 +75,7 @@ def test_the_linear_example_shows_the_noise_that_edges_add(
 def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (toy / "checkpoints" / "last.ckpt").write_bytes(b"damaged")  # the one before it is taken
     with pytest.warns(UserWarning, match=r"previous\.ckpt"):
-        main(["ckpt_path=run", "draws=3", "exact_draws=4", "strategies=advantage,advantage,gdas"])
+        main(["run", "draws=3", "exact_draws=4", "strategies=advantage,advantage,gdas"])
     printed = capsys.readouterr().out
     assert max(map(len, printed.partition("The exact gradient raises")[0].splitlines())) <= 100
     assert printed.count("│ advantage ") == 1  # although it was named twice
@@ -89,9 +89,9 @@ def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(toy: Path, capsys: py
 def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: advnas diagnose ckpt_path=RUN | task=linear")
+    assert printed.startswith("usage: advnas diagnose RUN | task=linear")
     assert printed.count("\n  advnas diagnose ") == 3  # examples
-    assert all(f"\n  {name}=" in printed for name in OPTIONS)
+    assert all(f"\n  {name}=" in printed for name in OPTIONS if name != "RUN")
     assert max(map(len, printed.splitlines())) <= 100
 
 
@@ -102,9 +102,9 @@ def test_every_estimator_is_known_to_the_options() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give ckpt_path=RUN, a run's folder, or task=linear"),
+        ([], "give the folder of a run, or task=linear"),
         (["task=ptb"], "task=ptb is unknown: use linear"),
-        (["ckpt_path=no.ckpt"], "no.ckpt: there is no such folder or checkpoint"),
+        (["no.ckpt"], "no.ckpt: there is no such folder or checkpoint"),
         (["ckpt_path=."], ". has no folder checkpoints: give the folder of one run"),
         (["task=linear", "strategies=enas"], "strategies has 'enas': use some of advantage"),
         (["task=linear", "strategies=advantag,gdas"], "strategies has 'advantag': did you mean advantage?"),
@@ -118,8 +118,8 @@ def test_every_estimator_is_known_to_the_options() -> None:
         (["draw=3"], "draw=3 is unknown: did you mean draws=3?"),
         (["--draws=3"], "--draws=3 is unknown: did you mean draws=3?"),
         (["draws"], "draws has no value: give draws=N"),
-        (["outputs/toy"], "outputs/toy is unknown: give ckpt_path=outputs/toy if it is a run"),
-        (["gamma=3"], "gamma=3 is unknown: give ckpt_path=…"),
+        (["outputs/toy"], "outputs/toy: there is no such folder or checkpoint"),
+        (["gamma=3"], "gamma=3 is unknown: give task=…"),
     ],
 )
 def test_bad_options_have_one_line(
@@ -142,5 +142,5 @@ def test_a_checkpoint_without_its_run_is_named(toy: Path, tmp_path: Path, capsys
     moved.mkdir()
     (toy / "checkpoints" / "last.ckpt").rename(moved / "last.ckpt")
     with pytest.raises(SystemExit):
-        main([f"ckpt_path={moved}/last.ckpt"])
+        main([f"{moved}/last.ckpt"])
     assert "is of no run's folder" in capsys.readouterr().err

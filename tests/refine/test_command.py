@@ -115,7 +115,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         (["run", "finalists=nowhere.json"], "finalists=nowhere.json: there is no such file"),
         (["run", "output=run/summary.json"], "output=run/summary.json: summary.json is a file: name a folder"),
         (["run", "output=run"], "output=run has a run, whose files would be lost: name another folder"),
-        (["run", "finalists=listed.json", "draws=2"], "draws= has no effect with finalists="),
+        (["run", "finalists=run/genotype.json", "draws=2"], "draws= has no effect with finalists="),
         (["run", "oracle=table", "rungs=1,2"], "rungs= has no effect with oracle=table"),
         (["run", "oracle=table"], "oracle=table needs the run's task.table: this run has none"),
         (["run", "top=3"], "ranking.json: run advnas rank first, or leave top= out"),

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from advnas_lightning.cli.checks import check_settings
 from advnas_lightning.cli.cost import OPTIONS
 from advnas_lightning.cli.export import OPTIONS as EXPORT_OPTIONS
 from advnas_lightning.cli.main import main, quote_cells
-from advnas_lightning.cli.options import read_options
+from advnas_lightning.cli.options import Option, read_options
 from advnas_lightning.cli.rank import OPTIONS as RANK_OPTIONS
 from advnas_lightning.cli.refine import OPTIONS as REFINE_OPTIONS
 from advnas_lightning.export.formats import FORMATS, missing_extra
@@ -233,7 +234,7 @@ class Shell:
         self._command(["cost", *arguments])
 
     def _rank(self, arguments: list[str]) -> None:
-        given = read_options(arguments, RANK_OPTIONS)
+        given = read_options(arguments, unchecked(RANK_OPTIONS))
         if not self.really or any(word in NOT_RUN for word in arguments):
             return
         if not (self.folder / "RUN").exists():
@@ -241,14 +242,14 @@ class Shell:
         self._command(["rank", *arguments, "top=3", "sample=2", "batches=2"])
 
     def _export(self, arguments: list[str]) -> None:
-        read_options([word for word in arguments if word not in FORMATS], EXPORT_OPTIONS)
+        read_options([word for word in arguments if word not in FORMATS], unchecked(EXPORT_OPTIONS))
         if not self.really or missing_extra([word for word in arguments if word in FORMATS] or ["onnx"]):
             return
         self._write_run("toy")
         self._command(["export", *(word for word in arguments if not word.startswith("select="))])
 
     def _refine(self, arguments: list[str]) -> None:
-        read_options(arguments, REFINE_OPTIONS)
+        read_options(arguments, unchecked(REFINE_OPTIONS))
         if not self.really:
             return
         table = "oracle=table" in arguments
@@ -287,9 +288,14 @@ class Shell:
             assert (self.folder / path).exists(), f"no block above is {path}"
 
 
+def unchecked(options: Mapping[str, Option]) -> dict[str, Option]:
+    """The options with any values, such as files that are not here."""
+    return {name: option._replace(check=None) for name, option in options.items()}
+
+
 def read_cost_settings(what: str, *arguments: str) -> None:
     """The options of ``advnas cost`` are known. Whether there is such a run or file is not looked at."""
-    read_options(arguments, OPTIONS[what])
+    read_options(arguments, unchecked(OPTIONS[what]))
 
 
 def check_install(arguments: list[str]) -> None:
