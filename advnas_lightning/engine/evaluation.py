@@ -156,12 +156,15 @@ class Evaluator:
             ValueError: ∂L/∂a is asked for, and the loss has no graph to the gates.
         """
         parts = batch if isinstance(batch, MicroBatches) else [batch]
+        results = None
         try:
-            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)
+            results = self._evaluate_parts(architecture, parts, gates)
         except RuntimeError as error:
             if not self._adapts_to(str(error), gates):
                 raise
-            losses, grads, sizes = self._evaluate_parts(architecture, parts, gates)  # the first try has left no trace
+        if results is None:  # the first try has left no trace; PyTorch 2.6's checkpoints go on until its error is freed
+            results = self._evaluate_parts(architecture, parts, gates)
+        losses, grads, sizes = results
         loss = self.ranks.mean(weighted_mean(losses, sizes))
         gate_grad = self.ranks.mean(weighted_mean(grads, sizes)) if gates else None
         return Trial(architecture, loss, gate_grad, sum(sizes) * self.ranks.count)

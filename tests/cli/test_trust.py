@@ -200,7 +200,8 @@ def test_a_folder_runs_no_code(
     ("content", "says"),
     [
         (None, "it is a pipe or a device"),
-        (b"[" * 9999, "it is no YAML: "),
+        (b"a: [", "it is no YAML: "),
+        (b"[" * 9999, "it is "),  # no YAML, or nested too deeply: PyYAML 6.0 sees the other one first
         (b"a: " + b"[" * 200 + b"]" * 200, "it is nested too deeply"),
         (b"a: &a [1]\nb: *a", "it has aliases, as in line 2"),
         (b"a: 1\na: 2", "it has the key 'a' twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -113,15 +114,16 @@ def test_recomputing_without_reentering_changes_nothing(
         torch.testing.assert_close(other, plain)
 
 
+@pytest.mark.parametrize("place", WITH_EDGES)
 @pytest.mark.parametrize("name", slow_but(GATES, ["advantage", "darts"]))
 def test_an_edge_in_reentrant_checkpointing_is_refused(
-    name: str, make_search: Make, make_loaders: Make, fit: Fit
+    name: str, place: str, make_search: Make, make_loaders: Make, fit: Fit
 ) -> None:
-    for place in WITH_EDGES:
-        search = search_of(name, Net(place, reentrant), make_search)
-        with one_line("edge 'e", "CheckpointFunction", "use_reentrant=False"):
-            fit(search, make_loaders(weights=1))
-        assert search.architecture_steps == 0
+    search = search_of(name, Net(place, reentrant), make_search)
+    with one_line("edge 'e", "CheckpointFunction", "use_reentrant=False"):
+        fit(search, make_loaders(weights=1))
+    assert search.architecture_steps == 0
+    gc.collect()  # a checkpoint of PyTorch 2.6 that ends with an error goes on until the error is freed
 
 
 @pytest.mark.parametrize("name", few(NO_GATES))
