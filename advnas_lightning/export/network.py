@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from advnas_lightning.export.call import Call, largest_difference
 from advnas_lightning.export.formats import format_of, missing_extra
 from advnas_lightning.export.source.file import FreshProcess, write_source
 from advnas_lightning.export.writers import BATCH, first_sentence, opset_of, write_onnx, write_pt2, write_torchscript
+from advnas_lightning.folder_lock import FolderLock
 from advnas_lightning.space.copying import copy_network
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.validate import check_bool, check_int, check_positive
@@ -26,6 +26,7 @@ from advnas_lightning.validate import check_bool, check_int, check_positive
 __all__ = ["TOLERANCE", "Exported", "export_network"]
 
 TOLERANCE = 1e-4
+UNFINISHED = ".export-"  # what the name of a folder begins with in which a file is written
 Run = Callable[[Call], list[Tensor]]
 
 
@@ -102,7 +103,8 @@ def export_network(
             format, or the file does not compute what the network does.
 
     Example:
-        >>> path = Path(tempfile.mkdtemp(), "net.torchscript")
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp(), "net.torchscript")
         >>> exported = export_network(nn.Linear(3, 2), path, torch.ones(4, 3))
         >>> exported.inputs, exported.sizes, exported.difference
         ({'input': ['batch', 3]}, [4, 1, 5], 0.0)
@@ -178,14 +180,25 @@ def on_cpu(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def _finished_in(path: Path) -> Iterator[Path]:
-    """A context that gives a folder to write into, and at its end moves what is in it to where ``path`` is."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        yield Path(folder)
-        for each in sorted(Path(folder).iterdir(), key=lambda each: each.name == path.name):  # the file itself is last
-            if each.is_dir():  # such as what Python has compiled
-                shutil.rmtree(each)
-            else:
-                os.replace(each, path.parent / each.name)
+    """A context that gives a folder to write into, and at its end moves what is in it to where ``path`` is.
+
+    The folder's name is that of the file. So an export that was killed leaves one folder at most, and the next one
+    removes it.
+
+    Raises:
+        ValueError: Another process writes the same file.
+    """
+    folder = path.with_name(f"{UNFINISHED}{path.name}")
+    with FolderLock(path.parent, f"{folder.name}.lock"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+            for each in sorted(folder.iterdir(), key=lambda each: each.name == path.name):  # the file itself is last
+                if not each.is_dir():  # such as what Python has compiled
+                    os.replace(each, path.parent / each.name)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _write(

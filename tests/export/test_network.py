@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,12 @@ class Remembering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return x * self.calls
+
+
+class Killed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return x
 
 
 def cell() -> nn.Module:
@@ -154,6 +162,30 @@ def test_an_older_file_stays_where_a_new_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differs"):
         export_network(Remembering(), path, torch.ones(4, 6))
     assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "net.torchscript"
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            export_network(Killed(), path, torch.randn(4, 3))
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert len([each for each in tmp_path.iterdir() if each.is_dir()]) == 1
+    check(nn.Linear(3, 2), path, torch.randn(4, 3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_exports_to_one_file_are_refused(tmp_path: Path) -> None:
+    class Exporting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            export_network(nn.Linear(3, 2), tmp_path / "net.torchscript", torch.randn(4, 3))
+            return x
+
+    with one_line(f"{tmp_path} is in use by process {os.getpid()} on"):
+        export_network(Exporting(), tmp_path / "net.torchscript", torch.randn(4, 3))
 
 
 @onnx
