@@ -22,6 +22,7 @@ from advnas_lightning.export.call import Call
 from advnas_lightning.export.formats import FORMATS
 from advnas_lightning.export.network import Exported, export_call
 from advnas_lightning.export.of_search import SEEN, found_network
+from advnas_lightning.folder_lock import turn_in
 from advnas_lightning.ranking.batches import with_validation_batches
 from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.runs import EXPORTED, RunFolder, sha256, write_json
@@ -29,6 +30,7 @@ from advnas_lightning.space.genotype import Genotype
 from advnas_lightning.texts import encodable, writable
 
 NAME = "network"  # of the files
+LOCK = ".export.lock"  # is there while a process notes what it has written
 
 
 def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool = True) -> None:
@@ -49,6 +51,7 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
     keep_memory()
     quiet()
     run = load(options["RUN"], trust=options["trust"])
+    checkpoint = sha256(run.checkpoint)
     target = _target(run.folder, options)
     if options["output"] is not None:
         _refuse_others(target, options["formats"], run.folder)
@@ -70,12 +73,13 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
     _let_validate(run.data)  # while a Trainer does, the hooks of the data change the batches as in the run
     network, call = with_validation_batches(run.search, found, datamodule=run.data, batches=1)
     chosen = run.search.genotype(run.search.selected) if genotype is None else genotype
-    written: dict[str, Exported] = {}
+    further = {"genotype": dict(chosen), "checkpoint_sha256": checkpoint, "torch": str(torch.__version__)}
+    is_written = False
     errors: list[str] = []
     for kind in options["formats"]:
         path = target.with_name(target.name + FORMATS[kind].suffix)
         try:
-            written[kind] = export_call(
+            exported = export_call(
                 network,
                 path,
                 call,
@@ -87,10 +91,11 @@ def export_run(options: Mapping[str, Any], *, shows: bool = True, advises: bool 
         except ValueError as error:
             errors.append(str(error))
             continue
+        note_export(run.folder, exported, further)
+        is_written = True
         if shows:
-            print(writable(_line(written[kind])))
-    _note(run, written, chosen)
-    if advises and written and run.search.searches and run.search.trains_weights:
+            print(writable(_line(exported)))
+    if advises and is_written and run.search.searches and run.search.trains_weights:
         print("note: these are the weights that all architectures share; a training from scratch is better as a rule")
         if options["genotype"] is None or Path(str(options["genotype"])).exists():
             print(encodable(f"next: {_training_line(run, options)}"))
@@ -164,18 +169,21 @@ def _line(exported: Exported) -> str:
     )
 
 
-def _note(run: SavedRun, written: Mapping[str, Exported], chosen: Genotype) -> None:
-    """Note in the run's folder what was written, and name the files in its summary if it has one."""
-    if not written:
-        return
-    folder = run.folder
-    common = {"genotype": dict(chosen), "checkpoint_sha256": sha256(run.checkpoint), "torch": str(torch.__version__)}
-    names = {kind: os.path.relpath(each.path, folder.path) for kind, each in written.items()}
-    content = {names[kind]: {**each.content(), **common} for kind, each in written.items()}
-    write_json(folder.path / EXPORTED, {**_noted(folder), **content})
-    if folder.has_summary:
-        summary = read_json(folder.summary)
-        write_json(folder.summary, {**summary, **{f"exported/{kind}": name for kind, name in names.items()}})
+def note_export(folder: RunFolder, exported: Exported, further: Mapping[str, Any]) -> None:
+    """Note in a run's folder what was written, and name the file in its summary if it has one.
+
+    Processes that export the same run take turns, so that none of them undoes what another has noted.
+
+    Args:
+        folder: The folder of the run.
+        exported: What was written.
+        further: What else there is to say of it, as values for JSON.
+    """
+    name = os.path.relpath(exported.path, folder.path)
+    with turn_in(folder.path, LOCK):
+        write_json(folder.path / EXPORTED, {**_noted(folder), name: {**exported.content(), **further}})
+        if folder.has_summary:
+            write_json(folder.summary, {**read_json(folder.summary), f"exported/{exported.format}": name})
 
 
 def _training_line(run: SavedRun, options: Mapping[str, Any]) -> str:

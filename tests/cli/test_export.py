@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
 
 from advnas_lightning import Genotype
 from advnas_lightning.cli.export import OPTIONS, main, read_settings
+from advnas_lightning.cli.exporting import note_export
 from advnas_lightning.cli.sweeps import is_finished
 from advnas_lightning.export.formats import missing_extra
+from advnas_lightning.export.network import Exported, export_call
+from advnas_lightning.runs import RunFolder, sha256, write_json
 from advnas_lightning.space.genotype_file import add_genotype
 from tests.support.command_line import SMALL_CIFAR10, SMALL_PTB, SMALL_TOY, launch, read, write_images, write_ptb
 
@@ -64,6 +69,48 @@ def test_other_architectures_have_files_of_their_own(toy: Path, capsys: pytest.C
     x = torch.randn(3, 1, 13, 13)
     assert torch.equal(one(x), other(x))
     assert "has no refined genotype" in refused(capsys, "run", "torchscript", "select=refined")
+
+
+def test_two_exports_that_end_at_once_are_both_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "summary.json", {"seed": 0})
+    first, other = (Exported(tmp_path / f"net.{kind}", kind, {}, [], [], 0.0, 1e-4) for kind in ("onnx", "pt2"))
+    second = Thread(target=note_export, args=(RunFolder(tmp_path), other, {}))
+
+    def write_slowly(path: Path, content: Any) -> None:
+        if second.ident is None:  # the first one has read the file, and has not written it yet
+            second.start()
+            second.join(timeout=0.1)
+        write_json(path, content)
+
+    monkeypatch.setattr("advnas_lightning.cli.exporting.write_json", write_slowly)
+    note_export(RunFolder(tmp_path), first, {})
+    second.join()
+    assert read(tmp_path, "export.json").keys() == {"net.onnx", "net.pt2"}
+    assert read(tmp_path, "summary.json") == {"seed": 0, "exported/onnx": "net.onnx", "exported/pt2": "net.pt2"}
+
+
+def test_a_search_that_goes_on_meanwhile_is_not_what_was_exported(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last, before = toy / "checkpoints" / "last.ckpt", sha256(toy / "checkpoints" / "last.ckpt")
+
+    def export(*arguments: Any, **options: Any) -> Exported:
+        last.write_bytes((toy / "checkpoints" / "previous.ckpt").read_bytes())
+        return export_call(*arguments, **options)
+
+    monkeypatch.setattr("advnas_lightning.cli.exporting.export_call", export)
+    main(["run", "torchscript"])
+    assert read(toy, "export.json")["network.torchscript"]["checkpoint_sha256"] == before != sha256(last)
+
+
+def test_a_file_is_noted_though_the_next_one_is_interrupted(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("advnas_lightning.export.network.write_pt2", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(["run", "torchscript", "pt2"])
+    assert read(toy, "export.json").keys() == {"network.torchscript"}
+    assert {path.name for path in toy.iterdir()} >= {"network.torchscript", "export.json"}
+    assert not [path for path in toy.iterdir() if path.name.startswith(".export")]
 
 
 @pytest.mark.parametrize("name", ["model.py", "model.pt"])
