@@ -32,12 +32,13 @@ from advnas_lightning.cli.loading import saved_settings, saved_state
 from advnas_lightning.cli.options import MORE_KINDS
 from advnas_lightning.cli.run import build_data, build_strategy, data_arguments
 from advnas_lightning.cost.additivity import Additivity
-from advnas_lightning.cost.files import Measurement, read_costs, write_costs
+from advnas_lightning.cost.files import LOCK, Measurement, read_costs, write_costs
 from advnas_lightning.cost.measuring import measure, measure_whole
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.cost.table import CostTable
 from advnas_lightning.engine.plain import PlainModel
 from advnas_lightning.engine.strategy import SearchStrategy
+from advnas_lightning.folder_lock import turn_in
 from advnas_lightning.runs import RunFolder
 from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.texts import plain
@@ -69,7 +70,7 @@ def measure_run(options: Mapping[str, Any]) -> None:
         raise ValueError("check: the network is a LightningModule with a loss of its own: leave check out")
     search.load_state_dict({name: value for name, value in saved_state(checkpoint).items() if not _of_cost(name)})
     output = Path(os.path.relpath(folder.costs)) if options["output"] is None else options["output"]
-    before = _already_there(output, search)
+    _already_there(output, search)  # refuses a file of another network before the work
     search.to(device)
     batch = move_data_to_device(batch, device)
     how = {
@@ -90,9 +91,11 @@ def measure_run(options: Mapping[str, Any]) -> None:
             print(f"comparing with whole networks: {name}", file=sys.stderr, flush=True)
             check = {"check": check_sums(name, table, search, batch, options["check"]).content()}
         found[name] = Measurement(table, {**how, **check})
+    with turn_in(output.parent, LOCK):
+        before = _already_there(output, search)  # again, since another process may have added to it
+        write_costs(output, {**before, **found})
     for name in sorted(before.keys() & found.keys()):
         print(f"replaced in {output}: {plain(name)}, {plain(described(before[name].measured))}")
-    write_costs(output, {**before, **found})
     show_costs(found, {}, found_architectures(folder.path, found))
     print(plain(str(output)))
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from advnas_lightning.cost.table import CostTable
+from advnas_lightning.folder_lock import turn_in
 from advnas_lightning.reading import read_json
 from advnas_lightning.runs import write_json
 from advnas_lightning.space.search_space import SearchSpace
 from advnas_lightning.texts import listed, plain
+
+LOCK = ".costs.lock"  # is there while a process adds to a file of costs
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,11 @@ def keep_measured(path: Path, table: CostTable) -> None:
         table: What the search has measured.
     """
     kept: dict[str, Measurement] = {}
-    with suppress(OSError, ValueError):
-        found = read_costs(path)
-        kept = {name: each for name, each in found.items() if each.measured and each.table.has_edges_of(table)}
-    write_costs(path, {table.kind: Measurement(table), **kept})
+    with turn_in(path.parent, LOCK):
+        with suppress(OSError, ValueError):
+            found = read_costs(path)
+            kept = {name: each for name, each in found.items() if each.measured and each.table.has_edges_of(table)}
+        write_costs(path, {table.kind: Measurement(table), **kept})
 
 
 def _measurement(entry: Any, space: SearchSpace | None) -> Measurement:

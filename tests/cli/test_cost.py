@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from advnas_lightning import Genotype
+from advnas_lightning.cli import cost_measuring
 from advnas_lightning.cli.cost import MEASURE, main
 from advnas_lightning.cli.known import training_line
 from advnas_lightning.cli.loading import load
@@ -119,6 +120,19 @@ def test_what_is_measured_joins_what_there_is(here: Path, capsys: pytest.Capture
     again = read(here / "run", "costs.json")["costs"]
     assert again["macs"]["measured"]["device"] == "cpu"
     assert again["params"] == content["params"]
+
+
+def test_what_another_command_has_measured_meanwhile_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, others = cost_measuring.measure, [["measure", "run", "kinds=params"]]
+
+    def measure(*arguments: Any) -> CostTable:
+        if others:
+            main(others.pop())
+        return real(*arguments)
+
+    monkeypatch.setattr(cost_measuring, "measure", measure)
+    main(["measure", "run", "kinds=tests.support.measured.own"])
+    assert list(read(here / "run", "costs.json")["costs"]) == ["macs", "params", "tests.support.measured.own"]
 
 
 def test_the_size_of_the_batch_can_be_chosen(here: Path) -> None:
