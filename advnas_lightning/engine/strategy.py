@@ -221,7 +221,7 @@ class SearchStrategy(FoundNetwork):
             no_trace=TrainingPass(self, self.outcome, self.evaluator, trace_of_weights, self.objective).no_trace,
             lesson=None if self.teacher is None else Lesson(self.teacher, self.model, is_adapted=is_adapted),
         )
-        checks = (PaddingCheck(self.model, self.evaluator, orders), InPlaceCheck(self.model, self.evaluator))
+        checks = (PaddingCheck(self.model, self.evaluator, orders), InPlaceCheck(self.evaluator))
         self._architecture_step = ArchitectureStep(
             self, self.evaluator, architecture, self.guard, self.best, self.terms, checks
         )

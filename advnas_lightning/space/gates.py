@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class EdgePlan:
             where that is its input.
         returned: The tensors that the edge has returned, and how often each had been changed in place by then; ``None``
             where nobody asks.
+        passing: The candidates that are known to return what lies in the memory of their input, by index.
         has_run: Whether the edge has run since the plan was made.
 
     Example:
@@ -56,6 +57,7 @@ class EdgePlan:
     copies_outputs: bool = True
     is_bare: bool = False
     returned: list[tuple[Tensor, int]] | None = None
+    passing: set[int] = field(default_factory=set)
     has_run: bool = False
 
     @property
@@ -103,7 +105,7 @@ class EdgePlan:
 
 @dataclass
 class EdgeState:
-    """Holds the current plan of an edge. All MixedOps of one name share it.
+    """Holds the current plan of an edge, and what its passes have shown. All MixedOps of one name share it.
 
     A copy has no plan, also one that is made while the network runs, since nothing would ever change it.
 
@@ -113,6 +115,7 @@ class EdgeState:
     """
 
     plan: EdgePlan | None = None
+    passing: set[int] = field(default_factory=set)
 
     def __reduce__(self) -> tuple[type[EdgeState], tuple[()]]:
         return EdgeState, ()

@@ -89,6 +89,8 @@ class EdgePass:
         """Run a candidate on what others get, too, and see that it fills none of the objects among that."""
         before = [tensors_held(each) for each in objects]
         output = self.run(index, inputs, kwargs)
+        if self.plan.returned is not None and shares_memory(output, inputs, kwargs):
+            self.plan.passing.add(index)
         for each, held in zip(objects, before, strict=True):
             if tensors_held(each) != held:
                 raise ValueError(
@@ -104,6 +106,8 @@ class EdgePass:
         """
         if not shares_memory(output, inputs, kwargs):
             return output
+        if not torch.compiler.is_compiling():
+            self.plan.passing.update(self.plan.paths)
         return self._mix(self.plan.paths, [output], lambda own: _as(own[0], own[0], copies=True))
 
     def gated(self, output: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

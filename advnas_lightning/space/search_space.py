@@ -159,6 +159,19 @@ class SearchSpace:
         plans = [own.plan for own in self._edges if own.plan is not None and own.plan.returned]
         return {plan.edge for plan in plans if any(tensor._version != count for tensor, count in plan.returned or ())}
 
+    @property
+    def passing(self) -> dict[str, tuple[int, ...]]:
+        """Of each edge the candidates that have returned what lies in the memory of their input, by index.
+
+        Example:
+            >>> space = SearchSpace(net := MixedOp("a", {"x": nn.Flatten(), "y": nn.ReLU()}))
+            >>> with space.bind(space.one_hot([0])):
+            ...     _ = net(torch.ones(1, 1))
+            >>> space.passing
+            {'a': (0,)}
+        """
+        return {edge: tuple(sorted(own.passing)) for edge, own in zip(self.edges, self._edges, strict=True)}
+
     def refuse_left_out(self, choice: Sequence[int]) -> None:
         """Refuse that edges have run, since an architecture was bound, which its network leaves out.
 
@@ -246,6 +259,7 @@ class SearchSpace:
                 copies_outputs,
                 is_bare=name in bare,
                 returned=[] if name in observed else None,
+                passing=edge.passing,
             )
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -35,12 +36,14 @@ class Block(nn.Module):
         return out + x if self.residual else out
 
 
-def search(net: nn.Module, fit: Callable[..., Trainer], make: Any = AdvantageNAS, **options: Any) -> Any:
+def search(
+    net: nn.Module, fit: Callable[..., Trainer], make: Any = AdvantageNAS, max_epochs: int = 1, **options: Any
+) -> Any:
     torch.manual_seed(0)
     data = DataLoader([(torch.randn(4), torch.ones(4)) for _ in range(16)], 4)
     made = make(net, objective=Regression(), architecture_optimizer=partial(SGD, lr=0.1),
                 weight_optimizer=partial(SGD, lr=0.1), **options)  # fmt: skip
-    fit(made, search_loaders(data, architecture=0.5), max_epochs=1)
+    fit(made, search_loaders(data, architecture=0.5), max_epochs=max_epochs)
     return made
 
 
@@ -48,6 +51,30 @@ def search(net: nn.Module, fit: Callable[..., Trainer], make: Any = AdvantageNAS
 def test_an_input_that_is_changed_and_used_again_is_refused(name: str, fit: Callable[..., Trainer]) -> None:
     with pytest.raises(ValueError, match="where edge 'norm' runs 'none', which returns its input"):
         search(Block(nn.ReLU(inplace=True)), fit, STRATEGIES[name])
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("name", ["advantage", "darts"])
+@pytest.mark.parametrize("same", [Same(), nn.Flatten(), nn.Dropout(0.0), nn.Unflatten(-1, (4,))])
+def test_any_candidate_that_returns_its_input_is_found(same: nn.Module, name: str, fit: Callable[..., Trainer]) -> None:
+    net = Block(nn.ReLU(inplace=True))
+    net.norm = MixedOp("norm", {"layer norm": nn.LayerNorm(4), "batch norm": nn.BatchNorm1d(4), "none": same})
+    with pytest.raises(ValueError, match="where edge 'norm' runs 'none', which returns its input"):
+        search(net, fit, STRATEGIES[name], max_epochs=4)
+
+
+def test_a_loss_that_is_random_beyond_its_seed_is_not_refused(fit: Callable[..., Trainer]) -> None:
+    noise = cycle((0.0, 1.0, 0.0, 0.0, 1.0))
+
+    class Search(AdvantageNAS):
+        def loss(self, batch: Any) -> Tensor:
+            return super().loss(batch).loss + next(noise)  # type: ignore[union-attr]
+
+    search(Block(nn.ReLU(inplace=True), residual=False), fit, Search, max_epochs=8)
 
 
 @pytest.mark.parametrize(
