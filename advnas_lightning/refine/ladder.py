@@ -143,7 +143,7 @@ class Ladder:
         return 1 if self.maximize else -1
 
     def is_behind(self, trial: Trial) -> bool:
-        """Whether a neighbour is no better than any of the best was at the last rung that it has reached.
+        """Whether a neighbour is no better than any of the best others was at the last rung that it has reached.
 
         Early scores are chance in part: what one of the best had at a rung does not rule a neighbour out. How many
         best ones these are, the training says itself. It is said of no finalist, and of nothing at the last rung, which
@@ -161,7 +161,7 @@ class Ladder:
         if self.leader is None or trial.round == 0 or trial.last == self.rungs[-1]:
             return False
         best = self.best(trial.among) or [self.leader]
-        bars = [each.scores[trial.last] for each in best if trial.last in each.scores]
+        bars = [each.scores[trial.last] for each in best if each != trial and trial.last in each.scores]
         return bool(bars) and all(self.sign * (trial.scores[trial.last] - bar) <= 0 for bar in bars)
 
     def is_ahead(self, trial: Trial) -> bool:

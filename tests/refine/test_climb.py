@@ -332,6 +332,21 @@ def test_while_the_first_one_is_trained_others_have_its_neighbours() -> None:
     assert low.leader == low.trials[1]
 
 
+def test_a_neighbour_that_leads_while_the_first_one_is_trained_goes_on() -> None:
+    names = [Genotype({"edge": name}) for name in "ab"]
+    rows = [({1: 0.3}, "argmax", 0), ({1: 0.4, 3: 0.5}, "neighbour of 0", 1)]
+    begun = [
+        Trial(number, name, "unfinished", scores, by, round_, 1.0, max(scores))
+        for number, (name, (scores, by, round_)) in enumerate(zip(names, rows, strict=True))
+    ]
+    ladder = Ladder(begun, (1, 3, 9), maximize=True)
+    assert ladder.leader == begun[1]
+    assert not ladder.is_behind(begun[1])  # not even itself
+    assert not is_pruned(begun[1], ladder)
+    worse = replace(begun[1], scores={1: 0.2}, begun=1)
+    assert Ladder([begun[0], worse], (1, 3, 9), maximize=True).is_behind(worse)
+
+
 @pytest.mark.parametrize("epochs", [4, 9, 13])
 def test_the_budget_of_epochs_is_never_exceeded(epochs: int) -> None:
     spent = []
