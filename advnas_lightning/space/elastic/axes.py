@@ -64,6 +64,15 @@ class Axis:
         """
         return Change({self.name: size}, {"weight": first(size), "bias": first(size)})
 
+    def running(self, module: Any, size: Any) -> Change:
+        """What the module has with this size during its forward pass.
+
+        Args:
+            module: The module.
+            size: The size.
+        """
+        return self.change(module, size)
+
     def checked(self, module: Any, size: Any) -> Any:
         """A size as the module has it.
 

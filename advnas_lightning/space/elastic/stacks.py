@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -71,6 +72,38 @@ class Stage(Layers):
         return self.layers(module)[1:]
 
 
+class FirstLayers(nn.ModuleList):
+    """The first layers of a list for a loop over them. What looks for modules finds all layers.
+
+    In its first pass a network may put hooks on all layers that it has, as those of Hugging Face do for
+    ``output_hidden_states``. The layers that this pass leaves out must have them in later passes.
+
+    Args:
+        layers: The list.
+        size: The number of its first layers.
+
+    Example:
+        >>> layers = FirstLayers(nn.ModuleList([nn.ReLU(), nn.Tanh()]), 1)
+        >>> len(layers), list(layers), len(list(layers.children()))
+        (1, [ReLU()], 2)
+    """
+
+    def __init__(self, layers: nn.ModuleList, size: int) -> None:
+        super().__init__()
+        self.size = size
+        vars(self)["_modules"] = vars(layers)["_modules"]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return islice(vars(self)["_modules"].values(), self.size)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        found = list(self)[index]
+        return nn.ModuleList(found) if isinstance(index, slice) else found
+
+
 class Looped(Stage):
     """The number of layers of a list that a module loops over in its forward pass.
 
@@ -95,7 +128,14 @@ class Looped(Stage):
 
     def change(self, module: Any, size: int) -> Change:
         """The first layers. What the module does before and behind them stays."""
-        layers = getattr(module, self.attribute)[:size]
+        return self.having(module, getattr(module, self.attribute)[:size])
+
+    def running(self, module: Any, size: int) -> Change:
+        """A list that is gone through up to the size."""
+        return self.having(module, FirstLayers(getattr(module, self.attribute), size))
+
+    def having(self, module: Any, layers: nn.ModuleList) -> Change:
+        """Other layers in the place of the list."""
         return Change({"_modules": {**vars(module)["_modules"], self.attribute: layers}})
 
 
@@ -113,9 +153,9 @@ class NumLayers(Looped):
     def __init__(self) -> None:
         super().__init__("layers")
 
-    def change(self, module: Any, size: int) -> Change:
-        """The stack keeps its first layers."""
-        return Change({self.name: size, **super().change(module, size).attributes})
+    def having(self, module: Any, layers: nn.ModuleList) -> Change:
+        """Other layers in the place of the list, and their number."""
+        return Change({self.name: len(layers), **super().having(module, layers).attributes})
 
 
 class Behind(Axis):

@@ -293,6 +293,34 @@ def test_hooks_modes_and_references_stay() -> None:
     assert calls == ["before", "behind"] * 2
 
 
+class Recording(nn.Module):
+    """Puts hooks on its layers in its first pass, as those of Hugging Face do where hidden states are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.is_hooked, self.states = False, [torch.empty(0)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not self.is_hooked:
+            self.is_hooked = True
+            for layer in next(self.children()).children():
+                layer.register_forward_hook(lambda module, given, output: self.states.append(output))
+        self.states = [x]
+        for layer in self.layers[:5]:
+            x = layer(x)
+        return tuple(self.states)
+
+
+def test_hooks_that_a_pass_of_few_layers_puts_on_all_are_on_all() -> None:
+    net = nn.Sequential(Recording())
+    make_searchable(net, widths(depth=[1, 2, 3], blocks={Recording: Stack("layers")}))
+    space, x = SearchSpace(net), torch.randn(2, 4)
+    for candidate in (0, 2, 1):
+        with space.bind(space.one_hot([candidate])):
+            assert len(net(x)) == 1 + candidate + 1
+
+
 def test_the_search_space_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
     make_searchable(net, widths(channels=HALF))

@@ -397,6 +397,18 @@ def test_text_is_generated(name: str) -> None:
             assert torch.equal(text(net, use_cache=True, num_beams=2), text(expected, use_cache=True, num_beams=2))
 
 
+def test_all_hidden_states_are_given_after_a_pass_of_few_layers() -> None:
+    net: Any = TEXT["llama"][0]().eval()
+    plain, x = copy.deepcopy(net), inputs(net)
+    make_searchable(net, widths(depth=[1, 3]))
+    space = SearchSpace(net)
+    for candidate in (0, 1):
+        with torch.no_grad(), space.bind(space.one_hot([candidate])):
+            found = net.net(x, output_hidden_states=True).hidden_states
+    assert all(map(torch.equal, found, plain.net(x, output_hidden_states=True).hidden_states))
+    assert len(found) == 4
+
+
 def test_a_cache_of_keys_is_no_output_that_can_be_mixed(make_search: Make, fit: Make) -> None:
     net = of_transformers("GPT2", "GPT2LMHeadModel", use_cache=True)
     make_searchable(net, widths(depth=[1, 3]))
