@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from numbers import Number
 from typing import Any
@@ -18,9 +18,10 @@ FLATTEN = "flatten_parameters"  # a method of recurrent layers, which moves thei
 def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = True) -> Any:
     """The attribute that some modules have in common.
 
-    A number, a text or a tuple of such is given. For modules within the modules, weights and methods it is a
-    :class:`PartOfChoice`, of which such values can be read. To compute with it would bypass the choice, and is refused.
-    ``flatten_parameters`` of recurrent layers can be called, as networks do before each pass.
+    A number, a text or a tuple of such is given, and so is an object that holds nothing else, such as a config. For
+    modules within the modules, weights and methods it is a :class:`PartOfChoice`, of which such values can be read. To
+    compute with it would bypass the choice, and is refused. ``flatten_parameters`` of recurrent layers can be called,
+    as networks do before each pass.
 
     Args:
         edge: The edge that the modules are candidates of, for the message.
@@ -53,7 +54,7 @@ def read(edge: str, modules: Mapping[str, Any], name: str, *, running: bool = Tr
     kinds = (nn.Module, PartOfChoice, Tensor) if running else (nn.Module, PartOfChoice)
     if all(isinstance(value, kinds) or (running and callable(value)) for value in values.values()):
         return PartOfChoice(edge, values)
-    if not all(map(is_plain, values.values())):
+    if not all(map(is_constant, values.values())):
         raise AttributeError(
             f"edge {edge!r} has no {name!r}: a choice is called, and a candidate's {name} would bypass it; make a"
             " choice of the module that reads it, or read it from edge.candidates[…]"
@@ -106,6 +107,27 @@ def is_plain(value: Any) -> bool:
         (True, True, False, False, False)
     """
     return isinstance(value, PLAIN) or (isinstance(value, tuple | frozenset) and all(map(is_plain, value)))
+
+
+def is_constant(value: Any, depth: int = 6) -> bool:
+    """Whether a value is plain, or an object or container that holds constants alone, such as a config.
+
+    Args:
+        value: The value.
+        depth: How many levels of objects and containers it may have.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> is_constant(SimpleNamespace(size=4, layers=["a"])), is_constant(SimpleNamespace(activation=nn.ReLU()))
+        (True, False)
+    """
+    if is_plain(value):
+        return True
+    if depth == 0 or callable(value) or isinstance(value, Tensor):
+        return False
+    held = getattr(value, "__dict__", value)
+    held = held.values() if isinstance(held, Mapping) else held
+    return isinstance(held, Collection) and all(is_constant(each, depth - 1) for each in held)
 
 
 class PartOfChoice:

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ class Heads(nn.Module):
         self.project = nn.Sequential(nn.Linear(8, 8))
         self.last: Any = None
         self.parts = [self.project]
+        self.holder = SimpleNamespace(project=self.project)
+        self.config = SimpleNamespace(sizes=[heads, 8], inner=SimpleNamespace(names={"act": "relu"}))
 
     def forward(self, x: Tensor) -> Tensor:
         self.last = self.project(x)
@@ -67,6 +70,7 @@ PLAIN: dict[str, Callable[[Any], Any]] = {
     "gradient": lambda inner: inner.project[0].weight.requires_grad,
     "flag": lambda inner: inner.training,
     "nothing": lambda inner: inner.project[0].weight.grad,
+    "config": lambda inner: (inner.config.sizes[0], inner.config.inner.names["act"]),
     "asked": lambda inner: (hasattr(inner, "heads"), hasattr(inner, "split"), hasattr(inner, "tails")),
 }
 
@@ -124,6 +128,7 @@ COMPUTES: dict[str, Callable[[Any], Any]] = {
     "search": lambda inner: 3 in inner.last,
     "write": lambda inner: setattr(inner.project[0], "in_features", 3),
     "list of modules": lambda inner: inner.parts,
+    "object of modules": lambda inner: inner.holder,
 }
 
 
