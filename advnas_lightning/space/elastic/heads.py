@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from advnas_lightning.space.elastic.axes import Axis, EmbeddingDim, InFeatures, pad
-from advnas_lightning.space.elastic.narrowing import Change, first_of_each
+from advnas_lightning.space.elastic.narrowing import Change, first, first_of_each
 from advnas_lightning.space.elastic.norms import NormalizedShape
 from advnas_lightning.space.elastic.transposed import Nx
 
 GIVES, READS = Axis(), InFeatures()
+BIASES = ("relative_attention_bias", "relative_position_bias")  # of T5 and of Swin
 
 
 class Heads(Axis):
@@ -111,12 +112,15 @@ class GroupedHeads(Heads):
     """The heads of an attention with a layer each for queries, keys, values and the output, such as Llama's.
 
     Heads that share their keys and values stay in whole groups. A bias of the positions has a column for each head.
+    All else with parameters must be a norm of one head, or be named as what all heads have in common. So an attention
+    that normalizes its heads together has none that could be left out, such as OLMo 2's.
 
     Args:
         projections: The names of the four layers.
         head_dim: The name of the attribute that has the size of a head.
         counts: The names of attributes that have the number of heads, where there are any.
         widths: The names of attributes that have the number of features of all heads.
+        common: The names of parts that do not depend on the number of heads.
 
     Example:
         >>> from torch import nn
@@ -132,21 +136,27 @@ class GroupedHeads(Heads):
         self,
         projections: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
         head_dim: str = "head_dim",
-        counts: Sequence[str] = ("num_attention_heads",),
+        counts: Sequence[str] = ("num_attention_heads", "num_heads"),
         widths: Sequence[str] = (),
+        common: Sequence[str] = (),
     ) -> None:
         self.projections, self.head_dim, self.counts, self.widths = projections, head_dim, counts, widths
+        self.common = common
 
     def layers(self, module: Any) -> list[Any]:
         """The layers of the queries, keys, values and the output."""
         return [getattr(module, name) for name in self.projections]
 
     def of(self, module: Any) -> bool:
-        """Whether the projections are layers of the attention itself, and its heads are whole groups."""
+        """Whether the projections are layers of the attention itself, in whole groups, and all else is of one head."""
         if not all(hasattr(module, name) for name in (*self.projections, self.head_dim)):
             return False
         _, keys, _, out = self.layers(module)
-        return bool(out.in_features % keys.out_features == 0)
+        known = {*self.projections, *self.common, *BIASES}
+        others = {name: weight for name, weight in module.named_parameters() if name.partition(".")[0] not in known}
+        norm = (getattr(module, self.head_dim),)
+        of_one_head = all(name.count(".") == 1 and weight.shape == norm for name, weight in others.items())
+        return of_one_head and bool(out.in_features % keys.out_features == 0)
 
     def full(self, module: Any) -> int:
         """The number of heads of the queries."""
@@ -170,6 +180,7 @@ class GroupedHeads(Heads):
             **_bias(module, size),
         }
         given = dict.fromkeys(self.counts, size) | dict.fromkeys(self.widths, width)
+        given["num_key_value_heads"] = size // self.group(module)
         return Change({name: value for name, value in given.items() if hasattr(module, name)}, parts=parts)
 
 
@@ -273,8 +284,10 @@ class InnerHeads(Heads):
 
 def _bias(module: Any, size: int) -> dict[Any, Change]:
     """The columns of the first heads, where a module has a bias of the positions."""
-    bias = getattr(module, "relative_attention_bias", None)
-    return {} if bias is None else {bias: EmbeddingDim().change(bias, size)}
+    embedding, tabled = (getattr(module, name, None) for name in BIASES)
+    if tabled is not None:
+        return {tabled: Change(views={"relative_position_bias_table": first(size, dim=1)})}
+    return {} if embedding is None else {embedding: EmbeddingDim().change(embedding, size)}
 
 
 def _fused(name: str, width: int, dim: int = 0) -> Change:

@@ -46,6 +46,8 @@ BERTS = (
     "xlm_roberta.modeling_xlm_roberta.XLMRoberta",
     "camembert.modeling_camembert.Camembert",
     "electra.modeling_electra.Electra",
+    "layoutlm.modeling_layoutlm.LayoutLM",
+    "esm.modeling_esm.Esm",
 )
 LLAMAS = (
     "llama.modeling_llama.Llama",
@@ -56,12 +58,28 @@ LLAMAS = (
     "gemma2.modeling_gemma2.Gemma2",
     "gemma3.modeling_gemma3.Gemma3",
     "smollm3.modeling_smollm3.SmolLM3",
+    "ministral.modeling_ministral.Ministral",
+    "mixtral.modeling_mixtral.Mixtral",
+    "qwen2_moe.modeling_qwen2_moe.Qwen2Moe",
+    "qwen3_moe.modeling_qwen3_moe.Qwen3Moe",
+    "granite.modeling_granite.Granite",
+    "olmo.modeling_olmo.Olmo",
+    "olmo2.modeling_olmo2.Olmo2",
+    "olmo3.modeling_olmo3.Olmo3",
+    "stablelm.modeling_stablelm.StableLm",
+    "cohere.modeling_cohere.Cohere",
+    "cohere2.modeling_cohere2.Cohere2",
+    "starcoder2.modeling_starcoder2.Starcoder2",
+    "glm.modeling_glm.Glm",
+    "glm4.modeling_glm4.Glm4",
 )
 VITS = (
     "vit.modeling_vit.ViT",
     "deit.modeling_deit.DeiT",
     "dinov2.modeling_dinov2.Dinov2",
     "dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegisters",
+    "dinov3_vit.modeling_dinov3_vit.DINOv3ViT",
+    "vit_mae.modeling_vit_mae.ViTMAE",
 )
 CLIPS = ("clip.modeling_clip.CLIP", "siglip.modeling_siglip.Siglip")
 BARTS = (
@@ -71,14 +89,17 @@ BARTS = (
     "pegasus.modeling_pegasus.Pegasus",
     "m2m_100.modeling_m2m_100.M2M100",
     "whisper.modeling_whisper.Whisper",
+    "blenderbot.modeling_blenderbot.Blenderbot",
     "opt.modeling_opt.OPT",  # a decoder alone
 )
-WAV2VECS = ("wav2vec2.modeling_wav2vec2.Wav2Vec2", "hubert.modeling_hubert.Hubert")
+WAV2VECS = ("wav2vec2.modeling_wav2vec2.Wav2Vec2", "hubert.modeling_hubert.Hubert", "wavlm.modeling_wavlm.WavLM")
 T5S = ("t5.modeling_t5.T5", "mt5.modeling_mt5.MT5")
-OUT_PROJ = GroupedHeads(("q_proj", "k_proj", "v_proj", "out_proj"), counts=("num_heads",))
+OUT_PROJ = GroupedHeads(("q_proj", "k_proj", "v_proj", "out_proj"))
 T5_HEADS = GroupedHeads(("q", "k", "v", "o"), "key_value_proj_dim", ("n_heads",), ("inner_dim",))
 MPNET_HEADS = GroupedHeads(("q", "k", "v", "o"), "attention_head_size", widths=("all_head_size",))
-ALBERT_HEADS = GroupedHeads(("query", "key", "value", "dense"), "attention_head_size", widths=("all_head_size",))
+ALBERT_HEADS = GroupedHeads(
+    ("query", "key", "value", "dense"), "attention_head_size", widths=("all_head_size",), common=("LayerNorm",)
+)
 DISTILBERT_HEADS = GroupedHeads(("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", ("n_heads",))
 DEBERTA_HEADS = InnerHeads(("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"))
 AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
@@ -128,6 +149,17 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     **{f"transformers.models.{name}Attention": (GroupedHeads(),) for name in (*LLAMAS, *VITS)},
     **{f"transformers.models.{name}Attention": (OUT_PROJ,) for name in (*CLIPS, *BARTS, *WAV2VECS)},
     **{f"transformers.models.{name}Stack": (HeadsOfStack(T5_HEADS),) for name in T5S},
+    "transformers.models.umt5.modeling_umt5.UMT5Attention": (T5_HEADS,),  # each has a bias of its own
+    "transformers.models.gptj.modeling_gptj.GPTJAttention": (OUT_PROJ,),
+    "transformers.models.gpt_neo.modeling_gpt_neo.GPTNeoSelfAttention": (OUT_PROJ,),
+    "transformers.models.falcon.modeling_falcon.FalconLinear": (Axis(), InFeatures()),
+    "transformers.models.swin.modeling_swin.SwinAttention": (GroupedHeads(),),
+    "transformers.models.segformer.modeling_segformer.SegformerAttention": (
+        GroupedHeads(common=("sequence_reduction",)),
+    ),
+    "transformers.models.videomae.modeling_videomae.VideoMAESelfAttention": (InnerHeads(),),
+    "transformers.models.detr.modeling_detr.DetrSelfAttention": (GroupedHeads(),),
+    "transformers.models.detr.modeling_detr.DetrCrossAttention": (GroupedHeads(),),
 }
 """The elastic sizes by the class of a module, or by its name with its module. Classes of one's own can be entered."""
 

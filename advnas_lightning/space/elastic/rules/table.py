@@ -100,6 +100,13 @@ GATED_FEED_FORWARD = (Width("ffn", ["gate_proj", "up_proj"], ["down_proj"]),)
 FEED_FORWARD = (Width("ffn", ["fc1"], ["fc2"]),)
 VIT_MODEL = (Stack("layers"), Stack("encoder.layer", behind=["layernorm"]))  # the latter of DINOv2
 BERT_LAYER = (Width("ffn", ["intermediate.dense"], ["output.dense"]),)
+# Families that have parts in common with others, and attentions of their own.
+OTHER_BERTS = ("longformer.modeling_longformer.Longformer", "big_bird.modeling_big_bird.BigBird")
+OTHER_T5S = ("umt5.modeling_umt5.UMT5", "longt5.modeling_longt5.LongT5")
+TROCR = "trocr.modeling_trocr.TrOCR"
+GPT2, GPTJ, GPT_NEO = "gpt2.modeling_gpt2.GPT2", "gptj.modeling_gptj.GPTJ", "gpt_neo.modeling_gpt_neo.GPTNeo"
+BLOOMS = ("bloom.modeling_bloom.Bloom", "falcon.modeling_falcon.Falcon")
+GPT_NEOX = "gpt_neox.modeling_gpt_neox.GPTNeoX"
 
 BLOCKS: dict[str, Sequence[Description]] = {
     "torch.nn.modules.transformer.TransformerEncoderLayer": TRANSFORMER_LAYER,
@@ -145,9 +152,9 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.models._efficientnet_blocks.InvertedResidual": TIMM_INVERTED,
     "timm.models._efficientnet_blocks.EdgeResidual": TIMM_EDGE,
     "timm.models.efficientnet.EfficientNet": TIMM_STAGES,
-    **{f"transformers.models.{name}Layer": BERT_LAYER for name in BERTS},
+    **{f"transformers.models.{name}Layer": BERT_LAYER for name in (*BERTS, *OTHER_BERTS)},
     **{f"transformers.models.{name}Attention": (Heads("self", reads=["output.dense"]),) for name in BERTS},
-    **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in BERTS},
+    **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in (*BERTS, *OTHER_BERTS)},
     "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Layer": BERT_LAYER,
     "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Attention": (Heads("self", reads=["output.dense"]),),
     "transformers.models.deberta_v2.modeling_deberta_v2.DebertaV2Encoder": (Stack("layer"),),
@@ -158,11 +165,24 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "transformers.models.distilbert.modeling_distilbert.FFN": (Width("ffn", ["lin1"], ["lin2"]),),
     "transformers.models.distilbert.modeling_distilbert.DistilBertSelfAttention": (Heads(),),
     "transformers.models.distilbert.modeling_distilbert.Transformer": (Stack("layer"),),
-    **{f"transformers.models.{name}DenseActDense": (Width("ffn", ["wi"], ["wo"]),) for name in T5S},
-    **{f"transformers.models.{name}DenseGatedActDense": (Width("ffn", ["wi_0", "wi_1"], ["wo"]),) for name in T5S},
+    **{f"transformers.models.{name}DenseActDense": (Width("ffn", ["wi"], ["wo"]),) for name in (*T5S, *OTHER_T5S)},
+    **{
+        f"transformers.models.{name}DenseGatedActDense": (Width("ffn", ["wi_0", "wi_1"], ["wo"]),)
+        for name in (*T5S, *OTHER_T5S)
+    },
+    **{f"transformers.models.{name}Stack": (Stack("block"),) for name in OTHER_T5S},
+    "transformers.models.umt5.modeling_umt5.UMT5Attention": (Heads(),),
     **{f"transformers.models.{name}Stack": (Heads(), Stack("block")) for name in T5S},
-    **{f"transformers.models.{name}{side}Layer": FEED_FORWARD for name in BARTS for side in ("Encoder", "Decoder")},
-    **{f"transformers.models.{name}{side}": (Stack("layers"),) for name in BARTS for side in ("Encoder", "Decoder")},
+    **{
+        f"transformers.models.{name}{side}Layer": FEED_FORWARD
+        for name in (*BARTS, TROCR)
+        for side in ("Encoder", "Decoder")
+    },
+    **{
+        f"transformers.models.{name}{side}": (Stack("layers"),)
+        for name in (*BARTS, TROCR)
+        for side in ("Encoder", "Decoder")
+    },
     **{f"transformers.models.{name}Attention": (Heads(),) for name in (*BARTS, *CLIPS, *LLAMAS, *VITS, *WAV2VECS)},
     **{
         f"transformers.models.{name}FeedForward": (Width("ffn", ["intermediate_dense"], ["output_dense"]),)
@@ -189,17 +209,53 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "transformers.models.phi.modeling_phi.PhiMLP": FEED_FORWARD,
     "transformers.models.phi.modeling_phi.PhiAttention": (Heads(),),
     "transformers.models.phi.modeling_phi.PhiModel": (Stack("layers"),),
-    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXMLP": (Width("ffn", ["dense_h_to_4h"], ["dense_4h_to_h"]),),
-    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": (Heads(),),
-    "transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXModel": (Stack("layers"),),
+    **{
+        f"transformers.models.{name}MLP": (Width("ffn", ["dense_h_to_4h"], ["dense_4h_to_h"]),)
+        for name in (GPT_NEOX, *BLOOMS)
+    },
+    f"transformers.models.{GPT_NEOX}Attention": (Heads(),),
+    f"transformers.models.{GPT_NEOX}Model": (Stack("layers"),),
+    **{f"transformers.models.{name}Model": (Stack("h"),) for name in (GPT2, GPTJ, GPT_NEO, *BLOOMS)},
+    **{
+        f"transformers.models.{name}MLP": (Width("ffn", ["c_fc"], ["c_proj"]),)
+        for name in (GPT2, GPT_NEO, "starcoder2.modeling_starcoder2.Starcoder2")
+    },
+    f"transformers.models.{GPT2}Attention": (Heads(),),
+    f"transformers.models.{GPT_NEO}SelfAttention": (Heads(),),
+    f"transformers.models.{GPTJ}Attention": (Heads(),),
+    f"transformers.models.{GPTJ}MLP": (Width("ffn", ["fc_in"], ["fc_out"]),),
     "transformers.models.modernbert.modeling_modernbert.ModernBertMLP": (Width("ffn", [], ["Wo"], halves=["Wi"]),),
     "transformers.models.modernbert.modeling_modernbert.ModernBertAttention": (Heads(),),
     "transformers.models.modernbert.modeling_modernbert.ModernBertModel": (Stack("layers"),),
-    "transformers.models.phi3.modeling_phi3.Phi3MLP": (Width("ffn", [], ["down_proj"], halves=["gate_up_proj"]),),
+    **{
+        f"transformers.models.{name}MLP": (Width("ffn", [], ["down_proj"], halves=["gate_up_proj"]),)
+        for name in ("phi3.modeling_phi3.Phi3", "glm.modeling_glm.Glm", "glm4.modeling_glm4.Glm4")
+    },
     "transformers.models.phi3.modeling_phi3.Phi3Model": (Stack("layers"),),
-    "transformers.models.gpt2.modeling_gpt2.GPT2MLP": (Width("ffn", ["c_fc"], ["c_proj"]),),
-    "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (Heads(),),
-    "transformers.models.gpt2.modeling_gpt2.GPT2Model": (Stack("h"),),
+    "transformers.models.dinov3_vit.modeling_dinov3_vit.DINOv3ViTMLP": (Width("ffn", ["up_proj"], ["down_proj"]),),
+    "transformers.models.dinov3_vit.modeling_dinov3_vit.DINOv3ViTGatedMLP": GATED_FEED_FORWARD,
+    "transformers.models.dinov3_vit.modeling_dinov3_vit.DINOv3ViTModel": (Stack("model.layer", behind=["norm"]),),
+    "transformers.models.beit.modeling_beit.BeitMLP": FEED_FORWARD,
+    "transformers.models.beit.modeling_beit.BeitModel": VIT_MODEL,
+    "transformers.models.swin.modeling_swin.SwinMLP": FEED_FORWARD,
+    "transformers.models.swin.modeling_swin.SwinAttention": (Heads(),),
+    "transformers.models.swinv2.modeling_swinv2.Swinv2Layer": BERT_LAYER,
+    "transformers.models.segformer.modeling_segformer.SegformerMixMLP": (
+        Width("ffn", ["fc1"], ["fc2"], through=["dwconv.dwconv"]),
+    ),
+    "transformers.models.segformer.modeling_segformer.SegformerAttention": (Heads(),),
+    "transformers.models.convnext.modeling_convnext.ConvNextLayer": (Width("ffn", ["pwconv1"], ["pwconv2"]),),
+    "transformers.models.videomae.modeling_videomae.VideoMAELayer": BERT_LAYER,
+    "transformers.models.videomae.modeling_videomae.VideoMAEAttention": (Heads("attention", reads=["output.dense"]),),
+    "transformers.models.videomae.modeling_videomae.VideoMAEModel": (Stack("encoder.layer", behind=["layernorm"]),),
+    "transformers.models.videomae.modeling_videomae.VideoMAEForVideoClassification": (
+        Stack("videomae.encoder.layer", behind=["fc_norm"]),
+    ),
+    "transformers.models.detr.modeling_detr.DetrMLP": FEED_FORWARD,
+    "transformers.models.detr.modeling_detr.DetrSelfAttention": (Heads(),),
+    "transformers.models.detr.modeling_detr.DetrCrossAttention": (Heads(),),
+    "transformers.models.detr.modeling_detr.DetrEncoder": (Stack("layers"),),
+    "transformers.models.detr.modeling_detr.DetrDecoder": (Stack("layers"),),
 }
 """The descriptions of a block's sizes by the name of its class with its module. Of those whose first module is the
 same, the first one holds that fits the block."""

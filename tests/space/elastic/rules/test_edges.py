@@ -245,6 +245,60 @@ def test_checkpointed_layers_have_no_heads_in_common(monkeypatch: pytest.MonkeyP
         make_searchable(net, widths(heads=HALF, blocks={BiasedStack: Heads()}))
 
 
+class Tabled(nn.Module):
+    """A bias of the positions with a column for each head, as in Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, places: Tensor) -> Tensor:
+        return self.relative_position_bias_table[places].permute(2, 0, 1)
+
+
+class Normed(nn.Module):
+    """An attention that normalizes its queries."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.head_dim, self.num_heads = 2, 4
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(8, 8) for _ in range(4))
+        self.q_norm, self.relative_position_bias = norm, Tabled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        form = (*x.shape[:-1], self.num_heads, self.head_dim)
+        q, k, v = (each(x).view(form).transpose(1, 2) for each in (self.q_proj, self.k_proj, self.v_proj))
+        places = torch.arange(x.shape[1])
+        bias = self.relative_position_bias((places - places.unsqueeze(1)).abs())
+        values = (self.q_norm(q) @ k.transpose(-1, -2) + bias).softmax(-1) @ v
+        return x + self.o_proj(values.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("order_by", [None, "magnitude"])
+def test_heads_have_norms_of_their_own_size_and_columns_of_a_table(
+    order_by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AXES, Normed, (GroupedHeads(),))
+    net: Any = nn.Sequential(Normed(nn.LayerNorm(2))).double()
+    plain, x = copy.deepcopy(net), torch.randn(2, 5, 8, dtype=torch.double)
+    make_searchable(net, widths(heads=HALF, order_by=order_by, blocks={Normed: Heads()}))
+    space = SearchSpace(net)
+    with space.bind(space.one_hot([1])):
+        torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0 if order_by is None else 1e-12)
+    found: Any = space.genotype([0]).apply(net)
+    assert found[0].relative_position_bias.relative_position_bias_table.shape == (5, 2)
+    net[0].widest.o_proj.weight.data[:, 4:] = 0
+    with space.bind(space.one_hot([1])):
+        torch.testing.assert_close(found(x), net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.ModuleList(nn.LayerNorm(2) for _ in range(4))])
+def test_heads_with_a_norm_in_common_or_one_each_are_refused(norm: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AXES, Normed, (GroupedHeads(),))
+    with one_line("a Normed has no elastic size num_heads"):
+        make_searchable(nn.Sequential(Normed(norm)), widths(heads=HALF, blocks={Normed: Heads()}))
+
+
 def test_a_state_from_before_is_loaded_into_elastic_sizes() -> None:
     def net() -> nn.Sequential:
         return nn.Sequential(Gated(layers=2), nn.BatchNorm1d(5), nn.Linear(4, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ class OfTensors(nn.Module):
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net, self.given = net, net.main_input_name
+        self.is_video = hasattr(net.config, "num_frames")
 
     def forward(self, x: Tensor) -> Tensor:
         decoded = {"decoder_input_ids": torch.arange(3, 8).expand(len(x), -1)}
-        found: Tensor = self.net(**{self.given: x}, **(decoded if self.net.config.is_encoder_decoder else {}))[0]
+        is_decoding = self.net.config.is_encoder_decoder and self.net.can_generate()
+        found: Tensor = self.net(**{self.given: x}, **(decoded if is_decoding else {}))[0]
         return found if found.dim() == 2 else found[:, -1]
 
 
@@ -66,16 +69,35 @@ SOUND = {
 }
 
 
+EXPERTS = {
+    **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 2},
+    **{"shared_expert_intermediate_size": 16, "experts_implementation": "eager"},
+}
+WINDOWS = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "num_heads": [2, 4], "window_size": 4, "mlp_ratio": 2.0}
+STAGES: dict[str, dict[str, Any]] = {
+    "Swin": WINDOWS,
+    "Swinv2": WINDOWS,
+    "Segformer": {
+        **{"num_encoder_blocks": 2, "sr_ratios": [2, 1], "hidden_sizes": [4, 8], "patch_sizes": [3, 3]},
+        **{"strides": [4, 2], "num_attention_heads": [2, 4], "mlp_ratios": [2, 2], "decoder_hidden_size": 8},
+    },
+    "ConvNext": {"hidden_sizes": [4, 8], "num_stages": 2, "layer_scale_init_value": 0.5},
+}
+
+
 def of_transformers(kind: str, head: str, **options: Any) -> nn.Module:
     """A tiny network with random weights."""
     transformers = pytest.importorskip("transformers")
     own: dict[str, Any] = {"num_labels": CLASSES, "use_cache": False}
-    if "d_model" not in options:
+    if not options.keys() & {"d_model", "depths"}:
         own |= {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4}
         own |= {FFNS.get(kind, "intermediate_size"): 16}
     own |= {"d_kv": 2, "num_decoder_layers": 3, "decoder_start_token_id": 0} if kind.endswith("T5") else {}
-    own |= PIXELS if kind.startswith(("ViT", "DeiT", "Dino")) or kind.endswith("Vision") else TOKENS
-    return OfTensors(getattr(transformers, head)(getattr(transformers, f"{kind}Config")(**{**own, **options})))
+    if "depths" not in options:
+        images = kind.startswith(("ViT", "DeiT", "Dino", "DINO", "Beit")) or kind.endswith(("Vision", "VideoMAE"))
+        own |= PIXELS if images else TOKENS
+    net = getattr(transformers, head)(getattr(transformers, f"{kind}Config")(**{**own, **options}))
+    return OfTensors(net)
 
 
 def bert_to_bert() -> nn.Module:
@@ -86,6 +108,24 @@ def bert_to_bert() -> nn.Module:
     decoder = transformers.BertConfig(**sizes, is_decoder=True, add_cross_attention=True, use_cache=False)
     both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     return OfTensors(transformers.EncoderDecoderModel(both))
+
+
+def image_to_text() -> nn.Module:
+    """A ViT whose images a GPT-2 tells."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4}
+    encoder = transformers.ViTConfig(**sizes, intermediate_size=16, **PIXELS)
+    decoder = transformers.GPT2Config(**sizes, n_inner=16, vocab_size=20, add_cross_attention=True, use_cache=False)
+    both = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return OfTensors(transformers.VisionEncoderDecoderModel(both))
+
+
+def detector() -> nn.Module:
+    """A DETR of a small ResNet."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic", "out_features": ["stage2"]}
+    backbone = transformers.ResNetConfig(embedding_size=4, **sizes)
+    return of_transformers("Detr", "DetrForObjectDetection", backbone_config=backbone, num_queries=3, **BART)
 
 
 # The network, its elastic sizes, and how many parameters the smallest sizes remove, counted by hand.
@@ -176,6 +216,26 @@ FAMILIES: dict[str, Make] = {
     "deit of transformers": lambda: of_transformers("DeiT", "DeiTForImageClassification"),
     "dinov2": lambda: of_transformers("Dinov2", "Dinov2ForImageClassification", mlp_ratio=2),
     "gated dinov2": lambda: of_transformers("Dinov2", "Dinov2ForImageClassification", mlp_ratio=2, use_swiglu_ffn=True),
+    "layoutlm": lambda: of_transformers("LayoutLM", "LayoutLMForSequenceClassification"),
+    "esm": lambda: of_transformers("Esm", "EsmForSequenceClassification", position_embedding_type="rotary"),
+    **{
+        kind.lower(): partial(of_transformers, kind, f"{kind}ForCausalLM", num_key_value_heads=2)
+        for kind in ("Granite", "Olmo", "StableLm", "Cohere", "Cohere2", "Starcoder2")
+    },
+    "ministral": lambda: of_transformers("Ministral", "MinistralForCausalLM", num_key_value_heads=2, head_dim=4),
+    "glm": lambda: of_transformers("Glm", "GlmForCausalLM", num_key_value_heads=2, head_dim=4),
+    "glm4": lambda: of_transformers("Glm4", "Glm4ForCausalLM", num_key_value_heads=2, head_dim=4),
+    "gpt-j": lambda: of_transformers("GPTJ", "GPTJForCausalLM", rotary_dim=2),
+    "gpt-neo": lambda: of_transformers("GPTNeo", "GPTNeoForCausalLM", attention_types=[[["global"], 3]]),
+    "umt5": lambda: of_transformers("UMT5", "UMT5ForConditionalGeneration"),
+    "blenderbot": lambda: of_transformers("Blenderbot", "BlenderbotForConditionalGeneration", **BART),
+    "image to text": image_to_text,
+    "detr": detector,
+    "dinov3": lambda: of_transformers("DINOv3ViT", "DINOv3ViTModel", num_attention_heads=2),
+    "videomae": lambda: of_transformers("VideoMAE", "VideoMAEForVideoClassification", num_frames=2, tubelet_size=2),
+    "videomae without a mean": lambda: of_transformers(
+        "VideoMAE", "VideoMAEForVideoClassification", num_frames=2, tubelet_size=2, use_mean_pooling=False
+    ),
     "dinov2 with registers": lambda: of_transformers(
         "Dinov2WithRegisters", "Dinov2WithRegistersForImageClassification", mlp_ratio=2
     ),
@@ -190,6 +250,38 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
         lambda: of_transformers("Phi3", "Phi3ForCausalLM", num_key_value_heads=2),
         {"ffn": HALF, "depth": HALF},
     ),
+    # The heads of these have a norm or a bias in common, or a number that their code takes from the whole width.
+    **{
+        name: (partial(of_transformers, kind, head, **options), {"ffn": HALF, "depth": HALF})
+        for name, kind, head, options in (
+            ("olmo2", "Olmo2", "Olmo2ForCausalLM", {}),
+            ("olmo3", "Olmo3", "Olmo3ForCausalLM", {}),
+            ("bloom", "Bloom", "BloomForCausalLM", {"intermediate_size": None}),
+            ("falcon", "Falcon", "FalconForCausalLM", {"ffn_hidden_size": 16}),
+            ("long t5", "LongT5", "LongT5ForConditionalGeneration", {"local_radius": 2}),
+            ("longformer", "Longformer", "LongformerForSequenceClassification", {"attention_window": 4}),
+            ("big bird", "BigBird", "BigBirdForSequenceClassification", {"attention_type": "original_full"}),
+            ("trocr", "TrOCR", "TrOCRForCausalLM", {**BART, "add_cross_attention": False}),
+            ("wavlm", "WavLM", "WavLMForSequenceClassification", SOUND),
+            ("beit", "Beit", "BeitForImageClassification", {"use_relative_position_bias": True}),
+        )
+    },
+    **{  # whose experts keep their width; that of Qwen's shared expert is elastic
+        f"mixture of {kind}": (
+            partial(of_transformers, kind, f"{kind}ForCausalLM", num_key_value_heads=2, **EXPERTS),
+            {"heads": HALF, "depth": HALF, **({"ffn": HALF} if kind == "Qwen2Moe" else {})},
+        )
+        for kind in ("Mixtral", "Qwen2Moe", "Qwen3Moe")
+    },
+    **{  # whose stages are not stacks of their own
+        name: (partial(of_transformers, kind, head, depths=[2, 2], **STAGES[kind]), sizes)
+        for name, kind, head, sizes in (
+            ("swin", "Swin", "SwinForImageClassification", {"ffn": HALF, "heads": HALF}),
+            ("swin v2", "Swinv2", "Swinv2ForImageClassification", {"ffn": HALF}),
+            ("segformer", "Segformer", "SegformerForSemanticSegmentation", {"ffn": HALF, "heads": HALF}),
+            ("convnext of transformers", "ConvNext", "ConvNextForImageClassification", {"ffn": HALF}),
+        )
+    },
     "vit with one layer for gates and values": (
         lambda: small_vit(mlp_layer=pytest.importorskip("timm.layers").GluMlp),
         HALVES,
@@ -219,6 +311,8 @@ def inputs(net: nn.Module) -> Tensor:
     given = getattr(net, "given", "pixel_values")
     if given == "input_ids":
         return torch.randint(3, 20, (6, 5))
+    if getattr(net, "is_video", False):
+        return torch.randn(6, 2, 3, 32, 32)
     return torch.randn(*{"input_values": (6, 200), "input_features": (6, 8, 16), "pixel_values": (6, 3, 32, 32)}[given])
 
 
