@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from advnas_lightning.space.elastic.edge import Elastic, Follower
 from advnas_lightning.space.elastic.making import check_sizes, elastic
@@ -337,18 +337,36 @@ def _nowhere(kind: str, blocks: Sequence[nn.Module], misfit: str | None) -> str:
     is_elastic = any(isinstance(module, Elastic | Follower) for module in model.modules())
     if misfit is not None and not is_elastic:
         return (
-            f"{kind} can be elastic in no block of this {type(model).__name__}: {misfit}; put its own layers back, as"
-            " merge_and_unload() of LoRA does, or describe the block in widths(blocks=…)"
+            f"{kind} can be elastic in no block of this {type(model).__name__}: {misfit}; leave {kind} out, put the"
+            " block's own layers back, as merge_and_unload() of LoRA does, or describe the block in widths(blocks=…)"
         )
     around = [block for block in inner if next(block.children(), None) is not None]
     seen = list(dict.fromkeys(type(block).__name__ for block in around or inner))
-    examples = {DEPTH: 'Stack("layers")', "heads": "Heads()"}
+    name, part = next(((type(each).__name__, part) for each in inner if (part := _seems(kind, each))), ("MyBlock", ""))
+    examples = {DEPTH: f'Stack("{part or "layers"}")', "heads": "Heads()"}
     example = examples.get(kind, f'Width("{kind}", gives=["up"], reads=["down"])')
     left = "; what is elastic already or lies in an elastic depth stays as it is, so give all its sizes in one call"
     return (
         f"{kind} is known of no block of this {type(model).__name__}, which has {_some(seen) or 'none'}: describe one,"
-        f" as in widths({kind}=…, blocks={{{[*seen, 'MyBlock'][0]}: {example}}}){left if is_elastic else ''}"
+        f" as in widths({kind}=…, blocks={{{name}: {example}}}){left if is_elastic else ''}"
     )
+
+
+def _seems(kind: str, block: nn.Module) -> str | None:
+    """The name of a part for which a block looks as if it had a size."""
+    if kind == "heads":
+        return "itself" if "attention" in type(block).__name__.lower() else None
+    layers: dict[str, tuple[int, ...]] = {}
+    for name, part in block.named_children():
+        types = [type(layer) for layer in part.children()]
+        if kind == DEPTH and type(part) in CONTAINERS and len(types) > 1 == len(set(types)):
+            return name
+        weight: Any = getattr(part, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            layers[name] = weight.shape[:2]
+    read = {inputs for _, inputs in layers.values()}
+    widened = (name for name, (outputs, inputs) in layers.items() if outputs > inputs and outputs in read)
+    return None if kind == DEPTH else next(widened, None)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -71,6 +71,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
             ' widths(ffn=…, blocks={Own: Width("ffn", gives=["up"], reads=["down"])})',
         ),
     ),
+    "unknown of another block": (
+        lambda: nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), Own())),
+        {"depth": [1, 3]},
+        ("depth is known of no block", 'widths(depth=…, blocks={Own: Stack("layers")})'),
+    ),
     "unknown of known": (
         vit,
         {"channels": HALF},
@@ -148,7 +153,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[str, ...
         {"ffn": HALF},
         (
             "ffn can be elastic in no block of this VisionTransformer: in 'encoder.layers.encoder_layer_0.mlp', a",
-            " MLPBlock, a Adapted cannot be elastic; put its own layers back, as merge_and_unload() of LoRA does,",
+            " MLPBlock, a Adapted cannot be elastic; leave ffn out, put the block's own layers back, as merge_and_un",
         ),
     ),
     "itself": (
