@@ -243,6 +243,7 @@ def test_a_weight_step_and_an_architecture_step_have_the_same_loss(fit: Fit) -> 
             return loss
 
     search = Search(Residual(), architecture_optimizer=partial(SGD, lr=0.0), weight_optimizer=partial(SGD, lr=0.0))
+    search._architecture_step.checks = ()  # which refuse this network, since what is found of it has another loss
     fit(search, {"weights": loader(1), "architecture": loader(1)})
     assert losses[True] == losses[False]
     assert len(losses[True]) == 3
