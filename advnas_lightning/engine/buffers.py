@@ -1,4 +1,4 @@
-"""What a module's ``state_dict`` leaves out of its buffers and of what is trained, for a run that goes on."""
+"""What a module's ``state_dict`` leaves out of its buffers, of what is trained, and how, for a run that goes on."""
 
 from __future__ import annotations
 
@@ -143,6 +143,51 @@ these train [[3]]: go on with the same ones
         )
     for weight, value in zip(weights, saved, strict=True):
         weight.data.copy_(value)
+
+
+def collect_modes(module: nn.Module) -> dict[str, list[str]]:
+    """Which modules inside a module are in evaluation mode, and which parameters are frozen, by their qualified names.
+
+    A hook such as ``on_train_epoch_start`` may say so, and it is not called where a run goes on within an epoch.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Both, or nothing while the module is evaluated: all of it is in evaluation mode then.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Dropout().eval())
+        >>> collect_modes(net)
+        {'evaluation': ['1'], 'frozen': []}
+    """
+    if not module.training:
+        return {}
+    return {
+        "evaluation": [name for name, each in module.named_modules() if not each.training],
+        "frozen": [name for name, each in module.named_parameters() if not each.requires_grad],
+    }
+
+
+def restore_modes(module: nn.Module, modes: Mapping[str, Sequence[str]]) -> None:
+    """Put back what :func:`collect_modes` gave.
+
+    Args:
+        module: The module.
+        modes: The names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+        >>> restore_modes(net, {"evaluation": ["1"], "frozen": ["0.bias"]})
+        >>> net[1].training, net[0].weight.requires_grad, net[0].bias.requires_grad
+        (False, True, False)
+    """
+    if modes:
+        evaluation, frozen = set(modes["evaluation"]), set(modes["frozen"])
+        for name, each in module.named_modules():
+            each.training = name not in evaluation
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in frozen)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -13,9 +13,11 @@ from advnas_lightning import rng
 from advnas_lightning.checkpoint_part import keep_in, kept_in
 from advnas_lightning.engine.buffers import (
     collect_buffers,
+    collect_modes,
     loose_weights,
     restore_buffers,
     restore_loose_weights,
+    restore_modes,
     restore_state,
 )
 from advnas_lightning.engine.lightning_private import (
@@ -35,7 +37,17 @@ from advnas_lightning.space.search_space import SearchSpace
 
 CHECKPOINT_FORMAT = 2  # rises when older checkpoints cannot be resumed any more
 # What is restored when training begins.
-WAITING = ("rng", "loader", "partial_epoch", "metric_states", "logs", "buffers", "loose_weights", "val_loaders")
+WAITING = (
+    "rng",
+    "loader",
+    "partial_epoch",
+    "metric_states",
+    "logs",
+    "buffers",
+    "loose_weights",
+    "modes",
+    "val_loaders",
+)
 
 
 class Resumption:
@@ -80,6 +92,7 @@ class Resumption:
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
+            modes=collect_modes(self._module),
             loose_weights=[weight.detach() for weight in loose_weights(self._module, trainer.optimizers)],
             metric_states=collect_metrics(self._module, trainer, within_epoch=within_epoch),
             logs=collect_logs(trainer, within_epoch=within_epoch),
@@ -149,6 +162,7 @@ class Resumption:
             optimizer.load_state_dict(state)
         restore_state(self._module, self._waiting.pop("state", {}))  # a hook of the start may have changed it
         restore_buffers(self._module, self._waiting.pop("buffers", {}))
+        restore_modes(self._module, self._waiting.pop("modes", {}))
         if "loose_weights" in self._waiting:
             restore_loose_weights(loose_weights(self._module, trainer.optimizers), self._waiting.pop("loose_weights"))
         if "rng" in self._waiting:

@@ -71,26 +71,54 @@ def loader(seed: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))), 4)
 
 
-@pytest.mark.parametrize("batches", slow_but([1, 4, 6, 11], [4]))
-def test_a_queue_goes_on(batches: int, fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path) -> None:
+def resumed_and_straight(
+    build: Callable[[], LightningModule], batches: int, fit: Callable[..., Trainer], folder: Path
+) -> tuple[AdvantageNAS, AdvantageNAS]:
     def run(*callbacks: Callback, **options: Any) -> AdvantageNAS:
         torch.manual_seed(0)
-        search = AdvantageNAS(Contrastive(), architecture_optimizer=partial(Adam, lr=0.1))
-        saving = LastCheckpoint(tmp_path, every_n_steps=1)
+        search = AdvantageNAS(build(), architecture_optimizer=partial(Adam, lr=0.1))
+        saving = LastCheckpoint(folder, every_n_steps=1)
         loaders = {"weights": loader(1), "architecture": loader(2)}
         fit(search, loaders, max_epochs=3, enable_checkpointing=True, callbacks=[saving, *callbacks], **options)
         return search
 
     with pytest.raises(KeyError):
         run(CrashAfter(batches))
-    resumed = run(ckpt_path=tmp_path / "last.ckpt")
-    for path in tmp_path.iterdir():
+    resumed = run(ckpt_path=folder / "last.ckpt")
+    for path in folder.iterdir():
         path.unlink()
-    straight = run()
+    return resumed, run()
+
+
+@pytest.mark.parametrize("batches", slow_but([1, 4, 6, 11], [4]))
+def test_a_queue_goes_on(batches: int, fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path) -> None:
+    resumed, straight = resumed_and_straight(Contrastive, batches, fit, tmp_path)
     assert_same(resumed.state_dict(), straight.state_dict())
     assert_same(dict(resumed.named_buffers()), dict(straight.named_buffers()))
     assert torch.equal(resumed.model.constants["scale"], straight.model.constants["scale"])  # type: ignore[attr-defined]
     assert resumed.get_buffer("model.negatives.keys").shape == (6, 4)
+
+
+class Freezing(Contrastive):
+    """Keeps the running statistics of a layer, as one does in fine-tuning, and freezes a weight after an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.negatives = nn.BatchNorm1d(4)  # type: ignore[assignment]
+
+    def on_train_epoch_start(self) -> None:
+        self.negatives.eval()
+        if self.current_epoch == 1:
+            self.encoder.candidates["linear"].weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("batches", slow_but([2, 4, 6, 8, 10], [6]))
+def test_what_is_frozen_stays_frozen(
+    batches: int, fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path
+) -> None:
+    resumed, straight = resumed_and_straight(Freezing, batches, fit, tmp_path)
+    assert_same(resumed.state_dict(), straight.state_dict())
+    assert straight.get_buffer("model.negatives.num_batches_tracked") == 0
 
 
 class Queue(nn.Module):
