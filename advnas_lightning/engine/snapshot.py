@@ -114,8 +114,8 @@ class Snapshot:
             wanted: Whether the contents of tensors are put aside in any case. In other cases those of parameters are
                 not, nor those of large tensors and of the tensors in large containers.
         """
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
-            return  # what makes its parameters cannot be undone
+        if isinstance(module, LazyModuleMixin) and (module.has_uninitialized_params() or module.cls_to_become):
+            return  # its first call cannot be undone, which makes its parameters unless they were loaded
         if isinstance(module, torch.jit.ScriptModule):
             self.keep_tensors(module, wanted)  # which are all that it keeps
             return

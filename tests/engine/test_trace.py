@@ -198,8 +198,11 @@ def test_what_cannot_be_put_back_does_not_disturb() -> None:
     odd.with_graph.sum().backward()  # its graph is whole
 
 
-def test_lazy_modules_are_made_in_an_evaluation() -> None:
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_lazy_modules_are_made_in_an_evaluation(is_loaded: bool) -> None:
     net = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    if is_loaded:  # as where a search goes on; they are not yet made by that
+        net.load_state_dict(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).state_dict())
     trace = Trace(net)
     for _ in range(3):
         with trace.removed():
