@@ -92,7 +92,6 @@ class Resumption:
             search=search,
             rng=rng.collect(),
             buffers=collect_buffers(self._module, checkpoint["state_dict"]),
-            modes=collect_modes(self._module),
             loose_weights=[weight.detach() for weight in loose_weights(self._module, trainer.optimizers)],
             metric_states=collect_metrics(self._module, trainer, within_epoch=within_epoch),
             logs=collect_logs(trainer, within_epoch=within_epoch),
@@ -102,7 +101,7 @@ class Resumption:
             ],
         )
         if within_epoch:
-            keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()})
+            keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()}, modes=collect_modes(self._module))
         if loader is not None:
             search["sizes"] = sizes(trainer, loader)
             keep_in(checkpoint, loader=loader.place(used))

@@ -108,7 +108,7 @@ class Freezing(Contrastive):
 
     def on_train_epoch_start(self) -> None:
         self.negatives.eval()
-        if self.current_epoch == 1:
+        if self.current_epoch >= 1:
             self.encoder.candidates["linear"].weight.requires_grad_(False)
 
 
