@@ -13,6 +13,8 @@ from advnas_lightning.texts import encodable
 
 __all__ = ["reading_options", "working"]
 
+ENDED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
 
 @contextmanager
 def reading_options() -> Iterator[None]:
@@ -35,8 +37,10 @@ def reading_options() -> Iterator[None]:
 def working(*, goes_on: bool = False) -> Iterator[None]:
     """A context in which an error that the user can mend ends the command. Others keep their traceback.
 
+    A signal ends it with the status of that signal, also in a training, where Lightning ends with another one.
+
     Args:
-        goes_on: Whether the same line goes on where Ctrl-C has interrupted the command.
+        goes_on: Whether the same line goes on where a signal has ended the command.
 
     Example:
         >>> with working(goes_on=True):
@@ -47,16 +51,25 @@ def working(*, goes_on: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        if not goes_on:
+    except (KeyboardInterrupt, SystemExit) as end:
+        number = _signal_of(end)
+        if number is None:
             raise
-        print("error: interrupted; the same line goes on where it was", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        hint = "; the same line goes on where it was" if goes_on else ""
+        print(f"error: {ENDED[number]}{hint}", file=sys.stderr)
+        sys.exit(128 + number)
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
         _stop(line)
+
+
+def _signal_of(end: BaseException) -> signal.Signals | None:
+    """The signal that has ended a command. At Ctrl-C a Trainer exits with 1, and at SIGTERM with 0."""
+    if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+        return signal.SIGINT
+    return signal.SIGTERM if type(end).__name__ == "SIGTERMException" else None  # Lightning's
 
 
 def _stop(line: str) -> NoReturn:
