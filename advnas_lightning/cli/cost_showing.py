@@ -81,17 +81,23 @@ def found_architectures(folder: Path, found: Mapping[str, Measurement]) -> dict[
     Args:
         folder: The folder of the run, or another one, which has none.
         found: The costs.
+
+    Raises:
+        ValueError: The run's file of architectures is damaged, or of another network.
     """
     path, genotypes = RunFolder(folder).genotype, {}
     if not path.is_file():
         return {}
     plan = CostPlan({name: each.table for name, each in found.items()})
-    content = read_json(path)
-    for kind in (*SELECTIONS, *LATER):
-        if isinstance(content, dict) and isinstance(content.get(kind), dict):
-            genotype = Genotype(content[kind])
-            check_genotype(genotype, dict(zip(plan.edges, plan.candidates, strict=True)))
-            genotypes[kind.replace("_", "-")] = genotype
+    try:
+        content = read_json(path)
+        for kind in (*SELECTIONS, *LATER):
+            if isinstance(content, dict) and isinstance(content.get(kind), dict):
+                genotype = Genotype(content[kind])
+                check_genotype(genotype, dict(zip(plan.edges, plan.candidates, strict=True)))
+                genotypes[kind.replace("_", "-")] = genotype
+    except ValueError as error:
+        raise ValueError(f"{path} has no architectures of these costs: {error}; move it away") from None
     return genotypes
 
 

@@ -135,6 +135,11 @@ def test_what_another_command_has_measured_meanwhile_stays(here: Path, monkeypat
     assert list(read(here / "run", "costs.json")["costs"]) == ["macs", "params", "tests.support.measured.own"]
 
 
+def test_a_damaged_file_of_architectures_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "run" / "genotype.json").write_text('{"argmax": {')
+    assert "run/genotype.json has no architectures of these costs: it is no JSON" in refused(capsys, "show", "run")
+
+
 def test_the_size_of_the_batch_can_be_chosen(here: Path) -> None:
     main(["measure", "run", "kinds=macs,memory", "batch_size=2", "output=two.json"])
     main(["measure", "run", "kinds=macs,memory", "output=six.json"])
