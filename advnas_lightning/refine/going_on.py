@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advnas_lightning.reading import read_json
+from advnas_lightning.reading import Unreadable, read_json
 from advnas_lightning.runs import differences, flatten, write_json
 
 __all__ = ["keep_settings"]
@@ -23,7 +23,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: What decides the scores, in plain values.
 
     Raises:
-        ValueError: It was begun with other settings, or by another version of this package.
+        ValueError: It was begun with other settings, or by another version of this package, or its file is damaged.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -44,8 +44,13 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    saved = read_json(path)
-    if saved.get("format") != FORMAT:
+    try:
+        saved = read_json(path)
+    except Unreadable as error:
+        raise ValueError(
+            f"{path} cannot be read, so that nothing goes on there: {error}; give another folder"
+        ) from None
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise ValueError(f"{folder} is of another version of refine, which cannot go on here: give another folder")
     found = differences(dict(flatten(saved)), dict(flatten(settings)))
     if found:

@@ -259,6 +259,17 @@ def test_a_bad_file_of_finalists_is_one_line(
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(("content", "says"), [("{", "cannot be read"), ("[1]", "is of another version of refine")])
+def test_damaged_settings_are_named(content: str, says: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "refine").mkdir()
+    (run / "refine" / "settings.json").write_text(content)
+    with pytest.raises(SystemExit):
+        main(["run", "neighbours=false"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{run}/refine" in line
+    assert says in line
+
+
 @pytest.mark.slow
 def test_the_ranking_of_another_state_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(run / "ranking.json", {"settings": {"checkpoint_sha256": "0"}, "architectures": []})
