@@ -117,8 +117,8 @@ def measure_costs(
         >>> {name: table.edges["edge"] for name, table in tables.items()}
         {'params': {'linear': 72.0, 'skip': 0.0}, 'macs': {'linear': 64.0, 'skip': 0.0}}
     """
-    if isinstance(kinds, str):
-        raise ValueError(f"costs={kinds!r} must be a list, such as [{kinds!r}]")
+    if isinstance(kinds, str) or not isinstance(kinds, Sequence):
+        raise ValueError(f"costs={kinds!r} must be a list, such as [{kinds if isinstance(kinds, str) else 'params'!r}]")
     names = [name_of(kind) for kind in kinds]
     for name, kind in zip(names, kinds, strict=True):
         if not callable(kind) and kind not in UNITS:

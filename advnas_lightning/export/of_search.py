@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,8 @@ def as_genotype(given: Genotype | Mapping[str, str] | str | Path) -> Genotype:
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
+    if not isinstance(inputs, Iterable):
+        raise ValueError(f"inputs={inputs!r} must be a tensor, a list of arguments, or a dict of them by name")
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs), {}
 
 

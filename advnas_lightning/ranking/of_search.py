@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,10 @@ def rank(
     trainer = attached_trainer(search)
     if precision is None and trainer is not None:
         precision = trainer.precision  # the weights may be of its type
+    if training_batches is not None and not isinstance(training_batches, Iterable):
+        raise ValueError(f"training_batches={training_batches!r} must be a loader or a list of batches")
+    if not isinstance(tables or {}, Mapping):
+        raise ValueError(f"tables={tables!r} must have each table by its name, as in tables={{'latency': table}}")
     settings = Settings(top, sample, evolution, seed)
     each = _listed(budgets)
 

@@ -116,6 +116,8 @@ def test_without_a_batch_it_says_what_to_give(tmp_path: Path) -> None:
     search = AdvantageNAS(WithForward(), architecture_optimizer=lambda theta: SGD(theta, lr=0.1), calibrate=0)
     with one_line("there is no training batch to call the network with: give batches=, or inputs="):
         search.export(tmp_path / "net.torchscript")
+    with one_line("inputs=5 must be a tensor, a list of arguments, or a dict of them by name"):
+        search.export(tmp_path / "net.torchscript", inputs=5)
     with one_line("edge 'act' has no candidate 'gelu'"):
         search.export(tmp_path / "net.torchscript", genotype={"act": "gelu"})
 

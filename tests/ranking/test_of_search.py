@@ -359,6 +359,12 @@ def test_a_batch_or_a_text_is_no_list_of_batches(kind: str, tmp_path: Path) -> N
             call(given)
 
 
+@pytest.mark.parametrize("name", ["tables", "costs", "training_batches"])
+def test_a_number_in_the_place_of_a_list_or_mapping_is_named(name: str) -> None:
+    with one_line(f"{name}=5 must "):
+        made().rank(batches_of(), **{name: 5})
+
+
 def test_evolution_reaches_what_is_improbable_and_stays_within_the_budget() -> None:
     search, batches = made(), batches_of()
     table = measure_costs(["params"], search.model, search.evaluator, batches[0])
