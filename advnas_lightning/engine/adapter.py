@@ -122,6 +122,7 @@ class Adapter:
         self._log, self._is_silent, self._bound, self._no_trace = log, is_silent, bound, no_trace
         self._optimizers, self._leave_epoch = optimizers, leave_epoch
         self._batch: Any = None  # of the training_step that is running
+        self._sizes: list[tuple[Tensor, int]] = []  # what it has logged with a size of its own
 
     def install(self, search: LightningModule, base: type[LightningModule]) -> None:
         """Let the search have the module's hooks, as attributes of its own: Lightning looks there for them, too.
@@ -224,9 +225,12 @@ class Adapter:
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log as the search; a mean over the epoch is weighted by the size of the module's own batch."""
+        size = options.get("batch_size")
+        if self._batch is not None and isinstance(value, Tensor) and isinstance(size, int) and size > 0:
+            self._sizes.append((value, size))
         if self._is_silent():
             return
-        if self._batch is not None and options.get("batch_size") is None:
+        if self._batch is not None and size is None:
             with suppress(MisconfigurationException):  # which Lightning raises again where it needs the size
                 options["batch_size"] = extract_batch_size(self._batch)
         self._log(name, value, **options)
@@ -240,6 +244,8 @@ class Adapter:
     def loss(self, batch: Any) -> Outcome:
         """The loss of the module's ``training_step``.
 
+        It is the mean over as many samples as the step says where it logs it with ``batch_size=``, else over the batch.
+
         Raises:
             ValueError: The step returns no loss.
             SkippedStep: It returned ``None``.
@@ -248,7 +254,7 @@ class Adapter:
         """
         _refuse_by_hand(self.module)  # a hook such as setup may have changed it
         unchanged = self._optimizers.unchanged() if self._is_silent() else nullcontext()
-        before, self._batch = self._batch, batch
+        before, self._batch, self._sizes = self._batch, batch, []
         try:
             with self.in_hook(), self._optimizers.lent(), unchanged:
                 output = _call_step(self.module.training_step, batch, self.batch_idx)
@@ -265,7 +271,9 @@ class Adapter:
         if not self._is_silent():
             detached = loss.detach()
             self.output = {**output, "loss": detached} if isinstance(output, Mapping) else detached
-        return as_outcome(loss, batch, self.loss_name)
+        size = next((size for value, size in self._sizes if value.data_ptr() == loss.data_ptr()), None)
+        self._sizes = []  # which have the graph of the loss
+        return as_outcome(loss if size is None else Outcome(loss, size), batch, self.loss_name)
 
     def note(self, outcome: Outcome) -> None:
         """The module logs its own losses and metrics."""

@@ -152,6 +152,22 @@ def test_nothing_is_logged_of_architecture_steps(kind: type[Logging], name: str,
     assert sum(name in row for row in rows(tmp_path)) == 8  # once for each weight step
 
 
+class Graphs(Logging):
+    """Has batches with more rows than samples, as batches of graphs have."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("other", 2 * loss, batch_size=5)
+        self.log("loss", loss.detach(), batch_size=2)
+        return loss
+
+
+def test_the_size_that_a_module_logs_its_loss_with_is_that_of_the_batch() -> None:
+    search = AdvantageNAS(Graphs(), architecture_optimizer=partial(Adam, lr=0.1))
+    trial = search.evaluate(search.sample(), (torch.zeros(7, 4), torch.zeros(7, dtype=torch.long)))
+    assert trial.size == 2
+
+
 class Copying(Logging):
     """Copies itself in a hook, as those do who keep the best network so far."""
 
