@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -37,53 +37,64 @@ def fit_config(network: Any) -> None:
     config: Any = getattr(network, "config", None)
     if not hasattr(config, "to_dict"):
         raise ValueError(f"a {kind} has no config of Hugging Face: give a network that has one")
-    values = _values(network, config)
-    fitted = copy.deepcopy(config)
-    for name, value in values.items():
-        setattr(fitted, name, value)
+    made: dict[int, Any] = {}
+    fitted = copy.deepcopy(config, made)
+    values = _values(network, config, made)
+    told = ", ".join(f"{name}={value}" for _, name, value in values)
+    for inner, name, value in values:
+        setattr(made[id(inner)], name, value)
     try:
         with torch.device("meta"):
             built = type(network)(type(config).from_dict(fitted.to_dict()))  # as from_pretrained does
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"no {kind} can be built with {_told(values)}, so that no config describes it: {reason}; save it with"
-            " torch.save"
+            f"no {kind} can be built with {told}, so that no config describes it: {reason}; save it with torch.save"
         ) from None
     own, other = _shapes(network), _shapes(built)
     different = next((name for name in (*own, *other) if own.get(name) != other.get(name)), None)
     if different is not None:
         raise ValueError(
-            f"no config of a {kind} describes the network: with {_told(values)} {different!r} has the shape"
+            f"no config of a {kind} describes the network: with {told or 'its own values'} {different!r} has the shape"
             f" {other.get(different)}, and here {own.get(different)}; save it with torch.save"
         )
-    for name, value in values.items():
-        setattr(config, name, value)
+    for inner, name, value in values:
+        setattr(inner, name, value)
 
 
-def _values(network: nn.Module, config: Any) -> dict[str, Any]:
-    """The values of the config by the sizes that the network's blocks have."""
-    sizes: dict[tuple[str, str], set[int]] = {}
+def _values(network: nn.Module, config: Any, known: Container[int]) -> list[tuple[Any, str, Any]]:
+    """The values of the config, and of those inside it, by the sizes that the network's blocks have.
+
+    The sizes of a block belong to the innermost config around it that is known, as of one of two networks in one.
+    """
+    configs: dict[str, Any] = {}
+    sizes: dict[tuple[int, str, str], set[int]] = {}
     for name, module in network.named_modules():
+        outer = configs.get(name.rpartition(".")[0], config)
+        own = getattr(module, "config", outer)
+        configs[name] = own = own if id(own) in known else outer
         for described in descriptions_of(module, {})[0]:
             try:
                 member = described.members(module)[0]
             except ValueError:  # the block is built in another way
                 continue
-            field = _field(described.kind, config, f"{name}.{member.name}".split("."))
-            sizes.setdefault((described.kind, field), set()).add(member.full)
-    values: dict[str, Any] = {}
-    for (kind, field), found in sizes.items():
+            field = _field(described.kind, own, f"{name}.{member.name}".split("."))
+            if not isinstance(getattr(own, field, []), list):  # it has the field, and not one value for each stage
+                sizes.setdefault((id(own), described.kind, field), set()).add(member.full)
+    by_id = {id(each): each for each in configs.values()}
+    values: list[tuple[Any, str, Any]] = []
+    for (place, kind, field), found in sizes.items():
         if len(found) > 1:
             raise ValueError(
                 f"a config has one {kind} for all layers, and the network has {listed(map(str, sorted(found)))}: search"
                 " one for all with share=, or save it with torch.save"
             )
-        values[field] = size = found.pop()
+        own, size = by_id[place], found.pop()
+        values.append((own, field, size))
         if kind == "heads":
-            values |= _heads(field, size, config)
-        if kind == "depth" and getattr(config, "layer_types", None) is not None:  # the kind of attention of each layer
-            values["layer_types"] = list(config.layer_types[:size])
+            values += [(own, *each) for each in _heads(field, size, own).items()]
+        if kind == "depth" and getattr(own, "layer_types", None) is not None:  # the kind of attention of each layer
+            values.append((own, "layer_types", list(own.layer_types[:size])))
     return values
 
 
@@ -92,7 +103,7 @@ def _field(kind: str, config: Any, place: Sequence[str]) -> str:
     side = "decoder" if "decoder" in place else "encoder"
     names = {
         "depth": (f"{side}_layers", f"num_{side}_layers", "num_hidden_layers"),
-        "ffn": (f"{side}_ffn_dim", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "intermediate_size"),
+        "ffn": (f"{side}_ffn_dim", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "hidden_dim", "intermediate_size"),
         "heads": (f"{side}_attention_heads", "num_attention_heads"),
     }[kind]
     return next((name for name in names if hasattr(config, name)), names[-1])
@@ -112,7 +123,3 @@ def _heads(field: str, size: int, config: Any) -> dict[str, int]:
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
-
-
-def _told(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -432,6 +432,12 @@ SAVED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "no config of a DistilBertForSequenceClassification describes the network",
     ),
     "bart": ({"ffn": HALF, "depth": [1, 3]}, {"heads": HALF}, "no config of a BartForConditionalGeneration describes"),
+    "image to text": (
+        {"ffn": HALF, "depth": [1, 3]},
+        {"heads": HALF},
+        "no config of a VisionEncoderDecoderModel describes",
+    ),
+    "falcon": ({"ffn": HALF, "depth": [1, 3]}, {}, ""),
     "dinov2": (  # whose config names its stages
         {"heads": HALF},
         {"depth": [1, 3]},
