@@ -29,6 +29,7 @@ from advnas_lightning.space.elastic.norms import (
     NumChannels,
     NumFeatures,
     NumParameters,
+    ResponseNorm,
 )
 from advnas_lightning.space.elastic.recurrent import HiddenSize, InputHalves, InputSize
 from advnas_lightning.space.elastic.transposed import Nf, Nx
@@ -130,6 +131,7 @@ AXES: dict[type[nn.Module] | str, tuple[Axis, ...]] = {
     "timm.layers.conv2d_same.Conv2dSame": CHANNELS,  # its padding depends on the kernel
     "timm.layers.norm_act.BatchNormAct2d": BATCH_NORM,
     "timm.layers.norm.LayerNorm": (NormalizedShape(),),
+    "timm.layers.grn.GlobalResponseNorm": (ResponseNorm(),),
     "timm.layers.attention.Attention": (Heads(),),
     "transformers.pytorch_utils.Conv1D": (Nf(), Nx()),
     "transformers.models.gpt2.modeling_gpt2.GPT2Attention": (FusedHeads(),),

@@ -112,3 +112,29 @@ class NumChannels(NumFeatures):
         """The layer keeps its first groups, or of one group alone the first channels."""
         groups = 1 if module.num_groups == 1 else size * module.num_groups // module.num_channels
         return Change({self.name: size, "num_groups": groups}, dict.fromkeys(("weight", "bias"), first(size)))
+
+
+class ResponseNorm(Axis):
+    """The channels of timm's GlobalResponseNorm, which divides each by the mean over all of them, as in ConvNeXt V2.
+
+    Example:
+        >>> from torch import nn
+        >>> norm = nn.LayerNorm(8)
+        >>> ResponseNorm().full(norm)
+        8
+    """
+
+    name = "channels"
+    reads, gives = True, True
+
+    def full(self, module: Any) -> int:
+        """The number of channels."""
+        return len(module.weight)
+
+    def dim(self, module: Any) -> int:
+        """The dimension of the channels."""
+        return int(module.channel_dim)
+
+    def change(self, module: Any, size: int) -> Change:
+        """The first channels."""
+        return Change(views={"weight": first(size), "bias": first(size)})

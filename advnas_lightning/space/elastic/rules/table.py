@@ -96,6 +96,10 @@ TIMM_STAGES = tuple(
     for stage in range(10)
     for norm in (f"blocks.{stage + 1}.0.bn1", "bn2")  # that of the head behind the last stage
 )
+TIMM_CONVNEXT = (
+    *(Stack(f"stages.{stage}.blocks", behind=[f"stages.{stage + 1}.downsample.0"]) for stage in range(3)),
+    *(Stack("stages.3.blocks", behind=[norm]) for norm in ("head.norm", "norm_pre")),
+)
 GATED_FEED_FORWARD = (Width("ffn", ["gate_proj", "up_proj"], ["down_proj"]),)
 FEED_FORWARD = (Width("ffn", ["fc1"], ["fc2"]),)
 VIT_MODEL = (Stack("layers"), Stack("encoder.layer", behind=["layernorm"]))  # the latter of DINOv2
@@ -138,6 +142,7 @@ BLOCKS: dict[str, Sequence[Description]] = {
     ),
     "timm.layers.mlp.Mlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
     "timm.layers.mlp.ConvMlp": (Width("ffn", ["fc1"], ["fc2"], through=["norm"]),),
+    "timm.layers.mlp.GlobalResponseNormMlp": (Width("ffn", ["fc1"], ["fc2"], through=["grn"]),),
     "timm.layers.mlp.GluMlp": (Width("ffn", [], ["fc2"], through=["norm"], halves=["fc1"]),),
     "timm.layers.mlp.SwiGLU": (Width("ffn", ["fc1_g", "fc1_x"], ["fc2"], through=["norm"]),),
     "timm.layers.attention.Attention": (Heads(),),
@@ -152,6 +157,10 @@ BLOCKS: dict[str, Sequence[Description]] = {
     "timm.models._efficientnet_blocks.InvertedResidual": TIMM_INVERTED,
     "timm.models._efficientnet_blocks.EdgeResidual": TIMM_EDGE,
     "timm.models.efficientnet.EfficientNet": TIMM_STAGES,
+    "timm.models.mobilenetv3.MobileNetV3": TIMM_STAGES,
+    "timm.models.convnext.ConvNeXt": TIMM_CONVNEXT,
+    "timm.models.eva.Eva": (Stack("blocks"),),
+    "timm.models.beit.Beit": (Stack("blocks"),),
     **{f"transformers.models.{name}Layer": BERT_LAYER for name in (*BERTS, *OTHER_BERTS)},
     **{f"transformers.models.{name}Attention": (Heads("self", reads=["output.dense"]),) for name in BERTS},
     **{f"transformers.models.{name}Encoder": (Stack("layer"),) for name in (*BERTS, *OTHER_BERTS)},

@@ -29,6 +29,10 @@ def of_timm(name: str, **options: Any) -> nn.Module:
     return net
 
 
+TIMM_STAGES = {"depths": (2, 2, 2, 2), "dims": (8, 8, 16, 16), "ls_init_value": 0.5}
+TIMM_VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 3, "num_heads": 2, "head_init_scale": 50.0}
+
+
 def small_vit(**options: Any) -> nn.Module:
     return of_timm("deit_tiny_patch16_224", img_size=32, embed_dim=8, depth=3, num_heads=2, **options)
 
@@ -295,7 +299,13 @@ OTHERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "squeezed": (lambda: of_timm("efficientnet_b0"), {"channels": HALF, "depth": HALF}),
     "edges": (lambda: of_timm("efficientnet_es"), {"channels": HALF}),
     "same padding": (lambda: of_timm("tf_mobilenetv3_small_075"), {"channels": HALF}),
-    "convnext": (lambda: of_timm("convnext_atto"), {"ffn": HALF}),
+    "convnext": (lambda: of_timm("convnext_atto", **TIMM_STAGES), {"ffn": HALF, "depth": HALF}),
+    "convnext v2": (lambda: of_timm("convnextv2_atto", **TIMM_STAGES), {"depth": HALF}),
+    **{
+        name: (lambda name=name: nn.Sequential(of_timm(name, **TIMM_VIT)), {"ffn": HALF, "depth": HALF})  # type: ignore[misc]
+        for name in ("beit_base_patch16_224", "eva02_tiny_patch14_224")
+    },
+    "mobilenet v3": (lambda: of_timm("mobilenetv3_small_050"), {"channels": HALF, "depth": HALF}),
     "resnet with pooling": (lambda: of_timm("resnet18d", zero_init_last=False), {"channels": HALF, "depth": HALF}),
     "resnet": (lambda: of_timm("resnet26"), {"channels": HALF, "depth": HALF}),
     "resnext": (lambda: of_timm("resnext50_32x4d"), {"channels": HALF}),
@@ -325,6 +335,8 @@ def masked(plain: nn.Module, found: nn.Module) -> nn.Module:
             del other[len(own) :]
         elif isinstance(own, nn.Linear):
             other.weight.data[:, own.in_features :] = 0
+        elif isinstance(own, nn.Conv2d) and own.groups == 1:
+            other.weight.data[:, own.in_channels :] = 0
         elif type(own).__name__ == "Conv1D":
             other.weight.data[own.nx :] = 0
     return masked
@@ -397,6 +409,22 @@ def test_attentions_to_an_encoder_have_elastic_heads() -> None:
     edges = SearchSpace(net).edges
     assert len(edges) == 9
     assert "net.decoder.bert.encoder.layer.2.crossattention.heads" in edges
+
+
+@pytest.mark.parametrize("use_conv", [False, True])
+def test_channels_that_are_divided_by_their_mean_are_those_of_what_is_built_small(use_conv: bool) -> None:
+    make = pytest.importorskip("timm.layers.mlp").GlobalResponseNormMlp
+    net = nn.Sequential(make(4, 8, use_conv=use_conv))
+    for weight in net.parameters():
+        nn.init.normal_(weight)
+    make_searchable(net, widths(ffn=HALF))
+    space, x = SearchSpace(net), torch.randn(2, 4, 4, 4)
+    found = space.genotype([0]).apply(net)
+    small = nn.Sequential(make(4, 4, use_conv=use_conv))
+    small.load_state_dict(found.state_dict(), strict=True)
+    with space.bind(space.one_hot([0])):
+        torch.testing.assert_close(net(x), small(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found(x), small(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("strategy", ["advantage", "darts"])
