@@ -111,7 +111,7 @@ def rank(
     if precision is None and trainer is not None:
         precision = trainer.precision  # the weights may be of its type
     if training_batches is not None and not isinstance(training_batches, Iterable):
-        raise ValueError(f"training_batches={training_batches!r} must be a loader or a list of batches")
+        raise ValueError(f"training_batches={training_batches!r} must be a loader, a list or the loaders of a search")
     if not isinstance(tables or {}, Mapping):
         raise ValueError(f"tables={tables!r} must have each table by its name, as in tables={{'latency': table}}")
     settings = Settings(top, sample, evolution, seed)

@@ -482,7 +482,7 @@ def test_an_architecture_in_the_place_of_batches_is_said() -> None:
     search = search_of(seeded())
     with one_line("from a loader, a list or the loaders of a search", "give an architecture as genotype="):
         search.derive(search.genotype())
-    with one_line("from a loader, a list or the loaders of a search", "int is none of them"):
+    with one_line("training_batches=3 must be a loader, a list or the loaders of a search"):
         search.rank(val(), training_batches=3)
 
 
