@@ -57,7 +57,7 @@ def at_least(least: int) -> Callable[[str, Any], int]:
     return partial(check_int, least=least)
 
 
-def existing_file(name: str, value: Any) -> Path:
+def existing_file(name: str, value: Any) -> str:
     """A check that takes the path of a file, or of the folder that has it.
 
     Raises:
@@ -69,9 +69,9 @@ def existing_file(name: str, value: Any) -> Path:
             ...
         FileNotFoundError: costs=nowhere.json: there is no such file
     """
-    path = Path(str(value))
-    if not path.exists():
-        raise FileNotFoundError(f"{name}={plain(str(path))}: there is no such file")
+    path = str(value)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{name}={plain(path)}: there is no such file")
     return path
 
 

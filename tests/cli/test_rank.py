@@ -319,6 +319,8 @@ def test_options_are_read_as_they_are_typed(tmp_path: Path) -> None:
     assert options["budgets"] == [{"macs": 20e6, "latency": 8}]
     (tmp_path / "costs.json").touch()
     assert read_settings([str(tmp_path), "budget=2"])["budgets"] == [{None: 2}]
+    options = read_settings([str(tmp_path), f"costs={tmp_path}/costs.json", "budget=2"])
+    assert json.loads(json.dumps(options)) is not None  # ranking.json has them
 
 
 @pytest.mark.slow
