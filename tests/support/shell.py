@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import re
 import runpy
 import shutil
@@ -259,7 +260,10 @@ class Shell:
         self._write_run(task, *(["task.table=TABLE.csv"] * table))
         if any(each.startswith("cost_budget=") for each in arguments):  # of the run that is new here
             self._command(["cost", "measure", "RUN", "kinds=params,latency"])
-        self._command(["refine", *arguments, *([] if table else ["epochs=8"])])
+        if "finalists=CELLS.json" in arguments:  # which a benchmark writes that does not run here
+            found = json.loads((self.folder / "RUN" / "genotype.json").read_text())
+            (self.folder / "CELLS.json").write_text(json.dumps([found["argmax"]]))
+        self._command(["refine", *arguments, *([] if table else ["epochs=9"])])
 
     def _table(self, arguments: list[str]) -> None:
         match arguments:
