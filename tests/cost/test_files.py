@@ -111,7 +111,7 @@ def test_a_file_whose_writing_was_killed_is_the_old_one(several: Path) -> None:
 import json, os, pathlib, signal
 from advnas_lightning.cost import CostTable
 from advnas_lightning.cost.files import Measurement, write_costs
-def write(path, text):
+def write(path, text, **_):
     with open(path, "w") as file:
         file.write(text[:40])
         file.flush()
