@@ -131,13 +131,12 @@ def help_text() -> str:
         usage: advnas refine RUN [OPTION=VALUE ...]
     """
     about = (
-        "Trains what a search has found, each architecture by itself and for a short time, and then what differs in "
-        "one edge from the best one, and from the first one, exchanges between two edges of the best one, and what "
-        "differs in one edge from the two, three and five best ones, until none is better or the budget is spent. "
-        "Trainings that fall behind are ended early. At last the best ones are trained again, and then what the search "
-        "finds more probable and the trainings have not ruled out. Of those that are tied the most probable one wins. "
-        "Prints a table, writes refine.json, refine.png and refine.svg, and adds the winner to genotype.json as "
-        "refined. The same line goes on where it was. Test data are not used."
+        "Trains the most promising architectures of a search from scratch, each for a short time, and ends those early "
+        "that fall behind. Then it trains neighbours of the best ones, which differ from them in one edge or by an "
+        "exchange between two edges, until none is better or the budget is spent. At last the best ones are trained "
+        "again, and of those that are tied the most probable one wins. Prints a table, writes refine.json, refine.png "
+        "and refine.svg, and adds the winner to genotype.json as refined. The same line goes on where it was. "
+        "Test data are not used."
     )
     return help_page("advnas refine RUN [OPTION=VALUE ...]", about, EXAMPLES, OPTIONS)
 
