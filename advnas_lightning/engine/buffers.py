@@ -145,26 +145,24 @@ these train [[3]]: go on with the same ones
         weight.data.copy_(value)
 
 
-def collect_modes(module: nn.Module) -> dict[str, list[str]]:
+def collect_modes(module: nn.Module, before_validation: Mapping[str, bool]) -> dict[str, list[str]]:
     """Which modules inside a module are in evaluation mode, and which parameters are frozen, by their qualified names.
 
     A hook such as ``on_train_epoch_start`` may say so, and it is not called where a run goes on within an epoch.
 
     Args:
         module: The module.
-
-    Returns:
-        Both, or nothing while the module is evaluated: all of it is in evaluation mode then.
+        before_validation: While the module is validated, which modules were in training mode before.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Dropout().eval())
-        >>> collect_modes(net)
+        >>> collect_modes(net, {})
+        {'evaluation': ['1'], 'frozen': []}
+        >>> collect_modes(net.eval(), {"": True, "0": True, "1": False})
         {'evaluation': ['1'], 'frozen': []}
     """
-    if not module.training:
-        return {}
     return {
-        "evaluation": [name for name, each in module.named_modules() if not each.training],
+        "evaluation": [name for name, each in module.named_modules() if not before_validation.get(name, each.training)],
         "frozen": [name for name, each in module.named_parameters() if not each.requires_grad],
     }
 

@@ -12,8 +12,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 
-from advnas_lightning.engine.lightning_private import versions
-
 Passes = Callable[[], Tensor | None]
 
 
@@ -100,10 +98,15 @@ class ComputedClosure(Closure):
         if type(_unwrapped(optimizer)).__module__.split(".")[:2] == ["torch", "optim"]:  # they call it first of all
             super().__init__(lambda: loss, again)
         else:
-            before = versions(optimizer)
-            super().__init__(lambda: loss if versions(optimizer) == before else again(), again)
+            before = _versions(optimizer)
+            super().__init__(lambda: loss if _versions(optimizer) == before else again(), again)
 
 
 def _unwrapped(optimizer: Any) -> Any:
     """The optimizer as its factory made it, also where Lightning has wrapped it and so hides its class."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+def _versions(optimizer: Any) -> list[int]:
+    """How often each of an optimizer's parameters was written to."""
+    return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]

@@ -174,11 +174,6 @@ def one_step(trainer: Trainer, optimizer: Any) -> Iterator[None]:
     progress.increment_completed()
 
 
-def versions(optimizer: Any) -> list[int]:
-    """How often each of an optimizer's parameters was written to: torch counts it under a private name alone."""
-    return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def saves_by_time(callback: Callback) -> bool:
     """Whether a ModelCheckpoint has ``train_time_interval``, which it keeps in a private attribute alone."""
     return isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None
@@ -339,6 +334,11 @@ def is_to_validate(trainer: Trainer) -> bool:
     """Whether a validation follows the batch that is trained on: this is decided in a private method."""
     fetcher: Any = trainer.fit_loop._data_fetcher
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def modes_before_validation(trainer: Trainer) -> dict[str, bool]:
+    """The modes that Lightning puts back after the validation that runs, which is later than checkpoints are saved."""
+    return trainer.fit_loop.epoch_loop.val_loop._module_mode.mode if trainer.validating else {}
 
 
 def is_between_batches(trainer: Trainer) -> bool:

@@ -25,6 +25,7 @@ from advnas_lightning.engine.lightning_private import (
     collect_logs,
     collect_metrics,
     has_workers,
+    modes_before_validation,
     reload_train_loaders,
     restore_logs,
     restore_metrics,
@@ -101,7 +102,8 @@ class Resumption:
             ],
         )
         if within_epoch:
-            keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()}, modes=collect_modes(self._module))
+            modes = collect_modes(self._module, modes_before_validation(trainer))
+            keep_in(checkpoint, partial_epoch={"means": self._means.state_dict()}, modes=modes)
         if loader is not None:
             search["sizes"] = sizes(trainer, loader)
             keep_in(checkpoint, loader=loader.place(used))

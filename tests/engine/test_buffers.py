@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
@@ -119,6 +120,32 @@ def test_what_is_frozen_stays_frozen(
     resumed, straight = resumed_and_straight(Freezing, batches, fit, tmp_path)
     assert_same(resumed.state_dict(), straight.state_dict())
     assert straight.get_buffer("model.negatives.num_batches_tracked") == 0
+
+
+class Validated(Freezing):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.encoder(batch[0])
+
+    def val_dataloader(self) -> Any:
+        return loader(3)
+
+
+def test_what_is_frozen_stays_frozen_after_a_validation_within_an_epoch(
+    fit: Callable[..., Trainer], assert_same: Any, tmp_path: Path
+) -> None:
+    def run(folder: str, **options: Any) -> AdvantageNAS:
+        torch.manual_seed(0)
+        search = AdvantageNAS(Validated(), architecture_optimizer=partial(Adam, lr=0.1))
+        saving = ModelCheckpoint(tmp_path / folder, filename="{step}", save_top_k=-1)
+        loaders = {"weights": loader(1), "architecture": loader(2)}
+        options |= dict(max_epochs=3, enable_checkpointing=True, limit_val_batches=2, val_check_interval=0.5)
+        fit(search, loaders, callbacks=[saving], **options)
+        return search
+
+    straight = run("straight")
+    resumed = run("resumed", ckpt_path=tmp_path / "straight" / "step=6.ckpt")
+    assert_same(resumed.state_dict(), straight.state_dict())
+    assert [name for name, each in resumed.named_modules() if not each.training] == ["model.negatives"]
 
 
 class Queue(nn.Module):
