@@ -178,7 +178,9 @@ class Shell:
         arguments = [*first_values(arguments, 2), *(each for each in small if each.partition("=")[0] not in given)]
         if any(argument.startswith("experiment=") for argument in arguments):
             arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
-        if not {"-m", "hydra.run.dir"} & {argument.partition("=")[0] for argument in arguments}:
+        names = {argument.partition("=")[0] for argument in arguments}
+        sweeps = "-m" in names or any(argument.startswith(("experiment=table", "experiment=fig")) for argument in arguments)
+        if not sweeps and "hydra.run.dir" not in names:
             self.started += 1  # two short runs may start in one second, which names their folders
             arguments.append(f"hydra.run.dir=outputs/{self.started}")
         for _ in range(1 + goes_on):
