@@ -179,7 +179,9 @@ class Shell:
         if any(argument.startswith("experiment=") for argument in arguments):
             arguments += [each for each in ("strategy=advantage", "seed=0") if each.partition("=")[0] not in given]
         names = {argument.partition("=")[0] for argument in arguments}
-        sweeps = "-m" in names or any(argument.startswith(("experiment=table", "experiment=fig")) for argument in arguments)
+        sweeps = "-m" in names or any(
+            argument.startswith(("experiment=table", "experiment=fig")) for argument in arguments
+        )
         if not sweeps and "hydra.run.dir" not in names:
             self.started += 1  # two short runs may start in one second, which names their folders
             arguments.append(f"hydra.run.dir=outputs/{self.started}")
