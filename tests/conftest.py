@@ -51,6 +51,13 @@ def _scan_packages_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _any_algorithms_again() -> Iterator[None]:
+    """``Trainer(deterministic=True)`` holds for the whole process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _compose_once() -> Iterator[None]:
     """Hydra composes a run's whole configuration once more for its mode, which experiments alone set."""

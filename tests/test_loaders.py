@@ -33,7 +33,7 @@ class Endless:
 
 
 def batches(loader: SearchLoader) -> list[dict[str, Any]]:
-    return [batch for batch, _, _ in loader]
+    return [batch for batch, _, _ in list(loader)]  # in Python 3.13 a comprehension calls `__iter__` twice
 
 
 def test_pairs_and_cycles_the_architecture_loader() -> None:

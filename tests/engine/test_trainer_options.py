@@ -25,9 +25,8 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def _switches_back() -> Iterator[None]:
-    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    benchmark = torch.backends.cudnn.benchmark
     yield
-    torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = benchmark
     torch.autograd.set_detect_anomaly(False)
 

@@ -100,7 +100,7 @@ class Copying:
             tensor: The tensor.
         """
         places = self(torch.arange(tensor.numel(), device=tensor.device).view_as(tensor))
-        tensor.data.put_(places, part)
+        tensor.data[torch.unravel_index(places, tensor.shape)] = part  # `put_` is no deterministic algorithm
 
 
 def first_of_each(blocks: int, size: int, dim: int = 0) -> View:

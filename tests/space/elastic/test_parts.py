@@ -91,6 +91,7 @@ def searched(module: Any) -> Any:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_size_of_several_parts_equals_the_small_module(training: bool) -> None:
+    torch.use_deterministic_algorithms(True)  # as with Trainer(deterministic=True)
     module = filled()
     whole, small_of = dict(module.named_parameters()), {}
     for width, heads in itertools.product(WIDTHS, HEADS):
