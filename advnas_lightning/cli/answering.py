@@ -11,7 +11,7 @@ from typing import NoReturn
 from advnas_lightning.cli.errors import explain
 from advnas_lightning.texts import encodable
 
-__all__ = ["reading_options", "working"]
+__all__ = ["reading_options", "signal_of", "working"]
 
 ENDED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -52,7 +52,7 @@ def working(*, goes_on: bool = False) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
-        number = _signal_of(end)
+        number = signal_of(end)
         if number is None:
             raise
         hint = "; the same line goes on where it was" if goes_on else ""
@@ -65,8 +65,13 @@ def working(*, goes_on: bool = False) -> Iterator[None]:
         _stop(line)
 
 
-def _signal_of(end: BaseException) -> signal.Signals | None:
-    """The signal that has ended a command. At Ctrl-C a Trainer exits with 1, and at SIGTERM with 0."""
+def signal_of(end: BaseException) -> signal.Signals | None:
+    """The signal that has ended a command; ``None`` if none has. At Ctrl-C a Trainer exits with 1, at SIGTERM with 0.
+
+    Example:
+        >>> signal_of(KeyboardInterrupt()).name
+        'SIGINT'
+    """
     if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
         return signal.SIGINT
     return signal.SIGTERM if type(end).__name__ == "SIGTERMException" else None  # Lightning's

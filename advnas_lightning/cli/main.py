@@ -14,6 +14,7 @@ from importlib import import_module
 import hydra
 from omegaconf import DictConfig
 
+from advnas_lightning.cli.answering import signal_of
 from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import CONFIG_PATH
 from advnas_lightning.cli.errors import fail, hydra_raises
@@ -73,6 +74,10 @@ def _run(arguments: list[str]) -> None:
     try:
         with guarded(), hydra_raises(), interruptible():
             _main()
+    except SystemExit as end:
+        if signal_of(end) == signal.SIGINT:
+            raise KeyboardInterrupt from end
+        raise
     except Exception as error:
         fail(error, arguments)
 

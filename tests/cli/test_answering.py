@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from advnas_lightning.cli.answering import working
+from tests.support.command_line import SMALL_TOY, launch
 
 
 class Signalled(LightningModule):
@@ -28,6 +31,16 @@ class Signalled(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class SignalledRun(Callback):
+    """What a run gets before its first step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), self.number)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +65,18 @@ def test_a_signal_in_a_training_is_said_and_is_no_success(
     assert end.value.code == 128 + number
     hint = "; the same line goes on where it was" if goes_on else ""
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {word}{hint}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_ends_with_the_status_of_the_signal_and_has_saved_a_checkpoint(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = f"{{_target_: tests.cli.test_answering.SignalledRun, number: {int(number)}}}"
+    with pytest.raises(SystemExit) as end:
+        launch(monkeypatch, *SMALL_TOY, "hydra.run.dir=run", f"+trainer.callbacks=[{callback}]")
+    assert end.value.code == 128 + number
+    assert Path("run/checkpoints/last.ckpt").is_file()
 
 
 def test_another_exit_stays_as_it_is() -> None:

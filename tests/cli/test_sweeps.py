@@ -337,7 +337,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(
     interrupt = "+trainer.callbacks=[{_target_: tests.cli.test_sweeps.Interrupt}]"
     with pytest.raises(SystemExit) as stop:
         launch(monkeypatch, *SWEEP, "seed=0,1", interrupt)
-    assert stop.value.code != 0
+    assert stop.value.code == 130
     error = capsys.readouterr().err
     (line,) = re.findall(r"^interrupted: 0 of 2 jobs have finished; go on with: (.*)$", error, re.MULTILINE)
     arguments = shlex.split(line)
