@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -75,7 +75,7 @@ class Workers(Generic[Item, Result]):
         """Yield the results in the order of the items.
 
         Raises:
-            RuntimeError: A process has ended.
+            ChildProcessError: A process has ended.
         """
         if not self._ends:
             yield from map(self._work, items)
@@ -85,31 +85,37 @@ class Workers(Generic[Item, Result]):
         done: dict[int, Any] = {}
         following = 0
         for end in self._ends:
-            _send_next(end, waiting, running)
+            self._send_next(end, waiting, running)
         while running:
             for ready in wait(list(running)):
                 end = next(each for each in running if each is ready)
                 index = running.pop(end)
-                try:
+                with self._talking():
                     is_right, result = end.recv()
-                except EOFError:
-                    raise RuntimeError(
-                        f"one of the {self._jobs} processes has ended, perhaps for want of memory: use fewer jobs"
-                    ) from None
                 if not is_right:
                     raise result
                 done[index] = result
-                _send_next(end, waiting, running)
+                self._send_next(end, waiting, running)
             while following in done:
                 yield done.pop(following)
                 following += 1
 
+    def _send_next(self, end: Connection, waiting: Iterator[tuple[int, Any]], running: dict[Connection, int]) -> None:
+        for index, item in waiting:
+            with self._talking():
+                end.send(item)
+            running[end] = index
+            return
 
-def _send_next(end: Connection, waiting: Iterator[tuple[int, Any]], running: dict[Connection, int]) -> None:
-    for index, item in waiting:
-        end.send(item)
-        running[end] = index
-        return
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """A context in which another process is written to or read from, which may have ended."""
+        try:
+            yield
+        except (EOFError, OSError):
+            raise ChildProcessError(
+                f"one of the {self._jobs} processes has ended, perhaps for want of memory: use fewer jobs"
+            ) from None
 
 
 def _serve(work: Callable[[Any], Any], there: Connection, others: Iterable[Connection]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -211,14 +212,28 @@ def test_an_error_in_another_process_is_raised_here() -> None:
     def work(number: int) -> int:
         if number == 2:
             raise ValueError("two is no number")
-        if number == 3:
-            os._exit(1)
         return number
 
     with pytest.raises(ValueError, match="two is no number"), Workers(work, jobs=2) as workers:
         list(workers.map([1, 2]))
-    with pytest.raises(RuntimeError, match="one of the 2 processes has ended"), Workers(work, jobs=2) as workers:
-        list(workers.map([1, 3, 1]))
+
+
+def test_a_killed_process_is_told_whether_it_worked_or_waited() -> None:
+    def work(number: int) -> int:
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    ended = partial(pytest.raises, ChildProcessError, match="one of the 2 processes has ended")
+    with ended(), Workers(work, jobs=2) as workers:
+        list(workers.map([1, 0, 1]))
+    with Workers(work, jobs=2) as workers:
+        assert list(workers.map([1, 2])) == [1, 2]
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        with ended():
+            list(workers.map([3]))
 
 
 def test_a_handler_of_sigterm_hears_it_at_once() -> None:
