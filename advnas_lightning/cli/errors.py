@@ -24,6 +24,7 @@ from advnas_lightning.cli.checks import closest, missing_extra, suggestion
 from advnas_lightning.cli.commands import COMMANDS
 from advnas_lightning.cli.config import CONFIG_PATH
 from advnas_lightning.cli.process import lost_process
+from advnas_lightning.refine.packages import storage_error
 from advnas_lightning.runs import flatten
 from advnas_lightning.texts import plain
 
@@ -63,7 +64,10 @@ def explain_line(error: Exception, arguments: Sequence[str]) -> str | None:
         error: What Hydra has raised.
         arguments: The command line, without the program.
     """
-    text = str(error)
+    text, reason = str(error), storage_error(error)
+    if reason is not None:
+        storage = next((each for each in arguments if "sweeper.storage=" in each), "hydra.sweeper.storage")
+        return plain(f"{storage}: Optuna cannot read or write it ({reason}): give another one, or move the file away")
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], arguments)
     if match := re.search(r"Could not find '([^']+)'", text):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from advnas_lightning.folder_lock import FolderLock, turn_in
 from advnas_lightning.refine.ladder import WIDTHS, Ladder, State, Trial
+from advnas_lightning.refine.packages import storage_error
 from advnas_lightning.space.genotype import Genotype
 
 __all__ = ["NAME", "TrialBook", "is_pruned"]
@@ -82,12 +84,25 @@ class TrialBook:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """A context in which no other process reads or changes the book."""
+        """A context in which no other process reads or changes the book.
+
+        Raises:
+            ValueError: Its file is damaged, or cannot be written.
+        """
         if self.folder is None:
             yield
             return
         with turn_in(self.folder):
-            yield
+            try:
+                yield
+            except Exception as error:
+                reason = str(error) if isinstance(error, OSError | JSONDecodeError) else storage_error(error)
+                if reason is None:
+                    raise
+                raise ValueError(
+                    f"{_file(self.folder)} cannot be read or written ({reason}): make room on the disk, or move"
+                    f" {self.folder} away to begin anew"
+                ) from error
 
     def ladder(self) -> Ladder:
         """All trainings so far."""
@@ -230,12 +245,16 @@ def _storage(folder: Path | None) -> Any:
     if folder is None:
         return optuna.storages.InMemoryStorage()
     folder.mkdir(parents=True, exist_ok=True)
-    if int(optuna.__version__.partition(".")[0]) < 4:
-        return optuna.storages.RDBStorage(f"sqlite:///{folder / DATABASE}")
+    file = _file(folder)
+    if file.name == DATABASE:
+        return optuna.storages.RDBStorage(f"sqlite:///{file}")
     journal: Any = import_module("optuna.storages.journal")  # which Optuna 2 does not have
-    file = folder / JOURNAL
     _mend(file)
     return journal.JournalStorage(journal.JournalFileBackend(str(file), _NoLock()))
+
+
+def _file(folder: Path) -> Path:
+    return folder / (DATABASE if int(optuna.__version__.partition(".")[0]) < 4 else JOURNAL)
 
 
 class _NoLock:

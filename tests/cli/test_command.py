@@ -373,6 +373,23 @@ def test_optuna_finds_the_better_rate(metric: str, tmp_path: Path, monkeypatch: 
         launch(monkeypatch, "-m", *SMALL_TOY, *grid, rate, f"optimized_metric={metric}")
 
 
+def test_a_damaged_study_of_a_sweep_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    Path("study.db").write_text("no database")
+    storage = "hydra.sweeper.storage=sqlite:///study.db"
+    with pytest.raises(SystemExit) as stop:
+        launch(monkeypatch, "-m", *SMALL_TOY, "hydra/sweeper=optuna", "seed=range(0,2)", "hydra.sweep.dir=s", storage)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith(
+        f"error: {storage}: Optuna cannot read or write it (file is not a database)"
+    )
+    assert "Traceback" not in error
+
+
 def test_a_result_that_there_is_not_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

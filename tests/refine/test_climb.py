@@ -36,6 +36,7 @@ from tests.support.climbing import (
     unfinished,
 )
 from tests.support.refining import needs_storage
+from tests.support.refusals import one_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -458,6 +459,15 @@ def wait_for(folder: Path, *names: str, number: int) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"too little was trained: {calls(folder)}")
+
+
+@needs_storage
+def test_a_damaged_book_is_named(tmp_path: Path) -> None:
+    TrialBook(tmp_path, CANDIDATES, RUNGS, maximize=True)
+    (file,) = tmp_path.glob("optuna.*")
+    file.write_text("neither a journal\nnor a database\n")
+    with one_line(f"{file} cannot be read", f"move {tmp_path} away"):
+        TrialBook(tmp_path, CANDIDATES, RUNGS, maximize=True)
 
 
 @pytest.mark.slow
