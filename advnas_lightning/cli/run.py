@@ -25,7 +25,7 @@ from advnas_lightning.cli.going_on import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
 from advnas_lightning.cli.summary import summarize
 from advnas_lightning.cost.budget import ArchitectureCost
-from advnas_lightning.cost.files import Measurement, keep_measured, write_costs
+from advnas_lightning.cost.files import keep_measured
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.runs import RunFolder, flatten, write_json
@@ -80,11 +80,7 @@ def run(config: DictConfig, folder: Path, line: str) -> dict[str, Any]:
         summary = summarize(config, strategy, trainer, data, watch.seconds, summary_callbacks)
         if trainer.is_global_zero:
             if strategy.cost is not None and strategy.cost.is_measured:
-                found = strategy.cost.result()
-                if checkpoint is None:  # a file that is there is of an older run
-                    write_costs(files.costs, {found.kind: Measurement(found)})
-                else:
-                    keep_measured(files.costs, found)
+                keep_measured(files.costs, strategy.cost.result())
             draw(summary, strategy, summary_callbacks, files.picture)
             write_json(files.summary, summary)  # this file comes last: a run that has it is finished
             if speaks():

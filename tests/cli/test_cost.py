@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 
 from advnas_lightning import Genotype
 from advnas_lightning.cli import cost_measuring
@@ -185,6 +186,22 @@ def test_a_run_that_goes_on_keeps_what_was_measured_meanwhile(here: Path, monkey
     assert list(content) == ["macs", "params"]
     assert content["params"] == params
     assert content["macs"]["edges"] == read(here / "run", "costs.json")["edges"]
+
+
+class Measure(Callback):
+    """Measures the costs of a run that is still going on."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            main(["measure", "run", "kinds=params", "trust=true"])
+
+
+def test_a_new_run_keeps_what_was_measured_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMALL_TOY, "task.data.nodes=2", "task.data.candidates=2", "cost=latency", "cost_penalty=0.1"]
+    measure = "+trainer.callbacks=[{_target_: tests.cli.test_cost.Measure}]"
+    launch(monkeypatch, *arguments, "hydra.run.dir=run", measure)
+    assert list(read(tmp_path / "run", "costs.json")["costs"]) == ["latency", "params"]
 
 
 def test_a_run_without_a_description_needs_its_data_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
