@@ -5,6 +5,7 @@ PyTorch is imported after the options are read, so that ``--help`` and a wrong o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from advnas_lightning.cli.options import (
     read_options,
 )
 from advnas_lightning.export.formats import missing_extra
-from advnas_lightning.runs import COSTS, checkpoint_in, in_run
+from advnas_lightning.runs import COSTS, RunFolder, checkpoint_in, in_run
 from advnas_lightning.texts import plain
 from advnas_lightning.validate import check_int, check_workers
 
@@ -169,5 +170,7 @@ def read_settings(what: str, arguments: Sequence[str]) -> dict[str, Any]:
         if not path.is_file():
             raise FileNotFoundError(f"there are no costs at {path}: advnas cost measure RUN measures them")
         return options
-    checkpoint_in(options["RUN"])
+    folder = RunFolder.of(checkpoint_in(options["RUN"])).path
+    if options["output"] is None and folder.is_dir() and not os.access(folder, os.W_OK):
+        raise ValueError(f"{plain(str(folder))} cannot be written to: name another file, output=FILE")
     return options

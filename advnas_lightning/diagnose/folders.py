@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 __all__ = ["RESULT", "free_folder", "new_folder"]
@@ -17,7 +18,7 @@ def free_folder(output: Path | None, place: Path) -> Path:
         place: The folder in which there will be a new one otherwise: ``diagnosis``, ``diagnosis_2`` and so on.
 
     Raises:
-        ValueError: If the folder that was asked for has a diagnosis.
+        ValueError: If the folder that was asked for has a diagnosis, or if nothing can be written in ``place``.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -30,6 +31,8 @@ def free_folder(output: Path | None, place: Path) -> Path:
         if (output / RESULT).exists():
             raise ValueError(f"output={output} holds another diagnosis: name a new folder")
         return output
+    if place.is_dir() and not os.access(place, os.W_OK):
+        raise ValueError(f"{place} cannot be written to: name another folder, output=DIR")
     number = 1
     while (place / (name := FOLDER if number == 1 else f"{FOLDER}_{number}")).exists():
         number += 1

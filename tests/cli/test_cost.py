@@ -188,6 +188,15 @@ def test_a_run_that_goes_on_keeps_what_was_measured_meanwhile(here: Path, monkey
     assert content["macs"]["edges"] == read(here / "run", "costs.json")["edges"]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere, but on a read-only disk
+    line = refused(capsys, "measure", "run", "kinds=params")
+    assert line == f"error: {here / 'run'} cannot be written to: name another file, output=FILE"
+    main(["measure", "run", "kinds=params", "output=costs.json"])
+
+
 class Measure(Callback):
     """Measures the costs of a run that is still going on."""
 

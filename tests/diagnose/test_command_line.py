@@ -86,6 +86,16 @@ def test_a_runs_folder_is_enough_and_keeps_every_diagnosis(toy: Path, capsys: py
     assert (toy / "diagnosis" / "diagnosis.json").read_text() == first
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere, but on a read-only disk
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert capsys.readouterr() == ("", f"error: {tmp_path} cannot be written to: name another folder, output=DIR\n")
+
+
 def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     printed = capsys.readouterr().out
