@@ -59,8 +59,9 @@ def rank(
     """Rank architectures of a search by their losses with the shared weights and by their probabilities.
 
     Of elastic sizes, the uniformly scaled architectures are ranked, too. Each network is evaluated once, on the same
-    validation batches in eval mode. Where the network keeps running statistics, as BatchNorm does, they are those of
-    this architecture on training batches. The search stays as it is, and so does a loader's own generator.
+    validation batches, in eval mode or in the modes that a module's own ``on_validation_model_eval`` sets. Where the
+    network keeps running statistics, as BatchNorm does, they are those of this architecture on training batches. The
+    search stays as it is, and so does a loader's own generator.
 
     The loss is the objective's, or what ``training_step`` of an adapted module returns in eval mode, where dropout is
     off. The metrics are the objective's. What a module's own ``validation_step`` logs is not read.
@@ -160,7 +161,6 @@ class _Readiness:
         architecture = self._search.one_hot(choice)
         with ExitStack() as stack:
             stack.enter_context(modes_kept(self._search))
-            self._search.eval()
             stack.enter_context(self._search.evaluator.no_trace(architecture))
             stack.enter_context(self._objective.removed())
             stack.enter_context(self._bound(architecture))

@@ -453,6 +453,28 @@ def test_a_module_is_ranked_by_its_training_step_in_eval_mode_and_logs_nothing()
     assert not search.model.accuracy.update_called
 
 
+class Scaled(Own):
+    """Has its loss scaled in eval mode, unless its own hook sets the mode."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (1 if self.accuracy.training else 100)
+
+    def on_validation_model_eval(self) -> None:
+        self.eval()
+        self.accuracy.train()
+
+
+def test_the_modes_are_those_in_which_the_module_validates() -> None:
+    losses = []
+    for kind in (Own, Scaled):
+        torch.manual_seed(0)
+        search = AdvantageNAS(kind(), architecture_optimizer=Adam)
+        before = state(search)
+        losses.append({row.choice: row.loss for row in search.rank(batches_of(), top=None)})
+        assert same(state(search), before)
+    assert losses[0] == losses[1]
+
+
 class Ageing(Own):
     """Its loss depends on how far the fit has come."""
 
