@@ -123,8 +123,8 @@ class LoaderPass:
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The random number generators that were given to a DataLoader or to its samplers."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    owners = (loader, *samplers, *(getattr(each, "sampler", None) for each in samplers))
     found = (getattr(owner, "generator", None) for owner in owners)
     return [generator for generator in found if isinstance(generator, torch.Generator)]
 

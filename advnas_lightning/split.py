@@ -201,7 +201,7 @@ def _split(loader: Any, share: float, seed: int) -> dict[str, Any]:
         raise MisconfigurationException(
             f"a {type(loader).__name__} cannot be split, as it is no DataLoader: give one, {INSTEAD}"
         )
-    dataset, sampler, batches = loader.dataset, loader.sampler, loader.batch_sampler
+    dataset, batches = loader.dataset, _batches(loader)
     length = None if isinstance(dataset, IterableDataset) else sized_len(dataset)
     if length is None:
         raise MisconfigurationException(
@@ -211,11 +211,12 @@ def _split(loader: Any, share: float, seed: int) -> dict[str, Any]:
         raise MisconfigurationException(
             f"a training set of {length} sample(s) cannot be split: give at least 2, {INSTEAD}"
         )
-    if batches is not None and (type(batches) is not BatchSampler or loader.batch_size is None):
+    if batches is not None and type(batches) is not BatchSampler:
         raise MisconfigurationException(
             f"the batch_sampler {type(batches).__name__} cannot be split: give the DataLoader a batch_size instead,"
             f" {INSTEAD}"
         )
+    sampler = loader.sampler if batches is None else batches.sampler
     source = getattr(sampler, "data_source", ())
     if type(sampler) not in (SequentialSampler, RandomSampler) or len(source) != length:
         raise MisconfigurationException(
@@ -229,23 +230,31 @@ def _split(loader: Any, share: float, seed: int) -> dict[str, Any]:
     }
 
 
+def _batches(loader: DataLoader[Any]) -> Any:
+    """What makes batches of a loader's samples: its ``batch_sampler``, or a sampler that gives batches."""
+    by_sampler = loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler)
+    return loader.sampler if by_sampler else loader.batch_sampler
+
+
 def _part(loader: DataLoader[Any], members: list[int]) -> DataLoader[Any]:
     """Make a loader like this one over some samples of its dataset."""
-    part, whole = Subset(loader.dataset, members), loader.sampler
+    part, own = Subset(loader.dataset, members), _batches(loader)
+    whole = loader.sampler if own is None else own.sampler
     sampler: Sampler[int] = SequentialSampler(part)
     draws = len(part)
     if isinstance(whole, RandomSampler):
         draws = max(round(whole.num_samples * len(part) / len(whole.data_source)), 1)
         sampler = RandomSampler(part, whole.replacement, draws, whole.generator)
-    batches = None
-    if loader.batch_size is not None:
-        batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
+    changes: dict[str, Sampler[Any]] = {"sampler": sampler}
+    if own is not None:
+        batches = BatchSampler(sampler, own.batch_size, own.drop_last)
         if not len(batches):
             raise MisconfigurationException(
-                f"drop_last leaves no batch of {loader.batch_size} of a part with {draws} sample(s): lower"
+                f"drop_last leaves no batch of {own.batch_size} of a part with {draws} sample(s): lower"
                 " batch_size, set drop_last=False, or change the share of the architecture steps"
             )
-    copied = _copy(loader, dataset=part, sampler=sampler, batch_sampler=batches)
+        changes["sampler" if own is loader.sampler else "batch_sampler"] = batches
+    copied = _copy(loader, dataset=part, **changes)
     # When Lightning rebuilds a loader, it reads the attributes only if there are no arguments that it recorded under
     # names with two leading underscores, and the recorded arguments hold the whole dataset.
     for name in [name for name in vars(copied) if name.startswith("__")]:

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from advnas_lightning import AdvantageNAS, SearchLoader, SearchStrategy
 
@@ -378,3 +378,23 @@ def test_numbers_that_are_drawn_before_the_first_batch_are_drawn_again_by_a_run_
     after = taken(again, 6)
     assert sorted(before + after) == list(range(9))
     assert after == taken(straight, 6)
+
+
+@pytest.mark.parametrize("place", ["sampler", "batch_sampler"])
+def test_the_generator_of_a_sampler_that_gives_batches_goes_on(place: str) -> None:
+    def pair() -> SearchLoader:
+        sampler = RandomSampler(range(40), generator=torch.Generator().manual_seed(5))
+        options: dict[str, Any] = {"batch_size": None} if place == "sampler" else {}
+        options[place] = BatchSampler(sampler, 4, drop_last=False)
+        return SearchLoader({"weights": DataLoader(torch.arange(40), **options)})
+
+    def taken(loader: SearchLoader, count: int) -> list[list[int]]:
+        return [next(loader)[0]["weights"].tolist() for _ in range(count)]
+
+    straight, again = pair(), pair()
+    batches(straight)  # the first epoch
+    iter(straight)
+    taken(straight, 3)
+    again.go_on_from(straight.place(3))
+    iter(again)
+    assert taken(again, 7) == taken(straight, 7)

@@ -240,6 +240,20 @@ def test_a_random_sampler_keeps_its_options() -> None:
         assert len(samples(loader)) == len(loader.sampler) == 100 * size / 40
 
 
+@pytest.mark.parametrize("place", ["sampler", "batch_sampler"])
+def test_a_sampler_that_gives_batches_can_be_split(place: str) -> None:
+    batches = BatchSampler(RandomSampler(range(40), generator=torch.Generator().manual_seed(0)), 4, drop_last=True)
+    data = torch.arange(40)  # can be asked for several samples at once
+    options: dict[str, Any] = {"batch_size": None} if place == "sampler" else {}
+    whole: DataLoader[Tensor] = DataLoader(data, **options, **{place: batches})  # type: ignore[arg-type]
+    parts = {role: list(loader) for role, loader in search_loaders(whole, 0.25).items()}
+    assert [[len(batch) for batch in part] for part in parts.values()] == [[4] * 7, [4] * 2]
+    plain = search_loaders(DataLoader(range(40)), 0.25)
+    for role, part in parts.items():
+        assert set(samples(part)) < set(samples(plain[role]))
+        assert samples(part) != sorted(samples(part))
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "workers": {
         "num_workers": 1,
@@ -356,10 +370,10 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         0.5,
         "batch_sampler OwnBatches cannot be split: give the DataLoader a batch_size instead",
     ),
-    "plain batch_sampler": (
-        DataLoader(range(8), batch_sampler=BatchSampler(SequentialSampler(range(8)), 2, False)),
+    "batches of batches": (
+        DataLoader(range(8), sampler=BatchSampler(SequentialSampler(range(8)), 2, False)),
         0.5,
-        "batch_sampler BatchSampler",
+        "sampler BatchSampler cannot be split",
     ),
     "no DataLoader": (range(8), 0.5, "a range cannot be split, as it is no DataLoader"),
     "several": ({"a": EIGHT, "b": EIGHT}, 0.5, "there are 2 training loaders where a search needs one: join"),
