@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, ArchitectureCost, Fixed, Genotype, MixedOp
@@ -162,8 +163,22 @@ class Graphs(Logging):
         return loss
 
 
-def test_the_size_that_a_module_logs_its_loss_with_is_that_of_the_batch() -> None:
-    search = AdvantageNAS(Graphs(), architecture_optimizer=partial(Adam, lr=0.1))
+class GraphsOfMetric(Graphs):
+    """Logs its loss as a metric, which is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = MeanMetric()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self.mean(F.cross_entropy(self.net(batch[0]), batch[1]))
+        self.log("loss", self.mean, batch_size=2)
+        return loss
+
+
+@pytest.mark.parametrize("kind", [Graphs, GraphsOfMetric])
+def test_the_size_that_a_module_logs_its_loss_with_is_that_of_the_batch(kind: type[Graphs]) -> None:
+    search = AdvantageNAS(kind(), architecture_optimizer=partial(Adam, lr=0.1))
     trial = search.evaluate(search.sample(), (torch.zeros(7, 4), torch.zeros(7, dtype=torch.long)))
     assert trial.size == 2
 
