@@ -100,7 +100,7 @@ def export_network(
 
     Raises:
         ValueError: The format or an argument is unknown, its extra is missing, the network cannot be written in this
-            format, or the file does not compute what the network does.
+            format, the file does not compute what the network does, or a file beside it would be replaced.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -186,7 +186,7 @@ def _finished_in(path: Path) -> Iterator[Path]:
     removes it.
 
     Raises:
-        ValueError: Another process writes the same file.
+        ValueError: Another process writes the same file, or a file that belongs to it would replace one that does not.
     """
     folder = path.with_name(f"{UNFINISHED}{path.name}")
     with FolderLock(path.parent, f"{folder.name}.lock"):
@@ -194,6 +194,9 @@ def _finished_in(path: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
+            for each in (path.parent / each.name for each in folder.iterdir() if each.name != path.name):
+                if each.exists() and not path.exists():
+                    raise ValueError(f"{each} is there, and {path} would replace it: move it, or name another file")
             for each in sorted(folder.iterdir(), key=lambda each: each.name == path.name):  # the file itself is last
                 if not each.is_dir():  # such as what Python has compiled
                     os.replace(each, path.parent / each.name)

@@ -164,6 +164,17 @@ def test_an_older_file_stays_where_a_new_one_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
+def test_weights_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    weights, source = tmp_path / "net.pt", tmp_path / "net.py"
+    weights.write_text("mine")
+    with one_line(f"{weights} is there, and {source} would replace it"):
+        export_network(nn.Linear(3, 2), source, torch.ones(4, 3))
+    assert (weights.read_text(), list(tmp_path.iterdir())) == ("mine", [weights])
+    weights.unlink()
+    for _ in range(2):  # its own weights are replaced
+        export_network(nn.Linear(3, 2), source, torch.ones(4, 3))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "net.torchscript"
