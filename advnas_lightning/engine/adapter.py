@@ -122,7 +122,7 @@ class Adapter:
         self._log, self._is_silent, self._bound, self._no_trace = log, is_silent, bound, no_trace
         self._optimizers, self._leave_epoch = optimizers, leave_epoch
         self._batch: Any = None  # of the training_step that is running
-        self._sizes: list[tuple[Any, int]] = []  # what it has logged with a size of its own
+        self._sizes: list[tuple[Any, int | None]] = []  # what it has logged, each with the size that it says
 
     def install(self, search: LightningModule, base: type[LightningModule]) -> None:
         """Let the search have the module's hooks, as attributes of its own: Lightning looks there for them, too.
@@ -226,8 +226,8 @@ class Adapter:
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log as the search; a mean over the epoch is weighted by the size of the module's own batch."""
         size = options.get("batch_size")
-        if self._batch is not None and isinstance(size, int) and size > 0:
-            self._sizes.append((value, size))
+        if self._batch is not None:
+            self._sizes.append((value, size if isinstance(size, int) and size > 0 else None))
         if self._is_silent():
             return
         if self._batch is not None and size is None:
@@ -272,9 +272,9 @@ class Adapter:
             detached = loss.detach()
             self.output = {**output, "loss": detached} if isinstance(output, Mapping) else detached
         own = [size for value, size in self._sizes if isinstance(value, Tensor) and value.data_ptr() == loss.data_ptr()]
-        sizes = own[:1] or list({size for _, size in self._sizes})
+        size, *others = own[:1] or {size for _, size in self._sizes if size} or [None]
         self._sizes = []  # which have the graph of the loss
-        return as_outcome(Outcome(loss, sizes[0]) if len(sizes) == 1 else loss, batch, self.loss_name)
+        return as_outcome(loss if size is None or others else Outcome(loss, size), batch, self.loss_name)
 
     def note(self, outcome: Outcome) -> None:
         """The module logs its own losses and metrics."""

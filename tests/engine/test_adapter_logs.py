@@ -176,6 +176,21 @@ class GraphsOfMetric(Graphs):
         return loss
 
 
+class WithRate(Graphs):
+    """Logs its loss as it is, and a value beside it that is no mean over the batch."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        self.log("rate", 0.1, batch_size=1)
+        return loss
+
+
+def test_the_size_of_other_logs_is_not_that_of_a_loss_that_is_logged() -> None:
+    search = AdvantageNAS(WithRate(), architecture_optimizer=partial(Adam, lr=0.1))
+    assert search.evaluate(search.sample(), (torch.zeros(7, 4), torch.zeros(7, dtype=torch.long))).size == 7
+
+
 @pytest.mark.parametrize("kind", [Graphs, GraphsOfMetric])
 def test_the_size_that_a_module_logs_its_loss_with_is_that_of_the_batch(kind: type[Graphs]) -> None:
     search = AdvantageNAS(kind(), architecture_optimizer=partial(Adam, lr=0.1))
