@@ -41,7 +41,8 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
         pytest.importorskip(module)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path / "html")]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
+    said = [line for line in built.stderr.splitlines() if line and " INFO " not in line]  # which other packages log
+    assert (built.returncode, said) == (0, [])
     html = {path.relative_to(tmp_path / "html").with_suffix("") for path in (tmp_path / "html").rglob("*.html")}
     assert documents() <= {str(path) for path in html}
     page = (tmp_path / "html" / "concepts" / "how_it_works.html").read_text()
