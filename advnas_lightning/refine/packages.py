@@ -32,7 +32,7 @@ def storage_error(error: Exception) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds.isdisjoint({"SQLAlchemyError", "StorageInternalError"}):
         return None
-    return str(getattr(error, "orig", error)).splitlines()[0]  # SQLAlchemy adds the whole statement
+    return str(getattr(error, "orig", error)).partition("\n")[0]  # SQLAlchemy adds the whole statement
 
 
 def _major(package: str) -> int:

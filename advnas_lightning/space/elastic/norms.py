@@ -136,5 +136,5 @@ class ResponseNorm(Axis):
         return int(module.channel_dim)
 
     def change(self, module: Any, size: int) -> Change:
-        """The first channels."""
+        """What keeps the first channels."""
         return Change(views={"weight": first(size), "bias": first(size)})
