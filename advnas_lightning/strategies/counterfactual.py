@@ -33,9 +33,7 @@ class CounterfactualNAS(SearchStrategy):
     **Its bias** has two sources. The first is that of Eq. (7), a first-order view of L. The second is that g_i belongs
     to the network in which the drawn candidate runs, but also credits the other candidates, in whose networks it would
     be different. So unless L is affine in y_i, the mean differs from that of AdvantageNAS's gradient, too. ``python -m
-    advnas_lightning.diagnose`` measures both against the exact gradient of a supernet. Being close to the exact
-    gradient helps only as far as the shared weights rank candidates well: where θ moves from the first step
-    (``experiment=table3_small``), the search ends with what untrained weights favour.
+    advnas_lightning.diagnose`` measures both against the exact gradient of a supernet.
 
     **Without the bias.** ``advantage="exact"`` runs the network itself with every other candidate on every edge in
     turn, on the same batch and with the same random numbers, and takes the loss F_ij of that network for G_ij:
@@ -75,8 +73,8 @@ class CounterfactualNAS(SearchStrategy):
         geometry: The step of θ. With ``"softmax"`` the gradient goes through the Jacobian of the softmax. With
             ``"mirror"`` it does not, so that a step of gradient descent, θ ← θ − ηG, multiplies p by exp(−ηG): the
             exponentiated gradient of GAEA (Li, Khodak, Balcan, Talwalkar 2021).
-        zero_op: The credit of zero operations. With ``"none"`` it is their own, G_ij = 0 or F_ij, which is fair beside
-            the credits of the edge's other candidates. With ``"paper"`` it is the worst running mean of those, as in
+        zero_op: The credit of zero operations. With ``"none"`` it is their own, G_ij or F_ij, which is fair beside the
+            credits of the edge's other candidates. With ``"paper"`` it is the worst running mean of those, as in
             Appendix B; losses then count as differences from the loss of the draw.
         gamma: The rate of these running means.
 

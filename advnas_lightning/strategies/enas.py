@@ -92,7 +92,7 @@ class ENAS(REINFORCE):
         hidden_size: The number of units of the LSTM.
         entropy_weight: The weight of the entropy bonus Σ_i H(p(a_i | a_<i)).
         temperature: The number that divides the logits.
-        tanh_constant: The constant c of c · tanh(logits), or ``None`` for no bound.
+        tanh_constant: The constant c of c · tanh(logits / temperature), or ``None`` for no bound.
 
     Raises:
         ValueError: An argument is invalid.

@@ -22,8 +22,8 @@ class Fixed(SearchStrategy):
         model: The network of the search, with MixedOp edges and fresh weights. The further arguments are those of
             :class:`SearchStrategy`.
         genotype: A genotype, a mapping from edge to candidate, or a text that :meth:`Genotype.read` takes: the path of
-            a run's ``genotype.json``, JSON, or a NAS-Bench-201 cell.
-        select: The genotype of that file to train: ``"argmax"``, ``"process_best"``, ``"ranked"`` or ``"refined"``. By
+            a run or of its ``genotype.json``, JSON, or a NAS-Bench-201 cell.
+        select: The genotype of that run to train: ``"argmax"``, ``"process_best"``, ``"ranked"`` or ``"refined"``. By
             default it is the one that the run selected.
         offload: This changes nothing, since there are no candidates left.
         calibrate: This changes nothing, since the running statistics are those of one network.
