@@ -213,7 +213,7 @@ class LastCheckpoint(Checkpoint):
             self._write_pending(trainer)
             if is_between_batches(trainer) and isinstance(pl_module, SearchStrategy) and pl_module.is_resumable:
                 self._place = _place(trainer)
-                trainer.save_checkpoint(self._files.unfinished)
+                trainer.save_checkpoint(self._files.unfinished, weights_only=False)
                 self._files.replace()
         if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self._place and trainer.is_global_zero:
             line = self.go_on or self._call_of_fit()
@@ -274,7 +274,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         """Save a checkpoint between two batches."""
         with counted_once(trainer):
-            trainer.save_checkpoint(self._files.unfinished)
+            trainer.save_checkpoint(self._files.unfinished, weights_only=False)
         self._end_saving(trainer)
 
     def _end_saving(self, trainer: Trainer) -> None:

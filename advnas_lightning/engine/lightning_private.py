@@ -349,7 +349,7 @@ def is_between_batches(trainer: Trainer) -> bool:
 
 def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
     """What ``trainer.save_checkpoint`` would write: kept to be written later, or with other counts."""
-    return trainer._checkpoint_connector.dump_checkpoint()
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
 def last_save(callback: ModelCheckpoint) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class RungTraining:
             trainer.fit(strategy, self._train, self._val, datamodule=self._datamodule, ckpt_path=checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as unfinished:
-            trainer.save_checkpoint(unfinished)
+            trainer.save_checkpoint(unfinished, weights_only=False)
             seal(unfinished)
         return self._score(strategy, trainer)
 

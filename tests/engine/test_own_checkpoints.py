@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,14 @@ def test_a_module_may_use_every_name_but_one(fit: Fit, tmp_path: Path) -> None:
     again = run(3, ckpt_path=tmp_path / f"{len(names)}" / "last.ckpt")
     assert again.model.found == ["mine"] * len(names)
     assert_same_state(again, whole)
+
+
+def test_saving_says_nothing_of_how_it_saves(
+    fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(search_of(), pair(3, 3), max_epochs=2, enable_checkpointing=True, callbacks=[LastCheckpoint(tmp_path)])
+    assert (tmp_path / "last.ckpt").exists()
+    assert "max_epochs" in caplog.text  # Lightning's messages are seen
+    assert "weights_only" not in caplog.text
