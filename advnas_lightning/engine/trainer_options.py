@@ -42,10 +42,15 @@ def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bo
             process have a part of the parameters.
     """
     options: Any = trainer
-    if options.gradient_clip_val is not None or options.gradient_clip_algorithm is not None:
+    if options.gradient_clip_val is not None:
         raise MisconfigurationException(
             f"Trainer(gradient_clip_val={options.gradient_clip_val}) is for automatic optimization: give the"
             " strategy weight_clip=… or architecture_clip=…, and weight_clip_algorithm=… for clipping by value"
+        )
+    if options.gradient_clip_algorithm is not None:
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_algorithm={options.gradient_clip_algorithm.value}) is for automatic optimization:"
+            " give the strategy weight_clip_algorithm=… with weight_clip=…, or the same for architecture_clip"
         )
     if options.accumulate_grad_batches != 1:
         raise MisconfigurationException(

@@ -230,7 +230,7 @@ def test_each_gradient_is_clipped_by_its_own_rule(
     ("options", "message"),
     [
         ({"gradient_clip_val": 0.5}, r"Trainer\(gradient_clip_val=0.5\).*weight_clip="),
-        ({"gradient_clip_algorithm": "value"}, "weight_clip_algorithm="),
+        ({"gradient_clip_algorithm": "value"}, r"Trainer\(gradient_clip_algorithm=value\).*weight_clip_algorithm="),
         ({"accumulate_grad_batches": 2}, r"Trainer\(accumulate_grad_batches=2\).*the strategy accumulate=2"),
     ],
 )
