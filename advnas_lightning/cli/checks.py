@@ -219,6 +219,10 @@ def _check_trainer(arguments: Mapping[str, Any]) -> None:
     for name in ("val_check_interval", "check_val_every_n_epoch"):
         if arguments.get(name) == 0:
             raise ValueError(f"trainer.{name}=0 must be above 0: trainer.limit_val_batches=0 skips validation")
+    if arguments.get("enable_checkpointing") is False:
+        raise ValueError(
+            "trainer.enable_checkpointing=false: a run saves checkpoints, by which it can go on: leave it out"
+        )
     wants_gpu = arguments.get("accelerator") in ("gpu", "cuda")
     if wants_gpu and sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
         raise ValueError(f"trainer.accelerator={arguments['accelerator']}: this machine has no GPU: use trainer=cpu")

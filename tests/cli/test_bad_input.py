@@ -50,6 +50,7 @@ BAD = [
     (["trainer.limit_train_batches=nan"], "nan"),
     (["trainer.gradient_clip_val=1.0"], "weight_clip="),
     (["trainer.accumulate_grad_batches=2"], "accumulate=2"),
+    (["trainer.enable_checkpointing=false"], "trainer.enable_checkpointing=false: a run saves checkpoints"),
     (["trainer.callbacks=[1]"], "trainer.callbacks"),
     (
         [lightnings("advnas_lightning.callbacks.ConvergenceStopping", "entropy: much")],
