@@ -42,15 +42,14 @@ def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bo
             process have a part of the parameters.
     """
     options: Any = trainer
-    if options.gradient_clip_val is not None:
+    clip, algorithm = options.gradient_clip_val, options.gradient_clip_algorithm
+    if clip is not None or algorithm is not None:
+        theirs = f"gradient_clip_algorithm={algorithm.value}" if clip is None else f"gradient_clip_val={clip}"
+        ours = "weight_clip=" + ("…" if clip is None else f"{clip}")
+        ours += "" if algorithm is None else f', weight_clip_algorithm="{algorithm.value}"'
         raise MisconfigurationException(
-            f"Trainer(gradient_clip_val={options.gradient_clip_val}) is for automatic optimization: give the"
-            " strategy weight_clip=… or architecture_clip=…, and weight_clip_algorithm=… for clipping by value"
-        )
-    if options.gradient_clip_algorithm is not None:
-        raise MisconfigurationException(
-            f"Trainer(gradient_clip_algorithm={options.gradient_clip_algorithm.value}) is for automatic optimization:"
-            " give the strategy weight_clip_algorithm=… with weight_clip=…, or the same for architecture_clip"
+            f"Trainer({theirs}) is for automatic optimization: give the strategy {ours}, and architecture_clip=… if θ's"
+            " gradients are to be clipped, too"
         )
     if options.accumulate_grad_batches != 1:
         raise MisconfigurationException(

@@ -229,8 +229,12 @@ def test_each_gradient_is_clipped_by_its_own_rule(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_clip_val": 0.5}, r"Trainer\(gradient_clip_val=0.5\).*weight_clip="),
-        ({"gradient_clip_algorithm": "value"}, r"Trainer\(gradient_clip_algorithm=value\).*weight_clip_algorithm="),
+        ({"gradient_clip_val": 0.5}, r"Trainer\(gradient_clip_val=0.5\).*the strategy weight_clip=0.5, and"),
+        ({"gradient_clip_algorithm": "value"}, r'Trainer\(gradient_clip_algorithm=value\).*weight_clip=…, weight_clip_algorithm="value", and'),
+        (
+            {"gradient_clip_val": 2, "gradient_clip_algorithm": "norm"},
+            'the strategy weight_clip=2, weight_clip_algorithm="norm", and',
+        ),
         ({"accumulate_grad_batches": 2}, r"Trainer\(accumulate_grad_batches=2\).*the strategy accumulate=2"),
     ],
 )
