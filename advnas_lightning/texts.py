@@ -144,6 +144,22 @@ def readable(number: float, digits: int = 3) -> str:
     return f"{number:.{digits}g}"
 
 
+def rounded_up(number: float, digits: int = 4) -> str:
+    """A number with a few digits, rounded up, such as the least budget that something fits. A whole number has them all.
+
+    Args:
+        number: The number.
+        digits: How many of its digits count.
+
+    Example:
+        >>> [rounded_up(number) for number in (24.6013, 15_647_401.0, 0.0012341, 0.3, 0.0)]
+        ['24.61', '15647401', '0.001235', '0.3', '0']
+    """
+    exact = Decimal(f"{number:.12g}")
+    places = max(digits - 1 - exact.adjusted(), 0)
+    return f"{Decimal(math.ceil(exact.scaleb(places))).scaleb(-places).normalize():f}"
+
+
 def shortened(text: str, most: int) -> str:
     """The text as :func:`plain` gives it, without its middle if it is longer than ``most`` characters.
 

@@ -12,7 +12,7 @@ import numpy as np
 from advnas_lightning.cost.feasibility import find_within
 from advnas_lightning.cost.interaction import ways
 from advnas_lightning.cost.table import CostTable, within
-from advnas_lightning.texts import listed
+from advnas_lightning.texts import listed, rounded_up
 from advnas_lightning.validate import check_positive
 
 Choice = tuple[int, ...]
@@ -195,7 +195,7 @@ class CostPlan:
             if cheapest > within(budget):
                 raise ValueError(
                     f"the budget {kind}={budget:.12g} is below what the cheapest architecture costs,"
-                    f" {cheapest:.12g} {self.tables[kind].unit}".rstrip()
+                    f" {rounded_up(cheapest)} {self.tables[kind].unit}".rstrip()
                 )
         if self.fit() == (None, True):
             raise ValueError(

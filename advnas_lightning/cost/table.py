@@ -17,7 +17,7 @@ from torch import Tensor
 from advnas_lightning.cost.interaction import Interaction, ways
 from advnas_lightning.cost.meters import UNITS
 from advnas_lightning.space.search_space import SearchSpace
-from advnas_lightning.texts import shortened
+from advnas_lightning.texts import rounded_up, shortened
 from advnas_lightning.validate import as_number
 
 LARGEST = 1e30  # a sum of costs up to this leaves room in single precision, in which it is logged
@@ -222,8 +222,8 @@ interactions=())
             )
         if budget is not None and within(budget) < self.cheapest:
             raise ValueError(
-                f"cost_budget={budget:.12g} is below what the cheapest architecture costs, {self.cheapest:.12g}"
-                f" {self.unit}".rstrip()
+                f"cost_budget={budget:.12g} is below what the cheapest architecture costs,"
+                f" {rounded_up(self.cheapest)} {self.unit}".rstrip()
             )
         if budget is not None and self.largest > MOST * budget:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -150,6 +151,17 @@ def test_budgets_that_cannot_be_met_are_refused() -> None:
         CostPlan(tables, {"params": 0.5}).refuse()
     with pytest.raises(ValueError, match="no architecture is within the budgets of params and latency together"):
         CostPlan(tables, {"params": 2, "latency": 2}).refuse()
+
+
+def test_the_least_budget_is_named_in_a_few_digits_and_can_be_met() -> None:
+    table = CostTable("latency", {"a": {"x": 24.6081664991, "y": 30.0}}, 0.0)
+    for refuse in (
+        CostPlan({"latency": table}, {"latency": 5}).refuse,
+        partial(table.refuse, penalty=0.0, budget=5),
+    ):
+        with pytest.raises(ValueError, match=r"cheapest architecture costs, 24\.61 milliseconds of a forward pass"):
+            refuse()
+    CostPlan({"latency": table}, {"latency": 24.61}).refuse()
 
 
 @pytest.mark.parametrize(
