@@ -145,7 +145,7 @@ def readable(number: float, digits: int = 3) -> str:
 
 
 def rounded_up(number: float, digits: int = 4) -> str:
-    """A number with a few digits, rounded up, such as the least budget that something fits. A whole number has them all.
+    """A number with a few digits, rounded up, as for the least budget that will do. A whole number has all digits.
 
     Args:
         number: The number.

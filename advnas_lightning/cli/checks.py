@@ -9,6 +9,7 @@ from dataclasses import fields
 from difflib import SequenceMatcher
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -134,6 +135,29 @@ def suggestion(name: str, known: Sequence[str]) -> str:
         return f"did you mean {' or '.join(close)}?"
     more = "" if len(known) <= SHOWN else f" and {len(known) - SHOWN} more"
     return f"use {', '.join(known[:SHOWN])}{more}"
+
+
+def function_at(path: str, refusal: str) -> Any:
+    """The function of a dotted path, not by Hydra, which writes what is wrong into its log as well.
+
+    Args:
+        path: The path.
+        refusal: How the error begins if there is none.
+
+    Raises:
+        ValueError: There is none.
+
+    Example:
+        >>> function_at("math.prod", "no function")([2, 3])
+        6
+    """
+    try:
+        found = resolve_name(path)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from None
+    if not callable(found):
+        raise ValueError(f"{refusal}, but a {type(found).__name__}")
+    return found
 
 
 def _is_installed(module: str) -> bool:

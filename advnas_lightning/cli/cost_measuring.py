@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from advnas_lightning.batch_description import (
     tensors,
     write_description,
 )
+from advnas_lightning.cli.checks import function_at
 from advnas_lightning.cli.cost_showing import described, found_architectures, show_costs
 from advnas_lightning.cli.loading import saved_settings, saved_state
 from advnas_lightning.cli.options import MORE_KINDS
@@ -201,14 +201,8 @@ def _already_there(output: Path, search: SearchStrategy) -> dict[str, Measuremen
 
 
 def _own_meter(name: str) -> Any:
-    module, _, function = MORE_KINDS[name][0].rpartition(".") if name in MORE_KINDS else name.rpartition(".")
-    try:  # not by Hydra, which writes what is wrong into its log as well
-        found = getattr(import_module(module), function)
-    except (AttributeError, ImportError, ValueError) as error:
-        raise ValueError(f"kinds has {name}, which is no function: {' '.join(str(error).split())}") from None
-    if not callable(found):
-        raise ValueError(f"kinds has {name}, which is no function, but a {type(found).__name__}")
-    return found
+    path = MORE_KINDS[name][0] if name in MORE_KINDS else name
+    return function_at(path, f"kinds has {name}, which is no function")
 
 
 def _of_cost(name: str) -> bool:

@@ -35,6 +35,8 @@ OURS = "ADVNAS_LIGHTNING_RAISES"  # tells the processes that Lightning starts th
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 HELP_HINT = "see advnas --help"
 NO_GPU = re.compile(r"No supported gpu backend found|No CUDA-?(capable)? ?device|CUDA unknown error")
+NO_MODULE = re.compile(r"No module named '(\w+)")
+ARE_YOU_SURE = re.compile(r" Are you sure that module '[^']*' is installed\?")  # Hydra's
 
 
 def explain(error: BaseException) -> str | None:
@@ -54,6 +56,9 @@ def explain(error: BaseException) -> str | None:
     key = str(error).strip().splitlines()[-1] if is_wrapped else ""
     if NO_GPU.search(message):
         message = f"PyTorch finds no GPU here: use trainer=cpu ({message})"
+    if (match := NO_MODULE.search(message)) and _is_in_this_folder(match[1]):
+        hint = f"{match[1]} is in this folder: type PYTHONPATH=. before advnas, or python -m advnas_lightning"
+        message = f"{ARE_YOU_SURE.sub('', message)}: {hint}"
     return plain(message + (f" ({key})" if key.startswith("full_key") else ""))
 
 
@@ -209,6 +214,12 @@ def _no_choice(arguments: Sequence[str], text: str) -> str:
         if group in groups and value not in groups[group]:
             return f"{each}: {group} is a group with the choices {', '.join(groups[group])}"
     return plain(text)
+
+
+def _is_in_this_folder(module: str) -> bool:
+    """Whether the current folder has a module, and Python does not look there."""
+    here = Path(f"{module}.py").is_file() or any(Path(module).glob("*.py"))
+    return here and not {"", str(Path.cwd())}.intersection(sys.path)
 
 
 def _unreadable(override: str, text: str) -> str:

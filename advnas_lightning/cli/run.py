@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from advnas_lightning.callbacks.pictures import ProbabilityPictures
 from advnas_lightning.callbacks.progress import progress_display
 from advnas_lightning.callbacks.run_log import run_loggers
 from advnas_lightning.callbacks.summary import GenotypeFile, Stopwatch, SummaryCallback
+from advnas_lightning.cli.checks import function_at
 from advnas_lightning.cli.ending import draw, show, strategy_title
 from advnas_lightning.cli.going_on import find_checkpoint, settings_to_keep
 from advnas_lightning.cli.process import end_with_first_rank, keep_memory, quiet
@@ -189,8 +190,5 @@ def build_cost(config: DictConfig) -> ArchitectureCost | None:
     if all(value is None for value in options.values()):
         raise ValueError(f"cost={kind} alone changes nothing: add cost_penalty=0.1, or cost_budget=B in its unit")
     if config.cost_file is None and kind not in UNITS and not Path(kind).exists() and "." in kind:
-        try:
-            kind = get_method(kind)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"cost={kind} is neither a file nor a function: {str(error).splitlines()[0]}") from None
+        kind = function_at(kind, f"cost={kind} is neither a file nor a function")
     return ArchitectureCost(kind, rate=config.cost_rate, damping=config.cost_damping, file=config.cost_file, **options)

@@ -115,6 +115,21 @@ def test_the_command_line_says_it_in_one_line(
     assert ours == error.splitlines() or "HYDRA_FULL_ERROR" in error  # our one line, or Hydra's own message
 
 
+@pytest.mark.parametrize("arguments", [["strategy._target_=my_part.Search"], ["cost=my_part.count", "cost_penalty=1"]])
+def test_a_module_in_the_current_folder_is_named_with_the_way_to_it(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = "my_part is in this folder: type PYTHONPATH=. before advnas"
+    for is_there in (False, True):
+        if is_there:
+            (folder / "my_part.py").write_text("")
+        with pytest.raises(SystemExit):
+            launch(monkeypatch, *SMALL_TOY, *arguments)
+        error = capsys.readouterr().err
+        assert "No module named 'my_part'" in error
+        assert (hint in error) is is_there
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_task_may_have_no_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
     launch(monkeypatch, *SMALL_TOY, "task.callbacks=null")

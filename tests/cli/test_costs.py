@@ -80,7 +80,7 @@ BAD = [
     (["cost_penalty=1"], "cost_penalty=1.0 of what? Say cost=params or macs or latency or memory"),
     (["cost=macs"], "cost=macs alone changes nothing: add cost_penalty=0.1, or cost_budget=B"),
     (["cost=flops", "cost_penalty=1"], "cost='flops' is unknown: use params"),
-    (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: Error"),
+    (["cost=no.such", "cost_penalty=1"], "cost=no.such is neither a file nor a function: No module named 'no'"),
     (["cost=images", "cost_penalty=1"], "cost='images' is unknown"),
     (["cost=macs", "cost_budget=1"], "cost_budget=1 is below what the cheapest architecture costs"),
     (["cost=broken.json", "cost_penalty=1"], "broken.json has no costs for this network"),
