@@ -230,7 +230,10 @@ def test_each_gradient_is_clipped_by_its_own_rule(
     ("options", "message"),
     [
         ({"gradient_clip_val": 0.5}, r"Trainer\(gradient_clip_val=0.5\).*the strategy weight_clip=0.5, and"),
-        ({"gradient_clip_algorithm": "value"}, r'Trainer\(gradient_clip_algorithm=value\).*weight_clip=…, weight_clip_algorithm="value", and'),
+        (
+            {"gradient_clip_algorithm": "value"},
+            r'Trainer\(gradient_clip_algorithm=value\).*weight_clip=…, weight_clip_algorithm="value", and',
+        ),
         (
             {"gradient_clip_val": 2, "gradient_clip_algorithm": "norm"},
             'the strategy weight_clip=2, weight_clip_algorithm="norm", and',
