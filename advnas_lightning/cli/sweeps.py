@@ -119,11 +119,13 @@ class SweepCallback(Callback):
             sys.exit(1)
 
     def interrupt(self) -> None:
-        """Leave the display, and say how to go on."""
+        """Leave the display, and say how to go on, if a job has begun."""
         if self._display is not None:
             self._display.stop()
         if self._jobs is not None:
             self._jobs.poll()
+            if all(job.folder is None for job in self._jobs.all):
+                return
             done = sum(job.state == "finished" for job in self._jobs.all)
             text = f"interrupted: {done} of {self._jobs.count} jobs have finished; go on with: {self._go_on}"
             Console(stderr=True).print(rich(text, sys.stderr), soft_wrap=True)

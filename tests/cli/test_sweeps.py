@@ -346,3 +346,13 @@ def test_an_interrupted_sweep_says_how_to_go_on(
     monkeypatch.setattr(Interrupt, "on_train_batch_start", Callback.on_train_batch_start)
     launch(monkeypatch, *[each for each in arguments if each != "trainer.enable_progress_bar=false"])
     assert "2 of 2 jobs have finished: sweep\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_that_cannot_begin_does_not_say_that_it_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    with pytest.raises(SystemExit):
+        launch(monkeypatch, *SWEEP, "seed=0,1", "launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert capsys.readouterr().err == "error: n_jobs == 0 in Parallel has no meaning\n"
