@@ -91,6 +91,8 @@ class CellScores(SummaryCallback):
             name = WORDS[kind]
             lines[name] = cell.to_nasbench201()
             scores, rank = self._scores(cell), self._rank(cell)
+            if self._table is not None and not scores:
+                lines[f"{name}, scores"] = "the table has no such cell"
             for column, title in ACCURACIES.items():
                 if column in scores:
                     text = f"{scores[column]:.2f} %"
