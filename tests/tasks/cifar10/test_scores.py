@@ -90,7 +90,7 @@ def test_both_cells_are_looked_up(tmp_path: Path, logged: list[dict[str, float]]
     assert scores.columns(search) == {}
 
 
-def test_a_cell_that_a_table_does_not_know_has_a_line_that_says_so(tmp_path: Path, logged: list[dict[str, float]]) -> None:
+def test_a_cell_that_a_table_does_not_know_has_a_line(tmp_path: Path, logged: list[dict[str, float]]) -> None:
     scores = CellScores(table(tmp_path / "cells.csv", {OTHER: (80.0, 20.0), BEST: (93.5, 41.0)}))
     search = searched_cells()
     scores.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False), search)
