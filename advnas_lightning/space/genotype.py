@@ -211,7 +211,10 @@ class Genotype(Mapping[str, str]):
         """
         mixed = mixed_ops(model)
         if not mixed:
-            raise ValueError(f"{type(model).__name__} has no MixedOp: give the network that was searched")
+            raise ValueError(
+                f"{type(model).__name__} has no MixedOp: give a network with the choices of the search, after"
+                " make_searchable if rules make them"
+            )
         check_genotype(self, {op.name: op.names for op in mixed})
         follow(model, {op.name: op for op in mixed})
         switch_off_fast_paths(model)  # where no search has done so; the copy has them again where they are right

@@ -122,6 +122,11 @@ def test_a_genotype_of_another_space_is_refused(edges: dict[str, str], named: st
         SearchSpace(model).choice(Genotype(edges))
 
 
+def test_a_network_that_rules_have_not_made_searchable_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Linear has no MixedOp: give .* after make_searchable if rules make them$"):
+        Genotype({"a": "x1"}).apply(nn.Linear(2, 2))
+
+
 @pytest.mark.parametrize("edges", [{"a": 1}, {"a": None}, {1: "x"}])
 def test_a_genotype_is_of_strings(edges: dict[Any, Any]) -> None:
     with pytest.raises(ValueError, match="maps edge names to candidate names"):
