@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from advnas_lightning.callbacks.summary import SummaryCallback, mark
 from advnas_lightning.engine.strategy import SearchStrategy
 from advnas_lightning.space.genotype import Genotype
+from advnas_lightning.space.mixed_op import mixed_ops
 from advnas_lightning.texts import encodable, plain
 from advnas_lightning.validate import check_int
 
@@ -164,7 +165,7 @@ class TeacherComparison(SummaryCallback):
         lines = {"edges right": f"{sum(right)} of {len(right)}"}
         if len(self._curve) > 1:
             lines["over the run"] = sparkline(self._curve, len(right))
-        if not all(right) and len(self._curve):
+        if not all(right) and len(self._curve) and mixed_ops(search.model):  # a found network has no other candidates
             lines["wrong edges" if right.count(False) > 1 else "wrong edge"] = self._cost_of_errors(search)
         return lines
 
