@@ -263,6 +263,9 @@ class _Contents:
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
         if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # an ordinary tensor of a class of its own
             self._data = self._data.as_subclass(Tensor)  # whose methods need what .data leaves out
+        self._grad_fn = tensor.grad_fn
+        with torch.enable_grad():  # a copy with the graph of the tensor, if it has one
+            self._made = tensor.clone() if self.is_copied and tensor.grad_fn is not None else None
         self._before = self._noted()
         self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if self._gradients else None
 
@@ -288,6 +291,11 @@ class _Contents:
         return Change(*self.slot, self.is_usual, self.is_frozen, is_lost=differs and not self.is_copied)
 
     def put_back(self) -> None:
+        if self.tensor.grad_fn is not self._grad_fn:  # a loss was added to it in place, for instance
+            with suppress(RuntimeError), torch.enable_grad():  # torch detaches no view in place
+                self.tensor.detach_()
+                if self._made is not None:
+                    self.tensor.copy_(self._made)
         if self.has_moved():
             self.tensor.data = self._data
             self.tensor.requires_grad_(self._requires_grad)
@@ -336,4 +344,4 @@ def is_writable(tensor: Tensor) -> bool:
     expanded = 0 in tensor.stride() and any(
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
-    return not expanded and tensor.grad_fn is None
+    return not expanded

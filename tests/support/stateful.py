@@ -346,6 +346,32 @@ class Backward(Keeping):
             parameter.grad = None
 
 
+class Undetached(Keeping):
+    """Adds up in place what has a graph, as ``self.total += loss`` does: in a tensor, a view, and two buffers."""
+
+    def begin(self) -> None:
+        self.total, self.view = torch.zeros(()), torch.zeros(2)
+        self.register_buffer("precision", torch.eye(WIDTH))
+        self.register_buffer("large", torch.zeros(600, 600))
+        self.wide = nn.Linear(WIDTH, 600)
+
+    def keep(self, x: Tensor, y: Tensor, logits: Tensor) -> float:
+        self.total += F.cross_entropy(logits, y)
+        if self.view.is_leaf:
+            self.view = (self.view + logits.mean())[:]
+        self.view += logits.std()
+        features = self.encoder(x)
+        self.precision += features.T @ features
+        wide = self.wide(features)
+        self.large += wide.T @ wide
+        self.log("total", self.total.detach())
+        self.log("trace", self.large.detach().diagonal().sum())
+        return 0.0
+
+    def on_train_epoch_end(self) -> None:
+        self.precision = torch.eye(WIDTH)
+
+
 class Augmenting(Keeping):
     """Changes its batches on the device, and counts them."""
 
@@ -373,6 +399,7 @@ KINDS: tuple[type[Keeping], ...] = (
     Switching,
     Centred,
     Backward,
+    Undetached,
     Augmenting,
 )
 
