@@ -263,9 +263,11 @@ class _Contents:
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
         if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # an ordinary tensor of a class of its own
             self._data = self._data.as_subclass(Tensor)  # whose methods need what .data leaves out
-        self._grad_fn = tensor.grad_fn
-        with torch.enable_grad():  # a copy with the graph of the tensor, if it has one
-            self._made = tensor.clone() if self.is_copied and tensor.grad_fn is not None else None
+        self._grad_fn: Any = tensor.grad_fn
+        self._made: Tensor | None = None  # a copy with the graph of the tensor, if it has one
+        if self._grad_fn is not None and self.is_copied:
+            with torch.enable_grad():
+                self._made = tensor.clone()
         self._before = self._noted()
         self._requires_grad, self._grad = tensor.requires_grad, tensor.grad if self._gradients else None
 
