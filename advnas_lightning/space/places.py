@@ -180,12 +180,13 @@ def check_place(place: Place, candidates: Mapping[str, nn.Module]) -> None:
         )
     if key == "self_attn" and isinstance(parent, nn.TransformerEncoderLayer):
         for candidate, module in candidates.items():
-            for attribute, value in (("batch_first", "True or False"), ("in_proj_bias", "None")):
-                if not hasattr(module, attribute):
-                    raise ValueError(
-                        f"candidate {candidate!r} of {name!r} has no attribute {attribute!r}, which"
-                        f" nn.TransformerEncoderLayer reads in evaluation: give it one, {value}"
-                    )
+            needed = {"batch_first": "True or False", "in_proj_bias": "None"}
+            missing = [f"{each!r}, {value}" for each, value in needed.items() if not hasattr(module, each)]
+            if missing:
+                raise ValueError(
+                    f"candidate {candidate!r} of {name!r} lacks what nn.TransformerEncoderLayer reads in evaluation:"
+                    f" give it the attribute {', and the attribute '.join(missing)}"
+                )
     if key == "_orig_mod":
         raise ValueError(f"{name!r} is compiled and cannot be a choice: use torch.compile after make_searchable")
     if isinstance(parent, torch.jit.ScriptModule):

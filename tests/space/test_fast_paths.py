@@ -371,3 +371,8 @@ def test_a_layer_is_not_run_without_an_architecture() -> None:
     make_searchable(model, {"activation": PARTS["activation"]})
     with torch.no_grad(), pytest.raises(RuntimeError, match="no architecture"):
         model.eval()(torch.ones(3, 4, WIDTH))
+
+
+def test_all_that_a_candidate_lacks_beside_the_layer_is_named_at_once() -> None:
+    with one_line("'none'", "the attribute 'batch_first', True or False, and the attribute 'in_proj_bias', None"):
+        make_searchable(nn.Sequential(layer()), {"0.self_attn": lambda own: {"own": own, "none": nn.Identity()}})
