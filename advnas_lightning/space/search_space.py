@@ -70,6 +70,8 @@ class SearchSpace:
     Example:
         >>> net = nn.Sequential(MixedOp("a", {"x": nn.Identity(), "y": nn.ReLU()}), MixedOp("b", {"z": nn.Tanh()}))
         >>> space = SearchSpace(net)
+        >>> space
+        SearchSpace({'a': ('x', 'y'), 'b': ('z',)})
         >>> space.edges, space.size, space.mask.tolist()
         (('a', 'b'), 2, [[True, True], [True, False]])
     """
@@ -107,6 +109,9 @@ class SearchSpace:
         self._offloaded = [op for op in ops if op.is_offloaded]
         self.nesting = Nesting(model, self.edges)
         self._outermost = {op.name for op in ops if not op.is_inner}
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({dict(zip(self.edges, self.candidates, strict=True))})"
 
     def __len__(self) -> int:
         """The number E of edges."""
