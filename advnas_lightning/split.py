@@ -99,7 +99,8 @@ def with_hooks_for_each(data: Any) -> Any:
         data: The data module of a Trainer, or ``None``.
 
     Returns:
-        What stands in for the data module; or what was given, if it has no batch hooks of its own.
+        What stands in for the data module, and shows a module its own training loader alone; or what was given, if it
+        has no batch hooks and no training loader.
 
     Example:
         >>> class Doubled(LightningDataModule):
@@ -112,11 +113,12 @@ def with_hooks_for_each(data: Any) -> Any:
     """
     if not isinstance(data, LightningDataModule) or issubclass(type(data), _StandIn):
         return data
-    return _StandIn(data) if any(is_overridden(name, data) for name in BATCH_HOOKS) else data
+    changed = (*BATCH_HOOKS, "train_dataloader")
+    return _StandIn(data) if any(is_overridden(name, data) for name in changed) else data
 
 
 class _StandIn(LightningDataModule):
-    """Stands in for a data module, and changes only the batches that its hooks get.
+    """Stands in for a data module, and changes only the batches that its hooks get and the loaders that a module sees.
 
     Its attributes, class and state are those of the module: what is set here is set there.
     """
@@ -131,7 +133,7 @@ class _StandIn(LightningDataModule):
         # Lightning calls the LightningModule's hook where the data module has none.
         if name in BATCH_HOOKS and is_overridden(name, data):
             return partial(_call_hook, data, name)
-        return getattr(data, name)
+        return partial(_seen_of, data) if name == "train_dataloader" else getattr(data, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._stands_for[0], name, value)
@@ -160,6 +162,12 @@ class _SearchData(_StandIn):
         data, architecture, seed = self._stands_for
         val = data.val_dataloader() if architecture == "val" and is_overridden("val_dataloader", data) else None
         return seen(_both(data.train_dataloader(), val, architecture, seed))
+
+
+def _seen_of(data: LightningDataModule) -> Any:
+    """The training loaders of a data module; or what a search's module sees of them, where there are both kinds."""
+    loaders = data.train_dataloader()
+    return seen(loaders) if isinstance(loaders, dict) and loaders and loaders.keys() <= set(KEYS) else loaders
 
 
 def _call_hook(data: LightningDataModule, name: str, batch: Any, *arguments: Any) -> Any:

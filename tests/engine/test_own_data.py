@@ -118,6 +118,17 @@ def test_a_module_may_give_the_loaders_of_both_kinds_of_step_itself() -> None:
     assert search.architecture_steps == search.weight_steps == EPOCHS * SAMPLES / BATCH / 2
 
 
+def test_a_data_module_may_give_the_loaders_of_both_kinds_of_step_itself() -> None:
+    class Both(Data):
+        def train_dataloader(self) -> Any:
+            return {"weights": super().train_dataloader(), "architecture": super().train_dataloader()}
+
+    plain, module = Scheduled(of_data_module, searchable=False), Scheduled(of_data_module)
+    trainer().fit(plain, datamodule=Data())
+    trainer().fit(AdvantageNAS(module, architecture_optimizer=partial(Adam, lr=0.01)), datamodule=Both())
+    assert module.rates == plain.rates
+
+
 class Doubled(Data):
     """Changes its batches on the device, as augmentations do."""
 
