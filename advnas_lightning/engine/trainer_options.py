@@ -43,13 +43,16 @@ def check_trainer_options(trainer: Trainer, own: Iterable[Callback], *, rate: bo
     """
     options: Any = trainer
     clip, algorithm = options.gradient_clip_val, options.gradient_clip_algorithm
-    if clip is not None or algorithm is not None:
-        theirs = f"gradient_clip_algorithm={algorithm.value}" if clip is None else f"gradient_clip_val={clip}"
-        ours = "weight_clip=" + ("…" if clip is None else f"{clip}")
-        ours += "" if algorithm is None else f', weight_clip_algorithm="{algorithm.value}"'
+    rule = "" if algorithm is None else f', weight_clip_algorithm="{algorithm.value}"'
+    if clip is not None:
         raise MisconfigurationException(
-            f"Trainer({theirs}) is for automatic optimization: give the strategy {ours}, and architecture_clip=… if θ's"
-            " gradients are to be clipped, too"
+            f"Trainer(gradient_clip_val={clip}) is for automatic optimization: give the strategy weight_clip={clip}"
+            f"{rule}, and architecture_clip=… if θ's gradients are to be clipped, too"
+        )
+    if algorithm is not None:
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_algorithm={algorithm.value}) is for automatic optimization: give the strategy"
+            f" weight_clip=…{rule}"
         )
     if options.accumulate_grad_batches != 1:
         raise MisconfigurationException(

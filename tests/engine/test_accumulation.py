@@ -232,7 +232,7 @@ def test_each_gradient_is_clipped_by_its_own_rule(
         ({"gradient_clip_val": 0.5}, r"Trainer\(gradient_clip_val=0.5\).*the strategy weight_clip=0.5, and"),
         (
             {"gradient_clip_algorithm": "value"},
-            r'Trainer\(gradient_clip_algorithm=value\).*weight_clip=…, weight_clip_algorithm="value", and',
+            r'Trainer\(gradient_clip_algorithm=value\).*weight_clip=…, weight_clip_algorithm="value"$',
         ),
         (
             {"gradient_clip_val": 2, "gradient_clip_algorithm": "norm"},
