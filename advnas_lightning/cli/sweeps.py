@@ -38,16 +38,22 @@ _running: list[SweepCallback] = []  # at most one
 def interruptible() -> Iterator[None]:
     """A context for the command line, at whose end an interrupted sweep says how to go on.
 
+    A sweep that an error has ended says it only if a job has begun.
+
     Example:
         >>> with interruptible():
         ...     print("running")
         running
     """
+    is_error = False
     try:
         yield
+    except Exception:
+        is_error = True
+        raise
     finally:
         while _running:
-            _running.pop().interrupt()
+            _running.pop().interrupt(is_error=is_error)
 
 
 class SweepCallback(Callback):
@@ -118,13 +124,18 @@ class SweepCallback(Callback):
         if any(not is_finished(folder) for _, folder in saved_jobs(Path(sweep))):
             sys.exit(1)
 
-    def interrupt(self) -> None:
-        """Leave the display, and say how to go on, if a job has begun."""
+    def interrupt(self, *, is_error: bool) -> None:
+        """Leave the display, and say how to go on.
+
+        Args:
+            is_error: Whether an error has ended the sweep; then there is something to go on with only if a job has
+                begun.
+        """
         if self._display is not None:
             self._display.stop()
         if self._jobs is not None:
             self._jobs.poll()
-            if all(job.folder is None for job in self._jobs.all):
+            if is_error and all(job.folder is None for job in self._jobs.all):
                 return
             done = sum(job.state == "finished" for job in self._jobs.all)
             text = f"interrupted: {done} of {self._jobs.count} jobs have finished; go on with: {self._go_on}"

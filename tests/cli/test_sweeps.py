@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+from advnas_lightning.cli import sweeps
 from advnas_lightning.cli.sweep_jobs import Jobs
-from advnas_lightning.cli.sweeps import show_end
+from advnas_lightning.cli.sweeps import SweepCallback, show_end
 from advnas_lightning.report.collection import collect
 from advnas_lightning.report.paper_tables import build_table
 from advnas_lightning.report.plans import TABLES
@@ -356,3 +357,19 @@ def test_a_sweep_that_cannot_begin_does_not_say_that_it_was_interrupted(
     with pytest.raises(SystemExit):
         launch(monkeypatch, *SWEEP, "seed=0,1", "launcher=joblib", "hydra.launcher.n_jobs=0")
     assert capsys.readouterr().err == "error: n_jobs == 0 in Parallel has no meaning\n"
+
+
+@pytest.mark.parametrize(("error", "says"), [(KeyboardInterrupt, True), (SystemExit, True), (ValueError, False)])
+def test_a_sweep_that_is_interrupted_before_its_first_job_says_how_to_go_on(
+    error: type[BaseException],
+    says: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = SweepCallback()
+    vars(sweep).update(_jobs=Jobs(tmp_path, [["seed=0"]]), _go_on="advnas -m seed=0")  # in a queue, without a folder
+    monkeypatch.setattr(sweeps, "_running", [sweep])
+    with pytest.raises(error), sweeps.interruptible():
+        raise error
+    assert capsys.readouterr().err == says * "interrupted: 0 of 1 jobs have finished; go on with: advnas -m seed=0\n"
