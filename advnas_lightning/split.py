@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, SupportsIndex, TypeVar, overload
@@ -30,6 +31,8 @@ from advnas_lightning.own_data import seen
 from advnas_lightning.validate import check_seed
 
 INSTEAD = 'use architecture="val", or train on {"weights": loader, "architecture": loader}'
+
+SPECIAL = {"__len__", "__iter__", "__getitem__", "__contains__", "__call__", "__bool__"}  # of containers and functions
 
 Data = TypeVar("Data", bound=LightningDataModule)
 
@@ -85,7 +88,7 @@ def search_loaders(data: Any, architecture: Literal["val"] | float = "val", *, s
     check_seed("seed", seed)
     refuse_other_package(data, "data module")
     if isinstance(data, LightningDataModule):
-        return _SearchData(data, architecture, seed)
+        return _stand_in(_SearchData, data, architecture, seed)
     train, val = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     return _both(train, val, architecture, seed)
 
@@ -114,7 +117,7 @@ def with_hooks_for_each(data: Any) -> Any:
     if not isinstance(data, LightningDataModule) or issubclass(type(data), _StandIn):
         return data
     changed = (*BATCH_HOOKS, "train_dataloader")
-    return _StandIn(data) if any(is_overridden(name, data) for name in changed) else data
+    return _stand_in(_StandIn, data) if any(is_overridden(name, data) for name in changed) else data
 
 
 class _StandIn(LightningDataModule):
@@ -145,7 +148,7 @@ class _StandIn(LightningDataModule):
         return str(self._stands_for[0])
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return type(self), self._stands_for
+        return _stand_in, (_SearchData if issubclass(type(self), _SearchData) else _StandIn, *self._stands_for)
 
 
 class _SearchData(_StandIn):
@@ -162,6 +165,20 @@ class _SearchData(_StandIn):
         data, architecture, seed = self._stands_for
         val = data.val_dataloader() if architecture == "val" and is_overridden("val_dataloader", data) else None
         return seen(_both(data.train_dataloader(), val, architecture, seed))
+
+
+def _stand_in(kind: type[_StandIn], data: LightningDataModule, *more: Any) -> Any:
+    """A stand-in with those special methods that a data module has, since Python looks for them in the class alone."""
+    has = {name for base in type(data).__mro__ for name in vars(base)}
+    return type(kind.__name__, (kind,), {name: _special(name) for name in SPECIAL & has})(data, *more)
+
+
+def _special(name: str) -> Callable[..., Any]:
+    def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        data = self._stands_for[0]
+        return getattr(type(data), name)(data, *arguments, **keywords)
+
+    return method
 
 
 def _seen_of(data: LightningDataModule) -> Any:

@@ -29,7 +29,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from advnas_lightning.split import search_loaders
+from advnas_lightning.split import search_loaders, with_hooks_for_each
 from tests.support.small_search import CountingData
 
 Fit = Callable[..., Trainer]
@@ -588,3 +588,30 @@ def test_a_stand_in_can_be_sent_to_another_process() -> None:
     data.setup("fit")
     expected = search_loaders(data.train_dataloader(), 0.5, seed=5)
     assert stand_in.train_dataloader()["weights"].dataset.indices == expected["weights"].dataset.indices
+
+
+class Container(Data):
+    """Has as many items as its training set, and names its sets."""
+
+    def __len__(self) -> int:
+        return int(self.hparams.size)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.sets[name]
+
+    def __call__(self, name: str) -> str:
+        return f"{self.kind} {name}"
+
+
+@pytest.mark.parametrize("stand_for", [search_loaders, with_hooks_for_each])
+def test_a_stand_in_has_the_special_methods_of_the_data_module(stand_for: Any) -> None:
+    for stand_in in (stand_for(Container()), pickle.loads(pickle.dumps(stand_for(Container())))):
+        stand_in.setup("fit")
+        assert len(stand_in) == 24
+        assert stand_in["train"] is stand_in.sets["train"]
+        assert stand_in("train") == "tuple train"
+    assert not stand_for(Container(size=0))
+    with pytest.raises(TypeError):
+        len(stand_for(Data()))
+    assert stand_for(Data())
+    assert not callable(stand_for(Data()))
