@@ -300,7 +300,8 @@ class _Contents:
                     self.tensor.copy_(self._made)
         if self.has_moved():
             self.tensor.data = self._data
-            self.tensor.requires_grad_(self._requires_grad)
+            if self.tensor.is_leaf:  # a view may have a graph now, which cannot be taken from it
+                self.tensor.requires_grad_(self._requires_grad)
         if self._gradients and self.tensor.is_leaf and self.tensor.grad is not self._grad:
             self.tensor.grad = self._grad
         if self.is_copied:

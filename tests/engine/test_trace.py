@@ -319,3 +319,32 @@ def test_a_parameter_that_is_written_between_the_comparisons_is_named_at_once() 
                 net.head.weight.copy_(net.head.weight.clone())
         assert [str(each.message).split(":")[0] for each in caught] == ["edge.candidates.two.weight"] * (number == 3)
     assert torch.equal(net.candidate("two").weight, start + 1)
+
+
+class Summing(nn.Module):
+    """Adds up in place, with its graph, what it computes: in a tensor, a view and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.total, self.row, self.sums = torch.zeros(()), torch.zeros(2, 2)[0], [torch.zeros(())]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        self.total += y.sum()
+        self.row += y.mean(0)
+        self.sums[0] += y.sum()
+        return y.sum()
+
+
+def test_what_is_added_up_in_place_from_the_first_evaluation_on_is_put_back() -> None:
+    net = Summing()
+    trace = Trace(net)
+    for _ in range(4):
+        with trace.removed():
+            torch.autograd.grad(net(torch.ones(3, 2)), net.layer.weight)
+        assert (float(net.total), net.row.tolist(), float(net.sums[0])) == (0.0, [0.0, 0.0], 0.0)
+    loss = net(torch.ones(3, 2))
+    (gradient,) = torch.autograd.grad(loss + net.total, net.layer.weight)  # through the graph of this pass alone
+    assert float(net.total) == float(net.sums[0]) == float(loss)
+    assert torch.equal(gradient, torch.full((2, 2), 6.0))
