@@ -76,7 +76,7 @@ class Memory:
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
         self._holders[key] += 1
-        weakref.finalize(tensor, self._release, key)
+        tensor.release = weakref.finalize(tensor, self._release, key)
 
     def _release(self, key: int) -> None:
         self._holders[key] -= 1
@@ -89,6 +89,7 @@ class OnDevice(Tensor):
 
     memory = Memory()
     data_here: Tensor
+    release: weakref.finalize[[int], OnDevice]  # ends that the memory counts
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -137,6 +138,12 @@ class _Functions(TorchFunctionMode):
             if isinstance(args[0], OnDevice):
                 _note_wait("tolist")
             return _here(args[0]).tolist()
+        if function == Tensor.data.__set__ and isinstance(args[0], OnDevice):  # type: ignore[attr-defined]
+            function(*args)
+            args[0].release()
+            args[0].data_here = args[1].data_here
+            OnDevice.memory.hold(args[0])
+            return None
         if function is Tensor.__getitem__ and isinstance(args[1], list):
             return args[0][torch.tensor(args[1]).to(args[0].device)]
         if function is Tensor.__setitem__ and isinstance(args[0], OnDevice) and isinstance(args[1], tuple):

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from advnas_lightning.engine.fingerprint import checksum
 from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, restore, slots_of
+from advnas_lightning.space.tensors import is_ordinary
 
 SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
 FEW = 32  # and of those in a container with up to this many entries
@@ -261,7 +262,7 @@ class _Contents:
         self.slot, self.tensor, self.is_usual = slot, tensor, is_usual
         self.is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         self._data = tensor.data  # a module may give the tensor other memory; and writing here counts no version
-        if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # an ordinary tensor of a class of its own
+        if is_ordinary(tensor):  # also if it is of a class of its own
             self._data = self._data.as_subclass(Tensor)  # whose methods need what .data leaves out
         self._grad_fn: Any = tensor.grad_fn
         self._made: Tensor | None = None  # a copy with the graph of the tensor, if it has one

@@ -35,8 +35,8 @@ class EdgePlan:
             in-place operation that follows is a ``RuntimeError``.
         is_bare: Whether an edge without a gate to differentiate returns the very output of its only candidate, also
             where that is its input.
-        returned: The tensors that the edge has returned, and how often each had been changed in place by then; ``None``
-            where nobody asks.
+        returned: What counts the changes in place of each tensor that the edge has returned, and how many there had
+            been by then; ``None`` where nobody asks.
         passing: The candidates that are known to return what lies in the memory of their input, by index.
         has_run: Whether the edge has run since the plan was made.
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from advnas_lightning.space.attributes import PartOfChoice, read, write
 from advnas_lightning.space.copying import copy_hooks
 from advnas_lightning.space.gates import EdgePlan, EdgeState, comparable, floating_tensors, structure
-from advnas_lightning.space.passes import EdgePass, counted
+from advnas_lightning.space.passes import EdgePass
+from advnas_lightning.space.tensors import change_counter, counted
 
 CHOSEN = "the chosen candidate of each edge"  # a key of deepcopy's memo
 
@@ -254,7 +255,7 @@ class MixedOp(nn.Module):
         plan.has_run = True
         output = EdgePass(self.names, plan, partial(self._run, plan)).output(inputs, kwargs)
         if plan.returned is not None:
-            plan.returned += [(tensor, tensor._version) for tensor in counted(floating_tensors(output))]
+            plan.returned += [(change_counter(each), each._version) for each in counted(floating_tensors(output))]
         return output
 
     def _compare(self, index: int, output: Any, inputs: Any) -> None:

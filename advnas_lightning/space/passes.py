@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten  # tor
 
 from advnas_lightning.space.attributes import is_plain
 from advnas_lightning.space.gates import EdgePlan, OneHotGates, check_lengths, floating_tensors, is_floating
+from advnas_lightning.space.tensors import counted, is_ordinary
 
 Run = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -219,7 +220,7 @@ def _as(source: Tensor, tensor: Tensor, *, copies: bool) -> Tensor:
     The class's own ``clone`` may want attributes that a result of torch's functions does not have.
     """
     made = Tensor.clone(tensor) if copies else tensor
-    if type(source) is not Tensor and not torch.compiler.is_compiling():
+    if type(source) is not Tensor and is_ordinary(source) and not torch.compiler.is_compiling():
         vars(made).update(vars(source))
     return made
 
@@ -236,19 +237,6 @@ def _memory(tensor: Tensor) -> int | None:
         return tensor.untyped_storage().data_ptr()
     except RuntimeError:
         return None
-
-
-def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Those of some tensors whose changes are counted: not those of inference mode, and none while it is compiled.
-
-    Args:
-        tensors: The tensors.
-
-    Example:
-        >>> counted([torch.ones(1)])
-        [tensor([1.])]
-    """
-    return [] if torch.compiler.is_compiling() else [tensor for tensor in tensors if not tensor.is_inference()]
 
 
 def objects_among(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

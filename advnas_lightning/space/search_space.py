@@ -162,7 +162,7 @@ class SearchSpace:
             {'a'}
         """
         plans = [own.plan for own in self._edges if own.plan is not None and own.plan.returned]
-        return {plan.edge for plan in plans if any(tensor._version != count for tensor, count in plan.returned or ())}
+        return {plan.edge for plan in plans if any(each._version != count for each, count in plan.returned or ())}
 
     @property
     def passing(self) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from advnas_lightning import DARTS, REINFORCE, AdvantageNAS, CounterfactualNAS, MixedOp, search_loaders
 from advnas_lightning.objectives import Regression
+from benchmarks.software_device import DEVICE, software_device
 
 STRATEGIES = {"advantage": AdvantageNAS, "reinforce": REINFORCE, "darts": DARTS, "counterfactual": CounterfactualNAS}
 
@@ -51,6 +52,35 @@ def search(
 def test_an_input_that_is_changed_and_used_again_is_refused(name: str, fit: Callable[..., Trainer]) -> None:
     with pytest.raises(ValueError, match="where edge 'norm' runs 'none', which returns its input"):
         search(Block(nn.ReLU(inplace=True)), fit, STRATEGIES[name])
+
+
+class Sums(nn.Module):
+    """Adds what each edge returns, which no gradient needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(MixedOp(f"edge {n}", {"same": nn.Identity(), "tanh": nn.Tanh()}) for n in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for edge in self.edges:
+            x = x + edge(x)
+        return x
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_it_observes_takes_no_memory(name: str) -> None:
+    def peak(observed: tuple[str, ...]) -> int:
+        torch.manual_seed(0)
+        with software_device() as memory:
+            made = STRATEGIES[name](Sums(), objective=Regression(), architecture_optimizer=partial(SGD, lr=0.1))
+            made.to(DEVICE)
+            made.evaluator.observed = observed
+            batch, before = torch.ones(100, 4).to(DEVICE), memory.now
+            memory.peak = before
+            made.evaluate(made.space.one_hot([0] * len(made.space)), (batch, batch))
+            return memory.peak - before
+
+    assert peak(()) == peak(tuple(f"edge {n}" for n in range(9)))
 
 
 class Same(nn.Module):

@@ -84,6 +84,17 @@ def test_a_tensor_of_a_class_of_its_own_is_as_its_candidate_returns_it(name: str
     assert output.data_ptr() != x.data_ptr()
 
 
+def test_a_tensor_whose_class_has_operations_of_its_own_is_copied_by_them() -> None:
+    edge = MixedOp("a", {"skip": nn.Identity(), "tanh": nn.Tanh()})
+    x = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)  # a class of PyTorch's
+    space = SearchSpace(edge)
+    with space.bind(space.one_hot([0])):
+        output = edge(x)
+    output.mul_(2)
+    assert output.values().eq(2).all()
+    assert x.values().eq(1).all()
+
+
 def test_attention_and_its_weights_pass_through_one_edge() -> None:
     torch.manual_seed(0)
     edge = MixedOp("a", {f"heads{n}": nn.MultiheadAttention(8, n, batch_first=True) for n in (2, 4)})
