@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 # Objects of these packages are part of the framework, or are shared with other threads.
-OPAQUE = {"advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"}
+OPAQUE = {
+    *("advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"),
+    *("threading", "tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml"),
+}
 
 
 class Kind(Enum):
@@ -68,6 +71,7 @@ MISSING: Any = object  # stands for an attribute that is not set; a class is a c
 
 
 _known: dict[type, Kind] = {}
+_in_class: dict[type, tuple[str, ...]] = {}
 
 
 def kind_of(cls: type) -> Kind:
@@ -83,8 +87,28 @@ def kind_of(cls: type) -> Kind:
     return _known[cls]
 
 
+def _is_opaque(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in OPAQUE
+
+
+def names_in_class(cls: type) -> tuple[str, ...]:
+    """The names of what a class, and not its objects, has that may change.
+
+    Example:
+        >>> names_in_class(type("Listing", (), {"__module__": "yours", "rows": [], "limit": 3}))
+        ('rows',)
+    """
+    if cls not in _in_class:
+        bases = [base for base in reversed(cls.__mro__) if not _is_opaque(base)]
+        own = {name: type(value) for base in bases for name, value in vars(base).items() if not name.startswith("__")}
+        _in_class[cls] = tuple(
+            name for name, kind in own.items() if not (hasattr(kind, "__get__") or kind_of(kind) is Kind.CONSTANT)
+        )
+    return _in_class[cls]
+
+
 def _kind_of_object(cls: type) -> Kind:
-    is_opaque = any(base.__module__.partition(".")[0] in OPAQUE for base in cls.__mro__)
+    is_opaque = any(map(_is_opaque, cls.__mro__))
     has_attributes = bool(getattr(cls, "__dictoffset__", 0)) or bool(slots_of(cls))
     return Kind.OBJECT if has_attributes and not is_opaque else Kind.CONSTANT
 

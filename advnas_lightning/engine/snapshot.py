@@ -14,12 +14,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from advnas_lightning.engine.fingerprint import checksum
-from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, restore, slots_of
+from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, names_in_class, restore, slots_of
 from advnas_lightning.space.tensors import is_ordinary
 
 SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
 FEW = 32  # and of those in a container with up to this many entries
-DEEP = 2  # objects are followed into the objects that they refer to, but no further
+DEEP = 8  # objects are followed into the objects that they refer to, but no further: as many as wrap an environment
 HOOKS = frozenset(name for name in vars(nn.Module()) if "hooks" in name)  # the names of modules' dicts of hooks
 
 
@@ -68,8 +68,9 @@ Wanted = Callable[[Slot, Any], bool]  # whether what is in a slot is put aside i
 class Snapshot:
     """The state of some modules: :meth:`keep` puts it aside, and :meth:`put_back` restores it.
 
-    It covers attributes; containers (lists, dicts, sets, deques, tuples), nested as they may be; random number
-    generators; objects with attributes of their own; and the contents of tensors, as far as they are asked for.
+    It covers attributes; containers (lists, dicts, sets, deques, tuples), nested as they may be, also those that a
+    module's class has; random number generators; objects with attributes of their own; and the contents of tensors, as
+    far as they are asked for.
 
     Args:
         summed: The ids of modules of whose tensors a checksum is put aside in the place of a copy. It tells whether
@@ -103,7 +104,7 @@ class Snapshot:
         self._summed, self._gradients = summed, gradients
         self._values: list[tuple[nn.Module, Kind, Any, Any]] = []  # the owner, the kind, what may change, a copy
         self._contents: dict[int, _Contents] = {}  # by the tensor's id
-        self._seen: set[int] = set()
+        self._seen: dict[int, int] = {}  # how deep a value was followed, by its id
         self._modules: list[nn.Module] = []
         self._next_hook = RemovableHandle.next_id
 
@@ -133,9 +134,12 @@ class Snapshot:
                 self._values.append((module, kind, value, value.copy()))
                 if name != "_modules":
                     self._keep_tensors(module, value, wanted, few=name == "_buffers")
-            elif kind is not Kind.CONSTANT:
+            elif kind is not Kind.CONSTANT:  # which most are
                 slot = Slot(module, name)
                 self._keep_value(slot, kind, value, wanted(slot, value), few=True, deep=DEEP)
+        for name in names_in_class(type(module)):  # such as a list that all objects of the class have in common
+            slot, value = Slot(module, name), getattr(type(module), name, None)
+            self._keep_value(slot, kind_of(type(value)), value, wanted(slot, value), few=True, deep=DEEP)
 
     def keep_tensors(self, module: nn.Module, wanted: Wanted) -> None:
         """Put aside the contents of a module's buffers and of wanted parameters, and nothing else of it."""
@@ -152,6 +156,8 @@ class Snapshot:
 
     def _keep_value(self, slot: Slot, kind: Kind, value: Any, wanted: bool, *, few: bool, deep: int) -> None:
         """Put aside a value that may change, and what it refers to."""
+        if kind is Kind.CONSTANT:
+            return
         if kind is Kind.TENSOR:
             self._keep_tensor(slot, value, wanted, few=few)
         elif kind is Kind.MODULE:
@@ -160,11 +166,9 @@ class Snapshot:
             self._keep_array(slot, value, wanted, few=few)
         elif kind is Kind.GENERATOR:
             self._values.append((slot.module, kind, value, copy_of(kind, value)))
-        elif id(value) not in self._seen:
-            self._seen.add(id(value))
+        elif (deep or kind is not Kind.OBJECT) and deep > self._seen.get(id(value), -1):
+            self._seen[id(value)] = deep
             if kind is Kind.OBJECT:
-                if not deep:
-                    return
                 inside = self._keep_object(slot.module, value)
                 deep -= 1
             else:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch.optim import SGD
 from torchmetrics.classification import MulticlassAccuracy
 
 from advnas_lightning import AdvantageNAS, MixedOp
+from advnas_lightning.engine.snapshot import DEEP
 from advnas_lightning.engine.trace import Trace
 from tests.support.classifier import Classifier, loader, make, pair, search_of
 from tests.support.labelled import Labelled
@@ -348,3 +350,39 @@ def test_what_is_added_up_in_place_from_the_first_evaluation_on_is_put_back() ->
     (gradient,) = torch.autograd.grad(loss + net.total, net.layer.weight)  # through the graph of this pass alone
     assert float(net.total) == float(net.sums[0]) == float(loss)
     assert torch.equal(gradient, torch.full((2, 2), 6.0))
+
+
+class Listing(nn.Module):
+    """All of its objects add to one list, and the class of its own class has another one."""
+
+    rows: list[float] = []  # noqa: RUF012
+    total = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(float(x.sum()))
+        self.total += 1
+        return x
+
+
+def test_what_a_modules_class_has_is_put_back() -> None:
+    listing = Listing()
+    trace, rows = Trace(listing), Listing.rows
+    for count in range(1, 6):
+        listing(torch.ones(2))
+        with trace.removed():
+            listing(torch.ones(3))
+        assert Listing.rows is rows
+        assert rows == [2.0] * count
+        assert float(Listing.total) == count
+
+
+def test_an_object_is_followed_as_deep_as_from_its_shallowest_place() -> None:
+    innermost = SimpleNamespace(count=0)
+    chain = innermost
+    for _ in range(DEEP):
+        chain = SimpleNamespace(inner=chain)
+    module = nn.Identity()
+    module.chain, module.innermost = chain, innermost  # the chain is found first, and is too deep
+    with Trace(module).removed():
+        innermost.count += 1
+    assert innermost.count == 0

@@ -169,23 +169,23 @@ def test_means_of_double_precision_keep_it() -> None:
     "name", slow_but(["advantage", "parsec", "enas", "darts", "nasp", "random", "fixed"], ["parsec", "darts", "fixed"])
 )
 def test_logged_losses_are_the_epochs_means(name: str, make_search: Make, make_loaders: Make, fit: Fit) -> None:
-    class Noting:
-        noted: list[tuple[float, int]]  # of the class: what an object keeps is as it was after an evaluation
+    noted: list[tuple[float, int]] = []  # what an object or its class keeps is as it was after an evaluation
 
+    class Noting:
         def outcome(self, batch: Any) -> Outcome:
             outcome = super().outcome(batch)
-            self.noted.append((outcome.loss.item(), outcome.size))
+            noted.append((outcome.loss.item(), outcome.size))
             return outcome
 
         def weight_step(self, batch: Any) -> None:
-            type(self).noted = self.per_step["train"]
+            noted.clear()
             super().weight_step(batch)
-            type(self).noted = []
+            self.per_step["train"] += noted
 
         def architecture_step(self, batch: Any) -> None:
-            type(self).noted = []
+            noted.clear()
             super().architecture_step(batch)
-            self.per_step["architecture"].append(self.noted)
+            self.per_step["architecture"].append(noted.copy())
 
     search = make_search(name, mixin=Noting)
     search.per_step = {"train": [], "architecture": []}

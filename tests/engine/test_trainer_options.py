@@ -38,14 +38,15 @@ SWITCHES: dict[str, Callable[[], bool]] = {
 }
 
 
+NOTED: dict[str, list[Any]] = {}  # what an object or its class keeps is as it was after an evaluation
+
+
 class Noting(Classifier):
     """Notes in what surroundings its steps run."""
 
-    noted: dict[str, list[Any]]  # of the class: what an object keeps is as it was after an evaluation
-
     def __init__(self, wrap: Wrap = as_it_is) -> None:
         super().__init__(wrap)
-        type(self).noted = {"train": [], "val": []}
+        NOTED.update(train=[], val=[])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self.note("train", batch[0])
@@ -58,7 +59,7 @@ class Noting(Classifier):
     def note(self, step: str, x: Tensor) -> None:
         on = {name: is_on() for name, is_on in SWITCHES.items()}
         dtypes = (self.net[0].weight.dtype, self.net[0](x).dtype)
-        self.noted[step].append({**on, "inference_mode": torch.is_inference_mode_enabled(), "dtypes": dtypes})
+        NOTED[step].append({**on, "inference_mode": torch.is_inference_mode_enabled(), "dtypes": dtypes})
 
 
 @pytest.mark.usefixtures("_switches_back")
@@ -67,8 +68,8 @@ def test_a_switch_is_on_in_both_kinds_of_step(switch: str, train: Make) -> None:
     search = search_of(make(Noting), calibrate=0)
     train(search, **{switch: True})
     assert (search.weight_steps, search.architecture_steps) == (12, 12)
-    assert len(search.model.noted["train"]) == 24
-    assert all(noted[switch] for noted in search.model.noted["train"])
+    assert len(NOTED["train"]) == 24
+    assert all(noted[switch] for noted in NOTED["train"])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_after_an_evaluation_in_inference_mode_a_search_goes_on(which: str, mode
     assert (search.weight_steps, search.architecture_steps) == (24, 24)
     if which == "module":
         # Within a fit, Lightning itself evaluates without.
-        modes = [noted["inference_mode"] for noted in module.noted["val"]]
+        modes = [noted["inference_mode"] for noted in NOTED["val"]]
         assert modes == 8 * [False] + 3 * [mode] + 8 * [False]
 
 
@@ -137,7 +138,7 @@ PRECISIONS = {
 def test_every_precision_that_lightning_has_on_a_cpu(precision: str, train: Make) -> None:
     search = search_of(make(Noting), calibrate=0)
     trainer = train(search, precision=precision)
-    noted = [each["dtypes"] for step in search.model.noted.values() for each in step]
+    noted = [each["dtypes"] for step in NOTED.values() for each in step]
     assert set(noted) == {PRECISIONS[precision]}
     assert len(noted) == 24 + 8
     assert (search.weight_steps, search.architecture_steps) == (12, 12)

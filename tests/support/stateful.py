@@ -259,9 +259,15 @@ class Objects(Keeping):
     def begin(self) -> None:
         self.meter, self.meters = Meter(), {"a": Meter(), "b": [Meter()]}
         self.slotted, self.space = Slotted(), SimpleNamespace(meter=Meter(), temperature=1.0)
+        self.environment = Meter()  # around which there are others, as around one of reinforcement learning
+        for _ in range(6):
+            self.environment = SimpleNamespace(inner=self.environment)
 
     def keep(self, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
-        for meter in (self.meter, self.meters["a"], self.meters["b"][0], self.space.meter):
+        inner = self.environment
+        while isinstance(inner, SimpleNamespace):
+            inner = inner.inner
+        for meter in (self.meter, self.meters["a"], self.meters["b"][0], self.space.meter, inner):
             meter.update(logits.detach().mean())
         self.slotted.count += 1
         self.slotted.total += float(x.sum())
