@@ -313,3 +313,41 @@ def _sizes(loaders: dict[str, Iterable[Any]]) -> dict[str, Any]:
         sizes[f"{role}.batch_size"] = batch_size if isinstance(batch_size, int) else None
         sizes[f"{role}.examples"] = sized_len(getattr(loader, "dataset", None))
     return sizes
+
+
+def raising_later(request: Callable[[], Any]) -> Callable[[], Any]:
+    """A request for loaders whose error is raised when the Trainer looks at them.
+
+    While Lightning requests loaders, PyTorch's DataLoader has methods of Lightning. An error would leave it with them,
+    and a notebook could not predict with any model from then on.
+
+    Args:
+        request: Gives the loaders.
+
+    Example:
+        >>> loaders = raising_later(lambda: 1 / 0)()
+        >>> loaders.flattened
+        Traceback (most recent call last):
+            ...
+        ZeroDivisionError: division by zero
+    """
+
+    def requested() -> Any:
+        try:
+            return request()
+        except Exception as error:
+            return _Failed(error)
+
+    return requested
+
+
+class _Failed(CombinedLoader):
+    """Stands for loaders that there are not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__([])
+        self._error = error
+
+    @property  # type: ignore[misc]  # nobody gets to set it
+    def flattened(self) -> Any:
+        raise self._error

@@ -284,6 +284,13 @@ def test_a_single_loader_will_not_do_for_a_search(noting: Make, make_loaders: Ma
         fit(noting(), {"train": make_loaders()["weights"]})
 
 
+def test_a_refusal_leaves_the_loaders_of_torch_alone(noting: Make, make_loaders: Make, fit: Fit) -> None:
+    methods = DataLoader.__init__, DataLoader.__setattr__, BatchSampler.__init__
+    with pytest.raises(MisconfigurationException, match="has no batches for its architecture steps"):
+        fit(noting(), make_loaders()["weights"])
+    assert methods == (DataLoader.__init__, DataLoader.__setattr__, BatchSampler.__init__)
+
+
 def test_a_single_loader_will_do_where_nothing_is_searched(make_search: Make, make_loaders: Make, fit: Fit) -> None:
     for name in ("random", "fixed"):
         search = make_search(name)

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from advnas_lightning.loaders import raising_later
 from advnas_lightning.own_data import own_data
 
 NormalizationLayer = _NormBase  # what BatchNorm and InstanceNorm of all kinds have in common, which has no public name
@@ -57,19 +58,18 @@ def wrap_train_loaders(trainer: Trainer, wrap: Callable[[Any], Any]) -> None:
     request = partial(type(source).dataloader, source)
 
     def wrapped() -> Any:
-        if trainer.lightning_module is not fitted:  # the Trainer trains another one now, such as the found network
+        if trainer.lightning_module is not fitted:  # it trains another one now, such as the found network
             return request()
         with own_data(False):  # a module's hook may have made the Trainer ask
             return wrap(request())
 
-    source.dataloader = wrapped  # type: ignore[method-assign]
+    source.dataloader = raising_later(wrapped)  # type: ignore[method-assign]
 
 
 def training_batch(search: LightningModule, batch: Any) -> Any:
     """A batch of a weight step's loader as a training step gets it: converted, changed by hooks, and on the device.
 
-    Lightning's loops do it, and they call the first hook by a private name. Without a Trainer the module's hooks are
-    called.
+    Lightning's loops do it, and they call the first hook by a private name. Without a Trainer the hooks are called.
     """
     trainer, device = search._trainer, search.device
     if trainer is None:
