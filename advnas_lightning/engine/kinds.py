@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 # Objects of these packages are part of the framework, or are shared with other threads.
 OPAQUE = {
     *("advnas_lightning", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "logging", "omegaconf"),
-    *("threading", "tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml"),
+    *("threading", "multiprocessing", "concurrent", "asyncio"),
+    *("tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Whether the steps of a network change candidates that do not run."""
+"""What the steps of a network write to beside its own optimizer, also in candidates that do not run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from advnas_lightning.engine.fingerprint import checksums
-from advnas_lightning.engine.snapshot import is_writable
+from advnas_lightning.engine.snapshot import Slot, is_writable
 from advnas_lightning.space.mixed_op import mixed_ops
 
 Candidate = tuple[str, int]  # the name of an edge, and the index of one of its candidates
@@ -20,12 +20,16 @@ class Reach:
     What the passes of a weight step change may stay, so that checksums are enough to see it, and no copies are needed.
     The first, the second, the fourth, the eighth, … weight step is watched, until one is found that does.
 
+    In all of them it notes the parameters and buffers that a pass writes to, such as those of a target network that is
+    copied every so many steps: an architecture step may do so, too. What is written through ``.data`` is not seen.
+
     Args:
         root: The module that has the network in it.
 
     Attributes:
         left_alone: The candidates that a watched weight step did not run, and did not change.
         is_far: Whether one has changed a parameter or a buffer of a candidate that it did not run.
+        written: Whether the parameters and buffers that a pass has written to need no gradient, by their slots' keys.
 
     Example:
         >>> import torch
@@ -43,6 +47,8 @@ class Reach:
         self._passes = 0
         self.left_alone: set[Candidate] = set()
         self.is_far = False
+        self.written: dict[tuple[int, str], bool] = {}
+        self._tensors: list[tuple[Slot, Tensor]] = []  # which count what is written to them
 
     def __getstate__(self) -> nn.Module:
         """A copy has learned nothing: it is of other modules."""
@@ -59,16 +65,27 @@ class Reach:
             running: Gives the candidates that run in it.
         """
         self._passes += 1
-        if self.is_far or not is_power_of_two(self._passes):
+        if is_power_of_two(self._passes):
+            self._tensors = list(_counting(self._root))
+        with self._noting_writes():
+            if self.is_far or not is_power_of_two(self._passes):
+                yield
+                return
+            candidates, tensors = self._idle(running())
+            before = checksums(tensors)
             yield
-            return
-        candidates, tensors = self._idle(running())
-        before = checksums(tensors)
+            if checksums(tensors) == before:
+                self.left_alone |= candidates
+            else:
+                self.is_far = True
+
+    @contextmanager
+    def _noting_writes(self) -> Iterator[None]:
+        before = [tensor._version for _, tensor in self._tensors]
         yield
-        if checksums(tensors) == before:
-            self.left_alone |= candidates
-        else:
-            self.is_far = True
+        for (slot, tensor), version in zip(self._tensors, before, strict=True):
+            if tensor._version != version:
+                self.written[slot.key] = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
     def _idle(self, running: Collection[Candidate]) -> tuple[set[Candidate], list[Tensor]]:
         """The candidates that do not run, and the parameters and buffers that only they have."""
@@ -94,6 +111,14 @@ class Reach:
         # Where a tensor gets other memory, its old one can be put back. So it is enough to look at the old memory.
         own = [tensor.data for key, tensor in idle.items() if key not in others and is_writable(tensor)]
         return candidates, own
+
+
+def _counting(root: nn.Module) -> Iterator[tuple[Slot, Tensor]]:
+    """The parameters and buffers of a module that have a count of what is written to them."""
+    for module in root.modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if is_writable(tensor) and not tensor.is_inference():
+                yield Slot(module, name), tensor
 
 
 def is_power_of_two(number: int) -> bool:

@@ -46,8 +46,9 @@ class Trace:
     a candidate also at the 1st, 2nd, 4th, 8th, … evaluation in which it runs). In between it copies those that have
     changed before. What first changes in between is found at the next power of two, is put back from then on, and is
     named in a warning. A parameter that is written is found at once, unless it is written through ``.data``: so is the
-    target of a momentum network that is copied every so many steps, which may never be a power of two. Once a parameter
-    has changed that needs no gradient, as in a momentum network, all such parameters are copied in every evaluation.
+    target of a momentum network that is copied every so many steps, which may never be a power of two. If a weight step
+    has written it before, it is put back from the first time on. Once a parameter has changed that needs no gradient,
+    as in a momentum network, all such parameters are copied in every evaluation.
 
     To look at contents is to copy and compare them, so that they can be put back. But copies of all candidates would
     take as much memory as the candidates. Of one that does not run, the trace takes a checksum instead, once a weight
@@ -109,6 +110,7 @@ class Trace:
         """
         is_new = self.reach.is_far and not self._reaches_far
         self._reaches_far |= is_new
+        self._learn_of_weight_steps()
         everywhere = is_new or is_power_of_two(self._beside.runs + 1)
         if everywhere or any(list(map(id, found.values())) != known for found, known in self._children):
             self._find_modules()
@@ -211,6 +213,13 @@ class Trace:
         for part in compared:
             part.is_behind = False
         if known != (len(self._moving), len(self._stateful), self._reaches_far):
+            self._choose()
+
+    def _learn_of_weight_steps(self) -> None:
+        """Note which tensors the pass of a weight step has written to."""
+        if not self.reach.written.keys() <= self._moving:
+            self._moving |= self.reach.written.keys()
+            self._reaches_far |= any(self.reach.written.values())
             self._choose()
 
     def _learn_of_writes(

@@ -101,6 +101,46 @@ def test_what_weight_steps_change_is_put_back_from_the_first_evaluation_on(fit: 
     assert after == pytest.approx([0.9**8 * norm for norm in before])  # by the eight weight steps alone
 
 
+class Targeting(Classifier):
+    """Copies its head to a target in every fifth step, as in Q-learning; the first step of all is the first of five."""
+
+    def __init__(self, requires_grad: bool) -> None:
+        super().__init__(2)
+        self.target = nn.Linear(SIDE, 3).requires_grad_(requires_grad)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        if self.global_step % 5 == 0:
+            self.target.load_state_dict(self.net[-1].state_dict())
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.net.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_a_target_that_a_weight_step_copies_now_and_then_is_put_back_from_the_first_time_on(
+    requires_grad: bool, fit: Fit
+) -> None:
+    torch.manual_seed(0)
+    module = Targeting(requires_grad)
+    before, after = [], []
+    search = search_of(module)
+    own = search.architecture_step
+
+    def architecture_step(batch: Any) -> None:
+        before.append(module.target.weight.clone())
+        own(batch)
+        after.append(module.target.weight.clone())
+
+    search.architecture_step = architecture_step  # type: ignore[method-assign]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", module="lightning|torch")
+        fit(search, pair(12, 4))
+    assert len(before) == 12
+    assert all(map(torch.equal, before, after))
+
+
 @torch.no_grad()
 def test_what_weight_steps_change_late_is_put_back_and_named_at_once() -> None:
     net = Net()

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 from typing import Any
 
@@ -374,6 +375,20 @@ def test_what_a_modules_class_has_is_put_back() -> None:
         assert Listing.rows is rows
         assert rows == [2.0] * count
         assert float(Listing.total) == count
+
+
+def test_a_pool_of_workers_goes_on() -> None:
+    module, may_end = nn.Identity(), threading.Event()
+    module.pool = ThreadPool(1)
+    result = module.pool.apply_async(may_end.wait)
+    with Trace(module).removed():
+        may_end.set()
+        result.wait()
+    module.pool.close()
+    closing = threading.Thread(target=module.pool.join, daemon=True)  # which waits for all results to have come
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_an_object_is_followed_as_deep_as_from_its_shallowest_place() -> None:
