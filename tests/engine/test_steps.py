@@ -127,15 +127,15 @@ def test_an_architecture_step_restores_buffers_that_a_forward_replaces(make_load
 # -- who runs --------------------------------------------------------------------------------------------------------
 
 
+# What an object or its class keeps is as it was after an evaluation.
+CALLED: Counter[tuple[int, str, str]] = Counter()
+GRAD_MODES: set[bool] = set()
+
+
 class Recorded:
     """Compares the candidates that ran in each step with the draws, and what became of those that did not."""
 
-    called: Counter[tuple[int, str, str]]
-    grad_modes: set[bool]
-
     def begin(self, name: str) -> None:
-        own = type(self)  # what an object keeps is as it was after an evaluation
-        own.called, own.grad_modes = Counter(), set()
         self.drawn, self.checked = [], Counter()
         self.weight_paths, self.architecture_paths = WEIGHT_PATHS.get(name, 1), ARCHITECTURE_PATHS.get(name, 1)
         self.forwards, self.no_grad = FORWARDS.get(name, 1), name.startswith(NO_GRADIENT)
@@ -145,8 +145,8 @@ class Recorded:
                     module.register_forward_hook(partial(self.note, (cell, op.name, candidate)))
 
     def note(self, who: tuple[int, str, str], *_: Any) -> None:
-        self.called[who] += 1
-        self.grad_modes.add(torch.is_grad_enabled())
+        CALLED[who] += 1
+        GRAD_MODES.add(torch.is_grad_enabled())
 
     def evaluate_draws(self, batch: Any) -> list[Trial]:
         trials = super().evaluate_draws(batch)
@@ -184,10 +184,10 @@ class Recorded:
         momentum = {p: dict(optimizer.state[p]) for p in self.model.parameters() if p in optimizer.state}
         momentum = copy.deepcopy({id(p): value for p, value in momentum.items()})
         values = {id(p): p.detach().clone() for p in self.model.parameters()}
-        self.called.clear()
+        CALLED.clear()
         super().weight_step(batch)
         ran = self.expected(self.weight_paths)
-        assert self.called == ran
+        assert ran == CALLED
         for who, parameters in self.of_candidates().items():
             for p in parameters:
                 assert (p.grad is not None) == (who in ran)
@@ -198,13 +198,13 @@ class Recorded:
         self.checked["weights"] += 1
 
     def architecture_step(self, batch: Any) -> None:
-        self.called.clear()
-        self.grad_modes.clear()
+        CALLED.clear()
+        GRAD_MODES.clear()
         super().architecture_step(batch)
         assert len(self.drawn) == self.draws
-        assert self.called == self.expected(self.architecture_paths, self.forwards, credited=True)
+        assert self.expected(self.architecture_paths, self.forwards, credited=True) == CALLED
         without_graph = self.drawn[0].inactive == "outputs"  # the counterfactual passes
-        assert self.grad_modes == ({True, False} if without_graph else {not self.no_grad})
+        assert ({True, False} if without_graph else {not self.no_grad}) == GRAD_MODES
         self.checked["architecture"] += 1
 
 
