@@ -43,6 +43,7 @@ class Kind(Enum):
     SET = auto()
     TUPLE = auto()
     OBJECT = auto()
+    CLASS = auto()
 
 
 def _set_numpy(generator: np.random.Generator, state: Any) -> None:
@@ -72,7 +73,7 @@ MISSING: Any = object  # stands for an attribute that is not set; a class is a c
 
 
 _known: dict[type, Kind] = {}
-_in_class: dict[type, tuple[str, ...]] = {}
+_own: dict[type, tuple[type, ...]] = {}
 
 
 def kind_of(cls: type) -> Kind:
@@ -92,20 +93,16 @@ def _is_opaque(cls: type) -> bool:
     return cls.__module__.partition(".")[0] in OPAQUE
 
 
-def names_in_class(cls: type) -> tuple[str, ...]:
-    """The names of what a class, and not its objects, has that may change.
+def own_classes(cls: type) -> tuple[type, ...]:
+    """A class and its bases, without those of the framework.
 
     Example:
-        >>> names_in_class(type("Listing", (), {"__module__": "yours", "rows": [], "limit": 3}))
-        ('rows',)
+        >>> own_classes(type("Listing", (nn.Linear,), {"__module__": "yours"}))
+        (<class 'yours.Listing'>,)
     """
-    if cls not in _in_class:
-        bases = [base for base in reversed(cls.__mro__) if not _is_opaque(base)]
-        own = {name: type(value) for base in bases for name, value in vars(base).items() if not name.startswith("__")}
-        _in_class[cls] = tuple(
-            name for name, kind in own.items() if not (hasattr(kind, "__get__") or kind_of(kind) is Kind.CONSTANT)
-        )
-    return _in_class[cls]
+    if cls not in _own:
+        _own[cls] = tuple(base for base in cls.__mro__ if base is not object and not _is_opaque(base))
+    return _own[cls]
 
 
 def _kind_of_object(cls: type) -> Kind:
@@ -131,7 +128,7 @@ def slots_of(cls: type) -> tuple[str, ...]:
 
 
 def copy_of(kind: Kind, value: Any) -> Any:
-    """What a value has now: the elements of a container, the state of a generator, the attributes in slots.
+    """What a value has now: a container's elements, a generator's state, attributes in slots or of a class.
 
     Example:
         >>> copy_of(Kind.SEQUENCE, [1, 2])
@@ -147,6 +144,8 @@ def copy_of(kind: Kind, value: Any) -> Any:
         return _accessors(value)[0](value)
     if kind is Kind.OBJECT:
         return {name: getattr(value, name, MISSING) for name in slots_of(type(value))}
+    if kind is Kind.CLASS:
+        return vars(value).copy()
     return value.copy()
 
 
@@ -164,6 +163,8 @@ def is_same(kind: Kind, value: Any, copied: Any) -> bool:
         return len(value) == len(copied) and all(map(is_, value, copied))
     if kind is Kind.SET:
         return bool(value == copied)
+    if kind is Kind.CLASS:
+        return is_same(Kind.MAPPING, vars(value), copied)
     if kind is Kind.OBJECT:
         return all(getattr(value, name, MISSING) is own for name, own in copied.items())
     return False  # to compare would cost as much as to restore
@@ -194,6 +195,12 @@ def restore(kind: Kind, value: Any, copied: Any) -> None:
         value[...] = copied
     elif kind is Kind.GENERATOR:
         _accessors(value)[1](value, copied)
+    elif kind is Kind.CLASS:
+        for name in {**copied, **vars(value)}:
+            if name not in copied:
+                type.__delattr__(value, name)
+            elif vars(value).get(name, MISSING) is not copied[name]:
+                type.__setattr__(value, name, copied[name])
     else:
         for name, own in copied.items():
             if own is not MISSING:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from advnas_lightning.engine.fingerprint import checksum
-from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, names_in_class, restore, slots_of
+from advnas_lightning.engine.kinds import Kind, copy_of, is_same, kind_of, own_classes, restore, slots_of
 from advnas_lightning.space.tensors import is_ordinary
 
 SMALL = 2**20  # bytes: the contents of a tensor or an array up to this size are cheap to copy
@@ -68,8 +68,8 @@ Wanted = Callable[[Slot, Any], bool]  # whether what is in a slot is put aside i
 class Snapshot:
     """The state of some modules: :meth:`keep` puts it aside, and :meth:`put_back` restores it.
 
-    It covers attributes; containers (lists, dicts, sets, deques, tuples), nested as they may be, also those that a
-    module's class has; random number generators; objects with attributes of their own; and the contents of tensors, as
+    It covers attributes of modules and of their classes; containers (lists, dicts, sets, deques, tuples), nested as
+    they may be; random number generators; objects with attributes of their own; and the contents of tensors, as
     far as they are asked for.
 
     Args:
@@ -137,9 +137,9 @@ class Snapshot:
             elif kind is not Kind.CONSTANT:  # which most are
                 slot = Slot(module, name)
                 self._keep_value(slot, kind, value, wanted(slot, value), few=True, deep=DEEP)
-        for name in names_in_class(type(module)):  # such as a list that all objects of the class have in common
-            slot, value = Slot(module, name), getattr(type(module), name, None)
-            self._keep_value(slot, kind_of(type(value)), value, wanted(slot, value), few=True, deep=DEEP)
+        for cls in own_classes(type(module)):  # which may have a count or a list that all of its objects share
+            slot = Slot(module, cls.__name__)
+            self._keep_value(slot, Kind.CLASS, cls, wanted(slot, cls), few=True, deep=DEEP)
 
     def keep_tensors(self, module: nn.Module, wanted: Wanted) -> None:
         """Put aside the contents of a module's buffers and of wanted parameters, and nothing else of it."""
@@ -168,8 +168,8 @@ class Snapshot:
             self._values.append((slot.module, kind, value, copy_of(kind, value)))
         elif (deep or kind is not Kind.OBJECT) and deep > self._seen.get(id(value), -1):
             self._seen[id(value)] = deep
-            if kind is Kind.OBJECT:
-                inside = self._keep_object(slot.module, value)
+            if kind in (Kind.OBJECT, Kind.CLASS):
+                inside = self._keep_attributes(slot.module, kind, value)
                 deep -= 1
             else:
                 if kind is not Kind.TUPLE:
@@ -181,16 +181,16 @@ class Snapshot:
                 if own is not Kind.CONSTANT and (few or wanted or own is not Kind.TENSOR):
                     self._keep_value(slot, own, item, wanted, few=few, deep=deep)
 
-    def _keep_object(self, owner: nn.Module, value: Any) -> list[Any]:
-        """Put aside the attributes of an object, and return them."""
+    def _keep_attributes(self, owner: nn.Module, kind: Kind, value: Any) -> list[Any]:
+        """Put aside the attributes of an object or a class, and return them."""
         inside: list[Any] = []
-        if hasattr(value, "__dict__"):
+        if kind is Kind.OBJECT and hasattr(value, "__dict__"):
             self._values.append((owner, Kind.MAPPING, vars(value), vars(value).copy()))
             inside += vars(value).values()
-        if slots_of(type(value)):
-            slots = copy_of(Kind.OBJECT, value)
-            self._values.append((owner, Kind.OBJECT, value, slots))
-            inside += slots.values()
+        if kind is Kind.CLASS or slots_of(type(value)):
+            copied = copy_of(kind, value)
+            self._values.append((owner, kind, value, copied))
+            inside += (each for each in copied.values() if not hasattr(type(each), "__get__"))
         return inside
 
     def _keep_array(self, slot: Slot, values: np.ndarray[Any, Any], wanted: bool, *, few: bool) -> None:

@@ -354,14 +354,17 @@ def test_what_is_added_up_in_place_from_the_first_evaluation_on_is_put_back() ->
 
 
 class Listing(nn.Module):
-    """All of its objects add to one list, and the class of its own class has another one."""
+    """All of its objects add to one list, one sum and one count."""
 
     rows: list[float] = []  # noqa: RUF012
     total = torch.zeros(())
+    count = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows.append(float(x.sum()))
         self.total += 1
+        Listing.count += 1
+        Listing.latest = x
         return x
 
 
@@ -374,7 +377,19 @@ def test_what_a_modules_class_has_is_put_back() -> None:
             listing(torch.ones(3))
         assert Listing.rows is rows
         assert rows == [2.0] * count
-        assert float(Listing.total) == count
+        assert float(Listing.total) == Listing.count == count
+        assert Listing.latest.sum() == 2.0
+
+
+def test_what_a_modules_class_gets_is_taken_from_it() -> None:
+    class Limited(nn.Identity):
+        limit = 3
+
+    with Trace(Limited()).removed():
+        Limited.latest = torch.ones(2)
+        del Limited.limit
+    assert not hasattr(Limited, "latest")
+    assert Limited.limit == 3
 
 
 def test_a_pool_of_workers_goes_on() -> None:
