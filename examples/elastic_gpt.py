@@ -7,8 +7,9 @@ Each of them is then trained from scratch, and so are what it is compared with: 
 that is uniformly scaled, and random networks of the search space that use at least nine tenths of the budget. All take
 the same steps on the same batches. The last tenth of the text is the test, and the tenth before it ranks.
 
-With `--searches`, AdvantageNAS and CounterfactualNAS search the same supernet within each budget, too. Its weights stay
-as they are, and the three searches of a strategy take as long as the ranking together.
+With `--searches`, three strategies search the same supernet within each budget, too. Its weights stay as they are, and
+the three searches of a strategy take as long as the ranking together. With `--estimates`, the gradients of θ that
+strategies estimate on this supernet are compared with the exact one.
 """
 
 from __future__ import annotations
@@ -47,11 +48,12 @@ from advnas_lightning import (
     elastic,
 )
 from advnas_lightning.cost import count_parameters
+from advnas_lightning.diagnose import diagnose_fit, show
 from advnas_lightning.ranking import Evolution
 
 HEAD, CONTEXT = 8, 64  # the features of a head, and the characters that a network sees
 EPOCHS = 10  # of the search
-QUICK = dict(layers=3, batch_size=2, batches=2, search_steps=10, train_steps=2, top=3, generations=1, random=1)
+QUICK = dict(layers=3, batch_size=2, batches=2, search_steps=10, train_steps=2, top=3, generations=1, random=1, draws=3)
 
 # Whether the losses alone choose in the end, or also the probabilities that a search learns in its last two epochs.
 STRATEGIES: dict[str, Callable[..., SearchStrategy]] = {
@@ -65,7 +67,11 @@ SUPERNETS: dict[str, tuple[int, dict[str, Any]]] = {
     "one draw": (4, {"sampling": "one"}),
 }
 # What searches a supernet whose weights stay as they are.
-SEARCHES: dict[str, Callable[..., SearchStrategy]] = {"advantage": AdvantageNAS, "counterfactual": CounterfactualNAS}
+SEARCHES: dict[str, Callable[..., SearchStrategy]] = {
+    "advantage": AdvantageNAS,
+    "counterfactual": CounterfactualNAS,
+    "exact": partial(CounterfactualNAS, advantage="exact"),
+}
 
 
 class Block(nn.Module):
@@ -182,7 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=30, help="the most probable networks that the ranking scores")
     parser.add_argument("--generations", type=int, default=5, help="the generations of the ranking's evolution")
     parser.add_argument("--random", type=int, default=4, help="the random networks of each budget")
-    parser.add_argument("--searches", action="store_true", help="search the supernet by two strategies, too")
+    parser.add_argument("--searches", action="store_true", help="search the supernet by strategies, too")
+    parser.add_argument("--estimates", action="store_true", help="compare estimates of the gradient of θ on it")
+    parser.add_argument("--draws", type=int, default=100, help="the estimates of each strategy")
     parser.add_argument("--supernets", action="store_true", help="compare with supernets that are trained otherwise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="let the program run through in some seconds")
@@ -221,6 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             budgets=[{"params": budget} for budget in scaled],
             seed=options.seed,
         )
+    if options.estimates:
+        diagnosed = AdvantageNAS(copy.deepcopy(search.model), architecture_optimizer=Adam, seed=options.seed)
+        data = {"weights": valid(), "architecture": valid()}
+        show(*diagnose_fit(diagnosed, data, batches=2, draws=options.draws, exact_draws=2 * options.draws))
     found = {"found": {budget: ranking.within({"params": budget}).best.genotype for budget in scaled}}
     seconds = comparison.seconds["ranking"] / len(scaled)
     for name in SEARCHES if options.searches else ():

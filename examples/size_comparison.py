@@ -30,6 +30,7 @@ STYLES = {
     "found": ("*", "#D55E00", 110),
     "advantage": ("^", "#009E73", 36),
     "counterfactual": ("v", "#CC79A7", 36),
+    "exact": ("<", "#E69F00", 36),
     "uniform": ("s", "#0077BB", 36),
     "shallow": ("P", "#009988", 36),
     "one width": ("D", "#7A5195", 36),

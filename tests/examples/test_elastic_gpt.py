@@ -101,22 +101,23 @@ def test_the_program_compares_networks_of_equal_cost(
     monkeypatch.setattr(Trainer, "fit", noted)
     (tmp_path / "text.txt").write_text(words())
     options = ["--text", tmp_path / "text.txt", "--output", tmp_path / "out", "--quick"]
-    options += ["--supernets", "--strategy", "advantage"] if supernets else ["--searches"]
+    options += ["--supernets", "--strategy", "advantage"] if supernets else ["--searches", "--estimates"]
     example["main"](list(map(str, options)))
     found = json.loads((tmp_path / "out" / "sizes.json").read_text())
     (searched, search), *others = steps
     assert searched == search.weight_steps == 10
     assert search.architecture_steps == (2 if supernets else 0)
-    searches = [] if supernets else [each for _, each in others[:6]]
-    rows, trained = found["networks"], others[len(searches) :][: len(found["networks"])]
-    assert [number for number, _ in others[len(searches) + len(rows) :]] == ([10, 40] if supernets else [])
+    searches = [] if supernets else [each for _, each in others[1:10]]  # behind a fit for the estimates' batches
+    others, rows = others[0 if supernets else 10 :], found["networks"]
+    trained, again = others[: len(rows)], others[len(rows) :]
+    assert [number for number, _ in again] == ([10, 40] if supernets else [])
     for (number, network), row in zip(trained, rows, strict=True):
         assert number == 2
         assert not mixed_ops(network)
         assert row["cost"] == count_parameters(network) <= row["budget"]
         if row["genotype"]:
-            again = Genotype(row["genotype"]).apply(search.model)
-            assert [tuple(each.shape) for each in again.parameters()] == [
+            derived = Genotype(row["genotype"]).apply(search.model)
+            assert [tuple(each.shape) for each in derived.parameters()] == [
                 tuple(each.shape) for each in network.parameters()
             ]
         if row["kind"] == "random":
@@ -135,6 +136,7 @@ def test_the_program_compares_networks_of_equal_cost(
         assert row["genotype"] == dict(each.genotype(each.selected))
     assert set(found["agreements"]) == set(list(example["SUPERNETS"])[: 3 if supernets else 1])
     printed = capsys.readouterr().out
+    assert ("counterfactual-exact" in printed) == (not supernets)  # a row of the estimates
     assert all(f"{row['quality']:.3f}" in printed for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sizes.json", "sizes.png", "sizes.svg"}
 
