@@ -221,6 +221,9 @@ def _results(summary: Mapping[str, Any]) -> dict[str, str]:
                 text = f"{value:.6g}"
                 if key.endswith("perplexity") and name in theirs:
                     text += f" (the paper's {strategy_title(summary['found_by'])}: {theirs[name]})"
+                in_training = summary.get(key.removeprefix("selected/"))  # of the arg max
+                if summary["selected"] != "argmax" and in_training is not None:
+                    text += f" (arg max: {in_training:.6g})"
                 results[f"{word} {key.removeprefix(f'selected/{part}/')}"] = text
     return results
 

@@ -122,6 +122,21 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     ]
 
 
+def test_the_results_of_another_architecture_than_arg_max_stand_beside_those_during_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    search = search_that_found(ToyNetwork(nodes=1, candidates=2), {"input->1": "filter0"})
+    summary: dict[str, Any] = {"strategy": "gdas", "task": "toy", "selected": "process_best", "epochs": 1,
+                               "params_millions": 0.0272, "seconds": 1.0, "val/loss": 0.25,
+                               "selected/val/loss": 0.5, "selected/test/loss": 0.75}  # fmt: skip
+    show(summary, search, [], Path("run"))
+    show(summary | {"selected": "argmax"}, search, [], Path("run"))
+    printed = capsys.readouterr().out
+    assert re.findall(r"^validation loss +(.*)$", printed, re.MULTILINE) == ["0.5 (arg max: 0.25)", "0.5"]
+    assert re.findall(r"^test loss +(.*)$", printed, re.MULTILINE) == ["0.75", "0.75"]
+
+
 @pytest.mark.parametrize("width", [80, 60])
 def test_no_line_of_a_large_space_is_broken(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
