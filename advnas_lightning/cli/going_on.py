@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import Container, DictConfig, OmegaConf
 
 from advnas_lightning.callbacks.checkpoint import LastCheckpoint
@@ -37,6 +38,8 @@ def find_checkpoint(ckpt_path: str | None, saving: LastCheckpoint) -> Path | Non
         )
     if run.has_summary:
         raise ValueError(f"{run.path} has a run's results and no checkpoint to go on from: set another hydra.run.dir")
+    if ckpt_path == "last":
+        rank_zero_info(f"{saving.folder} has no checkpoint: the run starts from the beginning")
     return found
 
 

@@ -251,6 +251,16 @@ def test_the_line_that_is_told_goes_on(
     assert_same_end(folder / name, folder / "straight", assert_same)
 
 
+def test_a_run_that_finds_nothing_to_go_on_from_says_so(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("advnas_lightning.cli.going_on.rank_zero_info", said.append)
+    launch(monkeypatch, *SMALL_TOY, *GO_ON)
+    assert not said
+    launch(monkeypatch, *SMALL_TOY, "ckpt_path=last", "hydra.run.dir=misspelt")
+    assert [Path(line.split()[0]).parts[-2:] for line in said] == [("misspelt", "checkpoints")]
+    assert said[0].endswith("has no checkpoint: the run starts from the beginning")
+
+
 def test_a_run_that_is_done_says_so(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = read(toy, "summary.json")
     said: list[str] = []
