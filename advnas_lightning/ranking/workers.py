@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,7 +104,7 @@ class Workers(Generic[Item, Result]):
     def _send_next(self, end: Connection, waiting: Iterator[tuple[int, Any]], running: dict[Connection, int]) -> None:
         for index, item in waiting:
             with self._talking():
-                end.send(item)
+                end.send_bytes(pickle.dumps(item))  # of send, an error would crash Python 3.12.1 when it is collected
             running[end] = index
             return
 
